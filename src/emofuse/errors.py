@@ -1,0 +1,66 @@
+"""The few exceptions that emofuse raises on purpose, each a sentence that a person can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EmofuseError(Exception):
+    """Something a person can mend: where it is, what was wrong, and the remedy, in one sentence.
+
+    Args:
+        what: What was wrong, without a full stop.
+        where: The file, table row or setting at fault.
+        remedy: What to do about it, without a full stop.
+
+    Example:
+        >>> str(EmofuseError("the file is empty", where="a.wav", remedy="record it again"))
+        'a.wav: the file is empty; record it again.'
+    """
+
+    def __init__(self, what: str, *, remedy: str, where: str | Path | None = None) -> None:
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.remedy = remedy
+        place = "" if where is None else f"{where}: "
+        super().__init__(f"{place}{what}; {remedy}.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, and worker processes send errors home.
+        return (_rebuild, (type(self), self.what, self.remedy, self.where))
+
+
+def _rebuild(kind: type[EmofuseError], what: str, remedy: str, where: str | None) -> EmofuseError:
+    return kind(what, remedy=remedy, where=where)
+
+
+class AudioError(EmofuseError):
+    """A sound file that cannot be used."""
+
+
+class ManifestError(EmofuseError):
+    """A corpus folder or a manifest table that does not hold what it should."""
+
+
+class SettingsError(EmofuseError):
+    """A recipe or an option with a value that cannot be used."""
+
+
+class ProtocolError(EmofuseError):
+    """A way of splitting a corpus into folds that the corpus does not allow."""
+
+
+class EncoderError(EmofuseError):
+    """An encoder that cannot be found, or is not of a supported family."""
+
+
+class StoreError(EmofuseError):
+    """A feature store that is damaged, or lacks what was asked of it."""
+
+
+class ScoresError(EmofuseError):
+    """A score table with a missing column or an impossible value."""
+
+
+class CheckpointError(EmofuseError):
+    """A model folder that is incomplete or does not fit its own settings."""

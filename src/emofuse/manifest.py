@@ -1,0 +1,160 @@
+"""The manifest: one row an utterance, the only thing about a corpus that later stages read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emofuse.errors import ManifestError
+from emofuse.types import Utterance
+
+COLUMNS: Mapping[str, str] = {
+    "utterance": "string",
+    "corpus": "string",
+    "audio": "string",
+    "start": "Float64",
+    "end": "Float64",
+    "duration": "Float64",
+    "text": "string",
+    "text_source": "string",
+    "language": "string",
+    "label": "string",
+    "votes": "string",
+    "speaker": "string",
+    "session": "string",
+    "dialogue": "string",
+    "script": "string",
+}
+"""Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
+`text_source` says where the words come from (`reference` or the recogniser's name); `votes` is a JSON object of
+annotators' labels and their counts; `script` names the fixed wording, where there is one."""
+
+
+def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Path) -> pd.DataFrame:
+    """Build a checked manifest from rows that may leave out optional columns.
+
+    Args:
+        rows: One mapping an utterance.
+        source: Where the rows come from, for error messages.
+
+    Raises:
+        ManifestError: A row breaks the schema; the message names its row and column.
+
+    Example:
+        >>> make_manifest([{"utterance": "a", "text": "hello", "label": "happy"}], source="example").shape
+        (1, 15)
+    """
+    frame = pd.DataFrame(rows)
+    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
+    if unknown:
+        raise ManifestError(
+            f"column {unknown[0]!r} is not a manifest column",
+            where=source,
+            remedy=f"use only {', '.join(COLUMNS)}",
+        )
+    columns = {}
+    for name, kind in COLUMNS.items():
+        values = frame[name] if name in frame.columns else pd.Series([None] * len(frame), index=frame.index)
+        columns[name] = _typed(values, name=name, kind=kind, source=source)
+    manifest = pd.DataFrame(columns).reset_index(drop=True)
+    check_manifest(manifest, source=source)
+    return manifest
+
+
+def _typed(values: pd.Series[Any], *, name: str, kind: str, source: str | Path) -> pd.Series[Any]:
+    if kind == "Float64":
+        numbers = pd.to_numeric(values, errors="coerce").astype("Float64")
+        _refuse(numbers.isna() & values.notna(), values, name=name, source=source, rule="a number of seconds")
+        return numbers
+    # NaN from a table reader means "absent" here, never the word "nan".
+    return values.astype("object").where(values.notna(), None).astype("string")
+
+
+def _refuse(bad: pd.Series[Any], values: pd.Series[Any], *, name: str, source: str | Path, rule: str) -> None:
+    """Name the first bad row (counted from 1, after the header)."""
+    flags = bad.fillna(False).to_numpy(dtype=bool)
+    if flags.any():
+        row = int(flags.argmax())
+        value = values.iloc[row]
+        shown = "empty" if pd.isna(value) else repr(value)
+        raise ManifestError(
+            f"row {row + 1}, column {name!r} is {shown}", where=source, remedy=f"it must be {rule}"
+        )
+
+
+def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
+    """Check a manifest against the schema.
+
+    Raises:
+        ManifestError: A column is missing or a value is impossible; the message names row and column.
+    """
+    missing = [name for name in COLUMNS if name not in manifest.columns]
+    if missing:
+        raise ManifestError(
+            f"column {missing[0]!r} is missing", where=source, remedy="make it again with `emofuse prepare`"
+        )
+    if manifest.empty:
+        raise ManifestError("the manifest has no rows", where=source, remedy="check the corpus folder and filters")
+
+    def refuse(bad: pd.Series[Any], name: str, rule: str) -> None:
+        _refuse(bad, manifest[name], name=name, source=source, rule=rule)
+
+    name = manifest["utterance"]
+    refuse(name.isna() | (name.str.strip() == ""), "utterance", "a name")
+    refuse(name.duplicated(), "utterance", "unique")
+    nothing = manifest["audio"].isna() & manifest["text"].isna()
+    refuse(nothing, "audio", "a sound file where there is no text")
+    refuse(manifest["label"].str.strip() == "", "label", "an emotion, or left empty")
+    refuse(manifest["start"] < 0, "start", "zero or more seconds")
+    refuse(manifest["end"] <= manifest["start"].fillna(0), "end", "later than start")
+    refuse(manifest["duration"] <= 0, "duration", "more than zero seconds")
+
+
+def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
+    """Write a manifest as Parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    manifest.to_parquet(part, index=False)
+    part.replace(path)
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read and check a manifest.
+
+    Raises:
+        ManifestError: The file is absent, not Parquet, or breaks the schema.
+    """
+    if not path.is_file():
+        raise ManifestError("no such manifest", where=path, remedy="make one with `emofuse prepare`")
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ManifestError(
+            "this is not a Parquet table", where=path, remedy="make it again with `emofuse prepare`"
+        ) from error
+    return make_manifest(frame, source=path)
+
+
+def utterances(manifest: pd.DataFrame) -> Iterator[Utterance]:
+    """Walk through a manifest row by row.
+
+    Example:
+        >>> manifest = make_manifest([{"utterance": "a", "text": "hello"}], source="example")
+        >>> next(utterances(manifest)).text
+        'hello'
+    """
+    names = ["utterance", "audio", "start", "end", "text", "label", "speaker"]
+    columns = [manifest[name].astype("object").where(manifest[name].notna(), None) for name in names]
+    for name, audio, start, end, text, label, speaker in zip(*columns, strict=True):
+        yield Utterance(
+            utterance=name,
+            audio=None if audio is None else Path(audio),
+            start=start or 0.0,
+            end=end,
+            text=text,
+            label=label,
+            speaker=speaker,
+        )

@@ -1,0 +1,258 @@
+"""One validated settings object a stage; a recipe is a TOML file that holds them, and flags override it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from emofuse.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ModelKind = Literal["speech", "text", "concat", "early", "late"]
+Granularity = Literal["utterance", "frame"]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SpeechSettings(_Settings):
+    """How speech becomes features.
+
+    Attributes:
+        encoder: `logmel`, a Hub id, or a local folder.
+        revision: Hub revision; None takes the newest and records which it was.
+        layers: `all`, one hidden state (`6`, `-1`) or a range with both ends (`4-10`).
+        frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
+        precision: Arithmetic of the encoder.
+        batch_seconds: Seconds of audio in one batch, padding counted.
+    """
+
+    encoder: str = "facebook/wav2vec2-base"
+    revision: str | None = None
+    layers: str = "all"
+    frames_per_step: int = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_seconds: float = Field(default=60.0, gt=0)
+
+
+class TextSettings(_Settings):
+    """How words become features.
+
+    Attributes:
+        encoder: `words` (word pieces trained with the model), a Hub id, or a local folder.
+        revision: Hub revision; None takes the newest and records which it was.
+        layers: As for speech.
+        max_tokens: Longest text, in word pieces; what is beyond is left out.
+        batch_size: Texts in one batch.
+    """
+
+    encoder: str = "bert-base-uncased"
+    revision: str | None = None
+    layers: str = "all"
+    max_tokens: int = Field(default=128, ge=4, le=512)
+    batch_size: int = Field(default=32, ge=1)
+
+
+class ModelSettings(_Settings):
+    """Shape of the networks above the encoders.
+
+    Attributes:
+        width: Width of the hidden layers and of co-attention.
+        heads: Attention heads of co-attention.
+        layers: Co-attention layers.
+        dropout: Share of units dropped in training.
+        pooling: How a sequence becomes one vector.
+        late_rule: How `late` joins posteriors.
+        late_weights: `equal`, or `tuned` on the validation part of each fold.
+        vocabulary: Word pieces that the `words` baseline may learn.
+    """
+
+    width: int = Field(default=256, ge=4)
+    heads: int = Field(default=4, ge=1)
+    layers: int = Field(default=1, ge=1)
+    dropout: Fraction = 0.3
+    pooling: Literal["mean", "mean+std", "attentive"] = "attentive"
+    speech_granularity: Granularity = "utterance"
+    late_rule: Literal["mean", "product"] = "product"
+    late_weights: Literal["equal", "tuned"] = "equal"
+    vocabulary: int = Field(default=2000, ge=50)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelSettings:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class TrainSettings(_Settings):
+    """How one model is trained.
+
+    Attributes:
+        learning_rate: Peak of AdamW's rate.
+        weight_decay: AdamW's decay.
+        batch_size: Utterances a step.
+        epochs: Most passes through the training part.
+        patience: Passes without a better validation UA before training stops.
+        warmup: Share of the steps in which the rate rises from zero; it then falls along a half cosine.
+        clip: Largest norm of the gradient.
+        class_weights: Weigh classes by the inverse of their frequency.
+        label_smoothing: Share of the target spread over all classes.
+        refit: After early stopping has chosen the number of passes, train anew on training and validation
+            together for that many.
+    """
+
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    epochs: int = Field(default=40, ge=1)
+    patience: int = Field(default=8, ge=1)
+    warmup: Fraction = 0.1
+    clip: float = Field(default=1.0, gt=0)
+    class_weights: bool = False
+    label_smoothing: Fraction = 0.0
+    refit: bool = False
+
+
+class ProtocolSettings(_Settings):
+    """How a corpus is split.
+
+    Attributes:
+        kind: `session` (leave one session out), `speaker` (leave one speaker out), `speakers` (k folds by
+            speaker) or `fixed` (folds by list).
+        folds: Number of folds (`speakers` only).
+        fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
+        validation_by: What the validation part is carved by.
+        validation_groups: How many speakers or sessions go to validation.
+        labels: Classes to keep, in this order; empty keeps all that occur.
+        merge: Labels to rename before that, such as `excited` to `happy`.
+    """
+
+    kind: Literal["session", "speaker", "speakers", "fixed"] = "speakers"
+    folds: int = Field(default=5, ge=2)
+    fixed: Literal["emobox"] | tuple[tuple[str, ...], ...] | None = None
+    validation_by: Literal["speaker", "session"] = "speaker"
+    validation_groups: int = Field(default=1, ge=1)
+    labels: tuple[str, ...] = ()
+    merge: Mapping[str, str] = Field(default_factory=dict)
+
+
+class Recipe(_Settings):
+    """A whole experiment.
+
+    Attributes:
+        name: Title in the report.
+        models: What is trained; `late` brings `speech` and `text` with it.
+        seeds: One run of every fold a seed.
+    """
+
+    name: str
+    models: tuple[ModelKind, ...] = ("speech", "text", "late", "early")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    speech: SpeechSettings = SpeechSettings()
+    text: TextSettings = TextSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Recipe:
+        if not self.models or not self.seeds:
+            raise ValueError("models and seeds must not be empty")
+        return self
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package.
+
+    Example:
+        >>> "speech" in recipe_names()
+        True
+    """
+    folder = resources.files("emofuse") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str, *, overrides: Iterable[str] = ()) -> Recipe:
+    """Load a recipe by its name or path, with overrides such as `train.epochs=5`.
+
+    Values of overrides are TOML; a bare word counts as a string.
+
+    Raises:
+        SettingsError: No such recipe, or a value that does not fit; the message names the setting.
+
+    Example:
+        >>> load_recipe("speech", overrides=["train.epochs=5"]).train.epochs
+        5
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise SettingsError("no such recipe file", where=path, remedy="check the path")
+        source, text = str(path), path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        source = f"recipe {name}"
+        text = (resources.files("emofuse") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        raise SettingsError(
+            f"no recipe is called {name!r}", remedy=f"use one of {', '.join(recipe_names())} or a path to a .toml file"
+        )
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"this is not valid TOML ({error})", where=source, remedy="mend that line") from error
+    for override in overrides:
+        _apply(values, override)
+    return recipe_from(values, source=source)
+
+
+def recipe_from(values: Mapping[str, Any], *, source: str) -> Recipe:
+    """Check a recipe given as nested mappings.
+
+    Raises:
+        SettingsError: The first value that does not fit, by its name.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "recipe"
+        raise SettingsError(f"setting {name}: {first['msg']}", where=source, remedy="change its value") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"{override!r} is not KEY=VALUE", where="--set", remedy="write, say, train.epochs=5")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"{key!r} has no parts", where="--set", remedy="name an existing setting")
+    try:
+        values[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[last] = text.strip()
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of settings or other JSON-like values, the same on every machine.
+
+    Example:
+        >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+        True
+    """
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

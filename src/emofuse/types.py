@@ -1,0 +1,97 @@
+"""The plain values that pass between stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One utterance of a manifest: a stretch of a sound file, its words, and what is known about it.
+
+    Attributes:
+        utterance: Name, unique in its manifest.
+        audio: Sound file; None for text-only corpora.
+        start: Where the utterance begins in the file, in seconds.
+        end: Where it ends, in seconds; None for the end of the file.
+        text: Transcript, or None.
+        label: Emotion, or None where it is not known.
+        speaker: Who speaks, or None.
+    """
+
+    utterance: str
+    audio: Path | None = None
+    start: float = 0.0
+    end: float | None = None
+    text: str | None = None
+    label: str | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpecification:
+    """What an encoder publishes about itself; whatever turns time into frames reads it here.
+
+    Attributes:
+        name: Hub id, folder name or baseline name.
+        family: Architecture, as `config.model_type` names it (`wav2vec2`, `whisper`, `bert`, `logmel`).
+        stream: `speech` or `text`.
+        revision: Commit or content hash of the weights; features are stored under it.
+        layers: Number of hidden states, the encoder's input projection counted.
+        width: Numbers a frame or token.
+        sampling_rate: In Hz (speech only).
+        stride: Samples between frames (speech only).
+        receptive_field: Samples that a frame sees before attention (speech only).
+        licence: The weights' licence, where known.
+        exposure: Corpora whose audio or text the weights are known to have seen.
+
+    Example:
+        >>> specification = EncoderSpecification(
+        ...     name="logmel", family="logmel", stream="speech", revision="1", layers=1, width=240,
+        ...     sampling_rate=16000, stride=320, receptive_field=400)
+        >>> specification.frame_rate, specification.frame_centre(1)
+        (50.0, 0.0325)
+    """
+
+    name: str
+    family: str
+    stream: str
+    revision: str
+    layers: int
+    width: int
+    sampling_rate: int = 0
+    stride: int = 0
+    receptive_field: int = 0
+    licence: str = "unknown"
+    exposure: tuple[str, ...] = ()
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sampling_rate / self.stride
+
+    def frame_centre(self, frame: int) -> float:
+        """Time of the middle of a frame, in seconds."""
+        return (frame * self.stride + self.receptive_field / 2) / self.sampling_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one utterance.
+
+    Attributes:
+        label: The most probable class.
+        posteriors: Probability of every class by name; they sum to 1.
+        streams: What the answer rests on: `speech`, `text` or both.
+        source: The file it was asked about.
+        text: The words that were used, if any.
+        notes: Remarks for the reader, such as a stream that was left out.
+    """
+
+    label: str
+    posteriors: dict[str, float]
+    streams: tuple[str, ...]
+    source: str | None = None
+    text: str | None = None
+    notes: tuple[str, ...] = field(default=())

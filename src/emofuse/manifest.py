@@ -80,9 +80,7 @@ def _refuse(bad: pd.Series[Any], values: pd.Series[Any], *, name: str, source: s
         row = int(flags.argmax())
         value = values.iloc[row]
         shown = "empty" if pd.isna(value) else repr(value)
-        raise ManifestError(
-            f"row {row + 1}, column {name!r} is {shown}", where=source, remedy=f"it must be {rule}"
-        )
+        raise ManifestError(f"row {row + 1}, column {name!r} is {shown}", where=source, remedy=f"it must be {rule}")
 
 
 def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:

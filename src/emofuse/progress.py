@@ -15,13 +15,17 @@ class Progress(Protocol):
     `advance` moves it on, `finish` closes it. `note` hands over one line for the reader.
     """
 
-    def start(self, description: str, total: float | None) -> None: ...
+    def start(self, description: str, total: float | None) -> None:
+        """Open a stage of `total` steps."""
 
-    def advance(self, description: str, steps: float = 1) -> None: ...
+    def advance(self, description: str, steps: float = 1) -> None:
+        """Move a stage on."""
 
-    def finish(self, description: str) -> None: ...
+    def finish(self, description: str) -> None:
+        """Close a stage."""
 
-    def note(self, message: str) -> None: ...
+    def note(self, message: str) -> None:
+        """Hand over one line for the reader."""
 
 
 class Silent:

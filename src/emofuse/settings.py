@@ -102,6 +102,8 @@ class TrainSettings(_Settings):
 
     Attributes:
         learning_rate: Peak of AdamW's rate.
+        layer_rate: Learning rate of the layer weights, as a multiple: few and bounded by a softmax, they are
+            still near their start when early stopping ends a run at the common rate.
         weight_decay: AdamW's decay.
         batch_size: Utterances a step.
         epochs: Most passes through the training part.
@@ -115,6 +117,7 @@ class TrainSettings(_Settings):
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
+    layer_rate: float = Field(default=10.0, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
     batch_size: int = Field(default=32, ge=1)
     epochs: int = Field(default=40, ge=1)
@@ -131,7 +134,7 @@ class ProtocolSettings(_Settings):
 
     Attributes:
         kind: `session` (leave one session out), `speaker` (leave one speaker out), `speakers` (k folds by
-            speaker) or `fixed` (folds by list).
+            speaker), `fixed` (folds by list) or `split` (sessions named train, dev and test).
         folds: Number of folds (`speakers` only).
         fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
         validation_by: What the validation part is carved by.
@@ -140,7 +143,7 @@ class ProtocolSettings(_Settings):
         merge: Labels to rename before that, such as `excited` to `happy`.
     """
 
-    kind: Literal["session", "speaker", "speakers", "fixed"] = "speakers"
+    kind: Literal["session", "speaker", "speakers", "fixed", "split"] = "speakers"
     folds: int = Field(default=5, ge=2)
     fixed: Literal["emobox"] | tuple[tuple[str, ...], ...] | None = None
     validation_by: Literal["speaker", "session"] = "speaker"

@@ -38,7 +38,8 @@ class EncoderSpecification:
         family: Architecture, as `config.model_type` names it (`wav2vec2`, `whisper`, `bert`, `logmel`).
         stream: `speech` or `text`.
         revision: Commit or content hash of the weights; features are stored under it.
-        layers: Number of hidden states, the encoder's input projection counted.
+        layers: Number of hidden states that the encoder has, its input projection counted.
+        selected: Which of them its features hold, in order.
         width: Numbers a frame or token.
         sampling_rate: In Hz (speech only).
         stride: Samples between frames (speech only).
@@ -48,7 +49,7 @@ class EncoderSpecification:
 
     Example:
         >>> specification = EncoderSpecification(
-        ...     name="logmel", family="logmel", stream="speech", revision="1", layers=1, width=240,
+        ...     name="logmel", family="logmel", stream="speech", revision="1", layers=1, selected=(0,), width=240,
         ...     sampling_rate=16000, stride=320, receptive_field=400)
         >>> specification.frame_rate, specification.frame_centre(1)
         (50.0, 0.0325)
@@ -59,6 +60,7 @@ class EncoderSpecification:
     stream: str
     revision: str
     layers: int
+    selected: tuple[int, ...]
     width: int
     sampling_rate: int = 0
     stride: int = 0
@@ -74,6 +76,16 @@ class EncoderSpecification:
     def frame_centre(self, frame: int) -> float:
         """Time of the middle of a frame, in seconds."""
         return (frame * self.stride + self.receptive_field / 2) / self.sampling_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Names of the utterances of one split; the trainer is given `train` and `validation`, never `test`."""
+
+    name: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,112 @@
+"""What the training and the test parts of a split share, and must be told to the reader of its results."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from emofuse.types import Fold
+
+NEAR = 0.8
+LARGEST = 20_000
+
+
+def leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
+    """Measure what test utterances share with the utterances that shape the model (training and validation).
+
+    Args:
+        frame: Manifest rows that take part.
+        folds: The splits.
+
+    Returns:
+        `speakers`, `dialogues`: most that any fold shares. `exact`, `near`: over all test utterances with words,
+        the `share` whose transcript occurs in training word for word (near: only almost, cosine of character
+        n-grams at least 0.8), and `agreement`, how often those copies carry the same label. `near` is None where
+        there are too many transcripts to compare.
+
+    Example:
+        >>> frame = pd.DataFrame({"utterance": ["a", "b"], "speaker": ["1", "2"], "dialogue": [None, None],
+        ...                       "text": ["Oh no!", "oh, no"], "label": ["sad", "sad"]})
+        >>> leakage(frame, [Fold(name="1", train=("a",), validation=(), test=("b",))])["exact"]
+        {'share': 1.0, 'agreement': 1.0}
+    """
+    rows = frame.set_index("utterance")
+    words = {name: normalise(text) for name, text in rows["text"].dropna().items()}
+    labels = rows["label"].to_dict()
+    neighbours = _neighbours(sorted({text for text in words.values() if text}))
+    exact, near = _Tally(), _Tally()
+    shared = {"speaker": 0, "dialogue": 0}
+    for fold in folds:
+        seen = [*fold.train, *fold.validation]
+        for column in shared:
+            ours, theirs = (set(rows[column].loc[list(part)].dropna()) for part in (fold.test, seen))
+            shared[column] = max(shared[column], len(ours & theirs))
+        known: dict[str, Counter[str]] = defaultdict(Counter)
+        for name in seen:
+            if words.get(name):
+                known[words[name]][labels[name]] += 1
+        for name in fold.test:
+            text = words.get(name)
+            if not text:
+                continue
+            exact.add(known.get(text), labels[name])
+            if neighbours is not None:
+                copies = sum((known[other] for other in neighbours[text] if other in known), Counter())
+                near.add(copies if text not in known else None, labels[name])
+    return {
+        "speakers": shared["speaker"],
+        "dialogues": shared["dialogue"],
+        "exact": exact.summary(),
+        "near": None if neighbours is None else near.summary(),
+    }
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, single spaces.
+
+    Example:
+        >>> normalise("Well,  I don't!")
+        "well i don't"
+    """
+    return " ".join(re.sub(r"[^\w']+", " ", text.lower()).split())
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.all = 0
+        self.found = 0
+        self.agreement = 0.0
+
+    def add(self, copies: Counter[str] | None, label: str) -> None:
+        self.all += 1
+        if copies:
+            self.found += 1
+            self.agreement += copies[label] / sum(copies.values())
+
+    def summary(self) -> dict[str, float | None]:
+        return {
+            "share": self.found / self.all if self.all else None,
+            "agreement": self.agreement / self.found if self.found else None,
+        }
+
+
+def _neighbours(texts: list[str]) -> dict[str, list[str]] | None:
+    """For each distinct transcript the others that almost equal it; None where there are too many."""
+    if len(texts) > LARGEST:
+        return None
+    result: dict[str, list[str]] = {text: [] for text in texts}
+    if len(texts) < 2:
+        return result
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts).tocsr()
+    for start in range(0, len(texts), 1000):
+        close = (vectors[start : start + 1000] @ vectors.T).tocoo()
+        for row, column, value in zip(close.row, close.col, close.data, strict=True):
+            if value >= NEAR and start + row != column:
+                result[texts[start + row]].append(texts[column])
+    return result

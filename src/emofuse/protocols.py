@@ -1,0 +1,212 @@
+"""Protocols: how a corpus is split into folds, each with a validation part that is carved from training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emofuse.errors import ProtocolError
+from emofuse.leakage import leakage
+from emofuse.seeds import derive_seed
+from emofuse.settings import ProtocolSettings, fingerprint
+from emofuse.types import Fold
+
+EMOBOX: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "ravdess": (
+        ("01", "11", "20", "21"),
+        ("04", "10", "12", "14"),
+        ("08", "09", "19", "23"),
+        ("03", "05", "07", "24"),
+        ("02", "15", "16", "18"),
+        ("06", "13", "17", "22"),
+    )
+}
+"""Speakers tested in each fold by EmoBox (Ma et al., Interspeech 2024)."""
+
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The folds of one corpus under one way of splitting.
+
+    Attributes:
+        settings: What was asked for.
+        classes: The emotions, in the order of every model's outputs.
+        labels: Class of every utterance that takes part.
+        folds: One split a test set.
+        fingerprint: Changes whenever any utterance, label or fold does.
+        leakage: What training and test share, see `emofuse.leakage`.
+    """
+
+    settings: ProtocolSettings
+    classes: tuple[str, ...]
+    labels: Mapping[str, str]
+    folds: tuple[Fold, ...]
+    fingerprint: str
+    leakage: Mapping[str, Any]
+
+
+def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protocol:
+    """Split a manifest into folds.
+
+    Raises:
+        ProtocolError: The manifest lacks the speakers, sessions or labels that the protocol needs.
+
+    Example:
+        >>> from emofuse.manifest import make_manifest
+        >>> rows = [{"utterance": f"{s}{n}", "text": f"word {s} {n}", "label": "happy" if n else "sad", "speaker": s}
+        ...         for s in "abcd" for n in range(2)]
+        >>> protocol = make_protocol(make_manifest(rows, source="x"), ProtocolSettings(kind="speaker"))
+        >>> protocol.folds[0].test
+        ('a0', 'a1')
+    """
+    frame, classes = _select(manifest, settings)
+    tests = _test_groups(frame, settings)
+    folds = []
+    for name, column, values in tests:
+        test = frame[column].isin(values)
+        rest = frame[~test]
+        folds.append(_carve(name, rest, frame[test], settings))
+    labels = dict(zip(frame["utterance"], frame["label"], strict=True))
+    mark = fingerprint(settings, list(classes), labels, [asdict(fold) for fold in folds])
+    return Protocol(settings, classes, labels, tuple(folds), mark, leakage(frame, folds))
+
+
+def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:
+    """A split for the model that is kept: all speakers train it but those of validation, and no test set."""
+    frame, _ = _select(manifest, settings)
+    if settings.kind == "split":
+        frame = frame[frame["session"] != "test"]
+    return _carve(FINAL, frame, frame.iloc[:0], settings)
+
+
+def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    frame = manifest[manifest["label"].notna()].copy()
+    frame["label"] = frame["label"].replace(dict(settings.merge))
+    present = sorted(frame["label"].unique())
+    classes = settings.labels or tuple(present)
+    absent = [name for name in classes if name not in present]
+    if absent:
+        raise ProtocolError(
+            f"no utterance is labelled {absent[0]!r}",
+            where="protocol.labels",
+            remedy=f"choose among {', '.join(present) or 'labels that the manifest has (it has none)'}",
+        )
+    if len(classes) < 2:
+        raise ProtocolError("there are fewer than two emotions", where="protocol.labels", remedy="keep at least two")
+    return frame[frame["label"].isin(classes)].reset_index(drop=True), tuple(classes)
+
+
+def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[str, str, list[str]]]:
+    """Name, column and values of every fold's test set."""
+    if settings.kind == "split":
+        sessions = set(_groups(frame, "session"))
+        if not {"train", "dev", "test"} <= sessions:
+            raise ProtocolError(
+                f"sessions are {', '.join(sorted(sessions))}, not train, dev and test",
+                where="protocol.kind = split",
+                remedy="use a kind that makes its own folds",
+            )
+        return [("test", "session", ["test"])]
+    column = "session" if settings.kind == "session" else "speaker"
+    groups = _groups(frame, column)
+    if settings.kind in ("session", "speaker"):
+        return [(f"{column}-{name}", column, [name]) for name in groups]
+    if settings.kind == "speakers":
+        if len(groups) < settings.folds:
+            raise ProtocolError(
+                f"{len(groups)} speakers cannot make {settings.folds} folds",
+                where="protocol.folds",
+                remedy=f"ask for at most {len(groups)}",
+            )
+        # Drawn, not cut from the sorted list: corpora often list one gender first.
+        order = np.random.default_rng(derive_seed(0, "speakers")).permutation(len(groups))
+        parts = np.array_split(order, settings.folds)
+        return [(f"fold-{n}", column, sorted(groups[i] for i in part)) for n, part in enumerate(parts, start=1)]
+    lists = _fixed(frame, settings)
+    return [(f"fold-{number}", column, list(speakers)) for number, speakers in enumerate(lists, start=1)]
+
+
+def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence[str]]:
+    speakers = set(_groups(frame, "speaker"))
+    lists: Sequence[Sequence[str]]
+    if settings.fixed == "emobox":
+        corpora = set(frame["corpus"].dropna().unique())
+        known = [name for name in EMOBOX if corpora == {name}]
+        if not known:
+            raise ProtocolError(
+                f"there are no built-in folds for {', '.join(sorted(corpora)) or 'this corpus'}",
+                where="protocol.fixed = emobox",
+                remedy=f"use it on {', '.join(EMOBOX)}, or list the speakers of each fold",
+            )
+        lists = EMOBOX[known[0]]
+    else:
+        lists = settings.fixed or ()
+    named = [speaker for group in lists for speaker in group]
+    if len(lists) < 2 or len(named) != len(set(named)) or not set(named) <= speakers:
+        unknown = sorted(set(named) - speakers)
+        raise ProtocolError(
+            f"speaker {unknown[0]!r} is not in the manifest" if unknown else "the folds are fewer than two or overlap",
+            where="protocol.fixed",
+            remedy="list every tested speaker once, in at least two folds",
+        )
+    return lists
+
+
+def _groups(frame: pd.DataFrame, column: str) -> list[str]:
+    unnamed = frame[column].isna()
+    if unnamed.any():
+        raise ProtocolError(
+            f"utterance {frame['utterance'][unnamed].iloc[0]!r} has no {column}",
+            where="protocol.kind",
+            remedy=f"fill in column {column!r} of the manifest, or split by something else",
+        )
+    return sorted(str(name) for name in frame[column].unique())
+
+
+def _carve(name: str, rest: pd.DataFrame, test: pd.DataFrame, settings: ProtocolSettings) -> Fold:
+    """Take the validation part out of what is not tested."""
+    if settings.kind == "split":
+        validation = rest["session"] == "dev"
+    else:
+        column = settings.validation_by
+        groups = _groups(rest, column)
+        if len(groups) <= settings.validation_groups:
+            raise ProtocolError(
+                f"fold {name} has {len(groups)} {column}s outside its test set and "
+                f"{settings.validation_groups} are wanted for validation",
+                where="protocol.validation_groups",
+                remedy="ask for fewer, or split by something finer",
+            )
+        order = np.random.default_rng(derive_seed(0, "validation", name)).permutation(len(groups))
+        chosen = [groups[i] for i in order[: settings.validation_groups]]
+        validation = rest[column].isin(chosen)
+    train = rest[~validation]
+    missing = sorted(set(rest["label"]) - set(train["label"]))
+    if missing:
+        raise ProtocolError(
+            f"fold {name} trains without a single {missing[0]!r} utterance",
+            where="protocol",
+            remedy="use fewer folds or merge that label",
+        )
+    return Fold(
+        name=name,
+        train=tuple(train["utterance"]),
+        validation=tuple(rest[validation]["utterance"]),
+        test=tuple(test["utterance"]),
+    )
+
+
+def save_protocol(protocol: Protocol, path: Path) -> None:
+    """Write a protocol as JSON, so that others can train and test on exactly the same utterances."""
+    values = {**asdict(protocol), "settings": protocol.settings.model_dump(mode="json")}
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    part.replace(path)

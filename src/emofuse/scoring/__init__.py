@@ -1,0 +1,1 @@
+"""Score tables and every figure that is computed from them; needs no torch."""

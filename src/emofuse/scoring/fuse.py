@@ -1,0 +1,194 @@
+"""Late fusion: joining the posteriors of separately trained models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emofuse.errors import ScoresError
+from emofuse.scoring.metrics import confusion, unweighted_accuracy
+from emofuse.scoring.table import NAMES, Scores
+
+Rule = Literal["mean", "product"]
+Array = NDArray[np.float64]
+SMALLEST = 1e-12
+STEPS = {2: 20, 3: 20, 4: 10}
+KEY = ["seed", "fold", "utterance"]
+
+
+def combine(posteriors: Array, weights: Sequence[float] | Array, *, rule: Rule) -> Array:
+    """Join posteriors of several models, `(models, rows, classes)` to `(rows, classes)`.
+
+    `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1.
+
+    Example:
+        >>> combine(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), [0.5, 0.5], rule="mean").round(3).tolist()
+        [[0.6, 0.4]]
+    """
+    weight = np.asarray(weights, dtype=np.float64)
+    if rule == "mean":
+        return np.asarray(np.tensordot(weight, posteriors, axes=1) / weight.sum())
+    logs = np.tensordot(weight, np.log(np.maximum(posteriors, SMALLEST)), axes=1)
+    raised = np.exp(logs - logs.max(-1, keepdims=True))
+    return np.asarray(raised / raised.sum(-1, keepdims=True))
+
+
+def simplex(models: int, steps: int) -> Iterator[tuple[float, ...]]:
+    """All weights of a grid on the simplex: non-negative, summing to 1.
+
+    Example:
+        >>> list(simplex(2, 2))
+        [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]
+    """
+
+    def parts(left: int, places: int) -> Iterator[tuple[int, ...]]:
+        if places == 1:
+            yield (left,)
+            return
+        for taken in range(left + 1):
+            for rest in parts(left - taken, places - 1):
+                yield (taken, *rest)
+
+    for counts in parts(steps, models):
+        yield tuple(count / steps for count in counts)
+
+
+def search_weights(posteriors: Array, labels: NDArray[np.int64], *, rule: Rule) -> tuple[float, ...]:
+    """Weights with the best UA on the rows given, which must not be those that are reported.
+
+    Of equally good weights the most even wins, so that small sets do not pick extremes by chance.
+
+    Args:
+        posteriors: `(models, rows, classes)`.
+        labels: Index of the true class, `(rows,)`.
+        rule: How posteriors are joined.
+    """
+    models, _, classes = posteriors.shape
+    best, found = (-1.0, 0.0), tuple([1 / models] * models)
+    for weights in simplex(models, STEPS.get(models, 5)):
+        predictions = combine(posteriors, weights, rule=rule).argmax(-1)
+        ua = float(unweighted_accuracy(confusion(labels, predictions, classes=classes)))
+        rank = (round(ua, 9), -max(weights))
+        if rank > best:
+            best, found = rank, weights
+    return found
+
+
+def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | None]:
+    """Read `mean`, `product`, `weights=0.3,0.7` or `tuned` (weights None).
+
+    Raises:
+        ScoresError: Another word, or a wrong number of weights.
+
+    Example:
+        >>> parse_rule("weights=0.3,0.7", models=2)
+        ('mean', (0.3, 0.7))
+    """
+    even = tuple([1 / models] * models)
+    if text in ("mean", "product"):
+        return ("mean" if text == "mean" else "product"), even
+    if text == "tuned":
+        return "mean", None
+    if text.startswith("weights="):
+        try:
+            weights = tuple(float(part) for part in text.removeprefix("weights=").split(","))
+        except ValueError:
+            weights = ()
+        if len(weights) == models and min(weights) >= 0 and 0 < sum(weights) < float("inf"):
+            return "mean", weights
+        raise ScoresError(
+            f"{text!r} does not give {models} weights of zero or more",
+            where="--rule",
+            remedy=f"write weights={','.join(str(round(value, 2)) for value in even)}, one a table",
+        )
+    raise ScoresError(f"{text!r} is not a rule", where="--rule", remedy="use mean, product, tuned or weights=W1,W2,...")
+
+
+def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused") -> tuple[Scores, dict[str, object]]:
+    """Join the score tables of several models, each of one model, into those of their late fusion.
+
+    `tuned` learns the weights of each fold from the other folds' rows only.
+
+    Args:
+        tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
+            joined with every seed of the others.
+        rule: `mean`, `product`, `tuned`, or `weights=W1,W2,...` of a mean.
+        name: Name of the joined model.
+
+    Returns:
+        The joined scores, and what was done: the rule and its weights (a fold's own where tuned).
+
+    Raises:
+        ScoresError: The tables do not score the same rows with the same labels, or `tuned` has one fold only.
+    """
+    if len(tables) < 2:
+        raise ScoresError("late fusion needs at least two tables", remedy="name two or more score tables")
+    kind, weights = parse_rule(rule, models=len(tables))
+    aligned, posteriors = _align(tables)
+    labels = aligned.labels()
+    if weights is not None:
+        joined = combine(posteriors, weights, rule=kind)
+        done: dict[str, object] = {"rule": rule, "weights": list(weights)}
+    else:
+        folds = aligned.frame["fold"].to_numpy(dtype=str)
+        if len(set(folds)) < 2:
+            raise ScoresError(
+                "there is one fold only, and tuning on the rows that are reported is not honest",
+                where="--rule tuned",
+                remedy="give a table with folds, or use mean, product or weights=",
+            )
+        joined, chosen = np.empty(posteriors.shape[1:]), {}
+        for fold in sorted(set(folds)):
+            test = folds == fold
+            chosen[fold] = search_weights(posteriors[:, ~test], labels[~test], rule=kind)
+            joined[test] = combine(posteriors[:, test], chosen[fold], rule=kind)
+        done = {"rule": "tuned, out of fold", "weights": {fold: list(value) for fold, value in chosen.items()}}
+    frame = aligned.frame.assign(model=name)
+    frame[list(aligned.classes)] = joined
+    return Scores(frame, aligned.classes), done
+
+
+def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
+    """Match rows; returns the first table's rows in order, and all posteriors `(models, rows, classes)`."""
+    for table in tables:
+        if len(table.models) > 1:
+            raise ScoresError(
+                f"a table holds several models ({', '.join(table.models)})", remedy="pick one as FILE:MODEL"
+            )
+    classes = tables[0].classes
+    if any(set(table.classes) != set(classes) for table in tables):
+        raise ScoresError("the tables have different classes", remedy="give all tables the same class columns")
+    seeds = max((sorted(set(table.frame["seed"])) for table in tables), key=len)
+    frames = [_with_seeds(table.frame, seeds).set_index(KEY).sort_index() for table in tables]
+    first = frames[0]
+    for number, frame in enumerate(frames[1:], start=2):
+        if not frame.index.equals(first.index):
+            missing = len(first.index.symmetric_difference(frame.index))
+            raise ScoresError(
+                f"tables 1 and {number} differ in {missing} rows of seed, fold and utterance",
+                remedy="score the same utterances in the same folds",
+            )
+        if not (frame["label"] == first["label"]).all():
+            row = first.index[int((frame["label"] != first["label"]).to_numpy().argmax())]
+            raise ScoresError(
+                f"utterance {row[2]!r} is {first['label'].loc[row]!r} in table 1 and {frame['label'].loc[row]!r} "
+                f"in table {number}",
+                remedy="use the same labels in all tables",
+            )
+        for column in ("speaker", "session", "dialogue"):
+            if column not in first.columns and column in frame.columns:
+                first[column] = frame[column]
+    posteriors = np.stack([frame[list(classes)].to_numpy(dtype=np.float64) for frame in frames])
+    whole = first.reset_index()
+    names = [column for column in NAMES if column in whole.columns]
+    return Scores(whole[[*names, *classes]], classes), posteriors
+
+
+def _with_seeds(frame: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
+    if frame["seed"].nunique() > 1 or len(seeds) == 1:
+        return frame.assign(seed=seeds[0]) if len(seeds) == 1 else frame
+    return pd.concat([frame.assign(seed=seed) for seed in seeds], ignore_index=True)

@@ -1,0 +1,134 @@
+"""Batches for training: stored features and labels as padded tensors with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from emofuse.errors import StoreError
+from emofuse.features.store import View
+
+CACHE_BYTES = 2**31
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances as tensors.
+
+    Attributes:
+        inputs: What a model's `forward` takes by name: `speech` `(batch, layers, steps, width)`, `text`
+            `(batch, layers, tokens, width)` or `(batch, tokens)` of word-piece ids, and their masks
+            `speech_mask`, `text_mask` `(batch, steps)`, True where there is something.
+        labels: Index of the true class, `(batch,)`.
+        names: The utterances.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    labels: torch.Tensor
+    names: tuple[str, ...]
+
+
+Reader = Callable[[str], torch.Tensor]
+
+
+class Dataset:
+    """Utterances with labels and a reader for each stream.
+
+    Args:
+        names: Utterances, in order.
+        labels: Class index of each utterance.
+        streams: For `speech` and `text`, what reads an utterance's features or word pieces.
+    """
+
+    def __init__(self, names: Sequence[str], labels: Mapping[str, int], streams: Mapping[str, Reader]) -> None:
+        self.names = tuple(names)
+        self.labels = torch.tensor([labels[name] for name in names], dtype=torch.long)
+        self.streams = streams
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __add__(self, other: Dataset) -> Dataset:
+        both = (*self.names, *other.names)
+        values = torch.cat([self.labels, other.labels]).tolist()
+        return Dataset(both, dict(zip(both, values, strict=True)), self.streams)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The utterances at some places, padded to the longest of them."""
+        names = tuple(self.names[index] for index in indices)
+        inputs: dict[str, torch.Tensor] = {}
+        for stream, read in self.streams.items():
+            inputs[stream], inputs[f"{stream}_mask"] = pad([read(name) for name in names])
+        return Batch(inputs, self.labels[list(indices)], names)
+
+    def batches(self, size: int, *, generator: torch.Generator | None = None) -> Iterator[Batch]:
+        """All utterances once: shuffled by a generator, or in order."""
+        order = range(len(self)) if generator is None else torch.randperm(len(self), generator=generator).tolist()
+        for start in range(0, len(self), size):
+            yield self.batch(list(order[start : start + size]))
+
+
+def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack sequences of different length with a mask.
+
+    Args:
+        items: `(layers, steps, width)` each, or `(steps,)` of ids.
+
+    Returns:
+        Values padded with zeros, and the mask `(batch, steps)`, True where there is something.
+
+    Example:
+        >>> values, mask = pad([torch.tensor([5, 6]), torch.tensor([7])])
+        >>> values.tolist(), mask.tolist()
+        ([[5, 6], [7, 0]], [[True, True], [True, False]])
+    """
+    axis = 0 if items[0].dim() == 1 else 1
+    lengths = torch.tensor([item.shape[axis] for item in items])
+    longest = int(lengths.max())
+    shape = list(items[0].shape)
+    shape[axis] = longest
+    values = items[0].new_zeros((len(items), *shape))
+    for row, item in zip(values, items, strict=True):
+        row.narrow(axis, 0, item.shape[axis]).copy_(item)
+    return values, torch.arange(longest) < lengths[:, None]
+
+
+def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
+    """Read an utterance's features from a view, float32; what was read is kept while it is small in all.
+
+    Raises:
+        StoreError: (on reading) an utterance has no features.
+    """
+    cache: dict[str, torch.Tensor] = {}
+    room = CACHE_BYTES
+
+    def read(name: str) -> torch.Tensor:
+        nonlocal room
+        if name not in keys:
+            raise StoreError(
+                f"utterance {name!r} has no features", where=view.folder, remedy="run `emofuse extract` on its corpus"
+            )
+        key = keys[name]
+        if key in cache:
+            return cache[key]
+        values = torch.from_numpy(view.read(key).astype("float32"))
+        if room >= values.nbytes:
+            cache[key] = values
+            room -= values.nbytes
+        return values
+
+    return read
+
+
+def fit_statistics(dataset: Dataset, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of a stream over all steps of a dataset, `(layers, width)` each."""
+    count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+    for name in dataset.names:
+        values = dataset.streams[stream](name).double()
+        count += values.shape[1]
+        total = total + values.sum(1)
+        squares = squares + values.square().sum(1)
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()

@@ -1,0 +1,280 @@
+"""Extraction: every utterance of a manifest through an encoder once, into the store, whatever interrupts it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from emofuse.audio import SAMPLING_RATE, content_key, load_audio
+from emofuse.encoders import SpeechEncoder, TextEncoder
+from emofuse.errors import AudioError
+from emofuse.features.batching import padding_share, plan_batches
+from emofuse.features.pooling import pool_frames
+from emofuse.features.store import View, ViewKey
+from emofuse.manifest import utterances
+from emofuse.progress import Progress, Silent
+from emofuse.settings import Granularity, SpeechSettings, TextSettings, fingerprint
+from emofuse.types import Utterance
+
+SHARD_SECONDS = 300.0
+SHARD_TEXTS = 4096
+DECODERS = 4
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What extraction left behind.
+
+    Attributes:
+        views: The views of the store, by granularity (`token` for text).
+        keys: Content key of every utterance that has features.
+        failed: Utterances without, and why.
+        computed: How many were computed now, not found in the store.
+        padding: Share of the computed batches that was padding.
+    """
+
+    views: Mapping[str, View]
+    keys: Mapping[str, str]
+    failed: Mapping[str, AudioError]
+    computed: int
+    padding: float
+
+
+def extract_speech(
+    manifest: pd.DataFrame,
+    encoder: SpeechEncoder,
+    settings: SpeechSettings,
+    *,
+    store: Path,
+    granularities: Sequence[Granularity] = ("frame",),
+    progress: Progress = Silent(),
+) -> Extracted:
+    """Encode the audio of a manifest, all granularities in one pass.
+
+    Features are keyed by content, so equal clips are encoded once and a second run computes only what is new. A
+    killed run goes on where its last whole shard ended, with the same batches, and so leaves the same bytes.
+
+    Raises:
+        StoreError: The store is damaged, full, or being written by another process.
+    """
+    views = {name: View(store, _speech_key(encoder, settings, name)) for name in granularities}
+    keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], progress)
+    durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
+
+    def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> dict[str, dict[str, NDArray[np.float32]]]:
+        clips: dict[str, NDArray[np.float32]] = {}
+        for key, clip in zip(batch, decoders.map(lambda name: _decode(spoken[name]), batch), strict=True):
+            if isinstance(clip, AudioError):
+                failed.update({name: clip for name, other in keys.items() if other == key})
+            else:
+                clips[key] = clip
+        encoded = dict(zip(clips, encoder.encode(list(clips.values())), strict=True)) if clips else {}
+        return {
+            name: {key: pool_frames(values, granularity=name, frames_per_step=_run(settings, name)).numpy()
+                   for key, values in encoded.items()}
+            for name in granularities
+        }  # fmt: skip
+
+    sizes = {key: max(float(durations[row.utterance]), 1 / SAMPLING_RATE) for key, row in spoken.items()}
+    with ThreadPoolExecutor(DECODERS) as decoders:
+        computed, padding = _fill(
+            list(views.values()),
+            sizes,
+            lambda batch: list(encode(batch, decoders).values()),
+            store=store,
+            budget=settings.batch_seconds,
+            shard=SHARD_SECONDS,
+            label="Encoding speech",
+            progress=progress,
+        )
+    kept = {name: key for name, key in keys.items() if name not in failed}
+    return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding)
+
+
+def extract_text(
+    manifest: pd.DataFrame,
+    encoder: TextEncoder,
+    settings: TextSettings,
+    *,
+    store: Path,
+    progress: Progress = Silent(),
+) -> Extracted:
+    """Encode the transcripts of a manifest; each distinct text once, an absent one as no words.
+
+    Raises:
+        StoreError: The store is damaged, full, or being written by another process.
+    """
+    view = View(store, ViewKey(specification=encoder.specification, granularity="token", limit=settings.max_tokens))
+    texts = {name: "" if text is None else text for name, text in _texts(manifest)}
+    keys = {name: sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    contents = {keys[name]: text for name, text in texts.items()}
+
+    def encode(batch: Sequence[str]) -> list[dict[str, NDArray[np.float32]]]:
+        encoded = encoder.encode([contents[key] for key in batch])
+        return [{key: values.numpy() for key, values in zip(batch, encoded, strict=True)}]
+
+    sizes = {key: float(len(text) + 1) for key, text in contents.items()}
+    longest = max(sizes.values(), default=1.0)
+    computed, padding = _fill(
+        [view],
+        sizes,
+        encode,
+        store=store,
+        budget=settings.batch_size * min(longest, 80.0),
+        shard=SHARD_TEXTS * 40.0,
+        label="Encoding text",
+        progress=progress,
+    )
+    return Extracted({"token": view}, keys, {}, computed, padding)
+
+
+def _texts(manifest: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
+    return ((row.utterance, row.text) for row in utterances(manifest))
+
+
+def _speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
+    return ViewKey(
+        specification=encoder.specification,
+        granularity=granularity,
+        frames_per_step=_run(settings, granularity),
+        precision=settings.precision,
+    )
+
+
+def _run(settings: SpeechSettings, granularity: Granularity) -> int:
+    return settings.frames_per_step if granularity == "frame" else 1
+
+
+def _identify(
+    rows: list[Utterance], progress: Progress
+) -> tuple[dict[str, str], dict[str, AudioError], dict[str, Utterance]]:
+    """Content key of every utterance, those that cannot be read, and one utterance a key."""
+    keys: dict[str, str] = {}
+    failed: dict[str, AudioError] = {}
+    spoken: dict[str, Utterance] = {}
+    label = "Reading audio files"
+    progress.start(label, len(rows))
+    with ThreadPoolExecutor(DECODERS) as pool:
+        for row, key in zip(rows, pool.map(_key, rows), strict=True):
+            progress.advance(label)
+            if isinstance(key, AudioError):
+                failed[row.utterance] = key
+            else:
+                keys[row.utterance] = key
+                spoken.setdefault(key, row)
+    progress.finish(label)
+    return keys, failed, spoken
+
+
+def _key(row: Utterance) -> str | AudioError:
+    try:
+        return content_key(row.audio or "", start=row.start, end=row.end)
+    except AudioError as error:
+        return error
+
+
+def _decode(row: Utterance) -> NDArray[np.float32] | AudioError:
+    try:
+        return load_audio(row.audio or "", start=row.start, end=row.end)
+    except AudioError as error:
+        return error
+
+
+def _fill(
+    views: Sequence[View],
+    sizes: Mapping[str, float],
+    encode: Callable[[Sequence[str]], Sequence[Mapping[str, NDArray[np.float32]]]],
+    *,
+    store: Path,
+    budget: float,
+    shard: float,
+    label: str,
+    progress: Progress,
+) -> tuple[int, float]:
+    """Bring every view up to all keys of `sizes`, shard by shard; returns how many were computed and the padding."""
+    plan = store / f"plan-{fingerprint([view.key.folder for view in views])}.json"
+
+    def missing() -> list[str]:
+        return sorted(key for key in sizes if not all(key in view for view in views))
+
+    def compute(shards: list[list[list[str]]]) -> list[list[str]]:
+        """Work through a plan; returns the batches that were computed now."""
+        absent = set(missing())
+        todo = [batches for batches in shards if not absent.isdisjoint(key for batch in batches for key in batch)]
+        progress.start(label, sum(sizes[key] for batches in todo for batch in batches for key in batch))
+        try:
+            for batches in todo:
+                parts: list[dict[str, NDArray[np.float32]]] = [{} for _ in views]
+                for batch in batches:
+                    for part, encoded in zip(parts, encode(batch), strict=True):
+                        part.update(encoded)
+                    progress.advance(label, sum(sizes[key] for key in batch))
+                for view, part in zip(views, parts, strict=True):
+                    view.write(part)
+        finally:
+            progress.finish(label)
+        return [batch for batches in todo for batch in batches]
+
+    with ExitStack() as locks:
+        for view in views:
+            locks.enter_context(view.writing())
+        resumed = _load_plan(plan, sizes)
+        done = compute(resumed)
+        planned = {key for batches in resumed for batch in batches for key in batch}
+        fresh = [key for key in missing() if key not in planned]
+        shards = _plan_shards(fresh, sizes, budget=budget, shard=shard)
+        _save_plan(plan, shards)
+        done += compute(shards)
+        plan.unlink()
+    numbers = {key: number for number, key in enumerate(key for batch in done for key in batch)}
+    padding = padding_share([sizes[key] for key in numbers], [[numbers[key] for key in batch] for batch in done])
+    return sum(all(key in view for view in views) for key in numbers), padding
+
+
+def _plan_shards(
+    keys: Sequence[str], sizes: Mapping[str, float], *, budget: float, shard: float
+) -> list[list[list[str]]]:
+    shards: list[list[list[str]]] = []
+    filled = shard
+    for group in plan_batches([sizes[key] for key in keys], budget=budget):
+        if filled >= shard:
+            shards.append([])
+            filled = 0.0
+        batch = [keys[index] for index in group]
+        shards[-1].append(batch)
+        filled += sum(sizes[key] for key in batch)
+    return shards
+
+
+def _load_plan(path: Path, sizes: Mapping[str, float]) -> list[list[list[str]]]:
+    """The plan of a run that was cut off, if it is about utterances that are still wanted.
+
+    What a clip is batched with moves its features in the last bits, so a resumed run keeps the batches.
+    """
+    try:
+        shards: list[list[list[str]]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return shards if {key for batches in shards for batch in batches for key in batch} <= sizes.keys() else []
+
+
+def _save_plan(path: Path, shards: list[list[list[str]]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(shards), encoding="utf-8")
+    part.replace(path)
+
+
+def features_of(values: torch.Tensor) -> NDArray[np.float32]:
+    """Features as the store will give them back, `(layers, steps, width)`: rounded to float16."""
+    return values.to(torch.float16).to(torch.float32).numpy()

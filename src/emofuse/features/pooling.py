@@ -1,0 +1,30 @@
+"""Pooling of encoder frames before they are stored; linear, so it commutes with the layer mix."""
+
+from __future__ import annotations
+
+import torch
+
+from emofuse.settings import Granularity
+
+
+def pool_frames(features: torch.Tensor, *, granularity: Granularity, frames_per_step: int = 1) -> torch.Tensor:
+    """Average frames over the whole utterance, or over runs of a few frames.
+
+    Args:
+        features: `(layers, frames, width)`.
+        granularity: `utterance` gives one step, `frame` one step a run.
+        frames_per_step: Length of a run; the last may be shorter.
+
+    Returns:
+        `(layers, steps, width)`.
+
+    Example:
+        >>> pool_frames(torch.tensor([[[1.0], [3.0], [7.0]]]), granularity="frame", frames_per_step=2).tolist()
+        [[[2.0], [7.0]]]
+    """
+    if granularity == "utterance":
+        return features.mean(1, keepdim=True)
+    if frames_per_step == 1:
+        return features
+    runs = torch.split(features, frames_per_step, dim=1)  # type: ignore[no-untyped-call]
+    return torch.stack([run.mean(1) for run in runs], dim=1)

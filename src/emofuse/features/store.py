@@ -1,0 +1,213 @@
+"""The feature store: memory-mapped shards, written whole and renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from emofuse.errors import StoreError
+from emofuse.settings import fingerprint
+from emofuse.types import EncoderSpecification
+
+VERSION = 1
+"""Raised whenever the same audio and encoder would give other numbers, so that old features are not mixed in."""
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewKey:
+    """What one view of a store holds; two views differ in any of this.
+
+    Attributes:
+        specification: The encoder's.
+        granularity: `frame`, `utterance` or `token`.
+        frames_per_step: Frames averaged into one step.
+        precision: Arithmetic of the encoder.
+        limit: Most tokens a text (0: no limit).
+    """
+
+    specification: EncoderSpecification
+    granularity: str
+    frames_per_step: int = 1
+    precision: str = "float32"
+    limit: int = 0
+
+    @property
+    def folder(self) -> str:
+        """Name of the view's folder: what it is, and a hash of all that shapes its numbers."""
+        encoder = self.specification
+        # The name of an encoder is left out: the same weights in another folder give the same features.
+        shape = [VERSION, encoder.family, encoder.revision, list(encoder.selected), encoder.stride]
+        mark = fingerprint(shape, self.granularity, self.frames_per_step, self.precision, self.limit)
+        return f"{encoder.stream}-{encoder.family}-{self.granularity}-{mark}"
+
+
+class View:
+    """One kind of feature for many utterances, by the hash of their content.
+
+    Args:
+        root: Folder of the store.
+        key: What the view holds.
+    """
+
+    def __init__(self, root: Path, key: ViewKey) -> None:
+        self.key = key
+        self.folder = root / key.folder
+        self._places: dict[str, tuple[Path, int, tuple[int, ...]]] = {}
+        self._maps: dict[Path, NDArray[np.uint8]] = {}
+        self._read: set[Path] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take in shards that were written since.
+
+        Raises:
+            StoreError: A shard is damaged.
+        """
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            if path not in self._read:
+                self._places.update(_read_header(path))
+                self._read.add(path)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def steps(self, name: str) -> int:
+        """Number of steps of one utterance, without reading it."""
+        return self._place(name)[2][1]
+
+    def read(self, name: str) -> NDArray[np.float16]:
+        """Features of one utterance, `(layers, steps, width)`, memory-mapped and read-only.
+
+        Raises:
+            StoreError: They have not been extracted.
+        """
+        path, offset, shape = self._place(name)
+        if path not in self._maps:
+            self._maps[path] = np.memmap(path, dtype=np.uint8, mode="r")
+        end = offset + 2 * int(np.prod(shape))
+        return self._maps[path][offset:end].view(np.float16).reshape(shape)
+
+    def _place(self, name: str) -> tuple[Path, int, tuple[int, ...]]:
+        try:
+            return self._places[name]
+        except KeyError:
+            raise StoreError(
+                f"features of content {name[:12]} are missing", where=self.folder, remedy="run `emofuse extract` first"
+            ) from None
+
+    def write(self, features: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write one shard, whole or not at all; what the view already holds is left out.
+
+        Raises:
+            StoreError: A value does not fit float16, or the disk is full.
+        """
+        fresh = {name: features[name] for name in sorted(features) if name not in self}
+        if not fresh:
+            return
+        halves = {}
+        for name, values in fresh.items():
+            with np.errstate(over="ignore"):
+                half = np.ascontiguousarray(values, dtype=np.float16)
+            if not np.isfinite(half).all():
+                raise StoreError(
+                    f"features of content {name[:12]} are not finite in float16",
+                    where=self.key.specification.name,
+                    remedy="choose other layers or another encoder",
+                )
+            halves[name] = half
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._describe()
+        path = self.folder / (sha256("".join(halves).encode()).hexdigest()[:16] + SUFFIX)
+        _write_whole(path, halves)
+        self.refresh()
+
+    def _describe(self) -> None:
+        about = self.folder / "about.json"
+        if not about.exists():
+            part = about.with_name("about.json.part")
+            # The encoder's name is a place on one machine where it is a folder; the revision says which it is.
+            values = asdict(self.key)
+            values["specification"]["name"] = Path(self.key.specification.name).name
+            part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+            part.replace(about)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the view for writing, and clear what a killed process left behind.
+
+        Raises:
+            StoreError: Another process is writing it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(str(self.folder) + ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                "another process is writing these features", where=self.folder, remedy="wait until it has finished"
+            ) from None
+        try:
+            for leftover in self.folder.glob("*.part"):
+                leftover.unlink()
+            self.refresh()
+            yield
+        finally:
+            lock.release()
+
+
+def _write_whole(path: Path, arrays: Mapping[str, NDArray[np.float16]]) -> None:
+    from safetensors.numpy import save_file
+
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(dict(arrays), part)
+        # Without the sync a crash of the machine could leave a renamed file with nothing in it.
+        descriptor = os.open(part, os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the shard could not be written ({error.strerror})", where=path, remedy="check space and permissions"
+        ) from error
+
+
+def _read_header(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...]]]:
+    """Where each tensor of a safetensors file lies: its first byte and its shape."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("the header is cut short")
+            header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        start = 8 + length
+        end = start + max(entry["data_offsets"][1] for entry in header.values())
+        if path.stat().st_size != end or any(entry["dtype"] != "F16" for entry in header.values()):
+            raise ValueError("the data are cut short")
+        return {name: (path, start + entry["data_offsets"][0], tuple(entry["shape"])) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise StoreError(
+            f"this shard is damaged ({error})", where=path, remedy="delete it and run the same command again"
+        ) from error

@@ -1,0 +1,76 @@
+"""From settings to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from emofuse.models.front import LayerMix, WordEmbedding
+from emofuse.models.fusion import ConcatModel, EarlyFusion, LateFusion
+from emofuse.models.streams import EmotionModel, Front, SpeechModel, TextModel
+from emofuse.settings import ModelKind, ModelSettings
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What a stream's features look like: hidden states of some width, or ids of a vocabulary.
+
+    Attributes:
+        layers: Hidden states (0: ids, whose embedding is trained with the model).
+        width: Numbers a step, or words of the vocabulary.
+    """
+
+    layers: int
+    width: int
+
+    def front(self, width: int) -> Front:
+        """The layer that reads this input; `width` is that of a trained embedding."""
+        return LayerMix(self.layers, self.width) if self.layers else WordEmbedding(self.width, width)
+
+
+def build_model(
+    kind: ModelKind, settings: ModelSettings, *, classes: int, speech: InputShape | None, text: InputShape | None
+) -> EmotionModel:
+    """Build one model, with fresh weights.
+
+    Args:
+        kind: Which model.
+        settings: Its shape.
+        classes: Number of emotions.
+        speech: Shape of speech features; None where the model takes none.
+        text: Shape of text features; None where the model takes none.
+
+    Example:
+        >>> build_model("early", ModelSettings(), classes=4, speech=InputShape(13, 768),
+        ...             text=InputShape(13, 768)).streams
+        ('speech', 'text')
+    """
+    width, dropout, pooling = settings.width, settings.dropout, settings.pooling
+
+    def speech_model() -> SpeechModel:
+        assert speech is not None  # noqa: S101
+        return SpeechModel(speech.front(width), width=width, classes=classes, dropout=dropout, pooling=pooling)
+
+    def text_model() -> TextModel:
+        assert text is not None  # noqa: S101
+        return TextModel(text.front(width), width=width, classes=classes, dropout=dropout, pooling=pooling)
+
+    if kind == "speech":
+        return speech_model()
+    if kind == "text":
+        return text_model()
+    if kind == "late":
+        return LateFusion(speech_model(), text_model(), rule=settings.late_rule)
+    if speech is None or text is None:
+        raise ValueError(f"{kind} takes both streams")
+    fronts = speech.front(width), text.front(width)
+    if kind == "concat":
+        return ConcatModel(*fronts, width=width, classes=classes, dropout=dropout, pooling=pooling)
+    return EarlyFusion(
+        *fronts,
+        width=width,
+        classes=classes,
+        heads=settings.heads,
+        layers=settings.layers,
+        dropout=dropout,
+        pooling=pooling,
+    )

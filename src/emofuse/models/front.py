@@ -1,0 +1,63 @@
+"""What turns stored features or word pieces into one sequence of vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+SMALLEST_DEVIATION = 1e-5
+
+
+class LayerMix(nn.Module):
+    """Learned weighted sum of an encoder's hidden states, each standardised by the training part's statistics.
+
+    The weights are a softmax, as in SUPERB (Yang et al., Interspeech 2021, sec. 3).
+
+    Args:
+        layers: Number of hidden states.
+        width: Numbers a frame.
+
+    Example:
+        >>> LayerMix(3, 8)(torch.zeros(2, 3, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.scores = nn.Parameter(torch.zeros(layers))
+        self.register_buffer("mean", torch.zeros(layers, width))
+        self.register_buffer("deviation", torch.ones(layers, width))
+
+    def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
+        """Take over statistics, `(layers, width)` each, which must come from training data only."""
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Share of each hidden state, `(layers,)`, summing to 1."""
+        return self.scores.softmax(0)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Mix `(batch, layers, frames, width)` to `(batch, frames, width)`."""
+        # Standardising inside the sum spares a copy of all layers, the largest tensor of training.
+        scale = self.weights[:, None] / (self.deviation + SMALLEST_DEVIATION)
+        return torch.einsum("blfw,lw->bfw", features, scale) - (self.mean * scale).sum(0)
+
+
+class WordEmbedding(nn.Module):
+    """Trained embedding of word pieces, `(batch, tokens)` to `(batch, tokens, width)`; id 0 is padding."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Look up ids."""
+        embedded: torch.Tensor = self.embedding(ids)
+        return embedded

@@ -30,6 +30,7 @@ EMOBOX: Mapping[str, tuple[tuple[str, ...], ...]] = {
 """Speakers tested in each fold by EmoBox (Ma et al., Interspeech 2024)."""
 
 FINAL = "final"
+FEW_SPEAKERS = 12
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
         ('a0', 'a1')
     """
     frame, classes = _select(manifest, settings)
+    settings = resolve(frame, settings)
     tests = _test_groups(frame, settings)
     folds = []
     for name, column, values in tests:
@@ -82,9 +84,22 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
 def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:
     """A split for the model that is kept: all speakers train it but those of validation, and no test set."""
     frame, _ = _select(manifest, settings)
+    settings = resolve(frame, settings)
     if settings.kind == "split":
         frame = frame[frame["session"] != "test"]
     return _carve(FINAL, frame, frame.iloc[:0], settings)
+
+
+def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings:
+    """Put a definite kind in the place of `auto`, by what the corpus offers."""
+    if settings.kind != "auto":
+        return settings
+    if any(set(frame["corpus"].dropna().unique()) == {name} for name in EMOBOX):
+        return settings.model_copy(update={"kind": "fixed", "fixed": "emobox"})
+    if {"train", "dev", "test"} <= set(frame["session"].dropna().unique()):
+        return settings.model_copy(update={"kind": "split"})
+    few = frame["speaker"].nunique() <= FEW_SPEAKERS
+    return settings.model_copy(update={"kind": "speaker" if few else "speakers"})
 
 
 def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -178,15 +193,15 @@ def _carve(name: str, rest: pd.DataFrame, test: pd.DataFrame, settings: Protocol
     else:
         column = settings.validation_by
         groups = _groups(rest, column)
-        if len(groups) <= settings.validation_groups:
+        wanted = settings.validation_groups or max(1, round(len(groups) / 5))
+        if len(groups) <= wanted:
             raise ProtocolError(
-                f"fold {name} has {len(groups)} {column}s outside its test set and "
-                f"{settings.validation_groups} are wanted for validation",
+                f"fold {name} has {len(groups)} {column}s outside its test set and {wanted} are wanted for validation",
                 where="protocol.validation_groups",
                 remedy="ask for fewer, or split by something finer",
             )
         order = np.random.default_rng(derive_seed(0, "validation", name)).permutation(len(groups))
-        chosen = [groups[i] for i in order[: settings.validation_groups]]
+        chosen = [groups[i] for i in order[:wanted]]
         validation = rest[column].isin(chosen)
     train = rest[~validation]
     missing = sorted(set(rest["label"]) - set(train["label"]))

@@ -134,20 +134,22 @@ class ProtocolSettings(_Settings):
 
     Attributes:
         kind: `session` (leave one session out), `speaker` (leave one speaker out), `speakers` (k folds by
-            speaker), `fixed` (folds by list) or `split` (sessions named train, dev and test).
+            speaker), `fixed` (folds by list), `split` (sessions named train, dev and test), or `auto`: built-in
+            folds where the corpus has them, its own split where it has one, leave-one-speaker-out for up to
+            twelve speakers, else `speakers`.
         folds: Number of folds (`speakers` only).
         fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
         validation_by: What the validation part is carved by.
-        validation_groups: How many speakers or sessions go to validation.
+        validation_groups: How many speakers or sessions go to validation; None for one in five.
         labels: Classes to keep, in this order; empty keeps all that occur.
         merge: Labels to rename before that, such as `excited` to `happy`.
     """
 
-    kind: Literal["session", "speaker", "speakers", "fixed", "split"] = "speakers"
+    kind: Literal["auto", "session", "speaker", "speakers", "fixed", "split"] = "auto"
     folds: int = Field(default=5, ge=2)
     fixed: Literal["emobox"] | tuple[tuple[str, ...], ...] | None = None
     validation_by: Literal["speaker", "session"] = "speaker"
-    validation_groups: int = Field(default=1, ge=1)
+    validation_groups: int | None = Field(default=None, ge=1)
     labels: tuple[str, ...] = ()
     merge: Mapping[str, str] = Field(default_factory=dict)
 

@@ -44,6 +44,7 @@ class EncoderSpecification:
         sampling_rate: In Hz (speech only).
         stride: Samples between frames (speech only).
         receptive_field: Samples that a frame sees before attention (speech only).
+        offset: Sample at which the first frame's receptive field begins; below zero where the encoder pads.
         licence: The weights' licence, where known.
         exposure: Corpora whose audio or text the weights are known to have seen.
 
@@ -65,6 +66,7 @@ class EncoderSpecification:
     sampling_rate: int = 0
     stride: int = 0
     receptive_field: int = 0
+    offset: int = 0
     licence: str = "unknown"
     exposure: tuple[str, ...] = ()
 
@@ -75,7 +77,7 @@ class EncoderSpecification:
 
     def frame_centre(self, frame: int) -> float:
         """Time of the middle of a frame, in seconds."""
-        return (frame * self.stride + self.receptive_field / 2) / self.sampling_rate
+        return (frame * self.stride + self.offset + self.receptive_field / 2) / self.sampling_rate
 
 
 @dataclass(frozen=True, kw_only=True)

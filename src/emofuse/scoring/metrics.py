@@ -37,7 +37,8 @@ def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, clas
 def recall(matrix: Array) -> Array:
     """Recall of each class, `(..., classes)`; NaN for a class that does not occur."""
     truth = matrix.sum(-1)
-    return np.divide(np.diagonal(matrix, axis1=-2, axis2=-1), truth, out=np.full(truth.shape, np.nan), where=truth > 0)
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return np.asarray(np.divide(hits, truth, out=np.full(truth.shape, np.nan), where=truth > 0))
 
 
 def weighted_accuracy(matrix: Array) -> Array:

@@ -13,6 +13,7 @@ import numpy as np
 from emofuse.scoring.bootstrap import intervals, pooled_confusion
 from emofuse.scoring.metrics import METRICS, confusion, expected_calibration_error, recall
 from emofuse.scoring.table import Scores
+from emofuse.settings import fingerprint
 
 PACKAGES = ("emofuse", "torch", "transformers", "tokenizers", "numpy", "pandas", "scikit-learn", "soxr", "soundfile")
 
@@ -33,6 +34,30 @@ def evaluate(scores: Scores) -> dict[str, Any]:
         {'value': 1.0, 'low': 1.0, 'high': 1.0}
     """
     return {model: _evaluate_one(scores.of(model)) for model in scores.models}
+
+
+def describe(scores: Scores) -> dict[str, Any]:
+    """A score table by itself, in the form of `result.json`: models, what was tested, versions.
+
+    The fingerprint covers folds, utterances and labels, all that a score table tells of its protocol.
+    """
+    frame = scores.frame
+    return {
+        "models": evaluate(scores),
+        "protocol": {
+            "fingerprint": tested_fingerprint(scores),
+            "classes": list(scores.classes),
+            "folds": int(frame["fold"].nunique()),
+            "utterances": int(frame["utterance"].nunique()),
+        },
+        "versions": versions(),
+    }
+
+
+def tested_fingerprint(scores: Scores) -> str:
+    """Changes whenever a fold tests other utterances, or a label differs; the same for every model and seed."""
+    rows = scores.frame[["fold", "utterance", "label"]].drop_duplicates().sort_values(["fold", "utterance"])
+    return fingerprint(rows.to_numpy(dtype=str).tolist())
 
 
 def _evaluate_one(scores: Scores) -> dict[str, Any]:

@@ -1,0 +1,192 @@
+"""A trained model as a folder: safetensors weights, settings, encoders, model card. No pickle is ever read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from emofuse.encoders.words import WordPieces
+from emofuse.errors import CheckpointError, EmofuseError
+from emofuse.models import EmotionModel, InputShape, LateFusion, build_model
+from emofuse.scoring.result import versions
+from emofuse.settings import ModelKind, Recipe, recipe_from
+from emofuse.types import EncoderSpecification
+
+FORMAT = 1
+SETTINGS, WEIGHTS, WORDS, CARD = "settings.json", "model.safetensors", "words.json", "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained model and all that prediction needs beside it.
+
+    Attributes:
+        kind: Which model.
+        model: In evaluation mode.
+        classes: Emotions, in the order of its outputs.
+        recipe: What it was trained with; its encoders are those to load.
+        encoders: Specification of each stream's encoder; absent for word pieces.
+        pieces: Word pieces that were trained with the model.
+        protocol: Fingerprint of the protocol.
+    """
+
+    kind: ModelKind
+    model: EmotionModel
+    classes: tuple[str, ...]
+    recipe: Recipe
+    encoders: Mapping[str, EncoderSpecification]
+    pieces: WordPieces | None
+    protocol: str
+
+
+def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
+    """Write a checkpoint folder, whole or not at all.
+
+    An encoder that is a local folder goes along (as hard links where the disk allows, so it takes no room);
+    one from the Hub is named by id and commit.
+
+    Args:
+        checkpoint: What to write.
+        folder: Where; an older one there is replaced.
+        card: Text of the model card.
+    """
+    from safetensors.torch import save_file
+
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    recipe = checkpoint.recipe
+    for stream, specification in checkpoint.encoders.items():
+        settings = recipe.speech if stream == "speech" else recipe.text
+        source = Path(specification.name)
+        if source.is_dir():
+            shutil.copytree(source, part / "encoders" / stream, copy_function=_link)
+            update: dict[str, Any] = {"encoder": f"encoders/{stream}"}
+        else:
+            update = {"revision": specification.revision if settings.encoder != specification.family else None}
+        recipe = recipe.model_copy(update={stream: settings.model_copy(update=update)})
+    pieces = checkpoint.pieces
+    if pieces is not None:
+        pieces.save(part / WORDS)
+    weights = {name: value.cpu().contiguous() for name, value in checkpoint.model.state_dict().items()}
+    save_file(weights, part / WEIGHTS)
+    values = {
+        "format": FORMAT,
+        "kind": checkpoint.kind,
+        "classes": list(checkpoint.classes),
+        "encoders": {
+            stream: {**asdict(specification), "name": Path(specification.name).name}
+            if Path(specification.name).is_dir()
+            else asdict(specification)
+            for stream, specification in checkpoint.encoders.items()
+        },
+        "late_weights": list(checkpoint.model.weights) if isinstance(checkpoint.model, LateFusion) else None,
+        "protocol": checkpoint.protocol,
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    (part / SETTINGS).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    (part / CARD).write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    part.replace(folder)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        CheckpointError: It is incomplete, of a newer format, or its parts do not fit each other.
+    """
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"the model folder has no {name}", where=folder, remedy="name a folder that emofuse has trained"
+            )
+    try:
+        values = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise CheckpointError(
+                f"format {values['format']} is not {FORMAT}", where=folder, remedy="use the emofuse that wrote it"
+            )
+        kind: ModelKind = values["kind"]
+        if kind not in get_args(ModelKind):
+            raise ValueError(f"unknown model {kind!r}")
+        recipe = recipe_from(values["recipe"], source=str(folder / SETTINGS))
+        encoders = {stream: _specification(one) for stream, one in values["encoders"].items()}
+        pieces = WordPieces.load(folder / WORDS) if (folder / WORDS).exists() else None
+        classes = tuple(values["classes"])
+        model = _build(kind, recipe, classes, encoders, pieces)
+        _load_weights(model, folder / WEIGHTS)
+        if isinstance(model, LateFusion):
+            model.weights = tuple(values["late_weights"])
+    except EmofuseError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the parts of the model folder do not fit ({str(error).splitlines()[0]})",
+            where=folder,
+            remedy="copy the whole folder again from where it was trained",
+        ) from error
+    for stream in ("speech", "text"):
+        settings = recipe.speech if stream == "speech" else recipe.text
+        inside = folder / settings.encoder
+        if settings.encoder == f"encoders/{stream}":
+            recipe = recipe.model_copy(update={stream: settings.model_copy(update={"encoder": str(inside)})})
+    return Checkpoint(
+        kind=kind,
+        model=model.eval(),
+        classes=classes,
+        recipe=recipe,
+        encoders=encoders,
+        pieces=pieces,
+        protocol=values["protocol"],
+    )
+
+
+def _specification(values: dict[str, Any]) -> EncoderSpecification:
+    lists = {name: tuple(values[name]) for name in ("selected", "exposure")}
+    return EncoderSpecification(**{**values, **lists})
+
+
+def _build(
+    kind: ModelKind,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    encoders: Mapping[str, EncoderSpecification],
+    pieces: WordPieces | None,
+) -> EmotionModel:
+    shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
+    if pieces is not None:
+        shapes["text"] = InputShape(0, pieces.size)
+    return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged") from error
+
+
+def late_checkpoint(speech: Checkpoint, text: Checkpoint, *, weights: tuple[float, ...]) -> Checkpoint:
+    """Join a speech and a text checkpoint into that of their late fusion."""
+    rule = speech.recipe.model.late_rule
+    model = LateFusion(speech.model, text.model, rule=rule, weights=weights)  # type: ignore[arg-type]
+    return replace(speech, kind="late", model=model, encoders={**speech.encoders, **text.encoders}, pieces=text.pieces)

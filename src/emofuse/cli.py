@@ -1,0 +1,435 @@
+"""The command line: verbs that call the same public functions as a program would."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from emofuse import __version__
+from emofuse.errors import EmofuseError, ScoresError, SettingsError
+
+if TYPE_CHECKING:
+    from emofuse.scoring.table import Scores
+    from emofuse.settings import Recipe
+
+# Everything heavy is imported inside the verbs, so that --help answers at once.
+
+app = typer.Typer(
+    name="emofuse",
+    help="Emotion from speech and words: multi-level fusion of wav2vec 2.0 and BERT, honestly evaluated.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+SOME_SKIPPED = 1
+MISUSED = 2
+STOPPED = 130
+
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe that ships (speech, text, fusion, demo) or a .toml.")]
+Corpus = Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")]
+Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=5.")
+]
+SpeechEncoder = Annotated[str | None, typer.Option(help="logmel, a Hub id or a folder; overrides the recipe.")]
+TextEncoder = Annotated[str | None, typer.Option(help="words, a Hub id or a folder; overrides the recipe.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides the recipe.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: your name of a column, as label=emotion."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    corpus: Corpus,
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
+    store: Annotated[Path | None, typer.Option(help="Feature store to share between runs.")] = None,
+    speech_encoder: SpeechEncoder = None,
+    text_encoder: TextEncoder = None,
+    seeds: Seeds = None,
+    settings: Set = None,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+    partial: Partial = False,
+    column: Column = None,
+) -> None:
+    """Do the whole chain: manifest, features, folds x seeds, scores, report, kept models."""
+    from emofuse.console import Bars
+    from emofuse.experiment import run as run_recipe
+
+    chosen = _recipe(recipe, settings, speech_encoder, text_encoder, seeds)
+    with Bars() as bars:
+        outcome = run_recipe(
+            chosen,
+            corpus,
+            root,
+            out,
+            store=store,
+            jobs=jobs,
+            device=device,
+            partial=partial,
+            columns=_columns(column),
+            command=_command(),
+            progress=bars,
+        )
+    _show_outcome(outcome.result, outcome.out)
+    _finish(outcome.skipped)
+
+
+@app.command()
+def prepare(
+    corpus: Corpus,
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Manifest to write (.parquet).")],
+    partial: Partial = False,
+    column: Column = None,
+) -> None:
+    """Read a corpus into a manifest."""
+    from emofuse.console import OUT, Bars, warn
+    from emofuse.experiment import prepare as prepare_manifest
+
+    with Bars() as bars:
+        found = prepare_manifest(corpus, root, out, partial=partial, columns=_columns(column), progress=bars)
+    manifest = found.manifest
+    hours = float(manifest["duration"].fillna(0).sum()) / 3600
+    OUT.print(
+        f"{out}: {len(manifest)} utterances, {manifest['speaker'].nunique()} speakers, {hours:.2f} h, labels "
+        f"{', '.join(f'{name} {count}' for name, count in manifest['label'].value_counts().items())}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for note in found.notes:
+        warn(f"Note: {note}")
+    _finish({str(error.where): str(error) for error in found.skipped})
+
+
+@app.command()
+def extract(
+    recipe: RecipeName,
+    manifest: Annotated[Path, typer.Option(help="Manifest, from `emofuse prepare`.")],
+    store: Annotated[Path, typer.Option(help="Feature store to fill; what it holds is not computed again.")],
+    speech_encoder: SpeechEncoder = None,
+    text_encoder: TextEncoder = None,
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Compute the features that a recipe reads."""
+    from emofuse.console import OUT, Bars
+    from emofuse.experiment import extract as extract_features
+    from emofuse.manifest import read_manifest
+
+    chosen = _recipe(recipe, settings, speech_encoder, text_encoder, None)
+    with Bars() as bars:
+        features = extract_features(read_manifest(manifest), chosen, store, device=device, progress=bars)
+    for stream, found in (("speech", features.speech), ("text", features.text)):
+        if found is not None:
+            OUT.print(
+                f"{stream}: {found.computed} computed now, {len(found.keys)} utterances have features, "
+                f"{100 * found.padding:.1f} % of the batches was padding",
+                highlight=False,
+            )
+    _finish({name: str(error) for name, error in features.failed.items()})
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    manifest: Annotated[Path, typer.Option(help="Manifest, from `emofuse prepare`.")],
+    store: Annotated[Path, typer.Option(help="Feature store; what is missing is computed first.")],
+    out: Annotated[Path, typer.Option(help="Run folder; units that are done are skipped.")],
+    speech_encoder: SpeechEncoder = None,
+    text_encoder: TextEncoder = None,
+    seeds: Seeds = None,
+    settings: Set = None,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+) -> None:
+    """Cross-validate a recipe's models and keep one of each, trained on all speakers."""
+    from emofuse.console import Bars
+    from emofuse.experiment import MANIFEST
+    from emofuse.experiment import extract as extract_features
+    from emofuse.experiment import train as train_models
+    from emofuse.manifest import read_manifest, write_manifest
+
+    chosen = _recipe(recipe, settings, speech_encoder, text_encoder, seeds)
+    table = read_manifest(manifest)
+    write_manifest(table, out / MANIFEST)
+    with Bars() as bars:
+        features = extract_features(table, chosen, store, device=device, progress=bars)
+        outcome = train_models(
+            table, chosen, features, out, jobs=jobs, device=device, command=_command(), progress=bars
+        )
+    _show_outcome(outcome.result, None)
+    _finish(outcome.skipped)
+
+
+@app.command()
+def evaluate(
+    scores: Annotated[str, typer.Argument(help="Score table (.parquet or .csv), or FILE:MODEL.")],
+    as_json: Json = False,
+) -> None:
+    """Print the metrics of any score table."""
+    from emofuse.scoring.result import describe
+
+    result = describe(_scores(scores))
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    from emofuse.console import show_results
+
+    show_results(result["models"])
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Score table, or FILE:MODEL where it holds several models.")],
+    second: Annotated[str, typer.Argument(help="Another, of the same utterances.")],
+    as_json: Json = False,
+) -> None:
+    """Test whether the first scores higher than the second: paired bootstrap over speakers."""
+    from dataclasses import asdict
+
+    from emofuse.scoring.bootstrap import paired_difference
+
+    gaps = paired_difference(_one_model(first), _one_model(second))
+    values = {"first": first, "second": second, **{name: asdict(gap) for name, gap in gaps.items()}}
+    if as_json:
+        typer.echo(json.dumps(values, indent=1))
+        return
+    from emofuse.console import show_comparisons
+
+    show_comparisons([values])
+
+
+@app.command()
+def fuse(
+    tables: Annotated[list[str], typer.Argument(help="Score tables of one model each, or FILE:MODEL.")],
+    out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet or .csv).")],
+    rule: Annotated[str, typer.Option(help="mean, product, weights=W1,W2,... or tuned (out of fold).")] = "product",
+    as_json: Json = False,
+) -> None:
+    """Join the posteriors of score tables, also ones that another tool made."""
+    from emofuse.scoring.fuse import fuse as fuse_scores
+    from emofuse.scoring.result import describe
+    from emofuse.scoring.table import write_scores
+
+    joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
+    write_scores(joined, out)
+    result = {**describe(joined), "fusion": done}
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    from emofuse.console import OUT, show_results
+
+    show_results(result["models"])
+    OUT.print(f"rule: {done['rule']}; weights: {done['weights']}; written to {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Sound files.")],
+    model: Annotated[Path, typer.Option(help="Folder of a trained model, such as RUN/models/late.")],
+    text: Annotated[list[str] | None, typer.Option(help="What is said: once for all files, or once each.")] = None,
+    style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    device: Device = "cpu",
+) -> None:
+    """Tell the emotion of sound files."""
+    from emofuse.console import Bars, show_predictions
+    from emofuse.errors import AudioError
+    from emofuse.predict import format_predictions, load
+
+    if style not in ("table", "json", "csv"):
+        raise SettingsError(f"{style!r} is no format", where="--format", remedy="use table, json or csv")
+    predictor = load(model, device=device)
+    with Bars() as bars:
+        answers = list(predictor.predict_many(files, texts=text, progress=bars))
+    good = [answer for answer in answers if not isinstance(answer, AudioError)]
+    if style == "table":
+        show_predictions(good)
+    else:
+        typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
+    _finish({str(error.where): str(error) for error in answers if isinstance(error, AudioError)})
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Write the HTML report and the plots of a run."""
+    from emofuse.console import OUT, Bars
+    from emofuse.report import write_report
+
+    with Bars() as bars:
+        page = write_report(folder, progress=bars)
+    OUT.print(str(page), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def corpora(as_json: Json = False) -> None:
+    """List the corpora that can be read, with licence and where to get them."""
+    from dataclasses import asdict
+
+    from emofuse.corpora import CORPORA
+
+    if as_json:
+        typer.echo(json.dumps({name: asdict(card) for name, card in CORPORA.items()}, indent=1, ensure_ascii=False))
+        return
+    from emofuse.console import show_corpora
+
+    show_corpora(CORPORA)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at the installation and say what to mend."""
+    from emofuse.console import show_checks
+    from emofuse.doctor import examine
+
+    checks = examine()
+    show_checks(checks)
+    if any(check.ok is False for check in checks):
+        raise typer.Exit(SOME_SKIPPED)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("demo"),
+    jobs: Jobs = None,
+) -> None:
+    """Make a small spoken corpus, run speech, text, late and early on it, report, and predict one file."""
+    from emofuse.console import OUT, Bars, show_predictions
+    from emofuse.demo import make_demo_corpus
+    from emofuse.experiment import MODELS
+    from emofuse.experiment import run as run_recipe
+    from emofuse.manifest import utterances
+    from emofuse.predict import load
+
+    with Bars() as bars:
+        table = make_demo_corpus(out / "corpus", progress=bars)
+        outcome = run_recipe(
+            _recipe("demo", None, None, None, None),
+            "table",
+            table,
+            out / "run",
+            jobs=jobs,
+            command=_command(),
+            progress=bars,
+        )
+    _show_outcome(outcome.result, outcome.out)
+    from emofuse.experiment import MANIFEST
+    from emofuse.manifest import read_manifest
+
+    last = list(utterances(read_manifest(outcome.out / MANIFEST)))[-1]
+    folder = outcome.out / MODELS / "late"
+    OUT.print(f'\nemofuse predict {last.audio} --text "{last.text}" --model {folder}', highlight=False, soft_wrap=True)
+    show_predictions([load(folder).predict(last.audio, text=last.text)])
+    _finish(outcome.skipped)
+
+
+def _recipe(name: str, overrides: list[str] | None, speech: str | None, text: str | None, seeds: str | None) -> Recipe:
+    from emofuse.settings import load_recipe
+
+    flags = [f"speech.encoder={json.dumps(speech)}"] if speech else []
+    flags += [f"text.encoder={json.dumps(text)}"] if text else []
+    flags += [f"seeds=[{seeds}]"] if seeds else []
+    return load_recipe(name, overrides=[*flags, *(overrides or [])])
+
+
+def _columns(pairs: list[str] | None) -> Mapping[str, str] | None:
+    if not pairs:
+        return None
+    columns = {}
+    for pair in pairs:
+        ours, equals, yours = pair.partition("=")
+        if not equals or not ours or not yours:
+            raise SettingsError(f"{pair!r} is not OURS=YOURS", where="--column", remedy="write, say, label=emotion")
+        columns[ours] = yours
+    return columns
+
+
+def _scores(place: str) -> Scores:
+    """A table, or one of its models by FILE:MODEL."""
+    from emofuse.scoring.table import read_scores
+
+    path, colon, model = place.rpartition(":")
+    if colon and not Path(place).exists() and Path(path).exists():
+        return read_scores(Path(path)).of(model)
+    return read_scores(Path(place))
+
+
+def _one_model(place: str) -> Scores:
+    scores = _scores(place)
+    if len(scores.models) > 1:
+        raise ScoresError(
+            f"the table holds the models {', '.join(scores.models)}", where=place, remedy=f"pick one as {place}:MODEL"
+        )
+    return scores
+
+
+def _command() -> str:
+    return shlex.join(["emofuse", *sys.argv[1:]])
+
+
+def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
+    from emofuse.console import OUT, show_comparisons, show_results, warn
+
+    show_results(result["models"])
+    show_comparisons(result["comparisons"])
+    for note in result["notes"]:
+        warn(f"Note: {note}")
+    if page is not None:
+        OUT.print(f"report: {page / 'report.html'}   models: {page / 'models'}", highlight=False, soft_wrap=True)
+
+
+def _finish(skipped: Mapping[str, str]) -> None:
+    """Say what was left out, and let the exit status say so too."""
+    if not skipped:
+        return
+    from emofuse.console import warn
+
+    for reason in skipped.values():
+        warn(f"Skipped {reason}")
+    warn(f"{len(skipped)} skipped, the rest is done.")
+    raise typer.Exit(SOME_SKIPPED)
+
+
+def main() -> NoReturn:
+    """Run the command line; what a person can mend ends with status 2 and one sentence."""
+    try:
+        app()
+    except EmofuseError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'emofuse'}: {error.strerror or error}; check path, permissions and disk.")
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the same command goes on from here.", err=True)
+        raise SystemExit(STOPPED) from None
+    raise SystemExit(0)
+
+
+def _fail(sentence: str) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise SystemExit(MISUSED)
+
+
+if __name__ == "__main__":
+    main()

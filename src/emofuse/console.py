@@ -1,0 +1,151 @@
+"""What the command line shows: progress bars and tables, on rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from emofuse.types import Prediction
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+
+class Bars:
+    """Progress as bars on stderr; a stage shorter than two seconds leaves no trace.
+
+    Example:
+        >>> with Bars() as bars:
+        ...     bars.start("Counting", 1)
+        ...     bars.finish("Counting")
+    """
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=ERR,
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def start(self, description: str, total: float | None) -> None:
+        """Open a bar."""
+        rounded = None if total is None else round(total)
+        self._tasks[description] = self._progress.add_task(description, total=rounded)
+
+    def advance(self, description: str, steps: float = 1) -> None:
+        """Move a bar on."""
+        self._progress.advance(self._tasks[description], steps)
+
+    def finish(self, description: str) -> None:
+        """Close a bar; what took less than two seconds is taken away."""
+        task = self._tasks.pop(description)
+        elapsed = next(one.elapsed for one in self._progress.tasks if one.id == task) or 0.0
+        if elapsed < 2:
+            self._progress.remove_task(task)
+        else:
+            self._progress.stop_task(task)
+
+    def note(self, message: str) -> None:
+        """Show a line above the bars."""
+        self._progress.console.print(message, style="yellow", markup=False)
+
+
+def warn(message: str) -> None:
+    """Show a line on stderr."""
+    ERR.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_results(models: Mapping[str, Any]) -> None:
+    """A table of what `evaluate` gave: UA, WA and macro-F1 in percent with intervals."""
+    table = Table("model", "UA % (95 %)", "WA % (95 %)", "macro-F1 % (95 %)", "ECE")
+    for name, entry in models.items():
+        cells = [
+            f"{100 * one['value']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+            for one in (entry["ua"], entry["wa"], entry["macro_f1"])
+        ]
+        table.add_row(name, *cells, f"{entry['ece']:.3f}")
+    OUT.print(table)
+    first = next(iter(models.values()))
+    OUT.print(
+        f"{first['utterances']} utterances, {first['folds']} folds, seeds {', '.join(map(str, first['seeds']))}; "
+        f"pooled over folds, averaged over seeds; intervals by bootstrap over {first['clusters']} "
+        f"{first['cluster']}s.",
+        highlight=False,
+    )
+
+
+def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
+    """A table of paired differences in UA, in points."""
+    if not comparisons:
+        return
+    table = Table("UA of", "minus UA of", "points", "95 % paired", "p", "")
+    for one in comparisons:
+        gap = one["ua"]
+        clear = gap["low"] > 0 or gap["high"] < 0
+        table.add_row(
+            one["first"],
+            one["second"],
+            f"{100 * gap['value']:+.1f}",
+            f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}",
+            f"{gap['p']:.3f}",
+            "excludes zero" if clear else "may be zero",
+        )
+    OUT.print(table)
+
+
+def show_predictions(predictions: Sequence[Prediction]) -> None:
+    """A table of predictions with the posterior of every class, and their notes."""
+    if not predictions:
+        return
+    table = Table(Column("file", overflow="fold"), "emotion", *predictions[0].posteriors, "from")
+    for one in predictions:
+        shares = [f"{value:.2f}" for value in one.posteriors.values()]
+        table.add_row(one.source, f"[bold]{one.label}[/bold]", *shares, " + ".join(one.streams))
+    OUT.print(table)
+    for note in dict.fromkeys(note for one in predictions for note in one.notes):
+        warn(f"Note: {note}.")
+
+
+def show_corpora(cards: Mapping[str, Any]) -> None:
+    """A table of corpora: what they hold, under which licence, and where they come from."""
+    table = Table("corpus", "languages", "streams", "utterances", "labels", "licence", "where", show_lines=True)
+    for name, card in cards.items():
+        count = "" if card.utterances is None else f"{card.utterances:,}"
+        table.add_row(
+            f"{name}\n{card.title}",
+            ", ".join(card.languages),
+            ", ".join(card.streams),
+            count,
+            ", ".join(card.labels),
+            card.licence,
+            card.where,
+        )
+    OUT.print(table)
+
+
+def show_checks(checks: Sequence[Any]) -> None:
+    """A table of what `doctor` found."""
+    table = Table("", "what", "found")
+    for check in checks:
+        mark = {True: "[green]ok[/green]", False: "[red]mend[/red]", None: ""}[check.ok]
+        table.add_row(mark, check.name, check.detail)
+    OUT.print(table)

@@ -1,0 +1,132 @@
+"""Corpora: one file each, all of which return the same manifest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emofuse.corpora import emodb, goemotions, nemo, ravdess, table
+from emofuse.corpora.card import CorpusCard, Listing
+from emofuse.errors import AudioError, ManifestError
+from emofuse.progress import Progress, Silent, track
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CORPORA", "Corpus", "CorpusCard", "read_corpus"]
+
+_READERS: Mapping[str, Callable[[Path], Listing]] = {
+    module.CARD.name: module.read for module in (ravdess, emodb, nemo, goemotions, table)
+}
+
+CORPORA: Mapping[str, CorpusCard] = {
+    module.CARD.name: module.CARD for module in (ravdess, emodb, nemo, goemotions, table)
+}
+"""What is known about each corpus, by its name."""
+
+_THREADS = 8  # Headers are small reads, so the wait is for the disk.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus that was read.
+
+    Attributes:
+        manifest: One row an utterance, with the columns of `emofuse.manifest.COLUMNS`.
+        skipped: One error for each utterance that was left out because its sound cannot be used.
+        notes: Remarks for the reader.
+    """
+
+    manifest: pd.DataFrame
+    skipped: tuple[AudioError, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_corpus(
+    name: str,
+    root: Path | str,
+    *,
+    partial: bool = False,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress = Silent(),
+) -> Corpus:
+    r"""Read a corpus into a manifest, its durations from the headers of the sound files.
+
+    Args:
+        name: A name in `CORPORA`.
+        root: The corpus's folder or the folder that holds it; for `table` the file.
+        partial: Accept another number of utterances than was published, with a note.
+        columns: For `table`: the table's name for a manifest column, where it differs.
+        progress: Told about each header that is read.
+
+    Raises:
+        ManifestError: No such corpus or folder, a table that does not fit, another number of utterances than
+            expected, or no sound file that can be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = path.write_text("text,emotion\nOh no!,sad\n")
+        >>> read_corpus("table", path, columns={"label": "emotion"}).manifest.loc[0, "label"]
+        'sad'
+    """
+    from emofuse.manifest import make_manifest
+
+    if name not in CORPORA:
+        close = difflib.get_close_matches(name, CORPORA, n=1)
+        remedy = f"did you mean {close[0]}" if close else f"use one of {', '.join(CORPORA)}"
+        raise ManifestError(f"no corpus is called {name!r}", remedy=remedy)
+    card, root = CORPORA[name], Path(root)
+    if name == table.CARD.name:
+        listing = table.read(root, columns)
+    elif columns:
+        raise ManifestError(
+            f"the columns of {name} cannot be mapped", remedy="leave out the mapping, or read your own table"
+        )
+    else:
+        listing = _READERS[name](root)
+    notes = listing.notes
+    if differences := card.differences(listing.rows):
+        if not partial:
+            raise ManifestError(
+                differences, where=listing.source, remedy="complete the corpus, or accept what is there with --partial"
+            )
+        notes = (*notes, differences)
+    rows = [{"corpus": name, **row} for row in listing.rows]
+    manifest, skipped = _with_durations(make_manifest(rows, source=listing.source), listing.source, progress)
+    return Corpus(manifest=manifest, skipped=skipped, notes=notes)
+
+
+def _with_durations(
+    manifest: pd.DataFrame, source: Path, progress: Progress
+) -> tuple[pd.DataFrame, tuple[AudioError, ...]]:
+    from emofuse.audio import audio_duration
+    from emofuse.manifest import utterances
+
+    def measure(path: Path, start: float, end: float | None) -> float | AudioError:
+        try:
+            return audio_duration(path, start=start, end=end)
+        except AudioError as error:
+            return error
+
+    heard = manifest["audio"].notna()
+    sounds = [utterance for utterance in utterances(manifest[heard]) if utterance.audio is not None]
+    spans = zip(*((sound.audio, sound.start, sound.end) for sound in sounds), strict=True)
+    if not sounds:
+        return manifest, ()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = list(track(pool.map(measure, *spans), "Reading headers", total=len(sounds), progress=progress))
+    skipped = tuple(result for result in results if isinstance(result, AudioError))
+    if len(skipped) == len(manifest):
+        raise ManifestError(
+            f"none of the {len(skipped)} sound files can be used (the first: {skipped[0].what})",
+            where=source,
+            remedy="check the paths and files",
+        )
+    manifest.loc[heard, "duration"] = [None if isinstance(result, AudioError) else result for result in results]
+    usable = ~(heard & manifest["duration"].isna())
+    return manifest[usable].reset_index(drop=True), skipped

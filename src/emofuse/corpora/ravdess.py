@@ -1,0 +1,65 @@
+"""RAVDESS: 24 actors say two English sentences in eight emotions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from emofuse.corpora.card import CorpusCard, Listing, Row
+
+_LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+_SENTENCES = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
+_SPEAKERS = tuple(f"{actor:02d}" for actor in range(1, 25))
+# Modality 03 is sound alone and channel 01 speech; songs and video of the same actors lie in the same folders.
+_NAME = re.compile(r"03-01-(0[1-8])-0[12]-(0[12])-0[12]-(\d\d)")
+
+CARD = CorpusCard(
+    name="ravdess",
+    title="RAVDESS speech",
+    languages=("en",),
+    streams=("speech", "text"),
+    labels=_LABELS,
+    licence="CC BY-NC-SA 4.0",
+    where="it is at https://zenodo.org/records/1188976 as Audio_Speech_Actors_01-24.zip",
+    citation="Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, PLOS ONE, 2018",
+    utterances=1440,
+    speakers=24,
+    note="every sentence is said in every emotion, so the words say nothing about the label",
+    counts={
+        "speaker": dict.fromkeys(_SPEAKERS, 60),
+        "label": {label: 96 if label == "neutral" else 192 for label in _LABELS},
+    },
+)
+
+
+def read(root: Path) -> Listing:
+    """List the clips below a folder, in whichever way its actors' folders are nested.
+
+    Raises:
+        ManifestError: There is no such folder, or no clip in it.
+    """
+    folder = CARD.folder(root)
+    rows: dict[str, Row] = {}
+    copies = 0
+    for path in sorted(path for ending in ("wav", "flac") for path in folder.rglob(f"03-01-*.{ending}")):
+        match = _NAME.fullmatch(path.stem)
+        if match is None:
+            continue
+        if path.stem in rows:
+            copies += 1
+            continue
+        emotion, sentence, actor = match.groups()
+        rows[path.stem] = {
+            "utterance": path.stem,
+            "audio": str(path),
+            "text": _SENTENCES[sentence],
+            "text_source": "reference",
+            "language": "en",
+            "label": _LABELS[int(emotion) - 1],
+            "speaker": actor,
+            "script": sentence,
+        }
+    if not rows:
+        raise CARD.absent(folder, "clip such as Actor_01/03-01-01-01-01-01-01.wav")
+    notes = (f"{copies} second copies of clips were left out",) if copies else ()
+    return Listing(rows=[rows[name] for name in sorted(rows)], source=folder, notes=notes)

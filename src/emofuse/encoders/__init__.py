@@ -1,0 +1,127 @@
+"""Speech and text encoders: from the Hugging Face Hub, a local folder, or built in.
+
+Whatever the family, the features of a clip or text are the same alone and in any batch, up to rounding.
+
+Example:
+    >>> import numpy as np
+    >>> encoder = load_speech_encoder(SpeechSettings(encoder="logmel"))
+    >>> encoder.specification.frame_rate, encoder.frames(16000)
+    (50.0, 49)
+    >>> encoder.encode([np.zeros(16000, np.float32)])[0].shape
+    torch.Size([1, 49, 240])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emofuse.encoders import logmel, text, waveform, whisper, words
+from emofuse.encoders.checkpoint import open_checkpoint
+from emofuse.encoders.words import WordPieces
+from emofuse.errors import EncoderError
+from emofuse.settings import SpeechSettings, TextSettings
+from emofuse.types import EncoderSpecification
+
+__all__ = [
+    "SpeechEncoder",
+    "TextEncoder",
+    "WordPieces",
+    "is_trained_with_model",
+    "load_speech_encoder",
+    "load_text_encoder",
+]
+
+
+class SpeechEncoder(Protocol):
+    """What turns clips into frames."""
+
+    specification: EncoderSpecification
+
+    def frames(self, samples: int) -> int:
+        """Frames of a clip of that many samples; one at least."""
+
+    def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Encode 16 kHz mono clips together.
+
+        Args:
+            clips: Each `(samples,)`; one that is too short for a frame is padded with silence to one.
+
+        Returns:
+            One float32 CPU tensor `(selected layers, frames, width)` a clip.
+        """
+
+
+class TextEncoder(Protocol):
+    """What turns texts into tokens."""
+
+    specification: EncoderSpecification
+
+    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Encode texts together; an empty text is allowed.
+
+        Returns:
+            One float32 CPU tensor `(selected layers, tokens, width)` a text, special tokens kept.
+        """
+
+
+def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu") -> SpeechEncoder:
+    """Load the speech encoder that the settings name: `logmel`, a Hub id, or a local folder.
+
+    Args:
+        settings: Encoder, revision, layers and precision.
+        device: Where it shall compute, as torch names it.
+
+    Raises:
+        EncoderError: Not found, not reachable, of an unsupported family, damaged, made for another sampling rate,
+            or without the chosen layers.
+    """
+    if settings.encoder == logmel.NAME:
+        return logmel.LogMelEncoder(settings)
+    checkpoint = open_checkpoint(
+        settings.encoder,
+        revision=settings.revision,
+        families=(*waveform.FAMILIES, *whisper.FAMILIES),
+        preprocessed=True,
+    )
+    if checkpoint.family in whisper.FAMILIES:
+        return whisper.load_whisper_encoder(checkpoint, settings, device=torch.device(device))
+    return waveform.load_waveform_encoder(checkpoint, settings, device=torch.device(device))
+
+
+def load_text_encoder(settings: TextSettings, *, device: str = "cpu") -> TextEncoder:
+    """Load the text encoder that the settings name: a Hub id or a local folder.
+
+    Args:
+        settings: Encoder, revision, layers and longest text.
+        device: Where it shall compute, as torch names it.
+
+    Raises:
+        EncoderError: Not found, not reachable, of an unsupported family, damaged, without the chosen layers; or
+            `words`, which is no encoder by itself.
+
+    Example:
+        >>> load_text_encoder(TextSettings(encoder="words"))
+        Traceback (most recent call last):
+        emofuse.errors.EncoderError: words: the model itself trains this one; fit WordPieces on the training texts.
+    """
+    if is_trained_with_model(settings.encoder):
+        raise EncoderError(
+            "the model itself trains this one", where=settings.encoder, remedy="fit WordPieces on the training texts"
+        )
+    checkpoint = open_checkpoint(settings.encoder, revision=settings.revision, families=text.FAMILIES)
+    return text.load_transformer_text_encoder(checkpoint, settings, device=torch.device(device))
+
+
+def is_trained_with_model(encoder: str) -> bool:
+    """Whether an encoder has no weights of its own and is trained with the model.
+
+    Example:
+        >>> is_trained_with_model("words"), is_trained_with_model("bert-base-uncased")
+        (True, False)
+    """
+    return encoder == words.NAME

@@ -1,0 +1,70 @@
+"""What is known of well-known checkpoints: their licence and the corpora that their training saw.
+
+Only statements of the weights' own publishers are listed; an encoder that is not here is `unknown`, not free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Card:
+    """Licence and training corpora of one checkpoint."""
+
+    licence: str = "unknown"
+    exposure: tuple[str, ...] = ()
+
+
+_LIBRISPEECH = ("LibriSpeech",)
+_LIBRI_LIGHT = ("Libri-Light",)
+_BOOKS_AND_WIKI = ("BookCorpus", "English Wikipedia")
+_WHISPER = Card("MIT", ("web audio that its publisher does not list",))
+
+_APACHE: dict[str, tuple[str, ...]] = {
+    "facebook/wav2vec2-base": _LIBRISPEECH,
+    "facebook/wav2vec2-base-960h": _LIBRISPEECH,
+    "facebook/wav2vec2-large": _LIBRISPEECH,
+    "facebook/wav2vec2-large-lv60": _LIBRI_LIGHT,
+    "facebook/wav2vec2-large-robust": ("Libri-Light", "Common Voice", "Switchboard", "Fisher"),
+    "facebook/hubert-base-ls960": _LIBRISPEECH,
+    "facebook/hubert-large-ll60k": _LIBRI_LIGHT,
+    "facebook/data2vec-audio-base": _LIBRISPEECH,
+    "google-bert/bert-base-uncased": _BOOKS_AND_WIKI,
+    "google-bert/bert-base-cased": _BOOKS_AND_WIKI,
+    "google-bert/bert-large-uncased": _BOOKS_AND_WIKI,
+    "distilbert/distilbert-base-uncased": _BOOKS_AND_WIKI,
+    "sentence-transformers/all-MiniLM-L6-v2": ("Reddit comments", "S2ORC", "WikiAnswers", "Stack Exchange", "others"),
+    "sentence-transformers/all-mpnet-base-v2": ("Reddit comments", "S2ORC", "WikiAnswers", "Stack Exchange", "others"),
+}
+
+_CARDS: dict[str, Card] = {
+    **{name: Card("Apache-2.0", exposure) for name, exposure in _APACHE.items()},
+    "FacebookAI/roberta-base": Card("MIT", (*_BOOKS_AND_WIKI, "CC-News", "OpenWebText", "Stories")),
+    "microsoft/wavlm-base": Card(exposure=_LIBRISPEECH),
+    "microsoft/wavlm-base-plus": Card(exposure=("Libri-Light", "GigaSpeech", "VoxPopuli")),
+    "microsoft/wavlm-large": Card(exposure=("Libri-Light", "GigaSpeech", "VoxPopuli")),
+}
+
+# The Hub still answers to the names that these had before they moved under an owner.
+_FORMER_NAMES = {
+    "bert-base-uncased": "google-bert/bert-base-uncased",
+    "bert-base-cased": "google-bert/bert-base-cased",
+    "bert-large-uncased": "google-bert/bert-large-uncased",
+    "distilbert-base-uncased": "distilbert/distilbert-base-uncased",
+    "roberta-base": "FacebookAI/roberta-base",
+}
+
+
+def find_card(name: str) -> Card:
+    """The card of a Hub id; an empty one where nothing certain is known.
+
+    Example:
+        >>> find_card("bert-base-uncased").exposure
+        ('BookCorpus', 'English Wikipedia')
+        >>> find_card("someone/some-model").licence
+        'unknown'
+    """
+    if name.startswith("openai/whisper-"):
+        return _WHISPER
+    return _CARDS.get(_FORMER_NAMES.get(name, name), Card())

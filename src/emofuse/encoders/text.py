@@ -1,0 +1,120 @@
+"""Text encoders: BERT and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from emofuse.encoders.arithmetic import inference, to_features
+from emofuse.encoders.checkpoint import Checkpoint, load_weights
+from emofuse.encoders.layers import select_layers
+from emofuse.errors import EncoderError
+from emofuse.settings import TextSettings
+from emofuse.types import EncoderSpecification
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
+
+# Their position embeddings begin after the padding token's id, so fewer tokens fit than the table has rows.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+
+
+class TransformerTextEncoder:
+    """A BERT-like encoder of whole texts.
+
+    Args:
+        model: A model of `transformers` from one of `FAMILIES`.
+        tokenizer: Its tokenizer.
+        specification: What the encoder publishes.
+        max_tokens: Longest text in tokens, special ones counted; what is beyond is left out.
+        device: Where the model lives.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        specification: EncoderSpecification,
+        max_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self.specification = specification
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._device = device
+
+    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Encode texts together; an empty one has its special tokens only.
+
+        Returns:
+            One float32 tensor `(layers, tokens, width)` a text, in memory of the CPU.
+        """
+        if not texts:
+            return []
+        tokens = self._tokenizer(
+            list(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self._max_tokens,
+            return_attention_mask=True,
+            return_tensors="pt",
+        ).to(self._device)
+        with inference(self._device):
+            states = self._model(**tokens, output_hidden_states=True).hidden_states
+            lengths: list[int] = tokens["attention_mask"].sum(dim=1).tolist()
+            return to_features([states[layer] for layer in self.specification.selected], lengths)
+
+
+def load_transformer_text_encoder(
+    checkpoint: Checkpoint, settings: TextSettings, *, device: torch.device
+) -> TransformerTextEncoder:
+    """Load an encoder of one of `FAMILIES`.
+
+    Raises:
+        EncoderError: The weights, the tokenizer or the choice of layers cannot be used.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    config = checkpoint.config
+    layers = config.num_hidden_layers + 1
+    selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.name, revision=checkpoint.commit or "main", trust_remote_code=False
+        )
+    except Exception as error:
+        raise EncoderError(
+            "the tokenizer cannot be loaded",
+            where=checkpoint.name,
+            remedy="put the tokenizer's files (tokenizer.json, or vocab.txt for BERT) beside the weights",
+        ) from error
+    if len(tokenizer) > config.vocab_size:
+        raise EncoderError(
+            f"the tokenizer has {len(tokenizer)} pieces and the weights only {config.vocab_size}",
+            where=checkpoint.name,
+            remedy="take tokenizer and weights from the same checkpoint",
+        )
+    model = load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False)
+    offset = model.embeddings.padding_idx + 1 if checkpoint.family in _OFFSET_POSITIONS else 0
+    specification = EncoderSpecification(
+        name=checkpoint.name,
+        family=checkpoint.family,
+        stream="text",
+        revision=checkpoint.revision,
+        layers=layers,
+        selected=selected,
+        width=config.hidden_size,
+        licence=checkpoint.card.licence,
+        exposure=checkpoint.card.exposure,
+    )
+    return TransformerTextEncoder(
+        model,
+        tokenizer,
+        specification=specification,
+        max_tokens=min(settings.max_tokens, config.max_position_embeddings - offset),
+        device=device,
+    )

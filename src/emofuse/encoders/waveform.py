@@ -1,0 +1,157 @@
+"""Speech encoders that read the waveform itself: wav2vec 2.0, HuBERT, WavLM and data2vec-audio."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emofuse.encoders.arithmetic import inference, to_features
+from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights
+from emofuse.encoders.layers import select_layers
+from emofuse.encoders.masking import MaskedGroupNorm, ValidLengths, frame_mask, mask_convolution_inputs
+from emofuse.errors import EncoderError
+from emofuse.settings import SpeechSettings
+from emofuse.types import EncoderSpecification
+
+FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+
+
+class WaveformEncoder:
+    """A self-supervised speech encoder whose features of a clip do not depend on the batch that it is in.
+
+    Args:
+        model: A model of `transformers` from one of `FAMILIES`; its padding-sensitive layers are replaced in place.
+        specification: What the encoder publishes.
+        normalise: Whether each clip is scaled to zero mean and unit variance first.
+        device: Where the model lives.
+        precision: `float32` or `bfloat16`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        specification: EncoderSpecification,
+        normalise: bool,
+        device: torch.device,
+        precision: str = "float32",
+    ) -> None:
+        self.specification = specification
+        self._model = model
+        self._normalise = normalise
+        self._device = device
+        self._precision = precision
+        self._convolutions = tuple(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))
+        self._after_first = ValidLengths()
+        self._after_all = ValidLengths()
+        first = model.feature_extractor.conv_layers[0]
+        if isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm):
+            first.layer_norm = MaskedGroupNorm(first.layer_norm, self._after_first)
+        mask_convolution_inputs(model.encoder.pos_conv_embed, self._after_all)
+        # An adapter shortens the last hidden state only; frames shall mean the same time in every layer.
+        model.adapter = None
+
+    def frames(self, samples: int) -> int:
+        """Frames of a clip of that many samples; one at least."""
+        return self._lengths(samples)[-1]
+
+    def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """Encode clips together.
+
+        Args:
+            clips: Mono sound at 16 kHz, each `(samples,)`.
+
+        Returns:
+            One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.
+        """
+        if not clips:
+            return []
+        lengths = [max(len(clip), self.specification.receptive_field) for clip in clips]
+        samples = torch.zeros(len(clips), max(lengths))
+        for row, clip in zip(samples, clips, strict=True):
+            row[: len(clip)] = torch.from_numpy(normalise(clip) if self._normalise else clip)
+        frames = [self._lengths(length) for length in lengths]
+        self._after_first.set([counts[0] for counts in frames])
+        self._after_all.set([counts[-1] for counts in frames])
+        with inference(self._device, precision=self._precision):
+            output = self._model(
+                samples.to(self._device),
+                attention_mask=frame_mask(lengths, total=samples.shape[1], device=self._device).long(),
+                output_hidden_states=True,
+            )
+            # Releases of transformers differ in whether the last entry has passed the final layer norm; this one has.
+            states = [*output.hidden_states[:-1], output.last_hidden_state]
+            return to_features([states[layer] for layer in self.specification.selected], list(self._after_all.frames))
+
+    def _lengths(self, samples: int) -> list[int]:
+        counts = []
+        length = max(samples, self.specification.receptive_field)
+        for kernel, stride in self._convolutions:
+            length = (length - kernel) // stride + 1
+            counts.append(length)
+        return counts
+
+
+def normalise(clip: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale a clip to zero mean and unit variance, as the feature extractors of these families do.
+
+    Example:
+        >>> normalise(np.array([1.0, 3.0], np.float32)).round(3).tolist()
+        [-1.0, 1.0]
+    """
+    if not clip.size:
+        return clip
+    scaled: NDArray[np.float32] = (clip - clip.mean()) / np.sqrt(clip.var() + 1e-7)
+    return scaled
+
+
+def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, device: torch.device) -> WaveformEncoder:
+    """Load an encoder of one of `FAMILIES`.
+
+    Raises:
+        EncoderError: The weights or the choice of layers cannot be used.
+    """
+    from transformers import AutoModel
+
+    if checkpoint.family == "wavlm":
+        # Its attention hands torch a boolean and a float mask, which torch remarks on although both are heeded.
+        warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
+    config = checkpoint.config
+    layers = config.num_hidden_layers + 1
+    selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
+    stride, receptive_field = 1, 1
+    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+        receptive_field += (kernel - 1) * stride
+        stride *= step
+    if checkpoint.preprocessor.get("feature_size", 1) != 1:
+        raise EncoderError(
+            "the preprocessor does not hand over plain mono sound",
+            where=checkpoint.name,
+            remedy="use a checkpoint whose preprocessor_config.json has feature_size 1",
+        )
+    specification = EncoderSpecification(
+        name=checkpoint.name,
+        family=checkpoint.family,
+        stream="speech",
+        revision=checkpoint.revision,
+        layers=layers,
+        selected=selected,
+        width=config.hidden_size,
+        sampling_rate=SAMPLING_RATE,
+        stride=stride,
+        receptive_field=receptive_field,
+        licence=checkpoint.card.licence,
+        exposure=checkpoint.card.exposure,
+    )
+    return WaveformEncoder(
+        load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False),
+        specification=specification,
+        normalise=bool(checkpoint.preprocessor.get("do_normalize", True)),
+        device=device,
+        precision=settings.precision,
+    )

@@ -1,0 +1,142 @@
+"""The baseline text front: word pieces learned from the training texts, whose embedding is trained with the model."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from emofuse.errors import EncoderError
+
+NAME = "words"
+PADDING = "[PAD]"
+UNKNOWN = "[UNK]"
+_PREFIX = "##"
+_FORMAT = "emofuse-word-pieces-1"
+
+
+class WordPieces:
+    """Lower-cased texts as ids of word pieces; id 0 is padding, id 1 is what the vocabulary does not know.
+
+    Args:
+        pieces: The vocabulary in the order of ids, `[PAD]` and `[UNK]` first.
+        max_tokens: Longest text in pieces; what is beyond is left out.
+
+    Example:
+        >>> pieces = WordPieces.fit(["so good", "so bad"], size=50, max_tokens=8)
+        >>> pieces.encode(["So GOOD", ""])[1].tolist()
+        [1]
+    """
+
+    def __init__(self, pieces: Sequence[str], *, max_tokens: int) -> None:
+        self.pieces = tuple(pieces)
+        self.max_tokens = max_tokens
+        self._unknown = self.pieces.index(UNKNOWN)
+        vocabulary = {piece: index for index, piece in enumerate(self.pieces)}
+        self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix=_PREFIX))
+        self._tokenizer.normalizer = _normalizer()
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], *, size: int, max_tokens: int) -> WordPieces:
+        """Learn a vocabulary from training texts; the same texts always give the same one.
+
+        Args:
+            texts: The training part's texts, and no others.
+            size: Most pieces, padding and unknown counted.
+            max_tokens: Longest text in pieces.
+
+        Raises:
+            EncoderError: The texts hold no words, or the size has no room for a letter.
+        """
+        words = _count_words(texts)
+        letters: Counter[str] = Counter()
+        for word, count in words.items():
+            for letter in _letters(word):
+                letters[letter] += count
+        room = size - 2
+        # Rare signs of a large script make way, or the vocabulary would be larger than asked.
+        kept = {letter for letter, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:room]}
+        lines = sorted(word for word in words if kept.issuperset(_letters(word)))
+        if not lines:
+            raise EncoderError(
+                "no word pieces can be learned: the training texts hold no words that fit the vocabulary",
+                where=NAME,
+                remedy="train on utterances with transcripts, with a larger vocabulary",
+            )
+        tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        # The trainer numbers letters in the order in which its hash table, seeded anew in every process, yields the
+        # words, and breaks ties between merges by those numbers. Letters named in advance keep one order.
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=size,
+            min_frequency=2,
+            special_tokens=[PADDING, UNKNOWN, *sorted(kept)],
+            continuing_subword_prefix=_PREFIX,
+            show_progress=False,
+        )
+        repeated = (" ".join([word] * words[word]) for word in lines)
+        tokenizer.train_from_iterator(repeated, trainer)
+        vocabulary = tokenizer.get_vocab()
+        return cls(sorted(vocabulary, key=vocabulary.__getitem__), max_tokens=max_tokens)
+
+    @property
+    def size(self) -> int:
+        """Number of pieces: rows that an embedding needs."""
+        return len(self.pieces)
+
+    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Turn texts into ids.
+
+        Returns:
+            One int64 tensor `(tokens,)` a text; a text without words is one `[UNK]`.
+        """
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [torch.tensor(encoding.ids[: self.max_tokens] or [self._unknown]) for encoding in encodings]
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary to one JSON file."""
+        values = {"format": _FORMAT, "max_tokens": self.max_tokens, "pieces": self.pieces}
+        Path(path).write_text(json.dumps(values, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> WordPieces:
+        """Read a vocabulary that `save` has written.
+
+        Raises:
+            EncoderError: There is no such file, or it is not such a vocabulary.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            pieces, max_tokens = values["pieces"], values["max_tokens"]
+            valid = values["format"] == _FORMAT and pieces[:2] == [PADDING, UNKNOWN] and int(max_tokens) > 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path) from error
+        if not valid:
+            raise _damaged(path)
+        return cls(pieces, max_tokens=max_tokens)
+
+
+def _damaged(path: str | Path) -> EncoderError:
+    return EncoderError(
+        "this is not a vocabulary of word pieces", where=path, remedy="give the file that WordPieces.save wrote"
+    )
+
+
+def _normalizer() -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+
+
+def _count_words(texts: Iterable[str]) -> Counter[str]:
+    normalizer, splitter = _normalizer(), pre_tokenizers.BertPreTokenizer()
+    return Counter(
+        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)) if word.strip()
+    )
+
+
+def _letters(word: str) -> list[str]:
+    return [letter if position == 0 else _PREFIX + letter for position, letter in enumerate(word)]

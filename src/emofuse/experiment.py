@@ -1,0 +1,357 @@
+"""The whole chain, and its parts: corpus to manifest, features, folds x seeds, scores, result, kept models."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emofuse.checkpoint import Checkpoint, late_checkpoint, save_checkpoint
+from emofuse.corpora import Corpus, read_corpus
+from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
+from emofuse.encoders.words import WordPieces
+from emofuse.errors import AudioError, ManifestError
+from emofuse.features.extract import Extracted, extract_speech, extract_text
+from emofuse.manifest import read_manifest, utterances, write_manifest
+from emofuse.models import build_model
+from emofuse.progress import Progress, Silent
+from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
+from emofuse.report import write_report
+from emofuse.report.model_card import model_card
+from emofuse.scoring.bootstrap import paired_difference
+from emofuse.scoring.result import evaluate, tested_fingerprint, versions
+from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
+from emofuse.settings import Granularity, Recipe
+from emofuse.training.material import Material, granularity_of, streams_of, trained_kinds
+from emofuse.training.units import Unit, late_unit, read_unit, run_units
+
+MANIFEST, STORE, UNITS, MODELS = "manifest.parquet", "features", "units", "models"
+SINGLE = ("speech", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Stored features of a manifest, and what could not be used.
+
+    Attributes:
+        store: Folder of the feature store.
+        speech: What speech extraction left; None where no model reads speech.
+        text: What text extraction left; None where no model reads text, or word pieces are trained.
+    """
+
+    store: Path
+    speech: Extracted | None
+    text: Extracted | None
+
+    @property
+    def failed(self) -> Mapping[str, AudioError]:
+        """Utterances whose sound cannot be used, and why."""
+        return self.speech.failed if self.speech else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run leaves for its caller.
+
+    Attributes:
+        out: The run folder.
+        result: Content of `result.json`.
+        skipped: Utterances that were left out, and why.
+    """
+
+    out: Path
+    result: Mapping[str, Any]
+    skipped: Mapping[str, str]
+
+
+def prepare(
+    corpus: str,
+    root: Path,
+    out: Path,
+    *,
+    partial: bool = False,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress = Silent(),
+) -> Corpus:
+    """Read a corpus and write its manifest to the file `out`.
+
+    Raises:
+        ManifestError: The corpus is not there or not complete.
+    """
+    found = read_corpus(corpus, root, partial=partial, columns=columns, progress=progress)
+    write_manifest(found.manifest, out)
+    return found
+
+
+def extract(
+    manifest: pd.DataFrame, recipe: Recipe, store: Path, *, device: str = "cpu", progress: Progress = Silent()
+) -> Features:
+    """Bring the store up to what a recipe reads of a manifest.
+
+    Raises:
+        EncoderError: An encoder cannot be had.
+        StoreError: The store is damaged, full or in use.
+        ManifestError: No utterance has the stream that the recipe reads.
+    """
+    kinds = trained_kinds(recipe)
+    streams = {stream for kind in kinds for stream in streams_of(kind)}
+    speech = text = None
+    if "speech" in streams:
+        silent = manifest["audio"].isna()
+        if silent.any():
+            raise ManifestError(
+                f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio",
+                remedy="use a recipe that reads text only, such as `text`",
+            )
+        granularities: list[Granularity] = sorted(
+            {granularity_of(kind, recipe) for kind in kinds if "speech" in streams_of(kind)}
+        )
+        speech = extract_speech(
+            manifest,
+            load_speech_encoder(recipe.speech, device=device),
+            recipe.speech,
+            store=store,
+            granularities=granularities,
+            progress=progress,
+        )
+    if "text" in streams:
+        if manifest["text"].isna().all():
+            raise ManifestError("no utterance has text", remedy="use a recipe that reads speech only, such as `speech`")
+        if not is_trained_with_model(recipe.text.encoder):
+            encoder = load_text_encoder(recipe.text, device=device)
+            text = extract_text(manifest, encoder, recipe.text, store=store, progress=progress)
+    return Features(store=store, speech=speech, text=text)
+
+
+def train(
+    manifest: pd.DataFrame,
+    recipe: Recipe,
+    features: Features,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    device: str = "cpu",
+    command: str = "",
+    notes: Sequence[str] = (),
+    skipped: Mapping[str, str] | None = None,
+    progress: Progress = Silent(),
+) -> Outcome:
+    """Cross-validate every model of a recipe, keep one of each trained on all speakers, and write what came out.
+
+    Writes `protocol.json`, `scores.parquet`, `result.json` and `models/<model>/` into the run folder; units that
+    are done are not run again.
+
+    Raises:
+        ProtocolError: The corpus cannot be split as asked.
+    """
+    left_out = {**(skipped or {}), **{name: str(error) for name, error in features.failed.items()}}
+    usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
+    if usable.empty:
+        raise ManifestError("no utterance can be used", remedy="see the reasons above and mend the sound files")
+    protocol = make_protocol(usable, recipe.protocol)
+    last = final_fold(usable, recipe.protocol)
+    out.mkdir(parents=True, exist_ok=True)
+    save_protocol(protocol, out / "protocol.json")
+    material = _material(usable, recipe, protocol, features)
+    kinds = trained_kinds(recipe)
+    folds = [(fold, seed) for fold in protocol.folds for seed in recipe.seeds]
+    final = (last, recipe.seeds[0])
+    units = [Unit(kind, *split) for kind in kinds for split in [*folds, final]]
+    run_units(units, material, out / UNITS, jobs=jobs or os.cpu_count() or 1, device=device, progress=progress)
+
+    tables = [read_scores(out / UNITS / unit.folder / "scores.parquet") for unit in units if unit.fold.test]
+    late_weights = {}
+    if "late" in recipe.models:
+        for fold, seed in [*folds, final]:
+            joined, weights = late_unit(fold, seed, material, _single_scores(Unit("speech", fold, seed), out))
+            late_weights[f"{fold.name}-seed{seed}"] = list(weights)
+            if joined is not None:
+                tables.append(joined)
+    scores = join_scores(tables)
+    write_scores(scores, out / "scores.parquet")
+    result = {
+        "name": recipe.name,
+        "corpus": ", ".join(sorted(usable["corpus"].dropna().unique())),
+        "models": evaluate(scores),
+        "comparisons": _comparisons(scores),
+        "protocol": {
+            **protocol.settings.model_dump(mode="json"),
+            "fingerprint": protocol.fingerprint,
+            "tested_fingerprint": tested_fingerprint(scores),
+            "classes": list(protocol.classes),
+            "folds": len(protocol.folds),
+            "utterances": len(protocol.labels),
+            "speakers": int(usable["speaker"].nunique()),
+            "leakage": protocol.leakage,
+        },
+        "encoders": _encoders(features, recipe),
+        "layer_weights": _layer_weights(units, out),
+        "late_weights": late_weights,
+        "recipe": recipe.model_dump(mode="json"),
+        "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
+        "notes": list(notes),
+        "versions": versions(),
+        "command": command,
+    }
+    _keep_models(units, material, result, out)
+    part = out / "result.json.part"
+    part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.replace(out / "result.json")
+    return Outcome(out=out, result=result, skipped=left_out)
+
+
+def run(
+    recipe: Recipe,
+    corpus: str,
+    root: Path,
+    out: Path,
+    *,
+    store: Path | None = None,
+    jobs: int | None = None,
+    device: str = "cpu",
+    partial: bool = False,
+    columns: Mapping[str, str] | None = None,
+    command: str = "",
+    progress: Progress = Silent(),
+) -> Outcome:
+    """Run a recipe on a corpus from sound files to report; what is already done is skipped.
+
+    Args:
+        recipe: The experiment.
+        corpus: A name in `emofuse.corpora.CORPORA`.
+        root: The corpus's folder (for `table` the file).
+        out: The run folder.
+        store: Feature store, to share one between runs; by default inside the run folder.
+        jobs: Parallel processes; by default one a core.
+        device: Where to compute, as torch names it.
+        partial: Accept an incomplete corpus.
+        columns: For `table`: the table's name for a manifest column.
+        command: What the user typed, for the report.
+        progress: Told how far the work is.
+
+    Raises:
+        EmofuseError: The first thing that a person has to mend.
+    """
+    found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, progress=progress)
+    manifest = read_manifest(out / MANIFEST)
+    features = extract(manifest, recipe, store or out / STORE, device=device, progress=progress)
+    # A file that cannot even be opened has no row in the manifest, so it is reported by its own name.
+    unread = {Path(error.where or "").name: str(error) for error in found.skipped}
+    outcome = train(
+        manifest,
+        recipe,
+        features,
+        out,
+        jobs=jobs,
+        device=device,
+        command=command,
+        notes=found.notes,
+        skipped=unread,
+        progress=progress,
+    )
+    write_report(out, progress=progress)
+    return outcome
+
+
+def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, features: Features) -> Material:
+    material = Material(
+        recipe=recipe,
+        classes=protocol.classes,
+        labels=protocol.labels,
+        clusters=manifest.set_index("utterance")[["speaker", "session", "dialogue"]].astype("object"),
+        store=features.store,
+        texts={row.utterance: row.text or "" for row in utterances(manifest)},
+    )
+    if features.speech is not None:
+        views = {name: view.key for name, view in features.speech.views.items()}
+        material = replace(material, speech=views, speech_keys=features.speech.keys)
+    if features.text is not None:
+        material = replace(material, text=features.text.views["token"].key, text_keys=features.text.keys)
+    return material
+
+
+def _single_scores(unit: Unit, out: Path) -> dict[str, tuple[Scores, Scores | None]]:
+    tables: dict[str, tuple[Scores, Scores | None]] = {}
+    for stream in ("speech", "text"):
+        folder = out / UNITS / replace(unit, kind=stream).folder
+        tested = read_scores(folder / "scores.parquet") if unit.fold.test else None
+        tables[stream] = (read_scores(folder / "validation.parquet"), tested)
+    return tables
+
+
+def _keep_models(units: Sequence[Unit], material: Material, result: Mapping[str, Any], out: Path) -> None:
+    """Make a checkpoint folder of every final unit, and of their late fusion."""
+    final = [unit for unit in units if not unit.fold.test]
+    kept = {unit.kind: _final_checkpoint(unit, material, result["protocol"]["fingerprint"], out) for unit in final}
+    if "late" in material.recipe.models:
+        weights = result["late_weights"][f"{final[0].fold.name}-seed{final[0].seed}"]
+        kept["late"] = late_checkpoint(kept["speech"], kept["text"], weights=tuple(weights))
+    for kind, checkpoint in kept.items():
+        if kind in material.recipe.models:
+            save_checkpoint(checkpoint, out / MODELS / kind, card=model_card(kind, result))
+
+
+def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Path) -> Checkpoint:
+    from safetensors.torch import load_file
+
+    folder = out / UNITS / unit.folder
+    pieces = WordPieces.load(folder / "words.json") if (folder / "words.json").exists() else None
+    speech, text = material.shapes(unit.kind, pieces)
+    model = build_model(unit.kind, material.recipe.model, classes=len(material.classes), speech=speech, text=text)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    encoders = {}
+    if speech is not None:
+        encoders["speech"] = material.speech[granularity_of(unit.kind, material.recipe)].specification
+    if text is not None and material.text is not None:
+        encoders["text"] = material.text.specification
+    return Checkpoint(
+        kind=unit.kind,
+        model=model.eval(),
+        classes=material.classes,
+        recipe=material.recipe,
+        encoders=encoders,
+        pieces=pieces,
+        protocol=fingerprint,
+    )
+
+
+def _comparisons(scores: Scores) -> list[dict[str, Any]]:
+    """Paired differences of every fused model from every single stream, and of fused models from one another."""
+    singles = [name for name in scores.models if name in SINGLE]
+    fused = [name for name in scores.models if name not in SINGLE]
+    pairs = [(first, second) for first in fused for second in singles]
+    pairs += [(second, first) for number, first in enumerate(fused) for second in fused[number + 1 :]]
+    return [
+        {
+            "first": first,
+            "second": second,
+            **{name: asdict(gap) for name, gap in paired_difference(scores.of(first), scores.of(second)).items()},
+        }
+        for first, second in pairs
+    ]
+
+
+def _encoders(features: Features, recipe: Recipe) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for stream, extracted in (("speech", features.speech), ("text", features.text)):
+        if extracted is not None:
+            view = next(iter(extracted.views.values()))
+            found[stream] = asdict(view.key.specification)
+    if any("text" in streams_of(kind) for kind in trained_kinds(recipe)) and features.text is None:
+        found["text"] = {"name": recipe.text.encoder}
+    return found
+
+
+def _layer_weights(units: Iterable[Unit], out: Path) -> dict[str, dict[str, list[list[float]]]]:
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for unit in units:
+        if unit.fold.test:
+            for stream, weights in read_unit(out / UNITS / unit.folder)["layer_weights"].items():
+                if len(weights) > 1:
+                    found.setdefault(unit.kind, {}).setdefault(stream, []).append(weights)
+    return found

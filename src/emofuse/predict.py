@@ -1,0 +1,212 @@
+"""One call from a sound file (and its words) to an emotion."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.checkpoint import Checkpoint, load_checkpoint
+from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
+from emofuse.errors import AudioError, CheckpointError, SettingsError
+from emofuse.features.dataset import pad
+from emofuse.features.extract import features_of
+from emofuse.features.pooling import pool_frames
+from emofuse.progress import Progress, Silent, track
+from emofuse.training.material import granularity_of, streams_of
+from emofuse.types import Prediction
+
+
+def load(folder: Path | str, *, device: str = "cpu") -> Predictor:
+    """Load a trained model from its folder.
+
+    Raises:
+        CheckpointError: The folder is not a trained model, or its encoder is not the one that it was trained on.
+        EncoderError: The encoder cannot be had.
+    """
+    return Predictor(load_checkpoint(Path(folder)), device=device)
+
+
+class Predictor:
+    """A trained model, ready to be asked.
+
+    Args:
+        checkpoint: The model.
+        device: Where to compute.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self._model = checkpoint.model.to(device)
+        streams = streams_of(checkpoint.kind)
+        self._speech: SpeechEncoder | None = None
+        self._text: TextEncoder | None = None
+        if "speech" in streams:
+            self._speech = load_speech_encoder(checkpoint.recipe.speech, device=device)
+            self._check("speech", self._speech)
+        if "text" in streams and checkpoint.pieces is None:
+            self._text = load_text_encoder(checkpoint.recipe.text, device=device)
+            self._check("text", self._text)
+
+    def _check(self, stream: str, encoder: SpeechEncoder | TextEncoder) -> None:
+        wanted, found = self.checkpoint.encoders[stream], encoder.specification
+        if (wanted.revision, wanted.selected, wanted.width) != (found.revision, found.selected, found.width):
+            raise CheckpointError(
+                f"the {stream} encoder has revision {found.revision[:12]}, and the model was trained on "
+                f"{wanted.revision[:12]}",
+                where=found.name,
+                remedy="put back the encoder that the model was trained on, or train again",
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Emotions, in the order of the model's outputs."""
+        return self.checkpoint.classes
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Streams without which the model cannot answer; late fusion answers from either."""
+        return self._model.streams
+
+    def predict(
+        self,
+        audio: Path | str | NDArray[np.float32] | None = None,
+        *,
+        text: str | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+    ) -> Prediction:
+        """Tell the emotion of one utterance.
+
+        Args:
+            audio: A sound file, or mono samples at 16 kHz, `(samples,)`.
+            text: Its words.
+            sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
+
+        Raises:
+            AudioError: The sound cannot be used.
+            SettingsError: A stream that the model needs is missing, or samples have another rate.
+        """
+        if sampling_rate != SAMPLING_RATE:
+            raise SettingsError(
+                f"samples at {sampling_rate} Hz were given",
+                remedy=f"resample them to {SAMPLING_RATE} Hz or pass a file",
+            )
+        takes = streams_of(self.checkpoint.kind)
+        inputs: dict[str, torch.Tensor] = {}
+        notes = []
+        if "speech" in takes and audio is not None:
+            inputs["speech"] = self._read_speech(audio)
+        if "text" in takes and text is not None:
+            inputs["text"] = self._read_text(text)
+        for stream, value, remedy in (
+            ("speech", audio, "give a sound file"),
+            ("text", text, "give them with text= or --text, or use a speech or late model"),
+        ):
+            if stream in takes and value is None:
+                if stream in self.needs or not inputs:
+                    what = "speech" if stream == "speech" else "the words"
+                    raise SettingsError(f"the {self.checkpoint.kind} model needs {what}", remedy=remedy)
+                notes.append(f"no {stream} was given, so the answer rests on {' and '.join(inputs)} alone")
+            elif stream not in takes and value is not None and stream == "text":
+                notes.append(f"the {self.checkpoint.kind} model does not read text, so it was left out")
+        posterior = self._posterior(inputs)
+        return Prediction(
+            label=self.classes[int(posterior.argmax())],
+            posteriors=dict(zip(self.classes, posterior.tolist(), strict=True)),
+            streams=tuple(inputs),
+            source=str(audio) if isinstance(audio, (str, Path)) else None,
+            text=text,
+            notes=tuple(notes),
+        )
+
+    def predict_many(
+        self,
+        files: Sequence[Path | str],
+        *,
+        texts: Sequence[str | None] | None = None,
+        progress: Progress = Silent(),
+    ) -> Iterator[Prediction | AudioError]:
+        """Tell the emotion of many files; one that cannot be used gives its error and the others go on.
+
+        Args:
+            files: Sound files.
+            texts: The words of each, in the same order; a single one counts for all.
+            progress: Told about each file.
+
+        Raises:
+            SettingsError: Another number of texts than of files.
+        """
+        words = [None] * len(files) if texts is None else list(texts)
+        if len(words) == 1:
+            words *= len(files)
+        if len(words) != len(files):
+            raise SettingsError(
+                f"{len(words)} texts were given for {len(files)} files", remedy="give one text, or one for each file"
+            )
+        pairs = zip(files, words, strict=True)
+        for file, text in track(pairs, "Predicting", total=len(files), progress=progress):
+            try:
+                yield self.predict(file, text=text)
+            except AudioError as error:
+                yield error
+
+    def _read_speech(self, audio: Path | str | NDArray[np.float32]) -> torch.Tensor:
+        assert self._speech is not None  # noqa: S101
+        clip = load_audio(audio) if isinstance(audio, (str, Path)) else np.asarray(audio, dtype=np.float32)
+        if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
+            raise AudioError("samples are not a finite mono signal", where="samples", remedy="pass (samples,) floats")
+        pooled = pool_frames(
+            self._speech.encode([clip])[0],
+            granularity=granularity_of(self.checkpoint.kind, self.checkpoint.recipe),
+            frames_per_step=self.checkpoint.recipe.speech.frames_per_step,
+        )
+        return torch.from_numpy(features_of(pooled))
+
+    def _read_text(self, text: str) -> torch.Tensor:
+        if self.checkpoint.pieces is not None:
+            return self.checkpoint.pieces.encode([text])[0]
+        assert self._text is not None  # noqa: S101
+        return torch.from_numpy(features_of(self._text.encode([text])[0]))
+
+    def _posterior(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.float64]:
+        batch: dict[str, torch.Tensor] = {}
+        for stream, values in inputs.items():
+            padded, mask = pad([values])
+            batch[stream], batch[f"{stream}_mask"] = padded.to(self.device), mask.to(self.device)
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(**batch)
+        return np.asarray(logits[0].double().softmax(-1).cpu().numpy())
+
+
+Style = Literal["json", "csv"]
+
+
+def format_predictions(predictions: Sequence[Prediction], *, style: Style) -> str:
+    """Predictions as text: a JSON array of objects, or CSV with one column a class.
+
+    Example:
+        >>> one = Prediction(label="sad", posteriors={"happy": 0.25, "sad": 0.75}, streams=("speech",), source="a.wav")
+        >>> print(format_predictions([one], style="csv"))
+        source,label,happy,sad,streams,notes
+        a.wav,sad,0.250000,0.750000,speech,
+    """
+    if style == "json":
+        return json.dumps([asdict(one) for one in predictions], ensure_ascii=False, indent=1)
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    classes = list(predictions[0].posteriors) if predictions else []
+    writer.writerow(["source", "label", *classes, "streams", "notes"])
+    for one in predictions:
+        values = [f"{one.posteriors[name]:.6f}" for name in classes]
+        writer.writerow([one.source, one.label, *values, "+".join(one.streams), "; ".join(one.notes)])
+    return lines.getvalue().rstrip("\n")

@@ -1,0 +1,72 @@
+"""The model card that goes along with every kept model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from emofuse.corpora import CORPORA
+
+
+def model_card(kind: str, result: Mapping[str, Any]) -> str:
+    """Write the card of a model from the result of the run that trained it.
+
+    Args:
+        kind: Which model.
+        result: Content of `result.json`.
+    """
+    protocol, entry = result["protocol"], result["models"][kind]
+    corpora = [name for name in result["corpus"].split(", ") if name]
+    lines = [
+        f"# emofuse `{kind}` model, trained on {result['corpus'] or 'a corpus without a name'}",
+        "",
+        f"- **Classes**: {', '.join(protocol['classes'])}",
+        f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
+        *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
+        *(_encoder(stream, one) for stream, one in result["encoders"].items() if kind in (stream, *_BOTH)),
+        f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint `{protocol['fingerprint']}`",
+        "",
+        "## How good it is",
+        "",
+        "Measured by cross-validation of models trained in the same way on fewer speakers; this very model has seen "
+        "all of them. 95 % intervals by cluster bootstrap.",
+        "",
+        "| metric | value | interval |",
+        "|---|---|---|",
+        *(_row(name, entry[key]) for name, key in (("UA", "ua"), ("WA", "wa"), ("macro-F1", "macro_f1"))),
+        "",
+        "## Limits",
+        "",
+        "It was measured on the corpus above only: on other speakers, languages and rooms expect less.",
+        "Acted emotion is not felt emotion. Its probabilities are not calibrated. Do not use it to decide about people.",
+        "The licences of its data and encoders hold for it too.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import emofuse",
+        "",
+        'model = emofuse.load("this/folder")',
+        'model.predict("clip.wav"' + (")" if kind == "speech" else ', text="what is said")'),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_BOTH = ("concat", "early", "late")
+
+
+def _encoder(stream: str, encoder: Mapping[str, Any]) -> str:
+    name = str(encoder["name"]).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+    if "revision" not in encoder:
+        return f"- **{stream.capitalize()} encoder**: `{name}`, trained with the model"
+    seen = ", ".join(encoder["exposure"]) or "unknown"
+    return (
+        f"- **{stream.capitalize()} encoder**: `{name}` ({encoder['family']}), revision `{encoder['revision'][:16]}`, "
+        f"licence {encoder['licence']}, known to have seen: {seen}"
+    )
+
+
+def _row(name: str, estimate: Mapping[str, float]) -> str:
+    return f"| {name} | {100 * estimate['value']:.1f} % | {100 * estimate['low']:.1f} to {100 * estimate['high']:.1f} |"

@@ -1,0 +1,238 @@
+"""Units: one model, one fold, one seed, in a folder of its own; done once, skipped ever after."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from emofuse.models import build_model
+from emofuse.progress import Progress, Silent
+from emofuse.scoring.fuse import combine, search_weights
+from emofuse.scoring.table import Scores, make_scores, write_scores
+from emofuse.seeds import derive_seed
+from emofuse.settings import ModelKind, fingerprint
+from emofuse.training.loop import fit, layer_weights, posteriors
+from emofuse.training.material import CLUSTERS, Material, granularity_of, streams_of
+from emofuse.types import Fold
+
+VERSION = 1
+LABEL = "Training"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One model to train: its kind, its split and its seed."""
+
+    kind: ModelKind
+    fold: Fold
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie, below the folder of all units."""
+        return Path(self.kind) / f"{self.fold.name}-seed{self.seed}"
+
+
+def unit_mark(unit: Unit, material: Material) -> str:
+    """Changes whenever anything that shapes the unit's numbers does."""
+    recipe = material.recipe
+    streams = streams_of(unit.kind)
+    views = [material.speech[granularity_of(unit.kind, recipe)].folder] if "speech" in streams else []
+    if "text" in streams:
+        views.append(material.text.folder if material.text else fingerprint(recipe.text, recipe.model.vocabulary))
+    fold = [list(part) for part in (unit.fold.train, unit.fold.validation, unit.fold.test)]
+    labels = [material.labels[name] for part in fold for name in part]
+    shape = recipe.model.model_dump(exclude={"late_rule", "late_weights", "vocabulary"})
+    return fingerprint(VERSION, unit.kind, unit.seed, shape, recipe.train, views, list(material.classes), fold, labels)
+
+
+def is_done(unit: Unit, material: Material, root: Path) -> bool:
+    """Whether the unit has been run with exactly these settings and data."""
+    return read_unit(root / unit.folder).get("mark") == unit_mark(unit, material)
+
+
+def read_unit(folder: Path) -> dict[str, Any]:
+    """What a unit left behind beside its scores; empty where it has not finished."""
+    try:
+        values: dict[str, Any] = json.loads((folder / "unit.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values
+
+
+def run_unit(unit: Unit, material: Material, root: Path, *, device: str = "cpu") -> None:
+    """Train, then score the test part, then write both; `unit.json` comes last and says that all is there."""
+    with _one_thread():
+        _run_unit(unit, material, root, device=device)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: the number of threads moves sums in their last bits, and `--jobs` must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> None:
+    started = time.monotonic()
+    folder = root / unit.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "unit.json").unlink(missing_ok=True)
+    pieces = material.word_pieces(unit.kind, unit.fold.train)
+    speech, text = material.shapes(unit.kind, pieces)
+    recipe = material.recipe
+    count = len(material.classes)
+    validation = material.dataset(unit.kind, unit.fold.validation, pieces)
+    trained = fit(
+        lambda: build_model(unit.kind, recipe.model, classes=count, speech=speech, text=text),
+        material.dataset(unit.kind, unit.fold.train, pieces),
+        validation,
+        recipe.train,
+        classes=count,
+        seed=derive_seed(unit.seed, unit.kind, unit.fold.name),
+        device=device,
+    )
+    write_unit_scores(unit, material, folder / "validation.parquet", unit.fold.validation, trained.validation)
+    if unit.fold.test:
+        test = material.dataset(unit.kind, unit.fold.test, pieces)
+        write_unit_scores(
+            unit, material, folder / "scores.parquet", unit.fold.test, posteriors(trained.model, test, device=device)
+        )
+    else:
+        from safetensors.torch import save_file
+
+        weights = {name: value.cpu().contiguous() for name, value in trained.model.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        if pieces is not None:
+            pieces.save(folder / "words.json")
+    values = {
+        "mark": unit_mark(unit, material),
+        "epochs": trained.epochs,
+        "history": trained.history,
+        "layer_weights": layer_weights(trained.model),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    part = folder / "unit.json.part"
+    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    part.replace(folder / "unit.json")
+
+
+def write_unit_scores(
+    unit: Unit, material: Material, path: Path, names: Sequence[str], values: NDArray[np.float64]
+) -> None:
+    """Write posteriors of some utterances, `(utterances, classes)`, as a score table."""
+    frame = pd.DataFrame(
+        {
+            "model": unit.kind,
+            "seed": unit.seed,
+            "fold": unit.fold.name,
+            "utterance": list(names),
+            "label": [material.labels[name] for name in names],
+        }
+    )
+    for column in CLUSTERS:
+        frame[column] = material.clusters[column].reindex(list(names)).to_numpy(dtype=object)
+    frame[list(material.classes)] = values
+    write_scores(make_scores(frame, source=path), path)
+
+
+def run_units(
+    units: Sequence[Unit],
+    material: Material,
+    root: Path,
+    *,
+    jobs: int,
+    device: str = "cpu",
+    progress: Progress = Silent(),
+) -> int:
+    """Run the units that are not done yet, in parallel processes; returns how many were run.
+
+    A unit that fails stops the others from starting, and what has been finished stays.
+    """
+    todo = [unit for unit in units if not is_done(unit, material, root)]
+    progress.start(LABEL, len(units))
+    progress.advance(LABEL, len(units) - len(todo))
+    try:
+        if jobs <= 1 or len(todo) <= 1:
+            for unit in todo:
+                run_unit(unit, material, root, device=device)
+                progress.advance(LABEL)
+        else:
+            for _ in _in_parallel(todo, material, root, jobs=min(jobs, len(todo)), device=device):
+                progress.advance(LABEL)
+    finally:
+        progress.finish(LABEL)
+    return len(todo)
+
+
+def _in_parallel(units: Sequence[Unit], material: Material, root: Path, *, jobs: int, device: str) -> Iterator[None]:
+    # Forking a process that holds torch's threads can hang, so every worker starts afresh.
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(material, root, device)
+    )
+    with pool:
+        waiting: set[Future[None]] = {pool.submit(_run_in_worker, unit) for unit in units}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    yield
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start_worker(material: Material, root: Path, device: str) -> None:
+    _WORKER.update(material=material, root=root, device=device)
+
+
+def _run_in_worker(unit: Unit) -> None:
+    run_unit(unit, _WORKER["material"], _WORKER["root"], device=_WORKER["device"])
+
+
+def late_unit(
+    fold: Fold, seed: int, material: Material, tables: Mapping[str, tuple[Scores, Scores | None]]
+) -> tuple[Scores | None, tuple[float, ...]]:
+    """Join the speech and text scores of one fold and seed.
+
+    Args:
+        fold: The split.
+        seed: The seed.
+        material: Holds the rule, and whether weights are equal or tuned.
+        tables: For `speech` and `text`, validation scores and test scores (None for the final model).
+
+    Returns:
+        The joined test scores, and the weights: tuned ones come from the validation part only.
+    """
+    settings = material.recipe.model
+    held_out, tested = zip(*(tables[stream] for stream in ("speech", "text")), strict=True)
+    weights: tuple[float, ...] = (0.5, 0.5)
+    if settings.late_weights == "tuned":
+        stacked = np.stack([table.posteriors() for table in held_out])
+        weights = search_weights(stacked, held_out[0].labels(), rule=settings.late_rule)
+    if tested[0] is None:
+        return None, weights
+    joined = combine(np.stack([table.posteriors() for table in tested]), weights, rule=settings.late_rule)
+    frame = tested[0].frame.assign(model="late")
+    frame[list(material.classes)] = joined
+    return Scores(frame, tested[0].classes), weights

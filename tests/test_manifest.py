@@ -1,0 +1,107 @@
+"""The manifest: its schema, its file, and errors that name row and column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from emofuse.errors import ManifestError
+from emofuse.manifest import COLUMNS, make_manifest, read_manifest, utterances, write_manifest
+
+ROWS: list[dict[str, Any]] = [
+    {"utterance": "a", "audio": "/x/a.wav", "start": 0.5, "end": 1.25, "duration": 0.75, "label": "happy"},
+    {"utterance": "b", "text": "Ähm, naïve “quotes”, 日本", "speaker": "01", "votes": '{"sad": 2}'},
+]
+
+
+def test_all_columns_are_there_with_their_types() -> None:
+    manifest = make_manifest(ROWS, source="rows")
+    assert list(manifest.columns) == list(COLUMNS)
+    assert {name: str(kind) for name, kind in manifest.dtypes.items()} == dict(COLUMNS)
+    assert manifest.loc[0, "end"] == 1.25
+    assert manifest.loc[1, ["audio", "start", "label"]].isna().all()
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    manifest = make_manifest(ROWS, source="rows")
+    path = tmp_path / "new" / "folder" / "manifest.parquet"
+    write_manifest(manifest, path)
+    pd.testing.assert_frame_equal(read_manifest(path), manifest)
+    assert [entry.name for entry in path.parent.iterdir()] == ["manifest.parquet"]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.parquet"
+    write_manifest(make_manifest(ROWS, source="rows"), path)
+    write_manifest(make_manifest(ROWS[1:], source="rows"), path)
+    assert read_manifest(path)["utterance"].tolist() == ["b"]
+
+
+def test_utterances_hold_plain_values() -> None:
+    first, second = utterances(make_manifest(ROWS, source="rows"))
+    assert (first.audio, first.start, first.end, first.text) == (Path("/x/a.wav"), 0.5, 1.25, None)
+    assert (second.audio, second.start, second.end) == (None, 0.0, None)
+    assert (second.text, second.speaker, second.label) == ("Ähm, naïve “quotes”, 日本", "01", None)
+
+
+def test_the_word_nan_is_a_word() -> None:
+    manifest = make_manifest([{"utterance": "a", "text": "nan"}, {"utterance": "b", "text": "None"}], source="rows")
+    assert [utterance.text for utterance in utterances(manifest)] == ["nan", "None"]
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "shown"),
+    [
+        pytest.param({"utterance": None}, "utterance", "empty", id="no name"),
+        pytest.param({"utterance": " "}, "utterance", "' '", id="blank name"),
+        pytest.param({"utterance": "a"}, "utterance", "'a'", id="same name"),
+        pytest.param({"text": None}, "audio", "empty", id="neither sound nor words"),
+        pytest.param({"label": ""}, "label", "''", id="blank label"),
+        pytest.param({"start": -0.1}, "start", "-0.1", id="negative start"),
+        pytest.param({"start": "soon"}, "start", "'soon'", id="start in words"),
+        pytest.param({"start": 2.0, "end": 2.0}, "end", "2.0", id="end at start"),
+        pytest.param({"end": 0}, "end", "0", id="end at zero"),
+        pytest.param({"duration": 0}, "duration", "0", id="no duration"),
+        pytest.param({"duration": "1,5"}, "duration", "'1,5'", id="decimal comma"),
+    ],
+)
+def test_an_error_names_row_and_column(change: dict[str, Any], column: str, shown: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        make_manifest([ROWS[0], {**ROWS[1], **change}], source="mine.csv")
+    assert caught.value.where == "mine.csv"
+    assert caught.value.what.startswith(f"row 2, column {column!r} is ")
+    assert shown in caught.value.what
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["missing", "not Parquet", "empty", "cut short", "folder", "no rows"])
+def test_a_bad_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "manifest.parquet"
+    if kind == "not Parquet":
+        path.write_text("utterance,text\na,hello\n")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "cut short":
+        write_manifest(make_manifest(ROWS, source="rows"), path)
+        path.write_bytes(path.read_bytes()[:-20])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "no rows":
+        make_manifest(ROWS, source="rows").iloc[:0].to_parquet(path)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert caught.value.where == str(path)
+    assert caught.value.remedy
+
+
+def test_an_unknown_column_is_named() -> None:
+    with pytest.raises(ManifestError, match="'mood' is not a manifest column"):
+        make_manifest([{"utterance": "a", "text": "hello", "mood": "good"}], source="rows")
+
+
+def test_a_missing_column_of_a_file_is_filled(tmp_path: Path) -> None:
+    pd.DataFrame({"utterance": ["a"], "text": ["hello"]}).to_parquet(tmp_path / "m.parquet")
+    assert list(read_manifest(tmp_path / "m.parquet").columns) == list(COLUMNS)

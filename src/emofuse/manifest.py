@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from emofuse.errors import ManifestError
@@ -79,7 +80,7 @@ def _refuse(bad: pd.Series[Any], values: pd.Series[Any], *, name: str, source: s
     if flags.any():
         row = int(flags.argmax())
         value = values.iloc[row]
-        shown = "empty" if pd.isna(value) else repr(value)
+        shown = "empty" if pd.isna(value) else repr(value.item() if isinstance(value, np.generic) else value)
         raise ManifestError(f"row {row + 1}, column {name!r} is {shown}", where=source, remedy=f"it must be {rule}")
 
 
@@ -109,6 +110,8 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
     refuse(manifest["start"] < 0, "start", "zero or more seconds")
     refuse(manifest["end"] <= manifest["start"].fillna(0), "end", "later than start")
     refuse(manifest["duration"] <= 0, "duration", "more than zero seconds")
+    for column in ("start", "end", "duration"):
+        refuse(manifest[column] == float("inf"), column, "a finite number of seconds")
 
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:

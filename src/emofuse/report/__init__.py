@@ -1,0 +1,8 @@
+"""What a run says to its reader: tables for a paper, plots, and one page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from emofuse.report.page import write_report
+from emofuse.report.tables import results_table
+
+__all__ = ["results_table", "write_report"]

@@ -1,0 +1,242 @@
+"""Plots as PNG in memory: colour-blind safe, and legible from 2 to 12 classes and from 2 to 300 speakers."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emofuse.report.tables import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito's palette.
+NAMED_SPEAKERS = 60
+"""Most speakers that are named on the axis."""
+
+_DOTS = 160  # Dots an inch; pages show 96, so that sharp screens and paper have some to spare.
+_LABEL = 18  # Characters of a name on an axis.
+
+# The built-in font has no Chinese, Japanese or Korean; these are what systems usually have.
+_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Microsoft YaHei", "Arial Unicode MS")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A PNG with its size on the page, in CSS pixels, and its description in words."""
+
+    png: bytes
+    width: int
+    height: int
+    alt: str
+
+
+def confusion_plot(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Plot:
+    """Confusion matrix: percent of each true class, with counts below."""
+    counts = np.asarray(matrix, dtype=np.float64)
+    truth = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, truth, out=np.zeros_like(counts), where=truth > 0)
+    number = len(classes)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for row, column in np.ndindex(number, number):
+            if not truth[row, 0]:
+                continue
+            colour = "white" if shares[row, column] > 0.55 else "black"
+            middle = {"ha": "center", "va": "center", "color": colour}
+            axes.text(column, row - 0.14, f"{100 * shares[row, column]:.0f} %", fontsize=9, **middle)
+            axes.text(column, row + 0.24, f"{counts[row, column]:.0f}", fontsize=7, **middle)
+        names = [_label(name) for name in classes]
+        slanted = max(map(len, names)) > 5
+        axes.set_xticks(range(number), names, **(_SLANTED if slanted else {}))
+        axes.set_yticks(range(number), names)
+        axes.set_xlabel("Predicted class")
+        axes.set_ylabel("True class")
+        axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(number + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="both", length=0)
+
+    alt = "Confusion matrix, true classes in rows: " + "; ".join(
+        f"{name} {', '.join(f'{value:.0f}' for value in row)}" for name, row in zip(classes, counts, strict=True)
+    )
+    return _plot(draw, width=max(3.6, 1.5 + 0.6 * number), height=max(2.9, 1.4 + 0.46 * number), alt=alt)
+
+
+def recall_plot(recalls: Mapping[str, float | None], by_seed: Sequence[Mapping[str, float | None]]) -> Plot:
+    """Recall of each class: a bar for all seeds together, a dot a seed."""
+    classes = list(recalls)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for place, name in enumerate(classes):
+            value = recalls[name]
+            if value is None:
+                axes.text(1, place, "not in the test parts", va="center", fontsize=8, color=GREY)
+                continue
+            axes.barh(place, 100 * value, height=0.62, color=BLUE, alpha=0.75)
+            dots = [100 * found for seed in by_seed if (found := seed.get(name)) is not None]
+            if len(dots) > 1:
+                axes.plot(dots, [place] * len(dots), "o", color="black", markersize=3.5, clip_on=False)
+            axes.annotate(
+                f"{100 * value:.1f}", (1, place), xycoords=("axes fraction", "data"), xytext=(8, 0),
+                textcoords="offset points", va="center", fontsize=9, annotation_clip=False,
+            )  # fmt: skip
+        _chance(axes.axvline, len(classes))
+        axes.set_yticks(range(len(classes)), [_label(name) for name in classes])
+        axes.set_ylim(len(classes) - 0.4, -0.6)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("Recall, percent (dots: seeds; dotted: chance)")
+        _clean(axes, "x")
+
+    alt = "Recall of each class in percent: " + ", ".join(
+        f"{name} {'not tested' if value is None else f'{100 * value:.1f}'}" for name, value in recalls.items()
+    )
+    return _plot(draw, width=4.9, height=1.1 + 0.36 * len(classes), alt=alt)
+
+
+def speaker_plot(by_speaker: Mapping[str, Sequence[float]], *, pooled: float, classes: int) -> Plot:
+    """UA of each speaker, sorted: a dot for the mean over seeds, a line for their range.
+
+    Args:
+        by_speaker: UA of every seed, by speaker.
+        pooled: UA over all speakers.
+        classes: Number of classes, for the line of chance.
+    """
+    order = sorted(by_speaker, key=lambda name: (float(np.mean(by_speaker[name])), name))
+    means = [100 * float(np.mean(by_speaker[name])) for name in order]
+    lows, highs = ([100 * bound(by_speaker[name]) for name in order] for bound in (min, max))
+    number = len(order)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        size = float(np.clip(160 / number, 2.5, 7))
+        axes.vlines(range(number), lows, highs, color=BLUE, alpha=0.45, linewidth=min(2.0, size / 2))
+        axes.plot(range(number), means, "o", color=BLUE, markersize=size, clip_on=False)
+        axes.axhline(100 * pooled, color=ORANGE, linewidth=1.2)
+        _chance(axes.axhline, classes)
+        for height, words, colour in ((100 * pooled, "pooled", ORANGE), (100 / classes, "chance", GREY)):
+            axes.annotate(
+                words, (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
+                va="center", fontsize=8, color=colour, annotation_clip=False,
+            )  # fmt: skip
+        if number <= NAMED_SPEAKERS:
+            names = [_label(name) for name in order]
+            longest = max(map(len, names))
+            axes.set_xticks(range(number), names, rotation=90 if longest * number > 110 else 0, fontsize=8)
+            axes.set_xlabel("Speaker, by UA")
+        else:
+            axes.set_xticks([])
+            axes.set_xlabel(f"{number} speakers, by UA")
+        axes.set_xlim(-0.7, number - 0.3)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("UA, percent")
+        _clean(axes, "y")
+
+    alt = f"UA of {number} speakers, from {means[0]:.1f} to {means[-1]:.1f} percent; pooled {100 * pooled:.1f}"
+    return _plot(draw, width=float(np.clip(2.5 + 0.35 * number, 4.5, 10.6)), height=3.1, alt=alt)
+
+
+def reliability_plot(confidence: Array, accuracy: Array, count: Array, *, ece: float) -> Plot:
+    """Accuracy against confidence in equal bins, with the number of answers in each below."""
+    bins = len(count)
+    left = np.arange(bins) / bins
+    full = count > 0
+
+    def draw(figure: Figure) -> None:
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
+        axes.bar(left[full], 100 * accuracy[full], width=1 / bins, align="edge", color=BLUE, alpha=0.75, edgecolor="w")
+        axes.plot([0, 1], [0, 100], color=GREY, linestyle="--", linewidth=1)
+        axes.plot(confidence[full], 100 * accuracy[full], "o", color="black", markersize=3.5)
+        axes.text(0.03, 94, f"ECE {100 * ece:.1f}", va="top", fontsize=10)
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("Correct, percent")
+        below.bar(left, count, width=1 / bins, align="edge", color=GREY, edgecolor="w")
+        below.set_xticks(np.linspace(0, 1, 6), [f"{share:.0f}" for share in np.linspace(0, 100, 6)])
+        below.set_xlim(0, 1)
+        below.set_xlabel("Confidence (posterior of the answer), percent")
+        below.set_ylabel("Answers")
+        below.locator_params(axis="y", nbins=3)
+        _clean(axes, "y")
+        _clean(below, "y")
+
+    alt = f"Reliability diagram; expected calibration error {100 * ece:.1f} percent"
+    return _plot(draw, width=4.6, height=4.2, alt=alt)
+
+
+def layer_plot(weights: Sequence[Sequence[float]], layers: Sequence[int]) -> Plot:
+    """Learned weight of each layer: mean over units, their standard deviation, and their extremes.
+
+    Args:
+        weights: One list a unit (fold and seed), one weight a layer.
+        layers: Number of each layer in its encoder.
+    """
+    shares = 100 * np.asarray(weights, dtype=np.float64)
+    mean, spread = shares.mean(0), shares.std(0)
+    places = np.arange(len(layers))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.bar(places, mean, color=BLUE, alpha=0.75, width=0.75)
+        if len(shares) > 1:
+            axes.errorbar(places, mean, yerr=spread, fmt="none", ecolor="black", elinewidth=1.3, capsize=3)
+            for extreme in (shares.min(0), shares.max(0)):
+                axes.plot(places, extreme, "_", color=ORANGE, markersize=6, markeredgewidth=1.3)
+        axes.axhline(100 / len(layers), color=GREY, linestyle=":", linewidth=1.2)
+        axes.set_xticks(places, [str(layer) for layer in layers], fontsize=9 if len(layers) <= 16 else 7.5)
+        axes.set_ylim(0, None)
+        axes.set_xlabel("Layer (0: input of the first)")
+        axes.set_ylabel("Weight, percent")
+        _clean(axes, "y")
+
+    alt = "Mean layer weights in percent: " + ", ".join(
+        f"layer {layer} {value:.1f}" for layer, value in zip(layers, mean, strict=True)
+    )
+    return _plot(draw, width=float(np.clip(1.6 + 0.28 * len(layers), 3.6, 8.5)), height=3.2, alt=alt)
+
+
+_SLANTED: Mapping[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+
+
+def _label(name: str) -> str:
+    text = one_line(name)
+    text = text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
+    # Between dollars matplotlib would typeset mathematics, and fail on what is none.
+    return text.replace("$", r"\$")
+
+
+def _chance(line: Callable[..., Any], classes: int) -> None:
+    line(100 / classes, color=GREY, linestyle=":", linewidth=1.2)
+
+
+def _clean(axes: Axes, grid: str) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(axis="x" if grid == "x" else "y", color="#dddddd", linewidth=0.7)
+
+
+def _plot(draw: Callable[[Figure], None], *, width: float, height: float, alt: str) -> Plot:
+    from matplotlib import font_manager, style
+    from matplotlib.figure import Figure
+
+    installed = set(font_manager.get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+    memory = io.BytesIO()
+    # From matplotlib's own defaults: a reader's matplotlibrc (dark, TeX) must not change a run's plots.
+    with style.context(["default", {"font.family": fonts, "font.size": 10}]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(memory, format="png", dpi=_DOTS, metadata={"Software": None})
+    return Plot(memory.getvalue(), round(96 * width), round(96 * height), alt)

@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
+from rich.text import Text
 
 from emofuse.types import Prediction
 
@@ -76,13 +78,13 @@ def warn(message: str) -> None:
 
 def show_results(models: Mapping[str, Any]) -> None:
     """A table of what `evaluate` gave: UA, WA and macro-F1 in percent with intervals."""
-    table = Table("model", "UA % (95 %)", "WA % (95 %)", "macro-F1 % (95 %)", "ECE")
+    table = Table("model", "UA %, 95 %", "WA %, 95 %", "macro-F1 %, 95 %", "ECE")
     for name, entry in models.items():
         cells = [
-            f"{100 * one['value']:.1f} ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+            f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
             for one in (entry["ua"], entry["wa"], entry["macro_f1"])
         ]
-        table.add_row(name, *cells, f"{entry['ece']:.3f}")
+        table.add_row(escape(name), *cells, f"{entry['ece']:.3f}")
     OUT.print(table)
     first = next(iter(models.values()))
     OUT.print(
@@ -102,8 +104,8 @@ def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
         gap = one["ua"]
         clear = gap["low"] > 0 or gap["high"] < 0
         table.add_row(
-            one["first"],
-            one["second"],
+            escape(one["first"]),
+            escape(one["second"]),
             f"{100 * gap['value']:+.1f}",
             f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}",
             f"{gap['p']:.3f}",
@@ -116,10 +118,10 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     """A table of predictions with the posterior of every class, and their notes."""
     if not predictions:
         return
-    table = Table(Column("file", overflow="fold"), "emotion", *predictions[0].posteriors, "from")
+    table = Table(Column("file", overflow="fold"), "emotion", *map(escape, predictions[0].posteriors), "from")
     for one in predictions:
         shares = [f"{value:.2f}" for value in one.posteriors.values()]
-        table.add_row(one.source, f"[bold]{one.label}[/bold]", *shares, " + ".join(one.streams))
+        table.add_row(escape(one.source or ""), Text(one.label, style="bold"), *shares, " + ".join(one.streams))
     OUT.print(table)
     for note in dict.fromkeys(note for one in predictions for note in one.notes):
         warn(f"Note: {note}.")

@@ -241,7 +241,7 @@ def run(
     manifest = read_manifest(out / MANIFEST)
     features = extract(manifest, recipe, store or out / STORE, device=device, progress=progress)
     # A file that cannot even be opened has no row in the manifest, so it is reported by its own name.
-    unread = {Path(error.where or "").name: str(error) for error in found.skipped}
+    unread = {str(error.where): str(error) for error in found.skipped}
     outcome = train(
         manifest,
         recipe,

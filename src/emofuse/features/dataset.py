@@ -10,8 +10,6 @@ import torch
 from emofuse.errors import StoreError
 from emofuse.features.store import View
 
-CACHE_BYTES = 2**31
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -96,28 +94,20 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
-    """Read an utterance's features from a view, float32; what was read is kept while it is small in all.
+    """Read an utterance's features from a view, as float32.
+
+    Nothing is kept: the system's page cache serves all processes that map the store, a cache in each would not.
 
     Raises:
         StoreError: (on reading) an utterance has no features.
     """
-    cache: dict[str, torch.Tensor] = {}
-    room = CACHE_BYTES
 
     def read(name: str) -> torch.Tensor:
-        nonlocal room
         if name not in keys:
             raise StoreError(
                 f"utterance {name!r} has no features", where=view.folder, remedy="run `emofuse extract` on its corpus"
             )
-        key = keys[name]
-        if key in cache:
-            return cache[key]
-        values = torch.from_numpy(view.read(key).astype("float32"))
-        if room >= values.nbytes:
-            cache[key] = values
-            room -= values.nbytes
-        return values
+        return torch.from_numpy(view.read(keys[name]).astype("float32"))
 
     return read
 

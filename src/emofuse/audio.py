@@ -309,7 +309,9 @@ def _open_av(path: Path) -> Any:
     import av
 
     try:
-        container = av.open(f"file:{path}", options=_OPTIONS, metadata_errors="replace")
+        # Tags in another encoding must not stop the sound from being read; PyAV 19 sees to that by itself.
+        lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        container = av.open(f"file:{path}", options=_OPTIONS, **lenient)
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(
             "this is not a sound file, or one too damaged to open",

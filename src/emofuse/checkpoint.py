@@ -17,6 +17,7 @@ from emofuse.errors import CheckpointError, EmofuseError
 from emofuse.models import EmotionModel, InputShape, LateFusion, build_model
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
+from emofuse.training.material import streams_of
 from emofuse.types import EncoderSpecification
 
 FORMAT = 1
@@ -65,9 +66,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
     recipe = checkpoint.recipe
     for stream, specification in checkpoint.encoders.items():
         settings = recipe.speech if stream == "speech" else recipe.text
-        source = Path(specification.name)
-        if source.is_dir():
-            shutil.copytree(source, part / "encoders" / stream, copy_function=_link)
+        if _is_folder(specification):
+            shutil.copytree(specification.name, part / "encoders" / stream, copy_function=_link)
             update: dict[str, Any] = {"encoder": f"encoders/{stream}"}
         else:
             update = {"revision": specification.revision if settings.encoder != specification.family else None}
@@ -83,7 +83,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
         "classes": list(checkpoint.classes),
         "encoders": {
             stream: {**asdict(specification), "name": Path(specification.name).name}
-            if Path(specification.name).is_dir()
+            if _is_folder(specification)
             else asdict(specification)
             for stream, specification in checkpoint.encoders.items()
         },
@@ -96,6 +96,11 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
     (part / CARD).write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
+
+
+def _is_folder(specification: EncoderSpecification) -> bool:
+    # A folder is known by its full path: what is called `logmel` here may be anything.
+    return Path(specification.name).is_absolute()
 
 
 def _link(source: str, target: str) -> None:
@@ -132,20 +137,23 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = _build(kind, recipe, classes, encoders, pieces)
         _load_weights(model, folder / WEIGHTS)
         if isinstance(model, LateFusion):
-            model.weights = tuple(values["late_weights"])
-    except EmofuseError:
+            model.weights = tuple(float(weight) for weight in values["late_weights"])
+        protocol = str(values["protocol"])
+    except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (EmofuseError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = error.what if isinstance(error, EmofuseError) else str(error).partition("\n")[0]
         raise CheckpointError(
-            f"the parts of the model folder do not fit ({str(error).splitlines()[0]})",
+            f"the parts of the model folder do not fit ({what})",
             where=folder,
             remedy="copy the whole folder again from where it was trained",
         ) from error
     for stream in ("speech", "text"):
         settings = recipe.speech if stream == "speech" else recipe.text
-        inside = folder / settings.encoder
-        if settings.encoder == f"encoders/{stream}":
-            recipe = recipe.model_copy(update={stream: settings.model_copy(update={"encoder": str(inside)})})
+        if stream in encoders and settings.encoder == f"encoders/{stream}":
+            inside = str((folder / settings.encoder).resolve())
+            recipe = recipe.model_copy(update={stream: settings.model_copy(update={"encoder": inside})})
+            encoders[stream] = replace(encoders[stream], name=inside)
     return Checkpoint(
         kind=kind,
         model=model.eval(),
@@ -153,7 +161,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         recipe=recipe,
         encoders=encoders,
         pieces=pieces,
-        protocol=values["protocol"],
+        protocol=protocol,
     )
 
 
@@ -172,6 +180,9 @@ def _build(
     shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
     if pieces is not None:
         shapes["text"] = InputShape(0, pieces.size)
+    unknown = [stream for stream in streams_of(kind) if stream not in shapes]
+    if unknown:
+        raise ValueError(f"nothing tells how {unknown[0]} becomes its input")
     return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
 
 

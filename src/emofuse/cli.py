@@ -106,18 +106,16 @@ def prepare(
     column: Column = None,
 ) -> None:
     """Read a corpus into a manifest."""
-    from emofuse.console import OUT, Bars, warn
+    from emofuse.console import Bars, say, warn
     from emofuse.experiment import prepare as prepare_manifest
 
     with Bars() as bars:
         found = prepare_manifest(corpus, root, out, partial=partial, columns=_columns(column), progress=bars)
     manifest = found.manifest
     hours = float(manifest["duration"].fillna(0).sum()) / 3600
-    OUT.print(
+    say(
         f"{out}: {len(manifest)} utterances, {manifest['speaker'].nunique()} speakers, {hours:.2f} h, labels "
-        f"{', '.join(f'{name} {count}' for name, count in manifest['label'].value_counts().items())}",
-        highlight=False,
-        soft_wrap=True,
+        f"{', '.join(f'{name} {count}' for name, count in manifest['label'].value_counts().items())}"
     )
     for note in found.notes:
         warn(f"Note: {note}")
@@ -135,7 +133,7 @@ def extract(
     device: Device = "cpu",
 ) -> None:
     """Compute the features that a recipe reads."""
-    from emofuse.console import OUT, Bars
+    from emofuse.console import Bars, say
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
@@ -144,10 +142,9 @@ def extract(
         features = extract_features(read_manifest(manifest), chosen, store, device=device, progress=bars)
     for stream, found in (("speech", features.speech), ("text", features.text)):
         if found is not None:
-            OUT.print(
+            say(
                 f"{stream}: {found.computed} computed now, {len(found.keys)} utterances have features, "
-                f"{100 * found.padding:.1f} % of the batches was padding",
-                highlight=False,
+                f"{100 * found.padding:.1f} % of the batches was padding"
             )
     _finish({name: str(error) for name, error in features.failed.items()})
 
@@ -240,10 +237,10 @@ def fuse(
     if as_json:
         typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
         return
-    from emofuse.console import OUT, show_results
+    from emofuse.console import say, show_results
 
     show_results(result["models"])
-    OUT.print(f"rule: {done['rule']}; weights: {done['weights']}; written to {out}", highlight=False, soft_wrap=True)
+    say(f"rule: {done['rule']}; weights: {done['weights']}; written to {out}")
 
 
 @app.command()
@@ -275,12 +272,12 @@ def predict(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Write the HTML report and the plots of a run."""
-    from emofuse.console import OUT, Bars
+    from emofuse.console import Bars, say
     from emofuse.report import write_report
 
     with Bars() as bars:
         page = write_report(folder, progress=bars)
-    OUT.print(str(page), highlight=False, soft_wrap=True)
+    say(str(page))
 
 
 @app.command()
@@ -316,7 +313,7 @@ def demo(
     jobs: Jobs = None,
 ) -> None:
     """Make a small spoken corpus, run speech, text, late and early on it, report, and predict one file."""
-    from emofuse.console import OUT, Bars, show_predictions
+    from emofuse.console import Bars, say, show_predictions
     from emofuse.demo import make_demo_corpus
     from emofuse.experiment import MODELS
     from emofuse.experiment import run as run_recipe
@@ -340,7 +337,7 @@ def demo(
 
     last = list(utterances(read_manifest(outcome.out / MANIFEST)))[-1]
     folder = outcome.out / MODELS / "late"
-    OUT.print(f'\nemofuse predict {last.audio} --text "{last.text}" --model {folder}', highlight=False, soft_wrap=True)
+    say(f'\nemofuse predict {last.audio} --text "{last.text}" --model {folder}')
     show_predictions([load(folder).predict(last.audio, text=last.text)])
     _finish(outcome.skipped)
 
@@ -390,14 +387,14 @@ def _command() -> str:
 
 
 def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
-    from emofuse.console import OUT, show_comparisons, show_results, warn
+    from emofuse.console import say, show_comparisons, show_results, warn
 
     show_results(result["models"])
     show_comparisons(result["comparisons"])
     for note in result["notes"]:
         warn(f"Note: {note}")
     if page is not None:
-        OUT.print(f"report: {page / 'report.html'}   models: {page / 'models'}", highlight=False, soft_wrap=True)
+        say(f"report: {page / 'report.html'}   models: {page / 'models'}")
 
 
 def _finish(skipped: Mapping[str, str]) -> None:

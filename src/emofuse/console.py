@@ -46,7 +46,14 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        if self._progress.tasks:
+            self._progress.stop()
+        else:
+            # Without a bar to leave behind, the line break that `stop` writes would be an empty line.
+            self._progress.live.transient = True
+            self._progress.live.stop()
 
     def start(self, description: str, total: float | None) -> None:
         """Open a bar."""
@@ -69,6 +76,11 @@ class Bars:
     def note(self, message: str) -> None:
         """Show a line above the bars."""
         self._progress.console.print(message, style="yellow", markup=False)
+
+
+def say(message: str) -> None:
+    """Show a line on stdout, as it is."""
+    OUT.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -149,5 +161,5 @@ def show_checks(checks: Sequence[Any]) -> None:
     table = Table("", "what", "found")
     for check in checks:
         mark = {True: "[green]ok[/green]", False: "[red]mend[/red]", None: ""}[check.ok]
-        table.add_row(mark, check.name, check.detail)
+        table.add_row(mark, check.name, escape(check.detail))
     OUT.print(table)

@@ -19,6 +19,7 @@ from emofuse.errors import AudioError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.manifest import read_manifest, utterances, write_manifest
 from emofuse.models import build_model
+from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
 from emofuse.report import write_report
@@ -98,6 +99,7 @@ def extract(
         StoreError: The store is damaged, full or in use.
         ManifestError: No utterance has the stream that the recipe reads.
     """
+    check_device(device)
     kinds = trained_kinds(recipe)
     streams = {stream for kind in kinds for stream in streams_of(kind)}
     speech = text = None
@@ -149,6 +151,7 @@ def train(
     Raises:
         ProtocolError: The corpus cannot be split as asked.
     """
+    check_device(device)
     left_out = {**(skipped or {}), **{name: str(error) for name, error in features.failed.items()}}
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
@@ -237,6 +240,7 @@ def run(
     Raises:
         EmofuseError: The first thing that a person has to mend.
     """
+    check_device(device)
     found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, progress=progress)
     manifest = read_manifest(out / MANIFEST)
     features = extract(manifest, recipe, store or out / STORE, device=device, progress=progress)

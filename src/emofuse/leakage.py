@@ -106,7 +106,8 @@ def _neighbours(texts: list[str]) -> dict[str, list[str]] | None:
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts).tocsr()
     for start in range(0, len(texts), 1000):
         close = (vectors[start : start + 1000] @ vectors.T).tocoo()
-        for row, column, value in zip(close.row, close.col, close.data, strict=True):
-            if value >= NEAR and start + row != column:
+        near = close.data >= NEAR
+        for row, column in zip(close.row[near], close.col[near], strict=True):
+            if start + row != column:
                 result[texts[start + row]].append(texts[column])
     return result

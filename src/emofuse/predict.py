@@ -21,6 +21,7 @@ from emofuse.errors import AudioError, CheckpointError, SettingsError
 from emofuse.features.dataset import pad
 from emofuse.features.extract import features_of
 from emofuse.features.pooling import pool_frames
+from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
 from emofuse.training.material import granularity_of, streams_of
 from emofuse.types import Prediction
@@ -42,9 +43,13 @@ class Predictor:
     Args:
         checkpoint: The model.
         device: Where to compute.
+
+    Raises:
+        SettingsError: The device cannot be used.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+        check_device(device)
         self.checkpoint = checkpoint
         self.device = device
         self._model = checkpoint.model.to(device)

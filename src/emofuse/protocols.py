@@ -75,7 +75,7 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
     for name, column, values in tests:
         test = frame[column].isin(values)
         rest = frame[~test]
-        folds.append(_carve(name, rest, frame[test], settings))
+        folds.append(_carve(name, rest, frame[test], settings, classes))
     labels = dict(zip(frame["utterance"], frame["label"], strict=True))
     mark = fingerprint(settings, list(classes), labels, [asdict(fold) for fold in folds])
     return Protocol(settings, classes, labels, tuple(folds), mark, leakage(frame, folds))
@@ -83,11 +83,11 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
 
 def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:
     """A split for the model that is kept: all speakers train it but those of validation, and no test set."""
-    frame, _ = _select(manifest, settings)
+    frame, classes = _select(manifest, settings)
     settings = resolve(frame, settings)
     if settings.kind == "split":
         frame = frame[frame["session"] != "test"]
-    return _carve(FINAL, frame, frame.iloc[:0], settings)
+    return _carve(FINAL, frame, frame.iloc[:0], settings, classes)
 
 
 def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings:
@@ -116,7 +116,8 @@ def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.Data
         )
     if len(classes) < 2:
         raise ProtocolError("there are fewer than two emotions", where="protocol.labels", remedy="keep at least two")
-    return frame[frame["label"].isin(classes)].reset_index(drop=True), tuple(classes)
+    # In the order of names: the same utterances make the same folds, however the manifest lists them.
+    return frame[frame["label"].isin(classes)].sort_values("utterance", ignore_index=True), tuple(classes)
 
 
 def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[str, str, list[str]]]:
@@ -186,7 +187,9 @@ def _groups(frame: pd.DataFrame, column: str) -> list[str]:
     return sorted(str(name) for name in frame[column].unique())
 
 
-def _carve(name: str, rest: pd.DataFrame, test: pd.DataFrame, settings: ProtocolSettings) -> Fold:
+def _carve(
+    name: str, rest: pd.DataFrame, test: pd.DataFrame, settings: ProtocolSettings, classes: Sequence[str]
+) -> Fold:
     """Take the validation part out of what is not tested."""
     if settings.kind == "split":
         validation = rest["session"] == "dev"
@@ -204,12 +207,12 @@ def _carve(name: str, rest: pd.DataFrame, test: pd.DataFrame, settings: Protocol
         chosen = [groups[i] for i in order[:wanted]]
         validation = rest[column].isin(chosen)
     train = rest[~validation]
-    missing = sorted(set(rest["label"]) - set(train["label"]))
+    missing = sorted(set(classes) - set(train["label"]))
     if missing:
         raise ProtocolError(
             f"fold {name} trains without a single {missing[0]!r} utterance",
             where="protocol",
-            remedy="use fewer folds or merge that label",
+            remedy="use fewer folds, or merge or leave out that label",
         )
     return Fold(
         name=name,

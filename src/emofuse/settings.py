@@ -73,7 +73,8 @@ class ModelSettings(_Settings):
         width: Width of the hidden layers and of co-attention.
         heads: Attention heads of co-attention.
         layers: Co-attention layers.
-        dropout: Share of units dropped in training.
+        dropout: Share of units dropped in training, in the head.
+        attention_dropout: Share dropped in co-attention.
         pooling: How a sequence becomes one vector.
         late_rule: How `late` joins posteriors.
         late_weights: `equal`, or `tuned` on the validation part of each fold.
@@ -84,6 +85,7 @@ class ModelSettings(_Settings):
     heads: int = Field(default=4, ge=1)
     layers: int = Field(default=1, ge=1)
     dropout: Fraction = 0.3
+    attention_dropout: Fraction = 0.1
     pooling: Literal["mean", "mean+std", "attentive"] = "attentive"
     speech_granularity: Granularity = "utterance"
     late_rule: Literal["mean", "product"] = "product"

@@ -72,10 +72,10 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Stack sequences of different length with a mask.
 
     Args:
-        items: `(layers, steps, width)` each, or `(steps,)` of ids.
+        items: `(layers, steps, width)` each of any float type, or `(steps,)` of ids.
 
     Returns:
-        Values padded with zeros, and the mask `(batch, steps)`, True where there is something.
+        Values padded with zeros, float32 or ids, and the mask `(batch, steps)`, True where there is something.
 
     Example:
         >>> values, mask = pad([torch.tensor([5, 6]), torch.tensor([7])])
@@ -87,14 +87,16 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     longest = int(lengths.max())
     shape = list(items[0].shape)
     shape[axis] = longest
-    values = items[0].new_zeros((len(items), *shape))
+    # Halves become floats while they are copied, not in a copy of their own.
+    kind = torch.float32 if items[0].is_floating_point() else items[0].dtype
+    values = torch.zeros((len(items), *shape), dtype=kind)
     for row, item in zip(values, items, strict=True):
         row.narrow(axis, 0, item.shape[axis]).copy_(item)
     return values, torch.arange(longest) < lengths[:, None]
 
 
 def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
-    """Read an utterance's features from a view, as float32.
+    """Read an utterance's features from a view, memory-mapped float16.
 
     Nothing is kept: the system's page cache serves all processes that map the store, a cache in each would not.
 
@@ -107,7 +109,7 @@ def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
             raise StoreError(
                 f"utterance {name!r} has no features", where=view.folder, remedy="run `emofuse extract` on its corpus"
             )
-        return torch.from_numpy(view.read(keys[name]).astype("float32"))
+        return torch.from_numpy(view.read(keys[name]))
 
     return read
 

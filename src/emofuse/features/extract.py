@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from emofuse.audio import SAMPLING_RATE, content_key, load_audio
+from emofuse.audio import SAMPLING_RATE, audio_duration, content_key, load_audio
 from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
@@ -69,7 +69,7 @@ def extract_speech(
     """
     views = {name: View(store, _speech_key(encoder, settings, name)) for name in granularities}
     keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], progress)
-    durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
+    durations = dict(zip(manifest["utterance"], manifest["duration"].astype("float64"), strict=True))
 
     def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> dict[str, dict[str, NDArray[np.float32]]]:
         clips: dict[str, NDArray[np.float32]] = {}
@@ -85,7 +85,7 @@ def extract_speech(
             for name in granularities
         }  # fmt: skip
 
-    sizes = {key: max(float(durations[row.utterance]), 1 / SAMPLING_RATE) for key, row in spoken.items()}
+    sizes = {key: _seconds(row, durations[row.utterance]) for key, row in spoken.items()}
     with ThreadPoolExecutor(DECODERS) as decoders:
         computed, padding = _fill(
             list(views.values()),
@@ -183,6 +183,16 @@ def _key(row: Utterance) -> str | AudioError:
         return error
 
 
+def _seconds(row: Utterance, known: float) -> float:
+    """Duration of an utterance, from its file where the manifest does not tell."""
+    if known > 0:
+        return known
+    try:
+        return audio_duration(row.audio or "", start=row.start, end=row.end)
+    except AudioError:
+        return 1 / SAMPLING_RATE  # Decoding will say what is wrong.
+
+
 def _decode(row: Utterance) -> NDArray[np.float32] | AudioError:
     try:
         return load_audio(row.audio or "", start=row.start, end=row.end)
@@ -207,10 +217,13 @@ def _fill(
     def missing() -> list[str]:
         return sorted(key for key in sizes if not all(key in view for view in views))
 
+    def finished(batches: list[list[str]]) -> bool:
+        # A planned utterance is there only if its shard was written; it may lack others that cannot be read.
+        return any(all(key in view for view in views) for batch in batches for key in batch)
+
     def compute(shards: list[list[list[str]]]) -> list[list[str]]:
         """Work through a plan; returns the batches that were computed now."""
-        absent = set(missing())
-        todo = [batches for batches in shards if not absent.isdisjoint(key for batch in batches for key in batch)]
+        todo = [batches for batches in shards if not finished(batches)]
         progress.start(label, sum(sizes[key] for batches in todo for batch in batches for key in batch))
         try:
             for batches in todo:
@@ -228,12 +241,11 @@ def _fill(
     with ExitStack() as locks:
         for view in views:
             locks.enter_context(view.writing())
-        resumed = _load_plan(plan, sizes)
-        done = compute(resumed)
-        planned = {key for batches in resumed for batch in batches for key in batch}
-        fresh = [key for key in missing() if key not in planned]
+        done = compute(_load_plan(plan, sizes, budget=budget))
+        tried = {key for batch in done for key in batch}
+        fresh = [key for key in missing() if key not in tried]
         shards = _plan_shards(fresh, sizes, budget=budget, shard=shard)
-        _save_plan(plan, shards)
+        _save_plan(plan, shards, budget=budget)
         done += compute(shards)
         plan.unlink()
     numbers = {key: number for number, key in enumerate(key for batch in done for key in batch)}
@@ -256,22 +268,24 @@ def _plan_shards(
     return shards
 
 
-def _load_plan(path: Path, sizes: Mapping[str, float]) -> list[list[list[str]]]:
-    """The plan of a run that was cut off, if it is about utterances that are still wanted.
+def _load_plan(path: Path, sizes: Mapping[str, float], *, budget: float) -> list[list[list[str]]]:
+    """The plan of a run that was cut off, if it is about utterances and a budget that are still wanted.
 
-    What a clip is batched with moves its features in the last bits, so a resumed run keeps the batches.
+    What a clip is batched with moves its features in the last bits, so a resumed run keeps the batches. A smaller
+    budget may be asked for because the first run ran out of memory.
     """
     try:
-        shards: list[list[list[str]]] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        shards: list[list[list[str]]] = plan["shards"] if plan["budget"] == budget else []
+    except (OSError, ValueError, KeyError, TypeError):
         return []
     return shards if {key for batches in shards for batch in batches for key in batch} <= sizes.keys() else []
 
 
-def _save_plan(path: Path, shards: list[list[list[str]]]) -> None:
+def _save_plan(path: Path, shards: list[list[list[str]]], *, budget: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(shards), encoding="utf-8")
+    part.write_text(json.dumps({"budget": budget, "shards": shards}), encoding="utf-8")
     part.replace(path)
 
 

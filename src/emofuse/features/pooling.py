@@ -26,5 +26,5 @@ def pool_frames(features: torch.Tensor, *, granularity: Granularity, frames_per_
         return features.mean(1, keepdim=True)
     if frames_per_step == 1:
         return features
-    runs = torch.split(features, frames_per_step, dim=1)  # type: ignore[no-untyped-call]
-    return torch.stack([run.mean(1) for run in runs], dim=1)
+    runs = range(0, features.shape[1], frames_per_step)
+    return torch.stack([features[:, start : start + frames_per_step].mean(1) for start in runs], dim=1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,14 @@ class View:
         return self._place(name)[2][1]
 
     def read(self, name: str) -> NDArray[np.float16]:
-        """Features of one utterance, `(layers, steps, width)`, memory-mapped and read-only.
+        """Features of one utterance, `(layers, steps, width)`, memory-mapped; what is written into them stays private.
 
         Raises:
             StoreError: They have not been extracted.
         """
         path, offset, shape = self._place(name)
         if path not in self._maps:
-            self._maps[path] = np.memmap(path, dtype=np.uint8, mode="r")
+            self._maps[path] = np.memmap(path, dtype=np.uint8, mode="c")
         end = offset + 2 * int(np.prod(shape))
         return self._maps[path][offset:end].view(np.float16).reshape(shape)
 
@@ -136,7 +136,7 @@ class View:
             halves[name] = half
         self.folder.mkdir(parents=True, exist_ok=True)
         self._describe()
-        path = self.folder / (sha256("".join(halves).encode()).hexdigest()[:16] + SUFFIX)
+        path = self.folder / (fingerprint(list(halves)) + SUFFIX)
         _write_whole(path, halves)
         self.refresh()
 
@@ -155,16 +155,20 @@ class View:
         """Hold the view for writing, and clear what a killed process left behind.
 
         Raises:
-            StoreError: Another process is writing it.
+            StoreError: Another process is writing it, or this one may not.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(str(self.folder) + ".lock")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise StoreError(
                 "another process is writing these features", where=self.folder, remedy="wait until it has finished"
             ) from None
+        except OSError as error:
+            raise StoreError(
+                f"the folder cannot be written ({error.strerror})", where=self.folder, remedy="choose another folder"
+            ) from error
         try:
             for leftover in self.folder.glob("*.part"):
                 leftover.unlink()
@@ -175,17 +179,16 @@ class View:
 
 
 def _write_whole(path: Path, arrays: Mapping[str, NDArray[np.float16]]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     part = path.with_name(path.name + ".part")
     try:
-        save_file(dict(arrays), part)
-        # Without the sync a crash of the machine could leave a renamed file with nothing in it.
-        descriptor = os.open(part, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # Not `save_file`: its temporary files have names of their own, and its errors hide the system's.
+        with part.open("wb") as file:
+            file.write(save(dict(arrays)))
+            file.flush()
+            # Without the sync a crash of the machine could leave a renamed file with nothing in it.
+            os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         raise StoreError(
@@ -202,12 +205,17 @@ def _read_header(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...]]]:
                 raise ValueError("the header is cut short")
             header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        start = 8 + length
-        end = start + max(entry["data_offsets"][1] for entry in header.values())
-        if path.stat().st_size != end or any(entry["dtype"] != "F16" for entry in header.values()):
+        places, end = {}, 8 + length
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, shape = end, tuple(entry["shape"])
+            end = 8 + length + entry["data_offsets"][1]
+            if entry["dtype"] != "F16" or end - start != 2 * math.prod(shape):
+                raise ValueError("the header contradicts itself")
+            places[name] = (path, start, shape)
+        if path.stat().st_size != end:
             raise ValueError("the data are cut short")
-        return {name: (path, start + entry["data_offsets"][0], tuple(entry["shape"])) for name, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        return places
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise StoreError(
             f"this shard is damaged ({error})", where=path, remedy="delete it and run the same command again"
         ) from error

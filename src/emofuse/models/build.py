@@ -73,4 +73,5 @@ def build_model(
         layers=settings.layers,
         dropout=dropout,
         pooling=pooling,
+        attention_dropout=settings.attention_dropout,
     )

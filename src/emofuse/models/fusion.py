@@ -73,12 +73,13 @@ class EarlyFusion(EmotionModel):
         layers: int,
         dropout: float,
         pooling: PoolingKind,
+        attention_dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.speech_front, self.text_front = speech, text
         self.speech_projection = nn.Linear(speech.width, width)
         self.text_projection = nn.Linear(text.width, width)
-        self.co_attention = CoAttention(width, heads=heads, layers=layers, dropout=dropout)
+        self.co_attention = CoAttention(width, heads=heads, layers=layers, dropout=attention_dropout)
         self.speech_pooling, self.text_pooling = Pooling(pooling, width), Pooling(pooling, width)
         size = self.speech_pooling.size + self.text_pooling.size
         self.head = Head(size, width=width, classes=classes, dropout=dropout)

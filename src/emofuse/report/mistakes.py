@@ -6,6 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import soundfile
@@ -70,7 +71,7 @@ def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT
         row, label = known.loc[name], str(labels[name])
         ranked = sorted(((str(key), float(value)) for key, value in means.loc[name].items()), key=lambda pair: -pair[1])
         kept = [pair for place, pair in enumerate(ranked) if place < _SHOWN or pair[0] == label]
-        audio, remark = _clip(row) if name in set(manifest["utterance"]) else (None, "it is not in the manifest")
+        audio, remark = _clip(row) if name in set(manifest["utterance"]) else (None, "Not in the manifest")
         speaker = row["speaker"] if speakers is None or pd.notna(row["speaker"]) else speakers[name]
         mistakes.append(
             Mistake(
@@ -92,10 +93,10 @@ def _shorten(text: str) -> str:
     return text if len(text) <= _WORDS else text[: _WORDS - 1].rstrip() + "…"
 
 
-def _clip(row: pd.Series) -> tuple[str | None, str]:  # type: ignore[type-arg]  # pandas rows cannot be subscripted
+def _clip(row: pd.Series[Any]) -> tuple[str | None, str]:
     """A manifest row's sound as a data URI, and a remark where it is not there or not whole."""
     if pd.isna(row["audio"]):
-        return None, "no audio in the corpus"
+        return None, "No audio in the corpus"
     start = 0.0 if pd.isna(row["start"]) else float(row["start"])
     end = None if pd.isna(row["end"]) else float(row["end"])
     # Without this, one hour-long file would be decoded for its first seconds.
@@ -105,11 +106,11 @@ def _clip(row: pd.Series) -> tuple[str | None, str]:  # type: ignore[type-arg]  
         samples = load_audio(Path(row["audio"]), start=start, end=end)
     except AudioError as error:
         # Not the whole message: it names a path, and the page is made to be passed on.
-        return None, f"audio not available: {error.what}"
+        return None, f"Audio not available: {error.what}"
     whole = len(samples) if pd.isna(row["duration"]) else float(row["duration"]) * SAMPLING_RATE
     limit = round(LONGEST * SAMPLING_RATE)
     memory = io.BytesIO()
     # FLAC, though Vorbis would be a third of it: every browser plays it, Safari before 18.4 does not play Vorbis.
     soundfile.write(memory, samples[:limit], SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    remark = f"the first {LONGEST:g} s" if whole > limit + 1 else ""
+    remark = f"The first {LONGEST:g} s" if whole > limit + 1 else ""
     return "data:audio/flac;base64," + base64.b64encode(memory.getvalue()).decode("ascii"), remark

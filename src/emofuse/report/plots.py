@@ -54,7 +54,7 @@ def confusion_plot(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> P
             if not truth[row, 0]:
                 continue
             colour = "white" if shares[row, column] > 0.55 else "black"
-            middle = {"ha": "center", "va": "center", "color": colour}
+            middle: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
             axes.text(column, row - 0.14, f"{100 * shares[row, column]:.0f} %", fontsize=9, **middle)
             axes.text(column, row + 0.24, f"{counts[row, column]:.0f}", fontsize=7, **middle)
         names = [_label(name) for name in classes]
@@ -103,7 +103,7 @@ def recall_plot(recalls: Mapping[str, float | None], by_seed: Sequence[Mapping[s
     alt = "Recall of each class in percent: " + ", ".join(
         f"{name} {'not tested' if value is None else f'{100 * value:.1f}'}" for name, value in recalls.items()
     )
-    return _plot(draw, width=4.9, height=1.1 + 0.36 * len(classes), alt=alt)
+    return _plot(draw, width=4.4, height=1.1 + 0.36 * len(classes), alt=alt)
 
 
 def speaker_plot(by_speaker: Mapping[str, Sequence[float]], *, pooled: float, classes: int) -> Plot:
@@ -121,15 +121,20 @@ def speaker_plot(by_speaker: Mapping[str, Sequence[float]], *, pooled: float, cl
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        size = float(np.clip(160 / number, 2.5, 7))
+        size = float(np.clip(240 / number, 2.5, 7))
         axes.vlines(range(number), lows, highs, color=BLUE, alpha=0.45, linewidth=min(2.0, size / 2))
         axes.plot(range(number), means, "o", color=BLUE, markersize=size, clip_on=False)
         axes.axhline(100 * pooled, color=ORANGE, linewidth=1.2)
         _chance(axes.axhline, classes)
-        for height, words, colour in ((100 * pooled, "pooled", ORANGE), (100 / classes, "chance", GREY)):
+        above = pooled >= 1 / classes
+        close = abs(pooled - 1 / classes) < 0.08
+        for height, words, colour, upper in (
+            (100 * pooled, "pooled", ORANGE, above),
+            (100 / classes, "chance", GREY, not above),
+        ):
             axes.annotate(
                 words, (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-                va="center", fontsize=8, color=colour, annotation_clip=False,
+                va=("bottom" if upper else "top") if close else "center", fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
         if number <= NAMED_SPEAKERS:
             names = [_label(name) for name in order]
@@ -211,7 +216,9 @@ _SLANTED: Mapping[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "
 
 def _label(name: str) -> str:
     text = one_line(name)
-    text = text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
+    if len(text) > _LABEL:
+        # Names of speakers and files differ at their ends.
+        text = f"{text[: _LABEL // 2 - 1]}…{text[-_LABEL // 2 :]}"
     # Between dollars matplotlib would typeset mathematics, and fail on what is none.
     return text.replace("$", r"\$")
 

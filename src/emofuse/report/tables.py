@@ -4,22 +4,131 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Strict, ValidationError, field_validator
 
 from emofuse.errors import ScoresError, SettingsError
-from emofuse.scoring.metrics import METRICS
 
 Style = Literal["markdown", "latex", "text"]
 
 TITLES: Mapping[str, str] = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
 """The metrics in the order of the page, by their key in `result.json`."""
 
-NOTHING = "–"
+KINDS: Mapping[str, str] = {
+    "session": "leaving one session out",
+    "speaker": "leaving one speaker out",
+    "speakers": "folds by speaker",
+    "fixed": "fixed lists of speakers",
+    "split": "the corpus's own training, development and test parts",
+}
+"""Kinds of protocol in words."""
 
-_AGAIN = "make the run again with `emofuse run`"
+NOTHING = "-"
+
+AGAIN = "make the run again with `emofuse run`"
+"""Remedy for a run whose files are broken."""
+
+Number = Annotated[float, Strict()]
+
+
+class _Part(BaseModel):
+    """The shape of a part of `result.json`; what the report does not read is let pass."""
+
+
+class _Metrics(_Part):
+    wa: Number | None
+    ua: Number | None
+    macro_f1: Number | None
+
+
+class _Estimate(_Part):
+    value: Number
+    low: Number
+    high: Number
+
+
+class _Entry(_Part):
+    wa: _Estimate
+    ua: _Estimate
+    macro_f1: _Estimate
+    fold_mean: _Metrics
+    seed_sd: _Metrics
+    ece: Number
+    recall: dict[str, Number | None]
+    confusion: list[list[Number]]
+    classes: list[str]
+    utterances: int
+    seeds: list[int]
+    folds: int
+    cluster: str
+    clusters: int
+
+
+class _Difference(_Estimate):
+    p: Number
+
+
+class _Pair(_Part):
+    first: str
+    second: str
+    wa: _Difference | None = None
+    ua: _Difference | None = None
+    macro_f1: _Difference | None = None
+
+
+class _Copies(_Part):
+    share: Number | None
+    agreement: Number | None
+
+
+class _Leakage(_Part):
+    speakers: int = 0
+    dialogues: int = 0
+    exact: _Copies | None = None
+    near: _Copies | None = None
+
+
+class _Protocol(_Part):
+    kind: str | None = None
+    leakage: _Leakage | None = None
+
+
+class _Encoder(_Part):
+    name: str
+    exposure: list[str] | None = None
+    selected: list[int] | None = None
+
+
+class _Skipped(_Part):
+    utterance: str
+    reason: str
+
+
+class _Result(_Part):
+    name: str = ""
+    corpus: str = ""
+    models: dict[str, _Entry]
+    comparisons: list[_Pair] | None = None
+    protocol: _Protocol | None = None
+    encoders: dict[str, _Encoder] | None = None
+    layer_weights: dict[str, dict[str, list[list[Number]]]] | None = None
+    late_weights: dict[str, list[Number]] | None = None
+    recipe: dict[str, Any] | None = None
+    skipped: list[_Skipped] | None = None
+    notes: list[str] | None = None
+    versions: dict[str, Any] | None = None
+    command: str = ""
+
+    @field_validator("models")
+    @classmethod
+    def _some(cls, models: dict[str, _Entry]) -> dict[str, _Entry]:
+        if not models:
+            raise ValueError("there are none")
+        return models
 
 
 @dataclass(frozen=True)
@@ -39,7 +148,7 @@ def percent(value: float | None) -> str:
 
     Example:
         >>> percent(0.6349), percent(None)
-        ('63.5', '–')
+        ('63.5', '-')
     """
     return NOTHING if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
@@ -54,28 +163,28 @@ def interval(estimate: Mapping[str, float]) -> str:
     return f"[{percent(estimate['low'])}, {percent(estimate['high'])}]"
 
 
-def model_entries(result: Mapping[str, Any], *, where: str | Path | None = None) -> Mapping[str, Mapping[str, Any]]:
-    """The entries of a result, one a model, checked to hold what tables and plots read.
+def check_result(result: object, *, where: str | Path | None = None) -> Mapping[str, Any]:
+    """The content of a `result.json`, checked to hold what tables and page read.
 
     Raises:
-        ScoresError: There is no model, or an entry lacks a figure; the message names it.
+        ScoresError: A part is missing or of another kind; the message names it.
+
+    Example:
+        >>> check_result({"models": {}})
+        Traceback (most recent call last):
+        ...
+        emofuse.errors.ScoresError: models: there are none; make the run again with `emofuse run`.
     """
-    models = result.get("models")
-    if not isinstance(models, Mapping) or not models:
-        raise ScoresError("the result holds no models", where=where, remedy=_AGAIN)
-    wanted = {name: {"value", "low", "high"} for name in METRICS}
-    wanted |= {"fold_mean": set(METRICS), "seed_sd": set(METRICS)}
-    for model, entry in models.items():
-        if not isinstance(entry, Mapping):
-            raise ScoresError(f"the entry of model {model!r} is not a table", where=where, remedy=_AGAIN)
-        for name, parts in wanted.items():
-            found = entry.get(name)
-            if not isinstance(found, Mapping) or not parts <= set(found):
-                raise ScoresError(f"model {model!r} lacks {name!r} or a part of it", where=where, remedy=_AGAIN)
-        for name in ("ece", "recall", "confusion", "classes", "utterances", "seeds", "folds", "cluster", "clusters"):
-            if name not in entry:
-                raise ScoresError(f"model {model!r} lacks {name!r}", where=where, remedy=_AGAIN)
-    return models
+    try:
+        _Result.model_validate(result)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "result"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        place = name if where is None else f"{where}: {name}"
+        raise ScoresError(message[:1].lower() + message[1:], where=place, remedy=AGAIN) from error
+    assert isinstance(result, Mapping)  # noqa: S101 - the schema has just said so
+    return result
 
 
 def results_table(result: Mapping[str, Any], *, style: Style) -> str:
@@ -96,7 +205,7 @@ def results_table(result: Mapping[str, Any], *, style: Style) -> str:
         ...          "seed_sd": {"wa": None, "ua": 0.012, "macro_f1": 0.01}, "seeds": [0, 1], "folds": 3,
         ...          "cluster": "speaker", "clusters": 3}
         >>> print(results_table({"models": {"speech": entry}}, style="text"))
-        Model                 WA                 UA           macro-F1   ECE  seed SD of UA
+        Model                  WA                 UA           macro-F1   ECE  seed SD of UA
         speech  50.0 [40.0, 60.0]  50.0 [40.0, 60.0]  50.0 [40.0, 60.0]  10.0            1.2
     """
     writers: Mapping[str, Callable[[list[list[str]]], str]] = {"markdown": _markdown, "latex": _latex, "text": _text}
@@ -104,7 +213,7 @@ def results_table(result: Mapping[str, Any], *, style: Style) -> str:
         raise SettingsError(f"no table style is called {style!r}", remedy=f"use one of {', '.join(writers)}")
     columns = ("wa", "ua", "macro_f1")
     rows = [["Model", *(TITLES[name] for name in columns), "ECE", "seed SD of UA"]]
-    for model, entry in model_entries(result).items():
+    for model, entry in check_result(result)["models"].items():
         figures = [f"{percent(entry[name]['value'])} {interval(entry[name])}" for name in columns]
         rows.append([one_line(model), *figures, percent(entry["ece"]), percent(entry["seed_sd"]["ua"])])
     return writers[style](rows)
@@ -130,9 +239,97 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
                 better, worse = (first, second) if found["value"] > 0 else (second, first)
                 reading = f"the interval excludes zero: {better} is higher than {worse}"
             bounds = f"[{_signed(found['low'])}, {_signed(found['high'])}]"
-            models = f"{first} − {second}"
+            models = f"{first} minus {second}"
             rows.append(Comparison(models, title, _signed(found["value"]), bounds, _p(found["p"]), reading))
     return rows
+
+
+def late_weight_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Weights of late fusion by fold and seed; one row where all are alike."""
+    units = result.get("late_weights") or {}
+    rows = [(str(name), ", ".join(f"{weight:.2f}" for weight in weights)) for name, weights in units.items()]
+    if len(rows) > 1 and len({weights for _, weights in rows}) == 1:
+        return [("every fold and seed", rows[0][1])]
+    return rows
+
+
+def protocol_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the corpus was split, name and value."""
+    told = result.get("protocol") or {}
+    kind = told.get("kind") or "not stated"
+    rows = [
+        ("Kind", f"{kind}: {KINDS[kind]}" if kind in KINDS else kind),
+        ("Fingerprint", told.get("fingerprint")),
+        ("Folds", told.get("folds")),
+        ("Classes", told.get("classes")),
+        ("Utterances", told.get("utterances")),
+        ("Speakers", told.get("speakers")),
+        ("Labels kept", told.get("labels") or "all"),
+        ("Labels merged", told.get("merge") or "none"),
+    ]
+    return [(name, _plain(value)) for name, value in rows if value is not None] if told else []
+
+
+def encoder_rows(result: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Stream, name and known facts of each encoder."""
+    described = []
+    for stream, encoder in (result.get("encoders") or {}).items():
+        name = str(encoder.get("name", ""))
+        if name == "words":
+            described.append((stream, name, [("Trained on", "the training parts only")]))
+            continue
+        facts = [
+            ("Revision", encoder.get("revision")),
+            ("Licence", encoder.get("licence") or "unknown"),
+            ("Known exposure", encoder.get("exposure") or "none is known, which does not mean that there is none"),
+            ("Family", encoder.get("family")),
+            ("Layers", _ranges(encoder.get("selected") or ()) or encoder.get("layers")),
+            ("Width", encoder.get("width")),
+            ("Sampling rate, Hz", encoder.get("sampling_rate") or None),
+            ("Stride, samples", encoder.get("stride") or None),
+        ]
+        rows = [(title, _plain(value)) for title, value in facts if value is not None]
+        described.append((stream, name, rows))
+    return described
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in short.
+
+    Example:
+        >>> _ranges([0, 1, 2, 3]), _ranges([6]), _ranges([2, 4])
+        ('0 to 3', '6', '2, 4')
+    """
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(str(number) for number in numbers)
+
+
+def setting_rows(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and values.
+
+    Example:
+        >>> list(setting_rows({"train": {"epochs": 5}, "seeds": [0, 1]}))
+        [('train.epochs', '5'), ('seeds', '0, 1')]
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from setting_rows(value, prefix=f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == [] or value == {} or value == ():
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} → {_plain(entry)}" for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        nested = any(isinstance(entry, (list, tuple, Mapping)) for entry in value)
+        return ("; " if nested else ", ").join(_plain(entry) for entry in value)
+    return str(value)
 
 
 def one_line(text: object) -> str:
@@ -143,7 +340,7 @@ def one_line(text: object) -> str:
 def _signed(value: float) -> str:
     # Rounded first, so that a difference too small to be shown carries no sign.
     points = round(100 * value, 1)
-    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+    return f"{points:+.1f}" if points else "0.0"
 
 
 def _p(value: float) -> str:
@@ -163,14 +360,11 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     # At the start of a row it would be read as an argument of the line break before it.
     "[": "{[}",
-    "–": "--",
 }
 
 
 def _latex(rows: list[list[str]]) -> str:
-    lines = [
-        " & ".join([_escape_latex(row[0]), *(cell.replace(NOTHING, "--") for cell in row[1:])]) + r" \\" for row in rows
-    ]
+    lines = [" & ".join([_escape_latex(row[0]), *row[1:]]) + r" \\" for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join(["% needs the package booktabs; percent, 95 % intervals", begin, *body, r"\end{tabular}"])

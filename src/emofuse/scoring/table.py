@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from emofuse.errors import ScoresError
 
 NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "dialogue")
-"""Columns of a score table that are not classes. Every other column that holds numbers is a class."""
+"""Columns of a score table that are not classes. Every other column that holds numbers, or has the name of a label,
+is a class."""
 
 SUM_TOLERANCE = 1e-3
 
@@ -39,9 +40,12 @@ class Scores:
 
     @property
     def cluster(self) -> str:
-        """The column that intervals are clustered by: speaker, else dialogue, else the utterance itself."""
+        """The column that intervals are clustered by: speaker, else dialogue, else the utterance itself.
+
+        A single cluster says nothing of how results vary, so there must be two.
+        """
         for name in ("speaker", "dialogue"):
-            if name in self.frame.columns and self.frame[name].notna().all():
+            if name in self.frame.columns and self.frame[name].notna().all() and self.frame[name].nunique() > 1:
                 return name
         return "utterance"
 
@@ -87,14 +91,15 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
             raise ScoresError(f"column {name!r} is missing", where=source, remedy="add it")
     if frame.empty:
         raise ScoresError("the table has no rows", where=source, remedy="check how it was written")
+    frame = frame.rename(columns=str).reset_index(drop=True)
+    labels = set(frame["label"].dropna().astype(str))
     classes = tuple(
-        str(name) for name in frame.columns if name not in NAMES and pd.api.types.is_numeric_dtype(frame[name])
+        name for name in frame.columns if name not in NAMES and (_holds_numbers(frame[name]) or name in labels)
     )
     if len(classes) < 2:
         raise ScoresError(
             "there are fewer than two columns of posteriors", where=source, remedy="add one column of numbers a class"
         )
-    frame = frame.reset_index(drop=True)
     defaults: dict[str, object] = {"model": model, "seed": 0, "fold": "all"}
     columns: dict[str, pd.Series[Any]] = {}
     for name in NAMES:
@@ -116,7 +121,7 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
         "give every label its own column of posteriors",
     )
     for name in classes:
-        values = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+        values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
         bad = ~((values >= -SUM_TOLERANCE) & (values <= 1 + SUM_TOLERANCE))
         _refuse(bad, name, "not a probability", source, "write posteriors between 0 and 1, such as a softmax gives")
         columns[name] = pd.Series(values.clip(0, 1), dtype="object").astype("float64")
@@ -126,6 +131,10 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
     twice = table.duplicated(["model", "seed", "fold", "utterance"]).to_numpy()
     _refuse(twice, "utterance", "there twice for its model, seed and fold", source, "keep one row of each")
     return Scores(table, classes)
+
+
+def _holds_numbers(column: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def _refuse(bad: NDArray[np.bool_], column: str, what: str, source: str | Path, remedy: str) -> None:
@@ -145,8 +154,11 @@ def read_scores(path: Path) -> Scores:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:
-            # Names are read as text: utterance 0123 is not 123, and fold 1 is not 1.0.
-            frame = pd.read_csv(path, dtype={name: str for name in NAMES if name != "seed"}, sep=_separator(path))
+            # Names are read as text: utterance 0123 is not 123, fold 1 is not 1.0, and a speaker may be called NA.
+            names = {name: _cell for name in NAMES if name != "seed"}
+            frame = pd.read_csv(path, converters=names, sep=_separator(path), float_precision="round_trip")
+            # What pandas calls a column without a name, such as the row numbers that its own `to_csv` writes.
+            frame = frame.loc[:, [not name.startswith("Unnamed: ") for name in frame.columns]]
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise ScoresError(
             f"this cannot be read as a table ({str(error).splitlines()[0]})",
@@ -156,16 +168,20 @@ def read_scores(path: Path) -> Scores:
     return make_scores(frame, source=path, model=path.stem)
 
 
+def _cell(text: str) -> str | None:
+    return text or None
+
+
 def _separator(path: Path) -> str:
     return "\t" if path.suffix == ".tsv" else ","
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write a score table as Parquet (or CSV, by its suffix), whole or not at all."""
+    """Write a score table as Parquet (or CSV or TSV, by its suffix), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    if path.suffix == ".csv":
-        scores.frame.to_csv(part, index=False)
+    if path.suffix in (".csv", ".tsv"):
+        scores.frame.to_csv(part, index=False, sep=_separator(path))
     else:
         scores.frame.to_parquet(part, index=False)
     part.replace(path)

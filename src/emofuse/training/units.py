@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from emofuse.errors import EmofuseError
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.fuse import combine, search_weights
@@ -49,13 +51,27 @@ def unit_mark(unit: Unit, material: Material) -> str:
     """Changes whenever anything that shapes the unit's numbers does."""
     recipe = material.recipe
     streams = streams_of(unit.kind)
-    views = [material.speech[granularity_of(unit.kind, recipe)].folder] if "speech" in streams else []
-    if "text" in streams:
-        views.append(material.text.folder if material.text else fingerprint(recipe.text, recipe.model.vocabulary))
     fold = [list(part) for part in (unit.fold.train, unit.fold.validation, unit.fold.test)]
-    labels = [material.labels[name] for part in fold for name in part]
-    shape = recipe.model.model_dump(exclude={"late_rule", "late_weights", "vocabulary"})
-    return fingerprint(VERSION, unit.kind, unit.seed, shape, recipe.train, views, list(material.classes), fold, labels)
+    names = [name for part in fold for name in part]
+    inputs: list[Any] = []
+    if "speech" in streams:
+        inputs += [material.speech[granularity_of(unit.kind, recipe)].folder, _each(names, material.speech_keys)]
+    if "text" in streams and material.text:
+        inputs += [material.text.folder, _each(names, material.text_keys)]
+    elif "text" in streams:
+        inputs += [recipe.text.max_tokens, recipe.model.vocabulary, _each(names, material.texts)]
+    # The granularity is part of the view, and the late rule joins units that are done.
+    elsewhere = {"late_rule", "late_weights", "vocabulary", "speech_granularity"}
+    if unit.kind != "early":
+        elsewhere |= {"heads", "layers", "attention_dropout"}
+    shape = recipe.model.model_dump(exclude=elsewhere)
+    clusters = [[str(value) for value in row] for row in material.clusters.reindex(names).to_numpy(dtype=object)]
+    about = [fold, _each(names, material.labels), clusters, list(material.classes)]
+    return fingerprint(VERSION, unit.kind, unit.fold.name, unit.seed, shape, recipe.train, inputs, about)
+
+
+def _each(names: Sequence[str], values: Mapping[str, str]) -> list[str | None]:
+    return [values.get(name) for name in names]
 
 
 def is_done(unit: Unit, material: Material, root: Path) -> bool:
@@ -194,6 +210,11 @@ def _in_parallel(units: Sequence[Unit], material: Material, root: Path, *, jobs:
                 for future in finished:
                     future.result()
                     yield
+        except BrokenProcessPool as error:
+            raise EmofuseError(
+                "a training process was killed from outside, as happens where memory runs out",
+                remedy="run the same command with a smaller --jobs; what is finished stays",
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,0 +1,412 @@
+"""One self-contained page on a run: figures, plots, leakage, worst mistakes, and what is needed to repeat it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from emofuse.errors import EmofuseError, ScoresError
+from emofuse.manifest import read_manifest
+from emofuse.progress import Progress, Silent, track
+from emofuse.report import plots
+from emofuse.report.mistakes import LONGEST, Mistake, worst_mistakes
+from emofuse.report.plots import Plot
+from emofuse.report.tables import (
+    AGAIN,
+    KINDS,
+    TITLES,
+    check_result,
+    comparisons,
+    encoder_rows,
+    interval,
+    late_weight_rows,
+    one_line,
+    percent,
+    protocol_rows,
+    setting_rows,
+)
+from emofuse.scoring.bootstrap import pooled_confusion
+from emofuse.scoring.metrics import DEFINITIONS, confusion, recall, reliability, unweighted_accuracy
+from emofuse.scoring.table import Scores, read_scores
+
+FEW_CLUSTERS = 20
+"""Below so many speakers, bootstrap intervals are told to be too narrow."""
+
+_REPEATED = 0.99  # Share of test transcripts seen in training from which a corpus counts as fixed sentences.
+_BEYOND_CHANCE = 0.05  # Agreement of labels, as a share of the way from chance to certainty, that counts as chance.
+
+
+def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
+    """Write `report.html` and `plots/*.png` into a run folder, from the tables that lie there.
+
+    The page needs nothing beside itself: styles, plots and clips are inside, and no script is used.
+
+    Args:
+        run: A folder with `result.json`, `scores.parquet` and `manifest.parquet`.
+        progress: Told about each model.
+
+    Returns:
+        The page.
+
+    Raises:
+        ScoresError: The folder, its result or its scores are missing or broken, or do not belong together.
+        ManifestError: The manifest is missing or broken.
+        EmofuseError: The folder cannot be written to.
+    """
+    loaded = _read(run)
+    files: dict[str, bytes] = {}
+    sections: list[_Section] = []
+    stems: set[str] = set()
+    for model in track(loaded.models, "Report", total=len(loaded.models), progress=progress):
+        section = _model_section(loaded, model)
+        sections.append(section)
+        stem = _stem(model)
+        # Two names may become one, also where a file system takes no notice of capitals.
+        while stem.lower() in stems:
+            stem += "-"
+        stems.add(stem.lower())
+        for figure in section.figures:
+            files[f"plots/{stem}-{figure.name}.png"] = figure.plot.png
+    files["report.html"] = _render(loaded, sections).encode("utf-8")
+    _write(run, files)
+    return run / "report.html"
+
+
+@dataclass(frozen=True)
+class _Run:
+    result: Mapping[str, Any]
+    models: Mapping[str, Mapping[str, Any]]
+    scores: Scores
+    manifest: pd.DataFrame
+
+    @property
+    def chance(self) -> float:
+        """How often two utterances drawn blindly carry the same label."""
+        labels = self.scores.frame.drop_duplicates("utterance")["label"]
+        return float((labels.value_counts(normalize=True) ** 2).sum())
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A part of the result that may be absent."""
+        return self.result.get(name) or {}
+
+
+@dataclass(frozen=True)
+class _Figure:
+    name: str
+    caption: str
+    plot: Plot
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What the page shows of one model."""
+
+    name: str
+    figures: tuple[_Figure, ...]
+    mistakes: list[Mistake]
+
+
+def _read(run: Path) -> _Run:
+    if not run.is_dir():
+        raise ScoresError("no such run folder", where=run, remedy="check the path, or make it with `emofuse run`")
+    path = run / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ScoresError("there is no result.json in this folder", where=run, remedy=AGAIN) from error
+    except (OSError, ValueError) as error:
+        raise ScoresError(f"this cannot be read as JSON ({error})", where=path, remedy=AGAIN) from error
+    models = check_result(result, where=path)["models"]
+    scores = read_scores(run / "scores.parquet")
+    for model, entry in models.items():
+        # Plots and mistakes are drawn from the scores, tables from the result: both must tell of the same answers.
+        known = model in scores.models and list(scores.classes) == entry["classes"]
+        if not known or pooled_confusion(scores.of(model)).tolist() != entry["confusion"]:
+            raise ScoresError(
+                f"the figures of model {model!r} do not come from scores.parquet", where=path, remedy=AGAIN
+            )
+    return _Run(result, models, scores, read_manifest(run / "manifest.parquet"))
+
+
+def _write(run: Path, files: Mapping[str, bytes]) -> None:
+    parts = {run / name: (run / name).with_name(Path(name).name + ".part") for name in files}
+    try:
+        try:
+            for (path, part), content in zip(parts.items(), files.values(), strict=True):
+                path.parent.mkdir(exist_ok=True)
+                part.write_bytes(content)
+            for path, part in parts.items():
+                part.replace(path)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise EmofuseError(
+            f"the report cannot be written ({error.strerror or error})", where=run, remedy="check its space and rights"
+        ) from error
+
+
+def _stem(name: str) -> str:
+    """A file name for a model or stream, whatever its own name holds."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "model"
+
+
+def _model_section(run: _Run, model: str) -> _Section:
+    entry, scores = run.models[model], run.scores.of(model)
+    counted = "all seeds counted together" if len(entry["seeds"]) > 1 else "one seed"
+    figures = [
+        _Figure(
+            "confusion",
+            f"Confusion matrix. Each row sums to 100 %; below each share its count, {counted}.",
+            plots.confusion_plot(entry["confusion"], entry["classes"]),
+        ),
+        _Figure(
+            "recall",
+            "Recall of each class.",
+            plots.recall_plot(entry["recall"], [_recalls(part) for _, part in _by(scores, "seed")]),
+        ),
+    ]
+    if by_speaker := _speakers(scores):
+        means = sorted((float(np.mean(values)), name) for name, values in by_speaker.items())
+        lowest = ", ".join(f"{one_line(name)} ({percent(value)})" for value, name in means[:3])
+        figures.append(
+            _Figure(
+                "speakers",
+                f"UA of each speaker over the classes that this speaker has; lines span the seeds. Lowest: {lowest}.",
+                plots.speaker_plot(by_speaker, pooled=entry["ua"]["value"], classes=len(scores.classes)),
+            )
+        )
+    figures.append(
+        _Figure(
+            "calibration",
+            "Calibration: is an answer given with 80 % confidence right in 80 % of cases?",
+            plots.reliability_plot(*reliability(scores.posteriors(), scores.labels()), ece=entry["ece"]),
+        )
+    )
+    for stream, units in (run.section("layer_weights").get(model) or {}).items():
+        if units and len(units[0]) > 1:
+            figures.append(
+                _Figure(
+                    f"layers-{_stem(stream)}",
+                    f"Learned layer weights, {one_line(stream)}: mean over {_count(len(units), 'trained model')}, "
+                    "standard deviation (black), extremes (orange); dotted: all layers alike.",
+                    plots.layer_plot(units, _layers(run, stream, units, model=model)),
+                )
+            )
+    return _Section(model, tuple(figures), worst_mistakes(scores, run.manifest))
+
+
+def _by(scores: Scores, column: str) -> Iterator[tuple[Any, Scores]]:
+    for name, frame in scores.frame.groupby(column, sort=True):
+        yield name, Scores(frame, scores.classes)
+
+
+def _confusion(scores: Scores) -> Any:
+    return confusion(scores.labels(), scores.posteriors().argmax(1), classes=len(scores.classes))
+
+
+def _recalls(scores: Scores) -> dict[str, float | None]:
+    values = recall(_confusion(scores))
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(scores.classes, values, strict=True)}
+
+
+def _speakers(scores: Scores) -> dict[str, list[float]]:
+    """UA of each speaker in every seed; empty where speakers are not known."""
+    if "speaker" not in scores.frame.columns or scores.frame["speaker"].isna().all():
+        return {}
+    return {
+        str(speaker): [float(unweighted_accuracy(_confusion(part))) for _, part in _by(rows, "seed")]
+        for speaker, rows in _by(scores, "speaker")
+    }
+
+
+def _layers(run: _Run, stream: str, units: Sequence[Sequence[float]], *, model: str) -> list[int]:
+    """Number of each weighted layer in its encoder."""
+    if len({len(unit) for unit in units}) != 1:
+        raise ScoresError(
+            f"the {stream} layer weights of model {model!r} differ in number", where="result.json", remedy=AGAIN
+        )
+    selected = (run.section("encoders").get(stream) or {}).get("selected") or ()
+    return list(selected) if len(selected) == len(units[0]) else list(range(len(units[0])))
+
+
+def _render(run: _Run, sections: Sequence[_Section]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, interval=interval, line=one_line)
+    environment.globals.update(data_uri=_data_uri)
+    template = resources.files("emofuse.report").joinpath("page.html").read_text(encoding="utf-8")
+    leakage, empty_words = _leakage(run)
+    return environment.from_string(template).render(
+        title=str(run.result.get("name") or "Emotion recognition"),
+        corpus=str(run.result.get("corpus") or "unnamed corpus"),
+        summary=_summary(run),
+        warnings=_warnings(run, empty_words=empty_words),
+        notes=[str(note) for note in run.section("notes")],
+        titles=TITLES,
+        models=run.models,
+        comparisons=comparisons(run.result),
+        empty_words=empty_words,
+        definitions=DEFINITIONS,
+        intervals=_intervals(run),
+        sections=sections,
+        late_weights=late_weight_rows(run.result),
+        leakage=leakage,
+        longest=LONGEST,
+        skipped=run.section("skipped"),
+        protocol=protocol_rows(run.result),
+        encoders=encoder_rows(run.result),
+        recipe=list(setting_rows(run.section("recipe"))),
+        command=str(run.result.get("command") or ""),
+        versions=run.section("versions"),
+    )
+
+
+def _data_uri(plot: Plot) -> str:
+    return "data:image/png;base64," + base64.b64encode(plot.png).decode("ascii")
+
+
+def _count(number: int, thing: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> _count(1, "seed"), _count(8, "class")
+        ('1 seed', '8 classes')
+    """
+    plural = thing + ("es" if thing.endswith("s") else "s")
+    return f"{number} {thing if number == 1 else plural}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _summary(run: _Run) -> str:
+    first = next(iter(run.models.values()))
+    names = [one_line(name) for name in run.models]
+    kind = run.section("protocol").get("kind")
+    split = f" ({KINDS.get(kind, kind)})" if kind else ""
+    subject = f"The model {names[0]} was" if len(names) == 1 else f"The models {_and(names)} were each"
+    speakers = "" if first["cluster"] != "speaker" else f" of {_count(first['clusters'], 'speaker')}"
+    return (
+        f"{subject} trained with {_count(len(first['seeds']), 'seed')} in {_count(first['folds'], 'fold')}{split} and "
+        f"tested on {_count(first['utterances'], 'utterance')}{speakers} in {_count(len(first['classes']), 'class')}."
+    )
+
+
+def _intervals(run: _Run) -> list[str]:
+    """How the intervals were made, and how far they can be trusted."""
+    first = next(iter(run.models.values()))
+    cluster, number = first["cluster"], first["clusters"]
+    told = [
+        f"Intervals cover 95 %: whole {cluster}s ({_count(number, cluster)} here) are drawn with replacement, all of "
+        "their utterances and seeds together, and the middle 95 % of the metric is taken. They tell how much the "
+        f"figures would move with other {cluster}s, not with another corpus.",
+        "Seed SD is the standard deviation between trainings that differ in their random seed only.",
+        "Comparisons draw the same clusters for both models. p is two-sided and not corrected for several comparisons.",
+    ]
+    if cluster == "utterance":
+        told.append(
+            "Speakers are not known, so single utterances are drawn: utterances of one speaker resemble each other, "
+            "and these intervals are too narrow."
+        )
+    told.append(
+        f"Over fewer than about {FEW_CLUSTERS} {cluster}s such intervals are optimistic: narrower than they should be."
+    )
+    return told
+
+
+def _leakage(run: _Run) -> tuple[list[str], str]:
+    """What training and test share, in words; and a caution where its words say nothing about the label."""
+    found = run.section("protocol").get("leakage")
+    if not found:
+        return [], ""
+    told = []
+    for column in ("speaker", "dialogue"):
+        shared = found.get(f"{column}s")
+        if run.manifest[column].isna().all():
+            told.append(f"{column.capitalize()}s are not known in this corpus, so it is not known what is shared.")
+        elif shared:
+            told.append(f"Up to {_count(shared, column)} of a fold's test part also occur in its training part.")
+        else:
+            told.append(f"No {column} of a test part occurs in training.")
+    exact, near, chance = found.get("exact") or {}, found.get("near"), run.chance
+    share, agreement = exact.get("share"), exact.get("agreement")
+    empty = False
+    if share is None:
+        told.append("There are no transcripts to compare.")
+        return told, ""
+    told.append(
+        f"{percent(share)} % of the test transcripts occur in training word for word{_agreeing(exact, chance)}."
+    )
+    if near is None:
+        told.append("Near-duplicates were not counted: there are too many transcripts.")
+    elif near["share"] == 0:
+        told.append("No other test transcript occurs there almost word for word.")
+    elif near["share"] is not None:
+        told.append(f"Another {percent(near['share'])} % occur there almost word for word{_agreeing(near, chance)}.")
+    if share >= _REPEATED and agreement is not None:
+        empty = (agreement - chance) / max(1 - chance, 1e-9) < _BEYOND_CHANCE
+        if not empty:
+            told.append(
+                "Practically every transcript was seen in training, more often than by chance with the same label: a "
+                "model of words can answer from memory, and its figures do not hold for new sentences."
+            )
+    return told, EMPTY_WORDS if empty else ""
+
+
+def _agreeing(part: Mapping[str, float | None], chance: float) -> str:
+    agreement = part.get("agreement")
+    if agreement is None:
+        return ""
+    return f"; those copies carry the same label in {percent(agreement)} % of cases (by chance: {percent(chance)} %)"
+
+
+EMPTY_WORDS = (
+    "Every transcript of the test parts occurs in training, with labels that agree no more often than by chance: the "
+    "words carry no label information in this corpus. Gains from fusing speech with words cannot be told from it."
+)
+
+
+def _warnings(run: _Run, *, empty_words: str) -> list[str]:
+    told = [empty_words] if empty_words else []
+    if found := (run.section("protocol").get("leakage") or {}).get("speakers"):
+        told.append(
+            f"This split is not speaker-independent: up to {_count(found, 'speaker')} are in training and test."
+        )
+    corpus = str(run.result.get("corpus") or "")
+    for stream, encoder in run.section("encoders").items():
+        if any(_same_corpus(corpus, str(name)) for name in encoder.get("exposure") or ()):
+            told.append(
+                f"The {stream} encoder {one_line(encoder.get('name', ''))} is known to have seen {one_line(corpus)} "
+                "in its own training: its figures on this corpus are optimistic."
+            )
+    first = next(iter(run.models.values()))
+    if first["clusters"] < FEW_CLUSTERS:
+        told.append(
+            f"There are only {_count(first['clusters'], first['cluster'])}: the intervals are narrower than they "
+            "should be."
+        )
+    return told
+
+
+def _same_corpus(corpus: str, exposure: str) -> bool:
+    """Whether an exposure names the corpus, alone or within a longer remark.
+
+    Example:
+        >>> _same_corpus("emodb", "Emo-DB"), _same_corpus("iemocap", "IEMOCAP (train)"), _same_corpus("mine", "mined")
+        (True, True, False)
+    """
+    ours, theirs = (re.sub(r"[\W_]+", "", name.lower()) for name in (corpus, exposure))
+    words = re.findall(r"[^\W_]+", exposure.lower())
+    return bool(ours) and (ours == theirs or ours in words)

@@ -1,0 +1,687 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.utils.class_weight import compute_class_weight
+from transformers import get_cosine_schedule_with_warmup
+
+from emofuse.errors import EmofuseError
+from emofuse.experiment import run
+from emofuse.features.dataset import Dataset
+from emofuse.features.store import View, ViewKey
+from emofuse.models import EmotionModel, InputShape, build_model
+from emofuse.scoring.table import Scores, make_scores
+from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
+from emofuse.settings import TrainSettings as Train
+from emofuse.testing import tiny_corpus
+from emofuse.training import units
+from emofuse.training.loop import class_weights, fit, posteriors, rate_at
+from emofuse.training.material import Material
+from emofuse.training.units import Unit, is_done, late_unit, read_unit, run_unit, run_units
+from emofuse.types import EncoderSpecification, Fold
+
+LAYERS, WIDTH = 2, 5
+CLASSES = ("angry", "happy", "sad")
+KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    # Threads cost more than they bring on such small tensors.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# The rate, and the weights of classes
+
+
+@given(steps=st.integers(4, 400), share=st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5]))
+def test_the_rate_is_that_of_transformers(steps: int, share: float) -> None:
+    steps = steps // 20 * 20 or 20
+    rise = round(share * steps)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_cosine_schedule_with_warmup(optimizer, rise, steps)
+    for step in range(steps):
+        # Theirs begins its rise at zero, a step that changes nothing; ours is one step ahead until the peak.
+        expected = theirs.lr_lambdas[0](step + 1 if step < rise else step)
+        assert rate_at(step, steps=steps, warmup=share) == pytest.approx(expected, abs=1e-9)
+
+
+@given(steps=st.integers(1, 500), warmup=st.floats(0, 0.99))
+def test_the_rate_stays_between_zero_and_the_peak(steps: int, warmup: float) -> None:
+    rates = [rate_at(step, steps=steps, warmup=warmup) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates), "no step is wasted on a rate of zero"
+    peak = rates.index(max(rates))
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+@given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_class_weights_are_the_balanced_ones(labels: list[int]) -> None:
+    present = np.unique(labels)
+    expected = np.zeros(5)
+    expected[present] = compute_class_weight("balanced", classes=present, y=np.array(labels))
+    np.testing.assert_allclose(class_weights(torch.tensor(labels), 5).numpy(), expected, rtol=1e-6)
+
+
+# One training
+
+
+def toy(
+    classes: Sequence[int], *, count: int = 30, seed: int = 0, noise: float = 0.3, shift: float = 0.0, prefix: str = "u"
+) -> Dataset:
+    """Utterances of uneven length whose second layer tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+    features, labels = {}, {}
+    for number in range(count):
+        label = classes[number % len(classes)]
+        values = noise * torch.randn(LAYERS, 1 + number % 4, WIDTH, generator=generator) + shift
+        values[1, :, label] += 2
+        features[f"{prefix}{number}"], labels[f"{prefix}{number}"] = values, label
+    return Dataset(list(features), labels, {"speech": features.__getitem__})
+
+
+def make_speech(width: int = 16) -> EmotionModel:
+    shape = ModelSettings(width=width, heads=2, dropout=0.2, pooling="mean")
+    return build_model("speech", shape, classes=3, speech=InputShape(LAYERS, WIDTH), text=None)
+
+
+def accuracy(model: EmotionModel, dataset: Dataset) -> float:
+    return float((posteriors(model, dataset).argmax(1) == dataset.labels.numpy()).mean())
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+QUICK = Train(epochs=8, learning_rate=1e-2, batch_size=8)
+
+
+def test_training_learns_what_can_be_learned() -> None:
+    trained = fit(make_speech, toy([0, 1, 2]), toy([0, 1, 2], seed=1), QUICK, classes=3, seed=0)
+    fresh = toy([0, 1, 2], seed=2)
+    assert accuracy(make_speech(), fresh) < 0.7
+    assert accuracy(trained.model, fresh) == 1.0
+    assert trained.history[-1]["loss"] < trained.history[0]["loss"] / 2
+
+
+def test_nothing_is_learned_where_there_is_nothing() -> None:
+    """The counterpart: on labels that mean nothing, validation stays near chance."""
+    train, validation = toy([0, 1, 2], noise=4, count=90), toy([0, 1, 2], noise=4, seed=1, count=300)
+    train.labels = train.labels[torch.randperm(90, generator=torch.Generator().manual_seed(0))]
+    trained = fit(make_speech, train, validation, QUICK, classes=3, seed=0)
+    assert accuracy(trained.model, validation) == pytest.approx(1 / 3, abs=0.12)
+
+
+def test_the_best_pass_is_kept() -> None:
+    train, validation = toy([0, 1, 2], noise=2.0), toy([0, 1, 2], noise=2.0, seed=1, count=40)
+    settings = Train(epochs=25, patience=25, learning_rate=3e-2, batch_size=8)
+    trained = fit(make_speech, train, validation, settings, classes=3, seed=0)
+    found = [one["validation_ua"] for one in trained.history]
+    assert len(found) == 25
+    assert found[-1] < max(found), "the last pass must not be the best, or this proves nothing"
+    assert trained.epochs == found.index(max(found)) + 1
+    predictions = trained.validation.argmax(1)
+    assert balanced_accuracy_score(validation.labels.numpy(), predictions) == pytest.approx(max(found))
+    np.testing.assert_array_equal(posteriors(trained.model, validation), trained.validation)
+    assert not trained.model.training
+
+
+def test_training_stops_when_validation_no_longer_rises() -> None:
+    train, validation = toy([0, 1, 2], noise=2.0), toy([0, 1, 2], noise=2.0, seed=1, count=40)
+    settings = Train(epochs=60, patience=4, learning_rate=3e-2, batch_size=8)
+    trained = fit(make_speech, train, validation, settings, classes=3, seed=0)
+    assert len(trained.history) == trained.epochs + 4
+
+
+def test_seeds_decide_everything() -> None:
+    def train(seed: int) -> Any:
+        torch.rand(seed + 3)  # What was drawn before must not matter.
+        np.random.rand(seed + 5)
+        return fit(make_speech, toy([0, 1, 2]), toy([0, 1, 2], seed=1), QUICK, classes=3, seed=seed)
+
+    first, again, other = train(1), train(1), train(2)
+    assert same(first.model.state_dict(), again.model.state_dict())
+    assert first.history == again.history
+    np.testing.assert_array_equal(first.validation, again.validation)
+    assert not same(first.model.state_dict(), other.model.state_dict())
+
+
+def step_once(**options: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Parameters before and after a single step of the optimiser at its full rate."""
+    made: list[EmotionModel] = []
+    before: dict[str, torch.Tensor] = {}
+
+    def make() -> EmotionModel:
+        made.append(make_speech())
+        before.update({name: value.detach().clone() for name, value in made[-1].named_parameters()})
+        return made[-1]
+
+    train = toy([0, 1, 2])
+    settings = Train(epochs=1, warmup=0.0, batch_size=len(train), weight_decay=0.0, clip=1e9, **options)
+    trained = fit(make, train, toy([0, 1, 2], seed=1), settings, classes=3, seed=0)
+    return before, dict(trained.model.named_parameters())
+
+
+def test_layer_weights_learn_at_their_own_rate() -> None:
+    """AdamW's first step has the length of the rate, whatever the gradient."""
+    before, after = step_once(learning_rate=1e-3, layer_rate=7.0)
+    moved = {name: (after[name] - value).abs().max().item() for name, value in before.items()}
+    assert moved.pop("front.scores") == pytest.approx(7e-3, rel=1e-2)
+    assert len(moved) == 4
+    for name, distance in moved.items():
+        assert distance == pytest.approx(1e-3, rel=1e-2), name
+
+
+def test_layer_weights_do_not_decay() -> None:
+    settings = Train(epochs=1, warmup=0.0, learning_rate=0.1, layer_rate=1e-9, weight_decay=0.5, batch_size=30)
+
+    def make() -> EmotionModel:
+        model = make_speech()
+        with torch.no_grad():
+            model.get_parameter("front.scores").fill_(3.0)
+        return model
+
+    trained = fit(make, toy([0, 1, 2]), toy([0, 1, 2], seed=1), settings, classes=3, seed=0)
+    torch.testing.assert_close(trained.model.get_parameter("front.scores"), torch.full((LAYERS,), 3.0))
+
+
+def test_class_weights_lift_the_rare_class() -> None:
+    train = toy([0] * 9 + [1], count=60, noise=2.5)
+    fresh = toy([0, 1], count=300, noise=2.5, seed=3)
+    rare = fresh.labels.numpy() == 1
+
+    def found(weighted: bool) -> float:
+        settings = Train(epochs=6, learning_rate=1e-2, batch_size=16, class_weights=weighted)
+        trained = fit(make_speech, train, toy([0, 1], seed=1), settings, classes=3, seed=0)
+        return float((posteriors(trained.model, fresh).argmax(1) == 1)[rare].mean())
+
+    assert found(True) > found(False) + 0.1
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_statistics_come_from_the_training_part_only(refit: bool) -> None:
+    train, validation = toy([0, 1, 2], shift=1.0), toy([0, 1, 2], seed=1, shift=-50.0, prefix="v")
+    settings = QUICK.model_copy(update={"refit": refit})
+    trained = fit(make_speech, train, validation, settings, classes=3, seed=0)
+    used = [train, validation] if refit else [train]
+    frames = np.concatenate([part.streams["speech"](name).numpy() for part in used for name in part.names], axis=1)
+    state = trained.model.state_dict()
+    np.testing.assert_allclose(state["front.mean"].numpy(), frames.mean(1, dtype=np.float64), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(state["front.deviation"].numpy(), frames.std(1, dtype=np.float64), rtol=1e-5)
+
+
+def joint(train: Dataset, validation: Dataset) -> tuple[Dataset, Dataset]:
+    """Both parts with one reader, as the folds of one corpus have."""
+    sources = {name: part for part in (train, validation) for name in part.names}
+
+    def read(name: str) -> torch.Tensor:
+        return sources[name].streams["speech"](name)
+
+    parts = [
+        Dataset(part.names, dict(zip(part.names, part.labels.tolist(), strict=True)), {"speech": read})
+        for part in (train, validation)
+    ]
+    return parts[0], parts[1]
+
+
+def test_refitting_learns_from_the_validation_part_too() -> None:
+    """A class that only the validation part has is known after refitting, and unknown without."""
+    train, validation = joint(toy([0, 1]), toy([0, 1, 2, 2], seed=1, count=40, prefix="v"))
+    fresh = toy([2], seed=5)
+    settings = Train(epochs=8, learning_rate=3e-2, batch_size=4)
+    plain = fit(make_speech, train, validation, settings, classes=3, seed=0)
+    refitted = fit(make_speech, train, validation, settings.model_copy(update={"refit": True}), classes=3, seed=0)
+    assert accuracy(plain.model, fresh) == 0.0
+    assert accuracy(refitted.model, fresh) == 1.0
+    # What fusion weights are tuned on stays blind to the validation part.
+    assert refitted.epochs == plain.epochs
+    np.testing.assert_array_equal(refitted.validation, plain.validation)
+
+
+# Units, on a store made by hand
+
+WORDS = {"angry": "why you bad", "happy": "so very good", "sad": "it is gone"}
+
+
+def specification(stream: str = "speech") -> EncoderSpecification:
+    return EncoderSpecification(
+        name="made", family="made", stream=stream, revision="1", layers=LAYERS, selected=tuple(range(LAYERS)),
+        width=WIDTH, sampling_rate=16000, stride=320, receptive_field=400)  # fmt: skip
+
+
+def recipe(**options: Any) -> Recipe:
+    values = {
+        "name": "units",
+        "models": ("speech", "text", "late", "concat", "early"),
+        "seeds": (0,),
+        "text": TextSettings(encoder="words"),
+        "model": ModelSettings(width=8, heads=2),
+        "train": Train(epochs=3, batch_size=8, learning_rate=1e-2),
+    }
+    return Recipe(**{**values, **options})
+
+
+def make_material(folder: Path, *, spoil: Sequence[str] = ()) -> Material:
+    """Six speakers; the utterances in `spoil` get other features, words and labels, as if the corpus had them."""
+    generator = np.random.default_rng(0)
+    names = [f"s{speaker}-{number}" for speaker in range(6) for number in range(6)]
+    labels = {name: CLASSES[int(name[-1]) % 3] for name in names}
+    texts = {name: f"{WORDS[labels[name]]} {name[-1]}" for name in names}
+    frames, pooled = {}, {}
+    for name in names:
+        values = generator.normal(size=(LAYERS, int(generator.integers(1, 6)), WIDTH)).astype(np.float32)
+        values[1, :, CLASSES.index(labels[name])] += 1.5
+        if name in spoil:
+            values = 100 - 40 * values
+            texts[name] = "zzz unheard of"
+            labels[name] = CLASSES[(CLASSES.index(labels[name]) + 1) % 3]
+        frames[f"key-{name}"], pooled[f"key-{name}"] = values, values.mean(1, keepdims=True)
+    views = {}
+    for granularity, features in (("frame", frames), ("utterance", pooled)):
+        views[granularity] = ViewKey(specification=specification(), granularity=granularity)
+        View(folder, views[granularity]).write(features)
+    clusters = pd.DataFrame({"speaker": [name[:2] for name in names], "session": None, "dialogue": None}, index=names)
+    return Material(
+        recipe=recipe(),
+        classes=CLASSES,
+        labels=labels,
+        clusters=clusters.astype("object"),
+        store=folder,
+        speech=views,
+        speech_keys={name: f"key-{name}" for name in names},
+        texts=texts,
+    )
+
+
+def make_fold(name: str = "fold-1", *, test: Sequence[str] = ("s4", "s5")) -> Fold:
+    def of(*speakers: str) -> tuple[str, ...]:
+        return tuple(f"{speaker}-{number}" for speaker in speakers for number in range(6))
+
+    return Fold(name=name, train=of("s0", "s1", "s2"), validation=of("s3"), test=of(*test))
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Material:
+    return make_material(tmp_path / "store")
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """Weights of every model that `fit` hands to a unit from now on."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def watched(*given: Any, **options: Any) -> Any:
+        trained = fit(*given, **options)
+        seen.append(trained.model.state_dict())
+        return trained
+
+    monkeypatch.setattr(units, "fit", watched)
+    return seen
+
+
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_trainer_cannot_see_the_test_fold(
+    kind: ModelKind, refit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch(monkeypatch)
+    unit = Unit(kind, make_fold(), 0)
+    train = Train(epochs=4, batch_size=8, learning_rate=1e-2, class_weights=True, refit=refit)
+    folders = []
+    for name, spoil in (("clean", ()), ("spoilt", unit.fold.test)):
+        material = make_material(tmp_path / name / "store", spoil=spoil)
+        material = replace(material, recipe=recipe(train=train))
+        run_unit(unit, material, tmp_path / name)
+        folders.append(tmp_path / name / unit.folder)
+    clean, spoilt = folders
+    assert same(seen[0], seen[1])
+    assert (clean / "validation.parquet").read_bytes() == (spoilt / "validation.parquet").read_bytes()
+    left = [{key: read_unit(folder)[key] for key in ("epochs", "history", "layer_weights")} for folder in folders]
+    assert left[0] == left[1]
+    assert (clean / "scores.parquet").read_bytes() != (spoilt / "scores.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_the_trainer_does_see_the_other_parts(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this, the test above could pass because spoiling does nothing."""
+    seen = watch(monkeypatch)
+    unit = Unit("early", make_fold(), 0)
+    for name, spoil in (("clean", ()), ("spoilt", getattr(unit.fold, part))):
+        material = replace(
+            make_material(tmp_path / name / "store", spoil=spoil),
+            recipe=recipe(train=Train(epochs=4, batch_size=8, learning_rate=1e-2, refit=True)),
+        )
+        run_unit(unit, material, tmp_path / name)
+    assert not same(seen[0], seen[1])
+
+
+def scores_of(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.parquet"))}
+
+
+def all_units(seeds: Sequence[int] = (0,)) -> list[Unit]:
+    return [Unit(kind, fold, seed) for kind in KINDS for fold in folds() for seed in seeds]
+
+
+def folds() -> list[Fold]:
+    return [make_fold("fold-1", test=["s4"]), make_fold("fold-2", test=["s5"])]
+
+
+def test_the_number_of_jobs_changes_no_bit(material: Material, tmp_path: Path) -> None:
+    for jobs in (1, 2):
+        assert run_units(all_units(), material, tmp_path / str(jobs), jobs=jobs) == len(all_units())
+    found = scores_of(tmp_path / "1")
+    assert len(found) == 2 * len(all_units())
+    assert found == scores_of(tmp_path / "2")
+
+
+def test_scores_hold_the_model_s_posteriors_of_the_test_part(material: Material, tmp_path: Path) -> None:
+    unit = Unit("concat", make_fold(), 3)
+    run_unit(unit, material, tmp_path)
+    table = pd.read_parquet(tmp_path / unit.folder / "scores.parquet")
+    assert table["utterance"].tolist() == list(unit.fold.test)
+    assert table["label"].tolist() == [material.labels[name] for name in unit.fold.test]
+    assert set(table["seed"]) == {3}
+    assert table["speaker"].tolist() == [name[:2] for name in unit.fold.test]
+    np.testing.assert_allclose(table[list(CLASSES)].sum(axis=1), 1)
+    assert pd.read_parquet(tmp_path / unit.folder / "validation.parquet")["utterance"].tolist() == list(
+        unit.fold.validation
+    )
+
+
+def with_value(values: Any, name: str, value: str) -> dict[str, str]:
+    assert values[name] != value
+    return {**values, name: value}
+
+
+def change_model(**update: Any) -> Callable[[Material], Material]:
+    def change(material: Material) -> Material:
+        model = material.recipe.model.model_copy(update=update)
+        assert model != material.recipe.model
+        return replace(material, recipe=material.recipe.model_copy(update={"model": model}))
+
+    return change
+
+
+def change_recipe(part: str, **update: Any) -> Callable[[Material], Material]:
+    def change(material: Material) -> Material:
+        settings = getattr(material.recipe, part).model_copy(update=update)
+        assert settings != getattr(material.recipe, part)
+        return replace(material, recipe=material.recipe.model_copy(update={part: settings}))
+
+    return change
+
+
+def rename_speaker(material: Material) -> Material:
+    clusters = material.clusters.copy()
+    clusters.loc["s0-0", "speaker"] = "somebody else"
+    return replace(material, clusters=clusters)
+
+
+READS_SPEECH, READS_TEXT = {"speech", "concat", "early"}, {"text", "concat", "early"}
+CHANGES: dict[str, tuple[Callable[[Material], Material], set[str]]] = {
+    "rate": (change_recipe("train", learning_rate=2e-2), set(KINDS)),
+    "dropout": (change_model(dropout=0.5), set(KINDS)),
+    "pooling": (change_model(pooling="mean"), set(KINDS)),
+    "heads": (change_model(heads=4), {"early"}),
+    "layers": (change_model(layers=2), {"early"}),
+    "granularity": (change_model(speech_granularity="frame"), {"speech", "concat"}),
+    "late rule": (change_model(late_rule="mean", late_weights="tuned"), set()),
+    "vocabulary": (change_model(vocabulary=99), READS_TEXT),
+    "longest text": (change_recipe("text", max_tokens=9), READS_TEXT),
+    "batch of an encoder that is not used": (change_recipe("text", batch_size=9), set()),
+    "name": (lambda old: replace(old, recipe=old.recipe.model_copy(update={"name": "other"})), set()),
+    "label": (lambda old: replace(old, labels=with_value(old.labels, "s0-0", "sad")), set(KINDS)),
+    "words": (lambda old: replace(old, texts=with_value(old.texts, "s0-0", "corrected")), READS_TEXT),
+    "words of a test utterance": (lambda old: replace(old, texts=with_value(old.texts, "s4-0", "mended")), READS_TEXT),
+    "sound": (lambda old: replace(old, speech_keys=with_value(old.speech_keys, "s0-0", "key-s0-1")), READS_SPEECH),
+    "speaker": (rename_speaker, set(KINDS)),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Material, Path]:
+    folder = tmp_path_factory.mktemp("finished")
+    material = make_material(folder / "store")
+    assert run_units(all_units(), material, folder / "units", jobs=1) == len(all_units())
+    assert run_units(all_units(), material, folder / "units", jobs=1) == 0
+    return material, folder / "units"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_reruns_what_it_touches_and_nothing_else(change: str, finished: tuple[Material, Path]) -> None:
+    material, root = finished
+    apply, touched = CHANGES[change]
+    changed = apply(material)
+    assert {unit.kind for unit in all_units() if not is_done(unit, changed, root)} == touched
+
+
+def test_a_changed_unit_is_run_anew_and_the_others_stay(material: Material, tmp_path: Path) -> None:
+    run_units(all_units(), material, tmp_path, jobs=1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("unit.json")}
+    assert run_units(all_units(), change_model(heads=4)(material), tmp_path, jobs=1) == 2
+    again = {path for path, when in before.items() if path.stat().st_mtime_ns != when}
+    assert again == {tmp_path / unit.folder / "unit.json" for unit in all_units() if unit.kind == "early"}
+
+
+def test_a_unit_that_was_cut_off_is_run_again(material: Material, tmp_path: Path) -> None:
+    unit = Unit("speech", make_fold(), 0)
+    run_unit(unit, material, tmp_path)
+    complete = (tmp_path / unit.folder / "scores.parquet").read_bytes()
+    (tmp_path / unit.folder / "unit.json").unlink()
+    (tmp_path / unit.folder / "scores.parquet").write_bytes(complete[:100])
+    assert run_units([unit], material, tmp_path, jobs=1) == 1
+    assert (tmp_path / unit.folder / "scores.parquet").read_bytes() == complete
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_unit_that_fails_says_why_and_leaves_the_others(jobs: int, material: Material, tmp_path: Path) -> None:
+    broken = replace(material, speech_keys={key: value for key, value in material.speech_keys.items() if key != "s5-0"})
+    with pytest.raises(EmofuseError, match="utterance 's5-0' has no features"):
+        run_units([Unit("speech", fold, 0) for fold in folds()], broken, tmp_path, jobs=jobs)
+    assert is_done(Unit("speech", folds()[0], 0), broken, tmp_path)
+    assert not is_done(Unit("speech", folds()[1], 0), broken, tmp_path)
+
+
+# Late fusion
+
+
+def table(fold: Fold, part: str, seed: int, material: Material, *, model: str) -> Scores:
+    names = list(getattr(fold, part))
+    values = np.random.default_rng(seed).dirichlet([0.6] * 3, len(names))
+    frame = pd.DataFrame({"model": model, "utterance": names, "label": [material.labels[name] for name in names]})
+    frame[list(CLASSES)] = values
+    return make_scores(frame, source="made")
+
+
+@pytest.mark.parametrize("rule", ["mean", "product"])
+def test_late_weights_are_tuned_on_the_validation_part_only(rule: Any, material: Material) -> None:
+    material = change_model(late_rule=rule, late_weights="tuned")(material)
+    fold = replace(make_fold(), validation=tuple(material.labels))
+
+    def weights(*, held_out: int, tested: int, labels: bool = True) -> tuple[float, ...]:
+        tables = {}
+        for number, stream in enumerate(("speech", "text")):
+            test = table(fold, "test", tested + number, material, model=stream)
+            if not labels:
+                test = Scores(test.frame.assign(label="angry"), test.classes)
+            tables[stream] = (table(fold, "validation", held_out + number, material, model=stream), test)
+        joined, found = late_unit(fold, 0, material, tables)
+        assert joined is not None
+        assert joined.models == ("late",)
+        return found
+
+    chosen = weights(held_out=10, tested=20)
+    assert weights(held_out=10, tested=30) == chosen
+    assert weights(held_out=10, tested=20, labels=False) == chosen
+    assert any(weights(held_out=seed, tested=20) != chosen for seed in range(40, 60, 2))
+
+    tables = [table(fold, "validation", 10 + number, material, model="m") for number in range(2)]
+    truth = tables[0].labels()
+
+    def ua(share: float) -> float:
+        first, second = (one.posteriors() for one in tables)
+        joined = share * first + (1 - share) * second if rule == "mean" else first**share * second ** (1 - share)
+        return float(balanced_accuracy_score(truth, joined.argmax(1)))
+
+    assert sum(chosen) == pytest.approx(1)
+    assert ua(chosen[0]) == pytest.approx(max(ua(step / 20) for step in range(21)))
+
+
+def test_equal_weights_ask_nobody(material: Material) -> None:
+    fold = make_fold()
+    tables = {
+        stream: (table(fold, "validation", 1, material, model=stream), table(fold, "test", 2, material, model=stream))
+        for stream in ("speech", "text")
+    }
+    assert late_unit(fold, 0, material, tables)[1] == (0.5, 0.5)
+
+
+# Whole runs
+
+
+RECIPE = """
+name = "Killed"
+models = ["speech", "late"]
+seeds = [0, 1, 2]
+[speech]
+encoder = "logmel"
+[text]
+encoder = "words"
+[model]
+width = 16
+pooling = "mean"
+late_weights = "tuned"
+[train]
+epochs = 30
+patience = 30
+batch_size = 4
+[protocol]
+kind = "speakers"
+folds = 3
+"""
+
+
+def command(folder: Path, corpus: Path, out: Path, jobs: int) -> list[str]:
+    (folder / "killed.toml").write_text(RECIPE)
+    options = ["--corpus", "table", "--root", str(corpus), "--out", str(out), "--jobs", str(jobs)]
+    return [sys.executable, "-m", "emofuse", "run", str(folder / "killed.toml"), *options]
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(status[1]) == parent and b"spawn_main" in (entry / "cmdline").read_bytes():
+            found.append(int(entry.name))
+    return found
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    corpus = tiny_corpus(tmp_path / "corpus", utterances=2)
+    out = tmp_path / "killed"
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command(tmp_path, corpus, out, jobs=2), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True)  # fmt: skip
+
+    def done() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in out.glob("units/*/*/unit.json")}
+
+    # First one worker is killed, as the system does when memory runs out; the run ends with one sentence.
+    process = start()
+    wait_for(lambda: len(done()) >= 1, process)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert errors.count("\n") == 1
+    assert "was killed" in errors
+    assert "--jobs" in errors
+    survived = done()
+    assert 1 <= len(survived) < 18
+
+    # Then the whole run.
+    process = start()
+    wait_for(lambda: len(done()) > len(survived), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = done()
+    assert finished.keys() > survived.keys()
+    assert len(finished) < 20
+    assert not (out / "scores.parquet").exists()
+
+    # And then it is left in peace.
+    process = start()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert len(done()) == 20
+    assert {path: when for path, when in done().items() if path in finished} == finished
+
+    from emofuse.settings import load_recipe
+
+    undisturbed = tmp_path / "undisturbed"
+    run(load_recipe(str(tmp_path / "killed.toml")), "table", corpus, undisturbed, jobs=1)
+    assert (out / "scores.parquet").read_bytes() == (undisturbed / "scores.parquet").read_bytes()
+    for kind in ("speech", "late"):
+        kept = [folder / "models" / kind / "model.safetensors" for folder in (out, undisturbed)]
+        assert kept[0].read_bytes() == kept[1].read_bytes()
+
+
+def test_a_sound_or_transcript_that_is_mended_counts(tmp_path: Path) -> None:
+    """A run into the same folder after the corpus was corrected gives what a fresh run gives."""
+    import soundfile
+
+    table = tiny_corpus(tmp_path / "corpus", utterances=1)
+    small = Recipe(
+        name="mended",
+        models=("speech", "text"),
+        seeds=(0,),
+        speech=SpeechSettings(encoder="logmel"),
+        text=TextSettings(encoder="words"),
+        model=ModelSettings(width=8, heads=2),
+        train=Train(epochs=2),
+        protocol=ProtocolSettings(kind="speakers", folds=2),
+    )
+    run(small, "table", table, tmp_path / "run", jobs=1)
+    before = (tmp_path / "run" / "scores.parquet").read_bytes()
+    clip, rate = soundfile.read(tmp_path / "corpus/audio/s0_sad_0.wav")
+    soundfile.write(tmp_path / "corpus/audio/s0_sad_0.wav", clip[::-1] * np.linspace(0, 1, len(clip)), rate)
+    table.write_text(table.read_text().replace("so very good 0", "so very glad 0", 1))
+    for out in ("run", "fresh"):
+        run(small, "table", table, tmp_path / out, jobs=1)
+    after = (tmp_path / "run" / "scores.parquet").read_bytes()
+    assert after == (tmp_path / "fresh" / "scores.parquet").read_bytes()
+    assert after != before
+    kept = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert kept["models"].keys() == {"speech", "text"}

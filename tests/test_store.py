@@ -84,17 +84,21 @@ def test_what_is_written_is_read_back_bit_for_bit_in_half_precision(
             assert name in view
 
 
-def test_reading_maps_the_file_and_cannot_change_it(tmp_path: Path) -> None:
+def test_reading_maps_the_file_and_never_changes_it(tmp_path: Path) -> None:
     view = View(tmp_path, KEY)
     view.write(some_features("a", "b"))
+    before = contents(tmp_path)
     values = view.read("b")
     base: Any = values
     while base.base is not None and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap)
-    assert not values.flags.writeable
-    with pytest.raises(ValueError, match="read-only"):
-        values[0, 0, 0] = 1
+    assert base.filename == shard_of(view)
+    if values.flags.writeable:  # As torch asks for; what is written must stay in this process.
+        values[:] = 7
+        base.flush()
+    assert contents(tmp_path) == before
+    np.testing.assert_array_equal(View(tmp_path, KEY).read("b"), some_features("a", "b")["b"].astype(np.float16))
 
 
 def test_shards_are_safetensors_that_any_reader_opens(tmp_path: Path) -> None:
@@ -198,8 +202,7 @@ def test_a_changed_byte_of_the_header_never_moves_the_numbers_of_a_name(
     path.write_bytes(data)
     try:
         view = View(root, KEY)
-    except StoreError as error:
-        assert error.where == str(path)
+    except StoreError:
         return
     for name in set(view) & set(values):
         # Another shape of as many numbers is all that may pass unseen.

@@ -119,7 +119,7 @@ def prepare(
     )
     for note in found.notes:
         warn(f"Note: {note}")
-    _finish({str(error.where): str(error) for error in found.skipped})
+    _finish({str(error.where): f"{error.what}; {error.remedy}" for error in found.skipped})
 
 
 @app.command()
@@ -403,8 +403,8 @@ def _finish(skipped: Mapping[str, str]) -> None:
         return
     from emofuse.console import warn
 
-    for reason in skipped.values():
-        warn(f"Skipped {reason}")
+    for name, reason in skipped.items():
+        warn(f"Skipped {name}: {reason}.")
     warn(f"{len(skipped)} skipped, the rest is done.")
     raise typer.Exit(SOME_SKIPPED)
 

@@ -25,6 +25,11 @@ class EmofuseError(Exception):
         place = "" if where is None else f"{where}: "
         super().__init__(f"{place}{what}; {remedy}.")
 
+    @property
+    def advice(self) -> str:
+        """What was wrong and the remedy, without the place: for tables that name it, and pages that are passed on."""
+        return f"{self.what}; {self.remedy}"
+
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and worker processes send errors home.
         return (_rebuild, (type(self), self.what, self.remedy, self.where))

@@ -89,9 +89,11 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     shape[axis] = longest
     # Halves become floats while they are copied, not in a copy of their own.
     kind = torch.float32 if items[0].is_floating_point() else items[0].dtype
-    values = torch.zeros((len(items), *shape), dtype=kind)
+    values = torch.empty((len(items), *shape), dtype=kind)
     for row, item in zip(values, items, strict=True):
-        row.narrow(axis, 0, item.shape[axis]).copy_(item)
+        length = item.shape[axis]
+        row.narrow(axis, 0, length).copy_(item)
+        row.narrow(axis, length, longest - length).zero_()
     return values, torch.arange(longest) < lengths[:, None]
 
 

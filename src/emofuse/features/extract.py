@@ -69,7 +69,7 @@ def extract_speech(
     """
     views = {name: View(store, _speech_key(encoder, settings, name)) for name in granularities}
     keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], progress)
-    durations = dict(zip(manifest["utterance"], manifest["duration"].astype("float64"), strict=True))
+    durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
 
     def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> dict[str, dict[str, NDArray[np.float32]]]:
         clips: dict[str, NDArray[np.float32]] = {}
@@ -85,7 +85,7 @@ def extract_speech(
             for name in granularities
         }  # fmt: skip
 
-    sizes = {key: _seconds(row, durations[row.utterance]) for key, row in spoken.items()}
+    sizes = {key: _seconds(row, float(durations[row.utterance])) for key, row in spoken.items()}
     with ThreadPoolExecutor(DECODERS) as decoders:
         computed, padding = _fill(
             list(views.values()),

@@ -128,13 +128,14 @@ def speaker_plot(by_speaker: Mapping[str, Sequence[float]], *, pooled: float, cl
         _chance(axes.axhline, classes)
         above = pooled >= 1 / classes
         close = abs(pooled - 1 / classes) < 0.08
+        sides = ("bottom", "top") if close else ("center", "center")
         for height, words, colour, upper in (
             (100 * pooled, "pooled", ORANGE, above),
             (100 / classes, "chance", GREY, not above),
         ):
             axes.annotate(
                 words, (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-                va=("bottom" if upper else "top") if close else "center", fontsize=8, color=colour, annotation_clip=False,
+                va=sides[not upper], fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
         if number <= NAMED_SPEAKERS:
             names = [_label(name) for name in order]

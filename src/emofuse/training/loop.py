@@ -156,7 +156,7 @@ def rate_at(step: int, *, steps: int, warmup: float) -> float:
     rise = warmup * steps
     if step + 1 <= rise:
         return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, steps - rise))))
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, step - rise) / max(1.0, steps - rise))))
 
 
 def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:

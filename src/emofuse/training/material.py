@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -63,6 +64,10 @@ class Material:
     text: ViewKey | None = None
     text_keys: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Readers stay behind: every process opens the store for itself.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def word_pieces(self, kind: ModelKind, names: Sequence[str]) -> WordPieces | None:
         """Learn word pieces from the words of training utterances, where the model trains its own."""

@@ -216,7 +216,7 @@ def _in_parallel(units: Sequence[Unit], material: Material, root: Path, *, jobs:
                 remedy="run the same command with a smaller --jobs; what is finished stays",
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 

@@ -1,0 +1,553 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from scipy.signal import resample_poly
+
+import emofuse
+from emofuse.checkpoint import load_checkpoint, save_checkpoint
+from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
+from emofuse.experiment import Features, extract, run, train
+from emofuse.manifest import read_manifest
+from emofuse.models import LateFusion
+from emofuse.predict import Predictor, format_predictions, load
+from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
+from emofuse.settings import TrainSettings as Train
+from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
+from emofuse.types import Prediction
+
+KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early", "late")
+CLASSES = {"angry", "happy", "neutral", "sad"}
+CLIP, WORDS = "s1_happy_0", "so very good 0"
+
+
+def recipe(speech: str, text: str) -> Recipe:
+    return Recipe(
+        name="small",
+        models=KINDS,
+        seeds=(0,),
+        # With one clip a batch, features are the same alone and in a corpus to the last bit.
+        speech=SpeechSettings(encoder=speech, frames_per_step=3, batch_seconds=0.01),
+        text=TextSettings(encoder=text, batch_size=1),
+        model=ModelSettings(width=16, heads=2, layers=2, late_weights="tuned", late_rule="mean"),
+        train=Train(epochs=3, batch_size=8, learning_rate=1e-2),
+        protocol=ProtocolSettings(kind="speakers", folds=2),
+    )
+
+
+class Made:
+    """A run, and what tests ask of it."""
+
+    def __init__(self, out: Path, audio: Path, features: Features, plan: Recipe) -> None:
+        self.out, self.audio, self.features, self.recipe = out, audio, features, plan
+        self.result = json.loads((out / "result.json").read_text())
+
+    def model(self, kind: str) -> Path:
+        return self.out / "models" / kind
+
+    def clip(self, name: str = CLIP) -> Path:
+        return self.audio / f"{name}.wav"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"), utterances=1)
+
+
+@pytest.fixture(scope="module")
+def built_in(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    out = tmp_path_factory.mktemp("built-in") / "run"
+    plan = recipe("logmel", "words")
+    run(plan, "table", corpus, out, jobs=1)
+    features = extract(read_manifest(out / "manifest.parquet"), plan, out / "features")
+    assert features.speech is not None
+    assert features.speech.computed == 0
+    return Made(out, corpus.parent / "audio", features, plan)
+
+
+@pytest.fixture(scope="module")
+def hub_like(corpus: Path, built_in: Made, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Trained on encoders in folders, whose folders are gone since, and moved to another place."""
+    folder = tmp_path_factory.mktemp("hub-like")
+    speech, text = tiny_speech_encoder(folder / "a speech encoder"), tiny_text_encoder(folder / "a text encoder")
+    plan = recipe(str(speech), str(text))
+    manifest = read_manifest(built_in.out / "manifest.parquet")
+    features = extract(manifest, plan, folder / "store")
+    train(manifest, plan, features, folder / "run", jobs=1)
+    shutil.rmtree(speech)
+    shutil.rmtree(text)
+    (folder / "elsewhere").mkdir()
+    return Made(
+        Path(shutil.move(folder / "run", folder / "elsewhere" / "moved")), corpus.parent / "audio", features, plan
+    )
+
+
+@pytest.fixture(params=["built-in", "hub-like"])
+def made(request: pytest.FixtureRequest) -> Made:
+    found: Made = request.getfixturevalue(request.param.replace("-", "_"))
+    return found
+
+
+# Prediction
+
+
+def by_hand(made: Made, kind: ModelKind, name: str, words: str) -> dict[str, float]:
+    """Posteriors from what the store holds, through the module and a softmax of our own."""
+    checkpoint = load_checkpoint(made.model(kind))
+    inputs: dict[str, torch.Tensor] = {}
+    if kind != "text":
+        assert made.features.speech is not None
+        view = made.features.speech.views["frame" if kind == "early" else "utterance"]
+        stored = torch.from_numpy(view.read(made.features.speech.keys[name]).astype(np.float32))
+        inputs |= {"speech": stored[None], "speech_mask": torch.ones(1, stored.shape[1]).bool()}
+    if kind != "speech":
+        if made.features.text is None:
+            assert checkpoint.pieces is not None
+            stored = checkpoint.pieces.encode([words])[0]
+        else:
+            read = made.features.text.views["token"].read(made.features.text.keys[name])
+            stored = torch.from_numpy(read.astype(np.float32))
+        inputs |= {"text": stored[None], "text_mask": torch.ones(1, stored.shape[-2 if stored.dim() > 1 else 0]).bool()}
+    with torch.no_grad():
+        logits = checkpoint.model(**inputs)[0].double().numpy()
+    powers = np.exp(logits - logits.max())
+    return dict(zip(checkpoint.classes, powers / powers.sum(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prediction_is_the_model_s_posterior_of_the_stored_features(kind: ModelKind, made: Made) -> None:
+    predictor = load(made.model(kind))
+    for name, words in ((CLIP, WORDS), ("s3_sad_0", "i are so sad 0")):
+        found = predictor.predict(made.clip(name), text=words)
+        assert found.posteriors == pytest.approx(by_hand(made, kind, name, words), abs=1e-6)
+        assert set(found.posteriors) == CLASSES
+        assert sum(found.posteriors.values()) == pytest.approx(1, abs=1e-12)
+        assert found.label == max(found.posteriors, key=found.posteriors.__getitem__)
+        assert found.source == str(made.clip(name))
+        assert found.streams == ((kind,) if kind in ("speech", "text") else ("speech", "text"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kept_model_is_the_one_that_was_trained(kind: ModelKind, made: Made) -> None:
+    kept = load_file(made.model(kind) / "model.safetensors")
+    parts = {f"{part}.": part for part in ("speech", "text")} if kind == "late" else {"": kind}
+    trained = {
+        prefix + name: value
+        for prefix, part in parts.items()
+        for name, value in load_file(made.out / "units" / part / "final-seed0" / "model.safetensors").items()
+    }
+    assert kept.keys() == trained.keys()
+    assert all(torch.equal(value, trained[name]) for name, value in kept.items())
+
+
+def test_late_fusion_keeps_rule_and_weights(made: Made) -> None:
+    model = load_checkpoint(made.model("late")).model
+    assert isinstance(model, LateFusion)
+    assert list(model.weights) == made.result["late_weights"]["final-seed0"]
+    assert model.rule == "mean"
+
+
+def test_the_checkpoint_says_what_it_rests_on(made: Made) -> None:
+    checkpoint = load_checkpoint(made.model("early"))
+    assert checkpoint.protocol == made.result["protocol"]["fingerprint"]
+    assert list(checkpoint.classes) == made.result["protocol"]["classes"]
+    for stream, encoder in checkpoint.encoders.items():
+        assert encoder.revision == made.result["encoders"][stream]["revision"]
+    assert not checkpoint.model.training
+    assert (made.model("early") / "README.md").read_text().startswith("# emofuse `early` model")
+
+
+def test_other_words_give_another_answer(made: Made) -> None:
+    for kind in ("text", "concat", "early", "late"):
+        predictor = load(made.model(kind))
+        first, second = (predictor.predict(made.clip(), text=words) for words in (WORDS, "why you bad 0"))
+        assert first.posteriors != second.posteriors, kind
+
+
+def test_the_public_face_loads_models(built_in: Made) -> None:
+    predictor = emofuse.load(str(built_in.model("late")))
+    assert isinstance(predictor, emofuse.Predictor)
+    assert isinstance(predictor.predict(built_in.clip(), text=WORDS), emofuse.Prediction)
+    assert set(predictor.classes) == CLASSES
+
+
+# What may be asked
+
+
+@pytest.fixture(scope="module")
+def late(built_in: Made) -> Predictor:
+    return load(built_in.model("late"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "tolerance"),
+    [
+        ("same.flac", 16000, 1e-9),
+        ("same.wav", 16000, 1e-9),
+        ("two-channels.wav", 16000, 1e-6),
+        ("studio.wav", 48000, 0.02),
+        ("compact-disc.flac", 44100, 0.02),
+        ("lossy.ogg", 48000, 0.05),
+        ("lossy.mp3", 48000, 0.05),
+    ],
+)
+def test_the_same_clip_gets_the_same_answer_in_any_format(
+    name: str, rate: int, tolerance: float, built_in: Made, late: Predictor, tmp_path: Path
+) -> None:
+    samples, original = soundfile.read(built_in.clip())
+    common = int(np.gcd(rate, original))
+    other = resample_poly(samples, rate // common, original // common) if rate != original else samples
+    if name.startswith("two"):
+        other = np.stack([other, other], axis=1)
+    soundfile.write(tmp_path / name, np.clip(other, -1, 1), rate)
+    expected = late.predict(built_in.clip(), text=WORDS).posteriors
+    assert late.predict(tmp_path / name, text=WORDS).posteriors == pytest.approx(expected, abs=tolerance)
+
+
+def test_samples_get_the_answer_of_their_file(built_in: Made, late: Predictor) -> None:
+    samples = soundfile.read(built_in.clip(), dtype="float32")[0]
+    found = late.predict(samples, text=WORDS)
+    assert found.source is None
+    assert found.posteriors == pytest.approx(late.predict(built_in.clip(), text=WORDS).posteriors, abs=1e-9)
+
+
+@pytest.mark.parametrize("samples", [np.zeros((2, 100)), np.zeros(0), np.full(8000, np.nan)], ids=str)
+def test_what_is_no_mono_signal_is_refused(samples: Any, late: Predictor) -> None:
+    with pytest.raises(AudioError, match="finite mono signal"):
+        late.predict(samples)
+
+
+def test_samples_of_another_rate_are_refused(late: Predictor) -> None:
+    with pytest.raises(SettingsError, match="resample them to 16000 Hz"):
+        late.predict(np.zeros(8000, np.float32), sampling_rate=8000)
+
+
+def test_a_device_that_is_not_there_is_refused(built_in: Made) -> None:
+    with pytest.raises(SettingsError, match="'abacus' cannot be used here"):
+        load(built_in.model("late"), device="abacus")
+
+
+def test_one_bad_file_does_not_stop_the_others(built_in: Made, late: Predictor, tmp_path: Path) -> None:
+    bad = tmp_path / "notes.wav"
+    bad.write_text("this is no sound")
+    files = [built_in.clip(), bad, tmp_path / "absent.wav", built_in.clip("s0_sad_0")]
+    answers = list(late.predict_many(files, texts=["one", "two", "three", "four"]))
+    assert [isinstance(one, AudioError) for one in answers] == [False, True, True, False]
+    assert [str(one.where) for one in answers if isinstance(one, AudioError)] == [str(bad), str(files[2])]
+    good = [one for one in answers if isinstance(one, Prediction)]
+    assert [(one.source, one.text) for one in good] == [(str(files[0]), "one"), (str(files[3]), "four")]
+    for one in good:
+        assert one == late.predict(one.source, text=one.text)
+
+
+def test_one_text_counts_for_all_files(built_in: Made, late: Predictor) -> None:
+    files = [built_in.clip(), built_in.clip("s0_sad_0")]
+    assert [one.text for one in late.predict_many(files, texts=["hm"]) if isinstance(one, Prediction)] == ["hm", "hm"]
+    with pytest.raises(SettingsError, match="3 texts were given for 2 files"):
+        list(late.predict_many(files, texts=["a", "b", "c"]))
+
+
+@pytest.mark.parametrize("kind", ["text", "concat", "early"])
+def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
+    with pytest.raises(SettingsError, match=f"the {kind} model needs the words"):
+        load(made.model(kind)).predict(made.clip())
+
+
+@pytest.mark.parametrize("kind", ["speech", "concat", "early"])
+def test_models_that_need_speech_say_so(kind: str, made: Made) -> None:
+    with pytest.raises(SettingsError, match=f"the {kind} model needs speech"):
+        load(made.model(kind)).predict(text=WORDS)
+
+
+def test_late_fusion_answers_from_one_stream_and_says_so(made: Made) -> None:
+    late = load(made.model("late"))
+    heard, read = late.predict(made.clip()), late.predict(text=WORDS)
+    assert (heard.streams, read.streams) == (("speech",), ("text",))
+    assert heard.notes == ("no text was given, so the answer rests on speech alone",)
+    assert read.notes == ("no speech was given, so the answer rests on text alone",)
+    assert heard.posteriors == pytest.approx(load(made.model("speech")).predict(made.clip()).posteriors, abs=1e-6)
+    assert read.posteriors == pytest.approx(load(made.model("text")).predict(text=WORDS).posteriors, abs=1e-6)
+    with pytest.raises(SettingsError, match="needs"):
+        late.predict()
+
+
+def test_a_speech_model_says_that_it_does_not_read(built_in: Made) -> None:
+    speech = load(built_in.model("speech"))
+    with_words, without = speech.predict(built_in.clip(), text=WORDS), speech.predict(built_in.clip())
+    assert with_words.notes == ("the speech model does not read text, so it was left out",)
+    assert without.notes == ()
+    assert with_words.posteriors == without.posteriors
+
+
+def test_an_empty_text_is_a_text(made: Made) -> None:
+    found = load(made.model("early")).predict(made.clip(), text="")
+    assert found.streams == ("speech", "text")
+    assert sum(found.posteriors.values()) == pytest.approx(1)
+
+
+# Folders
+
+
+def test_a_loaded_model_can_be_saved_again(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.model("early"), tmp_path / "first")
+    checkpoint = load_checkpoint(tmp_path / "first")
+    save_checkpoint(checkpoint, tmp_path / "second", card="again")
+    shutil.rmtree(tmp_path / "first")
+    found = load(tmp_path / "second").predict(made.clip(), text=WORDS)
+    assert found == load(made.model("early")).predict(made.clip(), text=WORDS)
+    assert not (tmp_path / "second.part").exists()
+
+
+def test_a_model_can_be_saved_over_itself(hub_like: Made, tmp_path: Path) -> None:
+    shutil.copytree(hub_like.model("early"), tmp_path / "model")
+    save_checkpoint(load_checkpoint(tmp_path / "model"), tmp_path / "model", card="again")
+    assert load(tmp_path / "model").predict(hub_like.clip(), text=WORDS) == load(hub_like.model("early")).predict(
+        hub_like.clip(), text=WORDS
+    )
+
+
+def test_a_folder_that_is_called_like_a_built_in_encoder_is_left_alone(
+    built_in: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "logmel").mkdir()
+    (tmp_path / "logmel" / "private.txt").write_text("not a part of the model")
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(load_checkpoint(built_in.model("speech")), tmp_path / "model", card="")
+    assert not (tmp_path / "model" / "encoders").exists()
+    assert load(tmp_path / "model").predict(built_in.clip()).label in CLASSES
+
+
+def change_settings(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        values = json.loads((folder / "settings.json").read_text())
+        change(values)
+        (folder / "settings.json").write_text(json.dumps(values))
+
+    return damage
+
+
+def cut(name: str, share: float) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: int(share * len(content))])
+
+    return damage
+
+
+def drop_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(iter(weights)))
+    save_file(weights, folder / "model.safetensors")
+
+
+def widen(values: dict[str, Any]) -> None:
+    values["recipe"]["model"]["width"] = 32
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "no settings": lambda folder: (folder / "settings.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "no word pieces": lambda folder: (folder / "words.json").unlink(),
+    "cut weights": cut("model.safetensors", 0.7),
+    "cut header": cut("model.safetensors", 0.01),
+    "empty weights": cut("model.safetensors", 0),
+    "cut settings": cut("settings.json", 0.7),
+    "cut word pieces": cut("words.json", 0.7),
+    "settings are a list": lambda folder: (folder / "settings.json").write_text("[]"),
+    "settings are empty": lambda folder: (folder / "settings.json").write_text("{}"),
+    "settings are no text": lambda folder: (folder / "settings.json").write_bytes(b"\xff\xfe\x00"),
+    "newer format": change_settings(lambda values: values.update(format=99)),
+    "unknown model": change_settings(lambda values: values.update(kind="quantum")),
+    "another model": change_settings(lambda values: values.update(kind="concat")),
+    "a class too many": change_settings(lambda values: values["classes"].append("bored")),
+    "another width": change_settings(widen),
+    "unknown setting": change_settings(lambda values: values["recipe"].update(colour="red")),
+    "recipe is a word": change_settings(lambda values: values.update(recipe="speech")),
+    "no recipe": change_settings(lambda values: values.pop("recipe")),
+    "no encoders": change_settings(lambda values: values.update(encoders={})),
+    "encoders are a list": change_settings(lambda values: values.update(encoders=[])),
+    "an encoder without width": change_settings(lambda values: values["encoders"]["speech"].pop("width")),
+    "no protocol": change_settings(lambda values: values.pop("protocol")),
+    "a weight is missing": drop_a_weight,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_named(damage: str, built_in: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(built_in.model("early"), folder)
+    load(folder)
+    DAMAGES[damage](folder)
+    with pytest.raises(CheckpointError) as raised:
+        load(folder)
+    assert raised.value.where == str(folder)
+    assert "\n" not in str(raised.value)
+    assert "()" not in str(raised.value), "the message says what is wrong"
+
+
+@pytest.mark.parametrize("weights", [None, [], "half", 1, [0.5, None]])
+def test_late_fusion_without_its_weights_is_damaged(weights: Any, built_in: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(built_in.model("late"), folder)
+    change_settings(lambda values: values.update(late_weights=weights))(folder)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load(folder)
+
+
+def test_a_file_is_no_model_folder(built_in: Made, tmp_path: Path) -> None:
+    for place in (built_in.clip(), tmp_path / "nowhere"):
+        with pytest.raises(CheckpointError, match=r"has no settings\.json"):
+            load(place)
+
+
+@pytest.mark.parametrize("stream", ["speech", "text"])
+def test_another_encoder_in_its_place_is_noticed(stream: str, hub_like: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(hub_like.model("early"), folder)
+    load(folder)
+    make = tiny_speech_encoder if stream == "speech" else tiny_text_encoder
+    make(folder / "encoders" / stream, seed=1)
+    with pytest.raises(CheckpointError, match=f"the {stream} encoder has revision") as raised:
+        load(folder)
+    assert str(folder) in str(raised.value)
+
+
+def test_an_encoder_that_is_gone_is_named(hub_like: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(hub_like.model("early"), folder)
+    shutil.rmtree(folder / "encoders" / "speech")
+    with pytest.raises(EmofuseError, match="no such folder") as raised:
+        load(folder)
+    assert str(folder) in str(raised.value)
+
+
+# Safety
+
+
+class Bomb:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(
+    "place", ["model.safetensors", "settings.json", "words.json", "encoders/speech/model.safetensors"]
+)
+def test_a_pickle_in_place_of_a_file_is_refused_unopened(
+    place: str, built_in: Made, hub_like: Made, tmp_path: Path
+) -> None:
+    folder, mark = tmp_path / "model", tmp_path / "exploded"
+    shutil.copytree((hub_like if place.startswith("encoders") else built_in).model("early"), folder)
+    torch.save({"weights": Bomb(mark)}, folder / place)
+    with pytest.raises(EmofuseError) as raised:
+        load(folder)
+    assert str(folder) in str(raised.value)
+    assert not mark.exists()
+    if not place.startswith("encoders"):
+        assert isinstance(raised.value, CheckpointError)
+    torch.load(folder / place, weights_only=False)
+    assert mark.exists(), "the bomb would have gone off"
+
+
+def test_an_encoder_s_pickle_is_not_a_way_in(hub_like: Made, tmp_path: Path) -> None:
+    folder, mark = tmp_path / "model", tmp_path / "exploded"
+    shutil.copytree(hub_like.model("early"), folder)
+    (folder / "encoders/speech/model.safetensors").unlink()
+    torch.save({"weights": Bomb(mark)}, folder / "encoders/speech/pytorch_model.bin")
+    with pytest.raises(EmofuseError):
+        load(folder)
+    assert not mark.exists()
+
+
+WATCHED = """
+import pickle, sys
+import transformers, emofuse, emofuse.predict
+seen = []
+sys.addaudithook(lambda event, arguments: seen.append(arguments) if event == "pickle.find_class" else None)
+answer = emofuse.load(sys.argv[1]).predict(sys.argv[2], text="so very good")
+print(answer.label, len(seen))
+pickle.loads(pickle.dumps(emofuse.Prediction))
+print(len(seen))
+"""
+
+
+def test_loading_and_predicting_unpickles_nothing(hub_like: Made) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(hub_like.model("early")), str(hub_like.clip())],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    label, seen, later = done.stdout.split()
+    assert label in CLASSES
+    assert int(seen) == 0
+    assert int(later) > 0, "the watch would have noticed"
+
+
+# Writing answers down
+
+PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]) | st.sampled_from(",;\"'\n"), max_size=12)
+SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3)
+
+
+@st.composite
+def predictions(draw: st.DrawFn) -> Prediction:
+    shares = draw(SHARES)
+    posteriors = {
+        name: share / sum(shares) for name, share in zip(("angry", "calm, cool", "ängstlich"), shares, strict=True)
+    }
+    return Prediction(
+        label=max(posteriors, key=posteriors.__getitem__),
+        posteriors=posteriors,
+        streams=draw(st.sampled_from([("speech",), ("text",), ("speech", "text")])),
+        source=draw(st.none() | PLAIN),
+        text=draw(st.none() | PLAIN),
+        notes=tuple(draw(st.lists(st.sampled_from(["no text was given", "a, b"]), max_size=2))),
+    )
+
+
+@given(given_=st.lists(predictions(), max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_json_gives_everything_back(given_: list[Prediction]) -> None:
+    values = json.loads(format_predictions(given_, style="json"))
+    back = [Prediction(**{**one, "streams": tuple(one["streams"]), "notes": tuple(one["notes"])}) for one in values]
+    assert back == given_
+
+
+@given(given_=st.lists(predictions(), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_csv_gives_back_a_row_for_each(given_: list[Prediction]) -> None:
+    rows = list(csv.DictReader(io.StringIO(format_predictions(given_, style="csv"), newline="")))
+    assert len(rows) == len(given_)
+    for row, one in zip(rows, given_, strict=True):
+        assert row["source"] == (one.source or "")
+        assert row["label"] == one.label
+        assert tuple(row["streams"].split("+")) == one.streams
+        assert row["notes"] == "; ".join(one.notes)
+        assert {name: float(row[name]) for name in one.posteriors} == pytest.approx(one.posteriors, abs=1e-6)

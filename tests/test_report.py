@@ -1,0 +1,475 @@
+"""The report: one page that needs nothing beside itself, and whose figures are those of the result."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+from emofuse.errors import EmofuseError, ManifestError, ScoresError, SettingsError
+from emofuse.manifest import make_manifest, write_manifest
+from emofuse.report import plots, results_table, write_report
+from emofuse.report.mistakes import LONGEST, worst_mistakes
+from emofuse.report.plots import Plot
+from emofuse.report.tables import TITLES, comparisons, one_line, percent
+from emofuse.scoring.bootstrap import paired_difference
+from emofuse.scoring.result import evaluate
+from emofuse.scoring.table import Scores, make_scores, write_scores
+
+CLASSES = ["angry", "happy", "sad"]
+EVIL = "<script>alert('x')</script> & \"quotes\""
+CLIP = 0.8
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early"), speakers: int = 6) -> dict[str, Any]:
+    """Scores of two models, two seeds and three folds, and a sound of `CLIP` seconds an utterance."""
+    generator = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    (run / "sounds").mkdir(parents=True, exist_ok=True)
+    for number in range(8 * speakers):
+        path = run / "sounds" / f"{number}.wav"
+        soundfile.write(path, 0.3 * np.sin(np.arange(round(CLIP * 16000)) * (0.02 + number / 1000)), 16000)
+        rows.append(
+            {"utterance": f"u{number:03d}", "corpus": "mine", "audio": str(path), "duration": CLIP,
+             "text": EVIL if number % 2 else f"sentence {number}", "label": CLASSES[number % 3],
+             "speaker": f"s{number % speakers}"}
+        )  # fmt: skip
+    manifest = make_manifest(rows, source="test")
+    write_manifest(manifest, run / "manifest.parquet")
+    scored = []
+    for place, model in enumerate(models):
+        for seed in range(2):
+            for number, row in enumerate(rows):
+                logits = generator.normal(size=3)
+                logits[CLASSES.index(row["label"])] += 0.4 + place
+                posterior = np.exp(logits) / np.exp(logits).sum()
+                names = {key: row[key] for key in ("utterance", "label", "speaker")}
+                fold = f"fold-{number % speakers % 3}"
+                posteriors = dict(zip(CLASSES, posterior, strict=True))
+                scored.append({"model": model, "seed": seed, "fold": fold, **names, **posteriors})
+    scores = make_scores(pd.DataFrame(scored), source="test")
+    write_scores(scores, run / "scores.parquet")
+    result: dict[str, Any] = {"name": "Two models", "corpus": "mine", "models": evaluate(scores)}
+    difference = paired_difference(scores.of(models[1]), scores.of(models[0]), samples=200)
+    found = {name: asdict(value) for name, value in difference.items()}
+    result["comparisons"] = [{"first": models[1], "second": models[0], **found}]
+    exact = {"share": 1.0, "agreement": 1 / 3}
+    result["protocol"] = {
+        "kind": "speakers", "fingerprint": "0123456789abcdef", "folds": 3, "classes": CLASSES, "utterances": len(rows),
+        "speakers": speakers, "labels": [], "merge": {"excited": "happy"},
+        "leakage": {"speakers": 0, "dialogues": 0, "exact": exact, "near": {"share": 0.0, "agreement": None}},
+    }  # fmt: skip
+    result["encoders"] = {
+        "speech": {"name": "some/encoder", "revision": "r1", "licence": "MIT", "exposure": ["Mine (train)"],
+                   "layers": 4, "selected": [1, 2, 3], "width": 8},
+        "text": {"name": "words"},
+    }  # fmt: skip
+    weights = generator.dirichlet(np.ones(3), size=6).tolist()
+    result["layer_weights"] = {models[0]: {"speech": weights}, models[1]: {"speech": weights, "text": [[1.0]] * 6}}
+    result["late_weights"] = {"fold-1-seed0": [0.25, 0.75]}
+    result["recipe"] = {"name": "Two models", "train": {"epochs": 5}}
+    result["skipped"] = [{"utterance": "u999", "reason": "the sound is silent"}]
+    result["notes"] = ["a remark"]
+    result["versions"] = {"python": "3"}
+    result["command"] = "emofuse run mine --set 'train.epochs=5'"
+    save(run, result)
+    return result
+
+
+def save(run: Path, result: dict[str, Any]) -> None:
+    (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags with their attributes, cells of tables, text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: list[list[list[str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    def values(self, tag: str, attribute: str) -> list[str]:
+        return [value for name, attributes in self.tags if name == tag and (value := attributes.get(attribute))]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("run")
+    make_run(run)
+    (run / "sounds" / "0.wav").unlink()
+    assert write_report(run) == run / "report.html"
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Page:
+    return Page(run / "report.html")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the drawing, most of a report's time, where plots are not what is tested."""
+
+    def blank(draw: object, *, width: float, height: float, alt: str) -> Plot:
+        return Plot(b"PNG", round(96 * width), round(96 * height), alt)
+
+    monkeypatch.setattr(plots, "_plot", blank)
+
+
+def result_of(run: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    return result
+
+
+def test_page_is_well_formed_and_needs_nothing_beside_itself(run: Path, page: Page) -> None:
+    assert page.open == []
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "poster", "srcset", "data", "action"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:")), (tag, name, target[:80])
+        assert not any(name.startswith("on") for name in attributes)
+    assert not {"script", "link", "iframe", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    plain = re.sub(r"data:[a-z/]+;base64,[A-Za-z0-9+/=]+", "", (run / "report.html").read_text(encoding="utf-8"))
+    assert "http:" not in plain
+    assert "https:" not in plain
+    assert "url(" not in plain
+    assert "@import" not in plain
+    assert str(run) not in plain
+    ids = [value for _, attributes in page.tags if (value := attributes.get("id"))]
+    assert len(ids) == len(set(ids))
+    assert {link.removeprefix("#") for link in page.values("a", "href")} <= set(ids)
+
+
+def test_figures_of_the_page_are_those_of_the_result(run: Path, page: Page) -> None:
+    result = result_of(run)
+    rows = [[re.sub(r"\s+", " ", cell).strip() for cell in row] for row in page.tables[0]]
+    assert rows[1] == [*TITLES.values()] * 3
+    found = {row[0]: row[1:] for row in rows[2:]}
+    assert list(found) == list(result["models"])
+    for model, entry in result["models"].items():
+        wanted = [
+            f"{percent(entry[key]['value'])} [{percent(entry[key]['low'])}, {percent(entry[key]['high'])}]"
+            for key in TITLES
+        ]
+        wanted += [percent(entry[group][key]) for group in ("fold_mean", "seed_sd") for key in TITLES]
+        assert found[model] == [*wanted, percent(entry["ece"])]
+        for number in re.findall(r"\d+\.\d", " ".join(found[model][:3])):
+            assert 0 <= float(number) <= 100
+    rows = page.tables[1][1:]
+    pair = result["comparisons"][0]
+    for row, key in zip(rows, TITLES, strict=True):
+        assert row[1] == TITLES[key]
+        assert abs(float(row[2]) - 100 * pair[key]["value"]) <= 0.0500001
+        assert ("excludes zero" in row[5]) == (pair[key]["low"] > 0 or pair[key]["high"] < 0)
+
+
+def test_page_tells_what_must_be_known(page: Page) -> None:
+    text = re.sub(r"\s+", " ", page.text)
+    for told in (
+        "Two models", "Corpus: mine", "3 folds", "2 seeds", "48 utterances of 6 speakers in 3 classes",
+        "the words carry no label information", "some/encoder is known to have seen mine",
+        "There are only 6 speakers", "100.0 % of the test transcripts occur in training word for word",
+        "No speaker of a test part occurs in training", "Dialogues are not known", "u999", "the sound is silent",
+        "0123456789abcdef", "excited → happy", "MIT", "r1", "train.epochs", "emofuse run mine --set 'train.epochs=5'",
+        "a remark", "0.25, 0.75", "weighted accuracy", "optimistic",
+    ):  # fmt: skip
+        assert told in text, told
+
+
+def test_untrusted_text_is_escaped(run: Path, page: Page) -> None:
+    assert EVIL in page.text
+    source = (run / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in source
+    assert "&lt;script&gt;" in source
+
+
+def test_clips_can_be_played(page: Page) -> None:
+    clips = page.values("audio", "src")
+    assert len(clips) > 8
+    for clip in clips:
+        head, content = clip.split(",")
+        assert head == "data:audio/flac;base64"
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(content)))
+        assert len(samples) / rate == pytest.approx(CLIP, abs=1e-3)
+        assert np.abs(samples).max() == pytest.approx(0.3, abs=0.01)
+
+
+def test_pngs_are_there_and_not_blank(run: Path, page: Page) -> None:
+    names = sorted(path.name for path in (run / "plots").iterdir())
+    kinds = ("calibration", "confusion", "layers-speech", "recall", "speakers")
+    assert names == sorted(f"{model}-{kind}.png" for model in ("speech", "early") for kind in kinds)
+    inside = [base64.b64decode(value.split(",")[1]) for value in page.values("img", "src")]
+    assert sorted(inside) == sorted(path.read_bytes() for path in (run / "plots").iterdir())
+    for content in inside:
+        assert np.ptp(pixels(content)) > 0.5
+    assert all(page.values("img", "alt"))
+
+
+def pixels(png: bytes) -> NDArray[Any]:
+    from matplotlib.image import imread
+
+    return np.asarray(imread(io.BytesIO(png)))[..., :3]
+
+
+def test_nothing_is_left_half_written(run: Path) -> None:
+    assert not list(run.rglob("*.part"))
+
+
+def test_a_report_is_replaced_and_the_same_every_time(run: Path) -> None:
+    first = (run / "report.html").read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_sounds_that_are_gone_do_not_break_it(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    for path in (tmp_path / "sounds").iterdir():
+        path.unlink()
+    page = Page(write_report(tmp_path))
+    assert not page.values("audio", "src")
+    assert "Audio not available: no such file" in page.text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_optional_sections_may_be_absent(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    scores = pd.read_parquet(tmp_path / "scores.parquet").drop(columns="speaker")
+    save(tmp_path, {"models": evaluate(rewrite(tmp_path, scores))})
+    page = Page(write_report(tmp_path))
+    for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "Weights of late"):
+        assert absent not in page.text
+    assert "Speakers are not known" in page.text
+    assert not (tmp_path / "plots" / "speech-speakers.png").exists()
+
+
+def rewrite(run: Path, frame: pd.DataFrame) -> Scores:
+    scores = make_scores(frame, source="test")
+    write_scores(scores, run / "scores.parquet")
+    return scores
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_informative_words_carry_no_caution(tmp_path: Path) -> None:
+    result = make_run(tmp_path)
+    result["protocol"]["leakage"]["exact"] = {"share": 1.0, "agreement": 0.8}
+    result["protocol"]["leakage"]["speakers"] = 2
+    result["encoders"]["speech"]["exposure"] = ["Others"]
+    save(tmp_path, result)
+    text = Page(write_report(tmp_path)).text
+    assert "no label information" not in text
+    assert "can answer from memory" in text
+    assert "not speaker-independent: up to 2 speakers" in text
+    assert "is known to have seen" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_odd_names_of_models_make_distinct_files(tmp_path: Path) -> None:
+    make_run(tmp_path, models=("../a b", "A<b"))
+    page = Page(write_report(tmp_path))
+    assert "../a b" in page.text
+    assert "A<b" in page.text
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["plots", "sounds"]
+    names = [path.name.lower() for path in (tmp_path / "plots").iterdir()]
+    assert len(names) == len(set(names)) == 10
+
+
+def broken(run: Path, case: str) -> None:
+    result = make_run(run)
+    if case == "no result":
+        (run / "result.json").unlink()
+    elif case == "no JSON":
+        (run / "result.json").write_text("{")
+    elif case == "no models":
+        save(run, {"models": {}})
+    elif case == "no figure":
+        del result["models"]["early"]["ua"]["low"]
+        save(run, result)
+    elif case == "other scores":
+        result["models"]["early"]["confusion"][0][0] += 1
+        save(run, result)
+    elif case == "other shape":
+        result["comparisons"] = [{"first": "a"}]
+        save(run, result)
+    elif case == "ragged layers":
+        result["layer_weights"]["speech"]["speech"][0].append(0.5)
+        save(run, result)
+    elif case == "no scores":
+        (run / "scores.parquet").unlink()
+    else:
+        (run / "manifest.parquet").unlink()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("case", "kind", "words"),
+    [
+        ("no result", ScoresError, "there is no result.json"),
+        ("no JSON", ScoresError, "cannot be read as JSON"),
+        ("no models", ScoresError, "models: there are none"),
+        ("no figure", ScoresError, "models.early.ua.low"),
+        ("other scores", ScoresError, "do not come from scores.parquet"),
+        ("other shape", ScoresError, "comparisons.0.second"),
+        ("ragged layers", ScoresError, "differ in number"),
+        ("no scores", ScoresError, "no such score table"),
+        ("no manifest", ManifestError, "no such manifest"),
+    ],
+)
+def test_broken_runs_are_refused_and_nothing_is_written(
+    tmp_path: Path, case: str, kind: type[EmofuseError], words: str
+) -> None:
+    broken(tmp_path, case)
+    with pytest.raises(kind, match=re.escape(words)):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "plots").exists()
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ScoresError, match="no such run folder; check the path"):
+        write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    (tmp_path / "plots").write_text("a file where the folder should be")
+    with pytest.raises(EmofuseError, match="the report cannot be written"):
+        write_report(tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_mistakes_are_the_surest_wrong_answers(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"utterance": ["a", "b", "c", "d"] * 2, "seed": [0] * 4 + [1] * 4, "label": ["x", "x", "y", "y"] * 2,
+         "x": [0.2, 0.1, 0.9, 0.6, 0.4, 0.7, 0.7, 0.2], "y": [0.8, 0.9, 0.1, 0.4, 0.6, 0.3, 0.3, 0.8]}
+    )  # fmt: skip
+    scores = make_scores(frame, source="test")
+    manifest = make_manifest(
+        [{"utterance": "a", "text": "words"}, {"utterance": "c", "text": "w" * 999, "speaker": "s"}], source="test"
+    )
+    found = worst_mistakes(scores, manifest)
+    assert [(mistake.utterance, round(mistake.posterior, 6)) for mistake in found] == [
+        ("c", 0.8),
+        ("a", 0.7),
+        ("b", 0.6),
+    ]
+    assert [mistake.remark for mistake in found] == ["No audio in the corpus"] * 2 + ["Not in the manifest"]
+    assert (found[0].speaker, found[0].predicted, found[0].label) == ("s", "x", "y")
+    assert len(found[0].text or "") == 400
+    assert len(worst_mistakes(scores, manifest, count=1)) == 1
+
+
+@pytest.mark.parametrize("span", [{"duration": 30.0}, {}, {"start": 2.0, "end": 29.0, "duration": 27.0}])
+def test_long_clips_are_cut(tmp_path: Path, span: dict[str, float]) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.sin(np.arange(30 * 8000) / 9), 8000)
+    scores = make_scores(pd.DataFrame({"utterance": ["a"], "label": ["x"], "x": [0.1], "y": [0.9]}), source="test")
+    manifest = make_manifest([{"utterance": "a", "audio": str(path), **span}], source="test")
+    mistake = worst_mistakes(scores, manifest)[0]
+    assert mistake.remark == "The first 20 s"
+    assert mistake.audio is not None
+    information = soundfile.info(io.BytesIO(base64.b64decode(mistake.audio.split(",")[1])))
+    assert information.duration == LONGEST
+
+
+def drawn(classes: int, speakers: int) -> list[Plot]:
+    generator = np.random.default_rng(0)
+    names = [*(f"class {number} with a long name" for number in range(classes - 1)), "$\\frac{"]
+    recalls: dict[str, float | None] = {**dict.fromkeys(names, 0.5), names[0]: None}
+    matrix = generator.integers(0, 9999, (classes, classes))
+    matrix[0] = 0
+    by_speaker = {f"speaker {number}": [0.2, number / speakers] for number in range(speakers)}
+    return [
+        plots.confusion_plot(matrix.tolist(), names),
+        plots.recall_plot(recalls, [recalls, recalls]),
+        plots.speaker_plot(by_speaker, pooled=0.5, classes=classes),
+        plots.layer_plot(generator.dirichlet(np.ones(2 * classes + 1), size=3).tolist(), range(2 * classes + 1)),
+    ]
+
+
+@pytest.mark.parametrize(("classes", "speakers"), [(2, 2), (12, 300)])
+def test_plots_keep_their_size_and_fit_the_page(classes: int, speakers: int) -> None:
+    for plot in drawn(classes, speakers):
+        height, width, _ = pixels(plot.png).shape
+        assert width / height == pytest.approx(plot.width / plot.height, rel=0.02)
+        assert plot.width <= 1072
+        # What touches the edge was cut off.
+        image = pixels(plot.png)
+        assert min(edge.min() for edge in (image[0], image[-1], image[:, 0], image[:, -1])) == 1
+
+
+def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
+    table = results_table(make_run(tmp_path, models=("early_frame 50%", "[x] \\late")), style="latex")
+    assert r"early\_frame 50\%" in table
+    assert r"{[}x] \textbackslash{}late" in table
+    assert table.count("{") == table.count("}")
+    assert table.splitlines()[1].startswith(r"\begin{tabular}{lrrrrr}")
+    assert table.endswith(r"\end{tabular}")
+    assert {line.count(" & ") for line in table.splitlines() if line.endswith(r"\\")} == {5}
+
+
+def test_markdown_and_text_tables(tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("a|b", "plain\nname"))
+    markdown = results_table(result, style="markdown").splitlines()
+    assert len(markdown) == 4
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown} == {7}
+    assert markdown[2].startswith(r"| a\|b | ")
+    text = results_table(result, style="text").splitlines()
+    assert len({len(line) for line in text}) == 1
+    assert percent(result["models"]["a|b"]["ua"]["value"]) in text[1]
+
+
+def test_errors_of_tables() -> None:
+    with pytest.raises(SettingsError, match="use one of markdown, latex, text"):
+        results_table({}, style="html")  # type: ignore[arg-type]
+    with pytest.raises(ScoresError, match="models"):
+        results_table({}, style="text")
+
+
+def test_comparisons_are_read_in_plain_words() -> None:
+    lower = {"value": -0.031, "low": -0.05, "high": -0.01, "p": 0.0004}
+    tiny = {"value": -0.0001, "low": -0.01, "high": 0.01, "p": 0.9}
+    rows = comparisons({"comparisons": [{"first": "late", "second": "speech", "ua": lower, "wa": tiny}]})
+    assert [(row.metric, row.difference, row.p) for row in rows] == [("UA", "-3.1", "< 0.001"), ("WA", "0.0", "0.900")]
+    assert rows[0].reading == "the interval excludes zero: speech is higher than late"
+    assert "no difference can be told" in rows[1].reading
+
+
+def test_control_characters_become_spaces() -> None:
+    assert one_line("a\n\tb\x00") == "a  b "

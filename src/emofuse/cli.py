@@ -119,7 +119,7 @@ def prepare(
     )
     for note in found.notes:
         warn(f"Note: {note}")
-    _finish({str(error.where): f"{error.what}; {error.remedy}" for error in found.skipped})
+    _finish({str(error.where): error.advice for error in found.skipped})
 
 
 @app.command()
@@ -146,7 +146,7 @@ def extract(
                 f"{stream}: {found.computed} computed now, {len(found.keys)} utterances have features, "
                 f"{100 * found.padding:.1f} % of the batches was padding"
             )
-    _finish({name: str(error) for name, error in features.failed.items()})
+    _finish({name: error.advice for name, error in features.failed.items()})
 
 
 @app.command()
@@ -266,7 +266,7 @@ def predict(
         show_predictions(good)
     else:
         typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
-    _finish({str(error.where): str(error) for error in answers if isinstance(error, AudioError)})
+    _finish({str(error.where): error.advice for error in answers if isinstance(error, AudioError)})
 
 
 @app.command()

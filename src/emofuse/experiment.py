@@ -152,7 +152,7 @@ def train(
         ProtocolError: The corpus cannot be split as asked.
     """
     check_device(device)
-    left_out = {**(skipped or {}), **{name: _reason(error) for name, error in features.failed.items()}}
+    left_out = {**(skipped or {}), **{name: error.advice for name, error in features.failed.items()}}
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
         raise ManifestError("no utterance can be used", remedy="see the reasons above and mend the sound files")
@@ -245,7 +245,7 @@ def run(
     manifest = read_manifest(out / MANIFEST)
     features = extract(manifest, recipe, store or out / STORE, device=device, progress=progress)
     # A file that cannot be opened has no row in the manifest, so it goes by the file's name.
-    unread = {Path(error.where or "").name: _reason(error) for error in found.skipped}
+    unread = {Path(error.where or "").name: error.advice for error in found.skipped}
     outcome = train(
         manifest,
         recipe,
@@ -260,11 +260,6 @@ def run(
     )
     write_report(out, progress=progress)
     return outcome
-
-
-def _reason(error: AudioError) -> str:
-    # Without the path: the report is passed on to others.
-    return f"{error.what}; {error.remedy}"
 
 
 def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, features: Features) -> Material:

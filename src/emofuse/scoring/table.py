@@ -155,8 +155,10 @@ def read_scores(path: Path) -> Scores:
             frame = pd.read_parquet(path)
         else:
             # Names are read as text: utterance 0123 is not 123, fold 1 is not 1.0, and a speaker may be called NA.
-            names = {name: _cell for name in NAMES if name != "seed"}
-            frame = pd.read_csv(path, converters=names, sep=_separator(path), float_precision="round_trip")
+            names = {name: str for name in NAMES if name != "seed"}
+            header = pd.read_csv(path, nrows=0, sep=_separator(path)).columns
+            empty = {name: [""] if name in names else ["", "NA", "NaN", "nan"] for name in header}
+            frame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=empty, sep=_separator(path))
             # What pandas calls a column without a name, such as the row numbers that its own `to_csv` writes.
             frame = frame.loc[:, [not name.startswith("Unnamed: ") for name in frame.columns]]
     except (OSError, ValueError, pd.errors.ParserError) as error:
@@ -166,10 +168,6 @@ def read_scores(path: Path) -> Scores:
             remedy="write it as CSV or Parquet",
         ) from error
     return make_scores(frame, source=path, model=path.stem)
-
-
-def _cell(text: str) -> str | None:
-    return text or None
 
 
 def _separator(path: Path) -> str:

@@ -1,0 +1,474 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import emofuse
+from emofuse.corpora import CORPORA
+from emofuse.testing import tiny_corpus
+
+VERBS = (
+    "run",
+    "prepare",
+    "extract",
+    "train",
+    "evaluate",
+    "compare",
+    "fuse",
+    "predict",
+    "report",
+    "corpora",
+    "doctor",
+    "demo",
+)
+MODELS = ("speech", "text", "late", "early")
+RECIPE = """
+name = "Small"
+models = ["speech", "text", "late", "early"]
+seeds = [0, 1]
+[speech]
+encoder = "logmel"
+frames_per_step = 5
+[text]
+encoder = "words"
+[model]
+width = 16
+heads = 2
+[train]
+epochs = 2
+batch_size = 8
+[protocol]
+kind = "speakers"
+folds = 2
+"""
+
+Done = subprocess.CompletedProcess[str]
+
+
+def fresh(*arguments: object, folder: Path) -> Done:
+    """The command line as a user starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "emofuse", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+
+
+SERVER = """
+import json, os, sys
+import emofuse.experiment, emofuse.predict, emofuse.report, torch, transformers
+from emofuse.cli import main
+torch.set_num_threads(1)
+os.environ["COLUMNS"] = "160"
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(order["folder"])
+        for name, number in (("out", 1), ("err", 2)):
+            os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["emofuse", *order["arguments"]]
+        try:
+            main()
+        except SystemExit as stop:
+            # Leaves at once: to clear torch away takes a second.
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(stop.code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Server:
+    """Starts commands from a process that has imported torch once, which is most of what a start costs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.outputs = {"out": str(folder / "out"), "err": str(folder / "err")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, *arguments: object, folder: Path) -> Done:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        order = {"arguments": [str(one) for one in arguments], "folder": str(folder), **self.outputs}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        status = int(self.process.stdout.readline())
+        out, err = (Path(path).read_text() for path in self.outputs.values())
+        return Done(arguments, status, out, err)
+
+
+@pytest.fixture(scope="module")
+def emo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.process.communicate()
+
+
+def said(done: Done) -> str:
+    """What stands on stderr, but for the bars of stages that took longer than two seconds."""
+    return "".join(line for line in done.stderr.splitlines(keepends=True) if "━" not in line)
+
+
+def good(done: Done) -> Done:
+    assert done.returncode == 0, done.stderr
+    assert said(done) == ""
+    return done
+
+
+# Help
+
+
+def test_help_answers_without_anything_heavy(tmp_path: Path) -> None:
+    probe = """
+import sys
+sys.argv = ["emofuse", *sys.argv[1:]]
+from emofuse.cli import main
+try:
+    main()
+finally:
+    heavy = {"torch", "transformers", "pandas", "numpy", "sklearn", "scipy", "matplotlib", "pyarrow"}
+    print("HEAVY", sorted(heavy & set(sys.modules)))
+"""
+    for arguments in (["--help"], ["run", "--help"], ["--version"]):
+        done = subprocess.run(
+            [sys.executable, "-c", probe, *arguments], capture_output=True, text=True, cwd=tmp_path, check=True
+        )
+        assert "HEAVY []" in done.stdout
+
+
+def test_every_verb_helps(tmp_path: Path, emo: Server) -> None:
+    for verb in VERBS:
+        done = good(emo(verb, "--help", folder=tmp_path))
+        assert re.search(rf"Usage: .* {verb} ", done.stdout)
+    shown = good(emo("--help", folder=tmp_path)).stdout
+    assert set(re.findall(r"^│ ([a-z]+) ", shown, flags=re.MULTILINE)) == set(VERBS)
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    assert good(fresh("--version", folder=tmp_path)).stdout == f"{emofuse.__version__}\n"
+
+
+# The whole chain, verb by verb
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    tiny_corpus(folder / "corpus", utterances=1)
+    (folder / "small.toml").write_text(RECIPE)
+    return folder
+
+
+TRAIN = ("train", "small.toml", "--manifest", "m.parquet", "--store", "store", "--out", "run", "--jobs", 1)
+
+
+@pytest.fixture(scope="module")
+def chain(place: Path, emo: Server) -> dict[str, Done]:
+    steps: dict[str, tuple[object, ...]] = {
+        "prepare": ("prepare", "--corpus", "table", "--root", "corpus/corpus.csv", "--out", "m.parquet"),
+        "extract": ("extract", "small.toml", "--manifest", "m.parquet", "--store", "store"),
+        "train": TRAIN,
+        "report": ("report", "run"),
+    }
+    return {name: good(emo(*step, folder=place)) for name, step in steps.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, chain: dict[str, Done]) -> Path:
+    return place
+
+
+def test_prepare_tells_what_it_found(chain: dict[str, Done], place: Path) -> None:
+    table = pd.read_csv(place / "corpus/corpus.csv")
+    manifest = pd.read_parquet(place / "m.parquet")
+    assert manifest["utterance"].tolist() == table["utterance"].tolist()
+    assert "m.parquet: 16 utterances, 4 speakers" in chain["prepare"].stdout
+    assert "angry 4" in chain["prepare"].stdout
+
+
+def test_extract_tells_what_it_did(chain: dict[str, Done]) -> None:
+    assert "speech: 16 computed now, 16 utterances have features" in chain["extract"].stdout
+
+
+def test_train_leaves_scores_a_result_and_models(chain: dict[str, Done], place: Path) -> None:
+    result = json.loads((place / "run/result.json").read_text(), parse_constant=pytest.fail)
+    assert set(result["models"]) == set(MODELS)
+    assert {folder.name for folder in (place / "run/models").iterdir()} == set(MODELS)
+    assert result["command"].startswith("emofuse train small.toml")
+    scores = pd.read_parquet(place / "run/scores.parquet")
+    assert len(scores) == 16 * 2 * len(MODELS)
+    for model in MODELS:
+        assert f"{100 * result['models'][model]['ua']['value']:.1f} " in chain["train"].stdout
+
+
+def test_report_names_the_page_that_it_wrote(chain: dict[str, Done], place: Path) -> None:
+    assert chain["report"].stdout.strip() == "run/report.html"
+    assert (place / "run/report.html").stat().st_size > 10_000
+
+
+def test_a_second_run_does_nothing_again(trained: Path, emo: Server) -> None:
+    def stamps() -> dict[Path, int]:
+        files = [path for root in ("run/units", "store") for path in (trained / root).rglob("*") if path.is_file()]
+        return {path: path.stat().st_mtime_ns for path in files if path.suffix != ".lock"}
+
+    before, scores = stamps(), (trained / "run/scores.parquet").read_bytes()
+    assert len(list((trained / "run/units").rglob("unit.json"))) == 3 * (2 * 2 + 1)
+    again = good(emo(*TRAIN, folder=trained))
+    assert stamps() == before
+    assert (trained / "run/scores.parquet").read_bytes() == scores
+    assert "late" in again.stdout
+    extracted = good(emo("extract", "small.toml", "--manifest", "m.parquet", "--store", "store", folder=trained))
+    assert "speech: 0 computed now, 16 utterances have features" in extracted.stdout
+    assert stamps() == before
+
+
+def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Server) -> None:
+    result = json.loads((trained / "run/result.json").read_text())
+    told = json.loads(good(emo("evaluate", "run/scores.parquet", "--json", folder=trained)).stdout)
+    assert told["models"] == result["models"]
+    assert told["protocol"]["fingerprint"] == result["protocol"]["tested_fingerprint"]
+    one = json.loads(good(emo("evaluate", "run/scores.parquet:late", "--json", folder=trained)).stdout)
+    assert one["models"] == {"late": result["models"]["late"]}
+    shown = good(emo("evaluate", "run/scores.parquet", folder=trained)).stdout
+    assert all(model in shown for model in MODELS)
+    assert "16 utterances, 2 folds, seeds 0, 1" in shown
+
+
+def test_compare_gives_the_difference(trained: Path, emo: Server) -> None:
+    tables = "run/scores.parquet:late", "run/scores.parquet:speech"
+    told = json.loads(good(emo("compare", *tables, "--json", folder=trained)).stdout)
+    models = json.loads((trained / "run/result.json").read_text())["models"]
+    assert told["ua"]["value"] == pytest.approx(models["late"]["ua"]["value"] - models["speech"]["ua"]["value"])
+    assert told["ua"]["low"] <= told["ua"]["value"] <= told["ua"]["high"]
+    turned = json.loads(good(emo("compare", *reversed(tables), "--json", folder=trained)).stdout)
+    assert turned["ua"]["value"] == pytest.approx(-told["ua"]["value"])
+    assert f"{100 * told['ua']['value']:+.1f}" in good(emo("compare", *tables, folder=trained)).stdout
+
+
+def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Server) -> None:
+    tables = "run/scores.parquet:speech", "run/scores.parquet:text"
+    told = json.loads(good(emo("fuse", *tables, "--out", "fused.parquet", "--json", folder=trained)).stdout)
+    late = pd.read_parquet(trained / "run/scores.parquet").query("model == 'late'")
+    fused = pd.read_parquet(trained / "fused.parquet")
+    key, classes = ["seed", "fold", "utterance"], ["angry", "happy", "neutral", "sad"]
+    both = late.merge(fused, on=key, suffixes=("", "_fused"))
+    assert len(both) == len(late) == len(fused)
+    for name in classes:
+        assert both[f"{name}_fused"].to_numpy() == pytest.approx(both[name].to_numpy(), abs=1e-9)
+    assert told["fusion"]["weights"] == [0.5, 0.5]
+    text = good(emo("fuse", *tables, "--out", "fused.csv", "--rule", "weights=1,0", folder=trained))
+    assert "written to fused.csv" in text.stdout
+    speech = pd.read_parquet(trained / "run/scores.parquet").query("model == 'speech'")
+    both = speech.merge(pd.read_csv(trained / "fused.csv"), on=key, suffixes=("", "_fused"))
+    for name in classes:
+        assert both[f"{name}_fused"].to_numpy() == pytest.approx(both[name].to_numpy(), abs=1e-9)
+
+
+CLIPS = ("corpus/audio/s0_sad_0.wav", "corpus/audio/s1_happy_0.wav")
+
+
+def test_predict_answers_as_the_library_does(trained: Path, emo: Server) -> None:
+    words = ("--text", "i are so sad", "--text", "so very good")
+    base = ("predict", *CLIPS, *words, "--model", "run/models/late", "--format")
+    answers = {style: emo(*base, style, folder=trained) for style in ("json", "csv", "table")}
+    told = json.loads(good(answers["json"]).stdout)
+    predictor = emofuse.load(trained / "run/models/late")
+    for one, clip, text in zip(told, CLIPS, words[1::2], strict=True):
+        expected = predictor.predict(trained / clip, text=text)
+        assert one["label"] == expected.label
+        assert one["posteriors"] == pytest.approx(expected.posteriors, abs=1e-6)
+        assert (one["source"], one["text"], one["streams"]) == (clip, text, ["speech", "text"])
+    rows = list(csv.DictReader(io.StringIO(good(answers["csv"]).stdout)))
+    assert [row["source"] for row in rows] == list(CLIPS)
+    assert [row["label"] for row in rows] == [one["label"] for one in told]
+    for clip, one in zip(CLIPS, told, strict=True):
+        assert re.search(rf"{re.escape(clip)}.*{one['label']}", good(answers["table"]).stdout)
+
+
+def test_predict_notes_what_was_left_out(trained: Path, emo: Server) -> None:
+    done = emo("predict", CLIPS[0], "--model", "run/models/late", folder=trained)
+    assert done.returncode == 0
+    assert said(done) == "Note: no text was given, so the answer rests on speech alone.\n"
+
+
+def test_one_bad_file_among_good_ones(trained: Path, emo: Server) -> None:
+    (trained / "bad [1].wav").write_text("no sound")
+    files = (CLIPS[0], "bad [1].wav", "absent.wav", CLIPS[1])
+    done = emo("predict", *files, "--model", "run/models/speech", "--format", "json", folder=trained)
+    assert done.returncode == 1
+    assert [one["source"] for one in json.loads(done.stdout)] == list(CLIPS)
+    lines = said(done).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("Skipped bad [1].wav: ")
+    assert lines[1].startswith("Skipped absent.wav: ")
+    assert lines[2] == "2 skipped, the rest is done."
+
+
+def test_odd_names_are_shown_as_they_are(trained: Path, emo: Server) -> None:
+    """Square brackets are markup to the library that draws the tables."""
+    shutil.copy(trained / CLIPS[0], trained / "clip[bold].wav")
+    shown = good(emo("predict", "clip[bold].wav", "--model", "run/models/speech", folder=trained)).stdout
+    assert "clip[bold].wav" in shown
+    step = ("prepare", "--corpus", "table", "--root", "corpus/corpus.csv", "--out", "new[red]/m.parquet")
+    assert "new[red]/m.parquet: 16" in good(emo(*step, folder=trained)).stdout
+
+
+# A whole run, with a corpus that has a fault
+
+
+def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Server) -> None:
+    tiny_corpus(tmp_path / "corpus", utterances=1)
+    (tmp_path / "small.toml").write_text(RECIPE.replace('"late", "early"', '"concat"').replace("[0, 1]", "[0]"))
+    (tmp_path / "corpus/audio/s2_sad_0.wav").write_bytes(b"RIFF, but not really")
+    command = ("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", "--jobs", 1)
+    done = emo(*command, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(re.findall(r"^Skipped .*s2_sad_0\.wav: ", done.stderr, flags=re.MULTILINE)) == 1
+    assert done.stderr.rstrip().endswith("1 skipped, the rest is done.")
+    assert "report: out/report.html" in done.stdout
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["protocol"]["utterances"] == 15
+    assert len(result["skipped"]) == 1
+    assert "s2_sad_0" in result["skipped"][0]["utterance"]
+    assert "not a sound file" in result["skipped"][0]["reason"]
+    tested = pd.read_parquet(tmp_path / "out/scores.parquet")
+    assert set(tested["utterance"]) == set(pd.read_csv(tmp_path / "corpus/corpus.csv")["utterance"]) - {"s2_sad_0"}
+    assert (tmp_path / "out/report.html").exists()
+
+
+def test_flags_override_the_recipe(place: Path, trained: Path, emo: Server) -> None:
+    """--set, --seeds and the encoders, as the result records them."""
+    command = (*TRAIN[:6], "--out", "other", "--set", "train.epochs=1", "--set", 'models=["text"]', "--seeds", "5,7")
+    good(emo(*command, "--set", "name=Mine", "--speech-encoder", "unused", folder=place))
+    told = json.loads((place / "other/result.json").read_text())["recipe"]
+    assert (told["train"]["epochs"], told["models"], told["seeds"]) == (1, ["text"], [5, 7])
+    assert (told["name"], told["speech"]["encoder"]) == ("Mine", "unused")
+    assert set(pd.read_parquet(place / "other/scores.parquet")["seed"]) == {5, 7}
+
+
+def test_an_interruption_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 100000\npatience = 100000"))
+    command = ("run", "small.toml", "--corpus", "table", "--root", place / "corpus", "--out", "out", "--jobs", 1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "emofuse", *map(str, command)], cwd=tmp_path, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    until = time.monotonic() + 60
+    while not (tmp_path / "out/units").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # Which of the two Python chooses depends on where it was; a shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert errors.splitlines()[-1] == "Stopped; the same command goes on from here."
+    assert "Traceback" not in errors
+
+
+# What goes wrong ends with status 2 and one sentence
+
+RUN = ("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "failed")
+SCORES = "run/scores.parquet"
+PAIR = ("fuse", f"{SCORES}:speech", f"{SCORES}:text", "--out")
+WRONG: dict[str, tuple[tuple[object, ...], str]] = {
+    "unknown recipe": (("run", "quantum", *RUN[2:]), "no recipe is called 'quantum'; use one of demo, fusion,"),
+    "absent recipe file": (("run", "none.toml", *RUN[2:]), "none.toml: no such recipe file"),
+    "unknown corpus": ((*RUN[:3], "tabel", *RUN[4:]), "did you mean table"),
+    "missing root": ((*RUN[:5], "nowhere", *RUN[6:]), "nowhere: no such table; check the path"),
+    "--set without value": ((*RUN, "--set", "train.epochs"), "--set: 'train.epochs' is not KEY=VALUE"),
+    "--set of nothing known": ((*RUN, "--set", "train.epoch=3"), "train.epoch"),
+    "--set out of range": ((*RUN, "--set", "train.epochs=0"), "train.epochs"),
+    "--seeds that are none": ((*RUN, "--seeds", "one"), "seeds"),
+    "--column without name": ((*RUN, "--column", "label"), "--column: 'label' is not OURS=YOURS"),
+    "--column of nothing": ((*RUN, "--column", "label=mood"), "there is no column 'mood' for 'label'"),
+    "--device": ((*RUN, "--device", "abacus"), "device 'abacus' cannot be used here"),
+    "unwritable out": ((*RUN[:7], "small.toml/out"), "small.toml"),
+    "absent encoder": ((*RUN, "--speech-encoder", "./none"), "there is no such folder"),
+    "no manifest": (("extract", "small.toml", "--manifest", "none.parquet", "--store", "s"), "no such manifest"),
+    "missing scores": (("evaluate", "none.parquet"), "none.parquet: no such score table; check the path"),
+    "scores that are none": (("evaluate", "small.toml"), "small.toml: "),
+    "unknown model in scores": (("evaluate", f"{SCORES}:gut"), "no model is called 'gut'; use one of speech, text"),
+    "several models in a table": (("compare", SCORES, SCORES), "the table holds the models speech, text"),
+    "bad --rule": ((*PAIR, "f.parquet", "--rule", "vote"), "--rule: 'vote' is not a rule"),
+    "bad weights": ((*PAIR, "f.parquet", "--rule", "weights=1,2,3"), "does not give 2 weights"),
+    "one table": (("fuse", f"{SCORES}:text", "--out", "f.parquet"), "late fusion needs at least two tables"),
+    "unwritable scores": ((*PAIR, "small.toml/f.parquet"), "small.toml"),
+    "no model folder": (("predict", CLIPS[0], "--model", "corpus"), "corpus: the model folder has no settings.json"),
+    "unknown format": (("predict", CLIPS[0], "--model", "run/models/late", "--format", "xml"), "'xml' is no format"),
+    "no words": (("predict", CLIPS[0], "--model", "run/models/early"), "the early model needs the words"),
+    "texts": (
+        ("predict", *CLIPS, *3 * ("--text", "a"), "--model", "run/models/late"),
+        "3 texts were given for 2 files",
+    ),
+    "no run folder": (("report", "corpus"), "corpus: "),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_mistake_ends_with_one_sentence(what: str, trained: Path, emo: Server) -> None:
+    done = emo(*WRONG[what][0], folder=trained)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert WRONG[what][1] in said(done)
+    assert said(done).count("\n") == 1
+    assert said(done).endswith(".\n")
+    assert re.search(r"; \w", said(done)), "a remedy follows"
+
+
+@pytest.mark.parametrize("what", ["unknown recipe", "missing root", "missing scores"])
+def test_a_mistake_ends_in_the_same_way_in_a_fresh_process(what: str, trained: Path, emo: Server) -> None:
+    arguments = WRONG[what][0]
+    first, second = fresh(*arguments, folder=trained), emo(*arguments, folder=trained)
+    assert (first.returncode, first.stdout, first.stderr) == (second.returncode, second.stdout, second.stderr)
+
+
+@pytest.mark.parametrize("line", ["runn", "run", "evaluate --jsonn x", "train x --jobs 0"])
+def test_misuse_of_the_command_line_ends_with_status_two(line: str, tmp_path: Path, emo: Server) -> None:
+    done = emo(*line.split(), folder=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Error" in done.stderr
+
+
+# Lists
+
+
+def test_corpora_lists_all_with_licence_and_place(tmp_path: Path, emo: Server) -> None:
+    told = json.loads(good(emo("corpora", "--json", folder=tmp_path)).stdout)
+    assert set(told) == set(CORPORA)
+    assert all(card["licence"] and card["where"] for card in told.values())
+    shown = good(emo("corpora", folder=tmp_path)).stdout
+    assert all(name in shown for name in CORPORA)
+
+
+def test_doctor_looks_at_the_installation(tmp_path: Path, emo: Server) -> None:
+    done = emo("doctor", folder=tmp_path)
+    for name in ("Python", "torch", "transformers", "sound files", "disk", "demo voices"):
+        assert name in done.stdout
+    assert f"{sys.version_info.major}.{sys.version_info.minor}." in done.stdout
+    assert done.returncode == int("│ mend" in done.stdout)
+
+
+def test_doctor_shows_commands_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from emofuse import console
+    from emofuse.doctor import Check
+
+    monkeypatch.setattr(console, "OUT", console.Console(width=100))
+    console.show_checks([Check("demo voices", None, 'absent; pip install "emofuse[demo]" to run the demo')])
+    assert 'pip install "emofuse[demo]"' in capsys.readouterr().out

@@ -1,0 +1,572 @@
+"""Folds test each utterance once, share no speaker, and say what they share all the same."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from emofuse import leakage as leakage_module
+from emofuse.errors import ProtocolError
+from emofuse.leakage import NEAR, leakage, normalise
+from emofuse.manifest import make_manifest
+from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
+from emofuse.settings import ProtocolSettings
+from emofuse.types import Fold
+
+few = settings(deadline=None, derandomize=True, max_examples=60)
+fewer = settings(deadline=None, derandomize=True, max_examples=25)
+
+# From the data's README, not from the code.
+RAVDESS = "01 11 20 21 / 04 10 12 14 / 08 09 19 23 / 03 05 07 24 / 02 15 16 18 / 06 13 17 22"
+
+
+def corpus(
+    *,
+    speakers: int = 6,
+    sessions: int = 0,
+    takes: int = 2,
+    labels: Sequence[str] = ("angry", "happy", "sad"),
+    name: str = "table",
+    number: str = "s{}",
+) -> pd.DataFrame:
+    """Speakers who all say every emotion; session n has the speakers whose number leaves n."""
+    rows = [
+        {
+            "utterance": f"{number.format(speaker)}_{label}_{take}",
+            "corpus": name,
+            "text": f"take {take} of {speaker}, {label}",
+            "label": label,
+            "speaker": number.format(speaker),
+            "session": f"ses{speaker % sessions}" if sessions else None,
+        }
+        for speaker in range(speakers)
+        for label in labels
+        for take in range(takes)
+    ]
+    return make_manifest(rows, source="test")
+
+
+def ravdess() -> pd.DataFrame:
+    return corpus(speakers=24, name="ravdess").assign(
+        speaker=lambda frame: [f"{int(name[1:]) + 1:02d}" for name in frame["speaker"]]
+    )
+
+
+def value_of(manifest: pd.DataFrame, names: Sequence[str], column: str) -> set[str]:
+    return set(manifest.set_index("utterance").loc[list(names), column])
+
+
+def assert_sound(manifest: pd.DataFrame, protocol: Protocol, *, everyone: bool = True) -> None:
+    """What holds for every protocol: folds are disjoint, and each utterance is tested once."""
+    tested = Counter(name for fold in protocol.folds for name in fold.test)
+    if everyone:
+        assert tested == dict.fromkeys(protocol.labels, 1)
+    for fold in protocol.folds:
+        parts = [set(fold.train), set(fold.validation), set(fold.test)]
+        assert all(parts)
+        assert sum(map(len, parts)) == len(set.union(*parts)) == len(protocol.labels)
+        assert set.union(*parts) == set(protocol.labels)
+        assert len(fold.train) == len(parts[0])
+        assert {protocol.labels[name] for name in fold.train} == set(protocol.classes)
+
+
+def assert_apart(manifest: pd.DataFrame, protocol: Protocol, column: str) -> None:
+    for fold in protocol.folds:
+        sides = [value_of(manifest, names, column) for names in (fold.train, fold.validation, fold.test)]
+        assert sum(map(len, sides)) == len(set.union(*sides))
+
+
+@st.composite
+def manifests(draw: st.DrawFn, least: int = 3) -> pd.DataFrame:
+    """Random numbers of utterances of random emotions from speakers who sit in sessions, in any order."""
+    speakers = draw(st.integers(least, 9))
+    sessions = draw(st.integers(2, 4))
+    rows = []
+    for speaker in range(speakers):
+        for number, label in enumerate(draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=5))):
+            row = {"speaker": f"p{speaker}", "session": f"x{speaker % sessions}", "label": label}
+            rows.append(
+                {"utterance": f"u{speaker}-{number}", "audio": "a.wav", "text": draw(st.sampled_from(TEXTS)), **row}
+            )
+    return make_manifest(draw(st.permutations(rows)), source="test")
+
+
+TEXTS = (
+    "Oh no!",
+    "oh, no",
+    "I am so happy to see you here again today",
+    "I am so happy to see you, here, again today!",
+    "I am so happy to see you here again to-day",
+    "what is it",
+    "...",
+    None,
+    "it",
+)
+
+
+def split(manifest: pd.DataFrame, **values: Any) -> Protocol:
+    return make_protocol(manifest, ProtocolSettings(**values))
+
+
+# Which folds.
+
+
+def test_leave_one_session_out() -> None:
+    manifest = corpus(speakers=6, sessions=3)
+    protocol = split(manifest, kind="session", validation_by="session")
+    assert [fold.name for fold in protocol.folds] == ["session-ses0", "session-ses1", "session-ses2"]
+    for fold in protocol.folds:
+        assert value_of(manifest, fold.test, "session") == {fold.name.removeprefix("session-")}
+    assert_sound(manifest, protocol)
+    assert_apart(manifest, protocol, "session")
+    assert_apart(manifest, protocol, "speaker")
+
+
+def test_leave_one_speaker_out() -> None:
+    manifest = corpus(speakers=5)
+    protocol = split(manifest, kind="speaker")
+    assert [fold.name for fold in protocol.folds] == [f"speaker-s{n}" for n in range(5)]
+    for fold in protocol.folds:
+        assert value_of(manifest, fold.test, "speaker") == {fold.name.removeprefix("speaker-")}
+        assert len(value_of(manifest, fold.validation, "speaker")) == 1
+    assert_sound(manifest, protocol)
+    assert_apart(manifest, protocol, "speaker")
+
+
+@pytest.mark.parametrize(("speakers", "folds"), [(20, 5), (7, 3), (5, 5)])
+def test_folds_by_speaker_are_as_even_as_can_be(speakers: int, folds: int) -> None:
+    manifest = corpus(speakers=speakers)
+    protocol = split(manifest, kind="speakers", folds=folds)
+    counts = [len(value_of(manifest, fold.test, "speaker")) for fold in protocol.folds]
+    assert (len(counts), sum(counts)) == (folds, speakers)
+    assert max(counts) - min(counts) <= 1
+    assert_sound(manifest, protocol)
+    assert_apart(manifest, protocol, "speaker")
+
+
+def test_folds_by_speaker_are_not_cut_from_the_sorted_list() -> None:
+    manifest = corpus(speakers=20)
+    protocol = split(manifest, kind="speakers", folds=2)
+    first = sorted(manifest["speaker"].unique())[:10]
+    assert value_of(manifest, protocol.folds[0].test, "speaker") not in ({*first}, {*manifest["speaker"]} - {*first})
+
+
+@pytest.mark.parametrize("kind", ["auto", "fixed"])
+def test_the_folds_of_ravdess_are_those_that_were_published(kind: str) -> None:
+    manifest = ravdess()
+    protocol = split(manifest, kind=kind, fixed=None if kind == "auto" else "emobox")
+    expected = [set(part.split()) for part in RAVDESS.split("/")]
+    assert [value_of(manifest, fold.test, "speaker") for fold in protocol.folds] == expected
+    assert (protocol.settings.kind, protocol.settings.fixed) == ("fixed", "emobox")
+    assert all(len(value_of(manifest, fold.validation, "speaker")) == 4 for fold in protocol.folds)
+    assert_sound(manifest, protocol)
+    assert_apart(manifest, protocol, "speaker")
+
+
+def test_folds_by_list() -> None:
+    manifest = corpus(speakers=5)
+    protocol = split(manifest, kind="fixed", fixed=(("s4", "s0"), ("s1",)))
+    assert [value_of(manifest, fold.test, "speaker") for fold in protocol.folds] == [{"s0", "s4"}, {"s1"}]
+    assert_sound(manifest, protocol, everyone=False)
+
+
+def own_split(manifest: pd.DataFrame) -> pd.DataFrame:
+    parts = {"s0": "test", "s1": "dev", "s2": "dev"}
+    return manifest.assign(session=[parts.get(name, "train") for name in manifest["speaker"]])
+
+
+@pytest.mark.parametrize("kind", ["auto", "split"])
+def test_a_split_of_the_corpus_itself_is_kept(kind: str) -> None:
+    manifest = own_split(corpus(speakers=6))
+    protocol = split(manifest, kind=kind)
+    (fold,) = protocol.folds
+    for part, name in ((fold.train, "train"), (fold.validation, "dev"), (fold.test, "test")):
+        assert set(part) == set(manifest.loc[manifest["session"] == name, "utterance"])
+    assert protocol.settings.kind == "split"
+    assert_sound(manifest, protocol, everyone=False)
+
+
+@pytest.mark.parametrize(("speakers", "kind", "folds"), [(12, "speaker", 12), (13, "speakers", 5)])
+def test_auto_leaves_one_of_few_speakers_out_and_makes_folds_of_many(speakers: int, kind: str, folds: int) -> None:
+    protocol = split(corpus(speakers=speakers))
+    assert (protocol.settings.kind, len(protocol.folds)) == (kind, folds)
+
+
+@fewer
+@given(manifest=manifests(), kind=st.sampled_from(["speaker", "speakers", "session"]), by_session=st.booleans())
+def test_no_fold_of_any_corpus_shares_an_utterance_or_speaker(
+    manifest: pd.DataFrame, kind: str, by_session: bool
+) -> None:
+    by = "session" if by_session and kind == "session" else "speaker"
+    try:
+        protocol = split(manifest, kind=kind, folds=2, validation_by=by)
+    except ProtocolError:
+        assume(False)
+    assert_sound(manifest, protocol)
+    assert_apart(manifest, protocol, by)
+    assert_apart(manifest, protocol, "speaker")
+    assert protocol.leakage["speakers"] == 0
+
+
+# Validation.
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(None, 2), (1, 1), (4, 4), (8, 8)])
+def test_validation_is_whole_speakers_and_as_many_as_asked(wanted: int | None, found: int) -> None:
+    manifest = corpus(speakers=10)
+    protocol = split(manifest, kind="speaker", validation_groups=wanted)
+    for fold in protocol.folds:
+        chosen = value_of(manifest, fold.validation, "speaker")
+        assert len(chosen) == found
+        assert set(fold.validation) == set(manifest.loc[manifest["speaker"].isin(chosen), "utterance"])
+
+
+def test_folds_do_not_all_validate_on_the_same_speakers() -> None:
+    manifest = corpus(speakers=10)
+    chosen = [value_of(manifest, fold.validation, "speaker") for fold in split(manifest, kind="speaker").folds]
+    assert len(set.union(*chosen)) > 4
+
+
+def test_the_final_model_trains_on_everyone_but_validation() -> None:
+    manifest = corpus(speakers=10)
+    fold = final_fold(manifest, ProtocolSettings())
+    assert fold.test == ()
+    assert set(fold.train) | set(fold.validation) == set(manifest["utterance"])
+    assert not value_of(manifest, fold.train, "speaker") & value_of(manifest, fold.validation, "speaker")
+
+
+def test_the_final_model_keeps_off_the_test_part_of_the_corpus_own_split() -> None:
+    manifest = own_split(corpus(speakers=6))
+    fold = final_fold(manifest, ProtocolSettings())
+    assert value_of(manifest, fold.train, "session") == {"train"}
+    assert value_of(manifest, fold.validation, "session") == {"dev"}
+
+
+# Fingerprint.
+
+
+@fewer
+@given(manifest=manifests(least=5), data=st.data())
+def test_the_order_of_rows_does_not_matter(manifest: pd.DataFrame, data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(manifest))))
+    try:
+        before = split(manifest, kind="speaker")
+    except ProtocolError:
+        assume(False)
+    after = split(manifest.iloc[list(order)].reset_index(drop=True), kind="speaker")
+    assert after == before
+
+
+def test_the_fingerprint_changes_with_each_label_and_fold() -> None:
+    manifest = corpus(speakers=5)
+    base = split(manifest, kind="speaker")
+    marks = {base.fingerprint}
+    for row in range(0, len(manifest), 7):
+        other = manifest.copy()
+        other.loc[row, "label"] = "sad" if manifest["label"][row] != "sad" else "happy"
+        marks.add(split(other, kind="speaker").fingerprint)
+        marks.add(split(manifest.drop(index=row), kind="speaker").fingerprint)
+    swapped = manifest.copy()
+    swapped.loc[[0, 29], "speaker"] = ["s4", "s0"]
+    marks.add(split(swapped, kind="speaker").fingerprint)
+    marks.add(split(manifest, kind="speaker", validation_groups=2).fingerprint)
+    marks.add(split(manifest, kind="speakers", folds=2).fingerprint)
+    marks.add(split(manifest, kind="speaker", labels=("happy", "angry", "sad")).fingerprint)
+    assert len(marks) == 1 + 2 * 5 + 4
+
+
+def test_the_fingerprint_does_not_hang_on_what_is_no_part_of_the_protocol() -> None:
+    manifest = corpus(speakers=5)
+    moved = manifest.assign(audio="/elsewhere/a.wav", duration=3.0)
+    assert split(moved, kind="speaker").fingerprint == split(manifest, kind="speaker").fingerprint
+    assert split(manifest, kind="auto").fingerprint == split(manifest, kind="speaker").fingerprint
+
+
+# Labels.
+
+
+def test_labels_are_merged_then_chosen_in_the_order_given() -> None:
+    manifest = corpus(labels=("angry", "excited", "happy", "sad", "xxx"))
+    protocol = split(manifest, kind="speaker", labels=("sad", "happy"), merge={"excited": "happy"})
+    assert protocol.classes == ("sad", "happy")
+    kept = manifest["label"].isin(["sad", "happy", "excited"])
+    assert set(protocol.labels) == set(manifest.loc[kept, "utterance"])
+    assert Counter(protocol.labels.values()) == {"sad": 12, "happy": 24}
+    assert manifest["label"].nunique() == 5
+    assert_sound(manifest, protocol)
+
+
+def test_a_swap_of_labels_is_no_chain() -> None:
+    manifest = corpus(labels=("angry", "happy"))
+    protocol = split(manifest, kind="speaker", merge={"angry": "happy", "happy": "angry"})
+    for name, label in zip(manifest["utterance"], manifest["label"], strict=True):
+        assert {protocol.labels[name], label} == {"angry", "happy"}
+
+
+def test_utterances_without_a_label_take_no_part() -> None:
+    manifest = corpus()
+    manifest.loc[[1, 4], "label"] = None
+    protocol = split(manifest, kind="speaker")
+    assert set(protocol.labels) == set(manifest["utterance"].drop(index=[1, 4]))
+    assert protocol.classes == ("angry", "happy", "sad")
+
+
+# Errors.
+
+
+def unlabelled(manifest: pd.DataFrame) -> pd.DataFrame:
+    return manifest.assign(label=pd.array([None] * len(manifest), dtype="string"))
+
+
+def without(column: str, row: int, manifest: pd.DataFrame) -> pd.DataFrame:
+    manifest.loc[row, column] = None
+    return manifest
+
+
+def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
+    return manifest[(manifest["label"] != label) | (manifest["speaker"] == speaker)]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "values", "message"),
+    [
+        (
+            corpus(),
+            {"labels": ("sad", "joy")},
+            r"protocol.labels: no utterance .* 'joy'; choose among angry, happy, sad",
+        ),
+        (corpus(labels=("sad",)), {}, r"protocol.labels: there are fewer than two emotions; keep at least two"),
+        (unlabelled(corpus()), {}, r"protocol.labels: there are fewer than two emotions"),
+        (
+            unlabelled(corpus()),
+            {"labels": ("a", "b")},
+            r"protocol.labels: .*labels that the manifest has \(it has none",
+        ),
+        (
+            without("speaker", 7, corpus()),
+            {"kind": "speaker"},
+            r"'s1_angry_1' has no speaker; fill in column 'speaker'",
+        ),
+        (corpus(), {"kind": "session"}, r"'s0_angry_0' has no session; fill in column 'session' .*or split by"),
+        (
+            corpus(),
+            {"kind": "speakers", "folds": 7},
+            r"protocol.folds: 6 speakers cannot make 7 folds; ask for at most 6",
+        ),
+        (corpus(sessions=2), {"kind": "split"}, r"sessions are ses0, ses1, not train, dev and test; use a kind"),
+        (corpus(), {"kind": "fixed", "fixed": "emobox"}, r"no built-in folds for table; use it on ravdess, or list"),
+        (corpus(), {"kind": "fixed", "fixed": (("s0",), ("s9",))}, r"speaker 's9' is not in the manifest; list every"),
+        (corpus(), {"kind": "fixed", "fixed": (("s0",), ("s0", "s1"))}, r"fewer than two or overlap; list every"),
+        (
+            corpus(),
+            {"kind": "fixed", "fixed": (("s0",),)},
+            r"fewer than two or overlap; list every tested speaker once",
+        ),
+        (corpus(), {"kind": "fixed"}, r"protocol.fixed: the folds are fewer than two"),
+        (
+            corpus(speakers=2),
+            {"kind": "speaker"},
+            r"speaker-s0 has 1 speakers outside .* 1 are wanted .*; ask for fewer",
+        ),
+        (corpus(), {"kind": "speaker", "validation_groups": 5}, r"has 5 speakers .* 5 are wanted .*; ask for fewer"),
+        (
+            corpus(sessions=2),
+            {"kind": "session", "validation_by": "session"},
+            r"session-ses0 has 1 sessions outside .*; ask for fewer, or split by something finer",
+        ),
+        (only_from("s3", "sad", corpus()), {"kind": "speaker"}, r"trains without a single 'sad' utterance; use fewer"),
+    ],
+)
+def test_a_corpus_that_cannot_be_split_so_says_why_and_what_to_do(
+    manifest: pd.DataFrame, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        split(manifest, **values)
+
+
+def test_a_class_that_only_the_tested_speaker_has_is_refused_in_that_fold() -> None:
+    # Validation would never draw it, so that only the fold that tests it trains without.
+    manifest = only_from("s3", "sad", corpus(speakers=4))
+    with pytest.raises(ProtocolError, match=r"fold fold-1 trains without a single 'sad'"):
+        split(manifest, kind="fixed", fixed=(("s3",), ("s0",)), validation_groups=1)
+
+
+# The file.
+
+
+def test_a_saved_protocol_lists_every_fold(tmp_path: Path) -> None:
+    protocol = split(corpus(speakers=4), kind="speaker")
+    save_protocol(protocol, tmp_path / "protocol.json")
+    values = json.loads((tmp_path / "protocol.json").read_text())
+    assert values["fingerprint"] == protocol.fingerprint
+    assert values["labels"] == protocol.labels
+    assert [
+        Fold(name=fold["name"], **{part: tuple(fold[part]) for part in ("train", "validation", "test")})
+        for fold in values["folds"]
+    ] == list(protocol.folds)
+    assert ProtocolSettings(**values["settings"]) == protocol.settings
+    assert list(tmp_path.iterdir()) == [tmp_path / "protocol.json"]
+
+
+# Leakage.
+
+
+def slow_normalise(text: str) -> str:
+    letters = [letter if letter.isalnum() or letter in "_'" else " " for letter in text.lower()]
+    return " ".join("".join(letters).split())
+
+
+def grams(text: str) -> Counter[str]:
+    """Character n-grams of 3 to 5 within words, a space at both ends of each; a short word counts whole, once."""
+    found: Counter[str] = Counter()
+    for word in text.split():
+        padded = f" {word} "
+        for size in (3, 4, 5):
+            if len(padded) <= size:
+                found[padded] += 1
+                break
+            for start in range(len(padded) - size + 1):
+                found[padded[start : start + size]] += 1
+    return found
+
+
+def cosines(texts: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Cosine of every pair, with n-grams weighed by how few of the texts hold them."""
+    counts = {text: grams(text) for text in texts}
+    holders = Counter(gram for found in counts.values() for gram in found)
+
+    def weigh(found: Counter[str]) -> dict[str, float]:
+        raw = {gram: n * (math.log((1 + len(texts)) / (1 + holders[gram])) + 1) for gram, n in found.items()}
+        length = math.sqrt(sum(value**2 for value in raw.values()))
+        return {gram: value / length for gram, value in raw.items()}
+
+    vectors = {text: weigh(found) for text, found in counts.items()}
+    return {
+        (one, other): sum(value * vectors[other].get(gram, 0.0) for gram, value in vectors[one].items())
+        for one in texts
+        for other in texts
+    }
+
+
+def slow_leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
+    rows = {row["utterance"]: row for row in frame.to_dict("records")}
+    words = {name: "" if pd.isna(row["text"]) else slow_normalise(row["text"]) for name, row in rows.items()}
+    similar = cosines(sorted({text for text in words.values() if text}))
+    shared = {"speaker": [0], "dialogue": [0]}
+    found: dict[str, list[float]] = {"exact": [], "near": []}
+    tested = 0
+    for fold in folds:
+        seen = (*fold.train, *fold.validation)
+        for column, values in shared.items():
+            values.append(
+                len({rows[a][column] for a in fold.test for b in seen if rows[a][column] == rows[b][column]} - {None})
+            )
+        for name in fold.test:
+            if not words[name]:
+                continue
+            tested += 1
+            copies = [other for other in seen if words[other] == words[name]]
+            close = [o for o in seen if words[o] and words[o] != words[name] and similar[words[o], words[name]] >= NEAR]
+            for kind, others in (("exact", copies), ("near", [] if copies else close)):
+                if others:
+                    agree = [rows[other]["label"] == rows[name]["label"] for other in others]
+                    found[kind].append(sum(agree) / len(agree))
+    return {
+        "speakers": max(shared["speaker"]),
+        "dialogues": max(shared["dialogue"]),
+        **{
+            kind: {
+                "share": len(values) / tested if tested else None,
+                "agreement": sum(values) / len(values) if values else None,
+            }
+            for kind, values in found.items()
+        },
+    }
+
+
+@fewer
+@given(manifest=manifests(), seed=st.integers(0, 1000))
+def test_leakage_is_that_of_a_plain_loop(manifest: pd.DataFrame, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    manifest["dialogue"] = pd.array(generator.choice(["d1", "d2", "d3", None], len(manifest)), dtype="string")
+    frame = manifest.astype("object").where(manifest.notna(), None)
+    names = generator.permutation(frame["utterance"].to_numpy(dtype=object)).tolist()
+    folds = []
+    for number in range(2):
+        # Folds that share speakers, as a protocol's own would not.
+        train, validation, test = np.split(np.roll(names, number * len(names) // 2), [len(names) // 2, len(names) - 1])
+        folds.append(Fold(name=str(number), train=tuple(train), validation=tuple(validation), test=tuple(test)))
+        folds.append(Fold(name=f"{number}b", train=tuple(test), validation=tuple(validation), test=tuple(train)))
+    found = leakage(manifest, folds)
+    expected = slow_leakage(frame, folds)
+    assert {key: found[key] for key in ("speakers", "dialogues")} == {
+        key: expected[key] for key in ("speakers", "dialogues")
+    }
+    for kind in ("exact", "near"):
+        assert found[kind] == pytest.approx(expected[kind])
+
+
+def test_the_wordings_above_include_near_copies_and_others() -> None:
+    texts = sorted({slow_normalise(text) for text in TEXTS if text} - {""})
+    pairs = {pair: value for pair, value in cosines(texts).items() if pair[0] < pair[1]}
+    assert any(value >= NEAR + 0.01 for value in pairs.values())
+    assert any(0.0 < value <= NEAR - 0.01 for value in pairs.values())
+
+
+def test_copies_that_carry_the_label_are_told_from_those_that_do_not() -> None:
+    rows = [
+        ("a", "It is over.", "sad", "1"),
+        ("b", "it is OVER", "sad", "2"),
+        ("c", "It, is over!", "angry", "2"),
+        ("d", "something quite different", "angry", "2"),
+        ("e", "Something quite different?", "sad", "3"),
+        ("f", "never said before", "sad", "3"),
+    ]
+    frame = pd.DataFrame(rows, columns=["utterance", "text", "label", "speaker"]).assign(dialogue="one")
+    fold = Fold(name="1", train=("b", "c"), validation=("d",), test=("a", "e", "f"))
+    found = leakage(frame, [fold])
+    assert found["exact"] == {"share": pytest.approx(2 / 3), "agreement": pytest.approx((1 / 2 + 0) / 2)}
+    assert found["near"] == {"share": 0.0, "agreement": None}
+    assert (found["speakers"], found["dialogues"]) == (0, 1)
+    assert leakage(frame, [Fold(name="1", train=("b",), validation=("e",), test=("c", "f"))])["speakers"] == 2
+
+
+def test_too_many_wordings_leave_near_copies_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = split(corpus(), kind="speaker")
+    assert protocol.leakage["near"] is not None
+    monkeypatch.setattr(leakage_module, "LARGEST", 10)
+    assert split(corpus(), kind="speaker").leakage["near"] is None
+    assert split(corpus(), kind="speaker").leakage["exact"] == protocol.leakage["exact"]
+
+
+def test_a_corpus_without_words_has_no_copies() -> None:
+    manifest = corpus().assign(text=pd.array([None] * 36, dtype="string"), audio="a.wav")
+    nothing = {"share": None, "agreement": None}
+    assert split(manifest, kind="speaker").leakage == {"speakers": 0, "dialogues": 0, "exact": nothing, "near": nothing}
+
+
+@few
+@given(text=st.text(max_size=30))
+def test_normalising_is_that_of_a_plain_loop_and_settles(text: str) -> None:
+    once = normalise(text)
+    assert normalise(once) == once or once.lower() != once  # A few letters have a lower case of two letters.
+    if text.isascii():
+        assert once == slow_normalise(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Well,  I DON'T!", "well i don't"), ("...", ""), (" a\tb\n", "a b"), ("Grüß Gott", "grüß gott")],
+)
+def test_normalising_drops_case_and_punctuation(text: str, expected: str) -> None:
+    assert normalise(text) == expected

@@ -1,0 +1,731 @@
+"""Every figure against an independent reference; every impossible table refused by row and column."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
+
+from emofuse.errors import ScoresError
+from emofuse.scoring import bootstrap, result
+from emofuse.scoring.bootstrap import intervals, paired_difference, pooled_confusion
+from emofuse.scoring.fuse import STEPS, combine, fuse, parse_rule, search_weights, simplex
+from emofuse.scoring.metrics import (
+    METRICS,
+    confusion,
+    expected_calibration_error,
+    macro_f1,
+    recall,
+    reliability,
+    unweighted_accuracy,
+    weighted_accuracy,
+)
+from emofuse.scoring.result import evaluate
+from emofuse.scoring.table import Scores, join_scores, make_scores, read_scores, write_scores
+
+few = settings(deadline=None, derandomize=True, max_examples=60)
+Labels = NDArray[np.int64]
+CLASSES = ("angry", "happy", "sad")
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[int, Labels, Labels]:
+    """Number of classes, true and predicted; some classes never occur, some are never predicted."""
+    classes = draw(st.integers(2, 6))
+    some = st.lists(st.integers(0, classes - 1), min_size=1, max_size=classes, unique=True)
+    true, said = draw(some), draw(some)
+    pairs = draw(st.lists(st.tuples(st.sampled_from(true), st.sampled_from(said)), min_size=1, max_size=40))
+    labels, predictions = np.array(pairs, dtype=np.int64).T
+    return classes, labels, predictions
+
+
+def posteriors_of(generator: np.random.Generator, rows: int, classes: int) -> NDArray[np.float64]:
+    return generator.dirichlet(np.ones(classes), rows)
+
+
+def table(
+    *,
+    speakers: int = 6,
+    utterances: int = 8,
+    seeds: Sequence[int] = (0, 1),
+    classes: Sequence[str] = CLASSES,
+    model: str = "one",
+    skill: float = 1.0,
+    draw: int = 0,
+    labels: int = 0,
+) -> pd.DataFrame:
+    """A made-up table; `labels` seeds the labels, `draw` what the model says of them."""
+    truth = np.random.default_rng(labels).integers(0, len(classes), speakers * utterances)
+    generator, rows = np.random.default_rng(draw), []
+    for seed in seeds:
+        logits = generator.standard_normal((len(truth), len(classes)))
+        logits[np.arange(len(truth)), truth] += skill
+        values = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        for number, (label, row) in enumerate(zip(truth, values, strict=True)):
+            speaker = number // utterances
+            rows.append(
+                {
+                    "model": model,
+                    "seed": seed,
+                    "fold": f"fold-{speaker % 3}",
+                    "utterance": f"{number:04d}",
+                    "label": classes[label],
+                    "speaker": f"s{speaker}",
+                    **dict(zip(classes, row.tolist(), strict=True)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def scores(**options: Any) -> Scores:
+    return make_scores(table(**options), source="test")
+
+
+# Metrics.
+
+
+@few
+@given(answers())
+def test_metrics_are_those_of_scikit_learn(case: tuple[int, Labels, Labels]) -> None:
+    classes, labels, predictions = case
+    matrix = confusion(labels, predictions, classes=classes)
+    occurring = sorted(set(labels.tolist()))
+    np.testing.assert_array_equal(matrix, confusion_matrix(labels, predictions, labels=range(classes)))
+    assert weighted_accuracy(matrix) == pytest.approx(accuracy_score(labels, predictions))
+    expected = recall_score(labels, predictions, labels=occurring, average=None, zero_division=0.0)
+    assert unweighted_accuracy(matrix) == pytest.approx(expected.mean())
+    if set(predictions.tolist()) <= set(occurring) and len(occurring) > 1:  # It warns of others.
+        assert unweighted_accuracy(matrix) == pytest.approx(balanced_accuracy_score(labels, predictions))
+    f1 = f1_score(labels, predictions, labels=occurring, average="macro", zero_division=0.0)
+    assert macro_f1(matrix) == pytest.approx(f1)
+    recalls = recall(matrix)
+    np.testing.assert_allclose(recalls[occurring], expected)
+    assert np.isnan(np.delete(recalls, occurring)).all()
+
+
+@few
+@given(st.lists(answers(), min_size=1, max_size=4))
+def test_many_matrices_at_once_give_what_each_gives(cases: list[tuple[int, Labels, Labels]]) -> None:
+    matrices = np.stack([confusion(labels, predictions, classes=6) for _, labels, predictions in cases])
+    for metric in METRICS.values():
+        np.testing.assert_allclose(metric(matrices), [metric(matrix) for matrix in matrices])
+
+
+def test_a_table_made_by_hand_has_the_values_worked_out_by_hand() -> None:
+    # angry: 3 of 4 right, happy: 1 of 2, sad: 0 of 1; one angry is called sad, one happy and the sad one angry.
+    matrix = np.array([[3, 0, 1], [1, 1, 0], [1, 0, 0]], dtype=float)
+    assert weighted_accuracy(matrix) == pytest.approx(4 / 7)
+    assert unweighted_accuracy(matrix) == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    assert macro_f1(matrix) == pytest.approx((2 * 3 / (4 + 5) + 2 * 1 / (2 + 1) + 0) / 3)
+
+
+def test_always_the_largest_class_is_good_by_wa_and_chance_by_ua() -> None:
+    matrix = np.array([[90, 0], [10, 0]], dtype=float)
+    assert weighted_accuracy(matrix) == pytest.approx(0.9)
+    assert unweighted_accuracy(matrix) == pytest.approx(0.5)
+
+
+def test_a_class_that_does_not_occur_counts_in_no_mean() -> None:
+    matrix = np.array([[2, 0, 0], [0, 1, 1], [0, 0, 0]], dtype=float)
+    assert unweighted_accuracy(matrix) == pytest.approx((1 + 1 / 2) / 2)
+    assert macro_f1(matrix) == pytest.approx((1 + 2 / 3) / 2)
+
+
+@few
+@given(rows=st.integers(1, 60), classes=st.integers(2, 5), bins=st.integers(1, 20), seed=st.integers(0, 1000))
+def test_the_calibration_error_is_that_of_a_plain_loop(rows: int, classes: int, bins: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    posteriors = posteriors_of(generator, rows, classes)
+    labels = generator.integers(0, classes, rows)
+    gap = 0.0
+    for number in range(bins):
+        inside = [
+            (max(row), row.index(max(row)) == label)
+            for row, label in zip(posteriors.tolist(), labels.tolist(), strict=True)
+            if number / bins <= max(row) < (number + 1) / bins
+        ]
+        if inside:
+            confidence = sum(value for value, _ in inside) / len(inside)
+            accuracy = sum(right for _, right in inside) / len(inside)
+            gap += len(inside) / rows * abs(accuracy - confidence)
+    assert expected_calibration_error(posteriors, labels, bins=bins) == pytest.approx(gap)
+
+
+def test_certain_answers_fall_in_the_last_bin() -> None:
+    posteriors = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    confidence, accuracy, count = reliability(posteriors, np.array([0, 1, 1, 0]), bins=10)
+    assert (confidence[-1], accuracy[-1], count[-1]) == (1.0, 0.75, 4.0)
+    assert np.isnan(accuracy[:-1]).all()
+    assert expected_calibration_error(posteriors, np.array([0, 1, 1, 0]), bins=10) == pytest.approx(0.25)
+
+
+# Intervals.
+
+
+def slow_values(frame: pd.DataFrame, classes: Sequence[str], drawn: Sequence[str]) -> dict[str, float]:
+    """Metrics, averaged over seeds, of the utterances of the drawn speakers, by scikit-learn."""
+    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    for _, rows in frame.groupby("seed"):
+        sample = pd.concat([rows[rows["speaker"] == speaker] for speaker in drawn])
+        said = sample[list(classes)].idxmax(axis=1)
+        occurring = sorted(set(sample["label"]))
+        values["wa"].append(accuracy_score(sample["label"], said))
+        recalls = recall_score(sample["label"], said, labels=occurring, average=None, zero_division=0.0)
+        values["ua"].append(recalls.mean())
+        values["macro_f1"].append(f1_score(sample["label"], said, labels=occurring, average="macro", zero_division=0.0))
+    return {name: float(np.mean(value)) for name, value in values.items()}
+
+
+def slow_draws(clusters: Sequence[str], *, samples: int, seed: int) -> list[list[str]]:
+    times = bootstrap._draws(len(clusters), samples=samples, seed=seed)
+    return [[name for name, count in zip(clusters, row, strict=True) for _ in range(int(count))] for row in times]
+
+
+def test_intervals_are_those_of_a_plain_loop_over_the_same_draws() -> None:
+    frame = table(speakers=5, utterances=6)
+    ours = make_scores(frame, source="test")
+    speakers = sorted(set(frame["speaker"]))
+    draws = slow_draws(speakers, samples=40, seed=3)
+    assert all(len(drawn) == len(speakers) for drawn in draws)
+    slow = pd.DataFrame([slow_values(frame, ours.classes, drawn) for drawn in draws])
+    whole = slow_values(frame, ours.classes, speakers)
+    for name, estimate in intervals(ours, samples=40, seed=3).items():
+        assert estimate.value == pytest.approx(whole[name])
+        assert estimate.low == pytest.approx(np.percentile(slow[name], 2.5))
+        assert estimate.high == pytest.approx(np.percentile(slow[name], 97.5))
+
+
+def test_paired_differences_are_those_of_a_plain_loop_over_the_same_draws() -> None:
+    one, two = table(speakers=5, utterances=6, skill=1.2), table(speakers=5, utterances=6, draw=1, model="two")
+    classes = make_scores(one, source="test").classes
+    speakers = sorted(set(one["speaker"]))
+    draws = slow_draws(speakers, samples=40, seed=3)
+    slow = pd.DataFrame([slow_values(one, classes, drawn) for drawn in draws]) - pd.DataFrame(
+        [slow_values(two, classes, drawn) for drawn in draws]
+    )
+    found = paired_difference(make_scores(one, source="1"), make_scores(two, source="2"), samples=40, seed=3)
+    for name, gap in found.items():
+        whole = slow_values(one, classes, speakers)[name] - slow_values(two, classes, speakers)[name]
+        assert gap.value == pytest.approx(whole)
+        assert (gap.low, gap.high) == pytest.approx(tuple(np.percentile(slow[name], [2.5, 97.5])))
+        # The share of samples on the other side of no difference, the sample itself counted, on both sides.
+        tail = min((slow[name] <= 1e-12).sum() + 1, (slow[name] >= -1e-12).sum() + 1) / 41
+        assert gap.p == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_clusters_are_drawn_with_replacement_and_all_alike() -> None:
+    drawn = bootstrap._draws(10, samples=4000, seed=0)
+    assert (drawn.sum(1) == 10).all()
+    np.testing.assert_allclose(drawn.mean(0), 1, atol=0.05)
+    np.testing.assert_allclose(drawn.var(0), 0.9, atol=0.08)  # Of a multinomial: n p (1 - p).
+    np.testing.assert_array_equal(drawn, bootstrap._draws(10, samples=4000, seed=0))
+    assert not np.array_equal(drawn, bootstrap._draws(10, samples=4000, seed=1))
+
+
+def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
+    generator, truth, inside, naive = np.random.default_rng(0), 0.6, 0, 0
+    tables = 200
+    for number in range(tables):
+        # Speakers differ: each has an accuracy of their own, whose mean is the truth.
+        accuracy = generator.beta(6, 4, 30)
+        right = generator.random((30, 20)) < accuracy[:, None]
+        frame = pd.DataFrame(
+            {
+                "utterance": [f"{n}" for n in range(600)],
+                "speaker": np.repeat([f"s{n}" for n in range(30)], 20),
+                "label": "a",
+                "a": right.ravel().astype(float),
+                "b": 1.0 - right.ravel(),
+            }
+        )
+        wa = intervals(make_scores(frame, source="test"), samples=400)["wa"]
+        inside += wa.low <= truth <= wa.high
+        if number % 4 == 0:
+            lonely = intervals(make_scores(frame.drop(columns="speaker"), source="test"), samples=400)["wa"]
+            naive += lonely.low <= truth <= lonely.high
+    assert 0.90 * tables <= inside <= 0.99 * tables
+    # Utterances taken for independent make intervals too narrow; this is why speakers are drawn.
+    assert naive < 0.85 * tables / 4
+
+
+def test_one_speaker_alone_cannot_make_an_interval_of_no_width() -> None:
+    alone = scores(speakers=1, utterances=40)
+    assert alone.cluster == "utterance"
+    wa = intervals(alone)["wa"]
+    assert wa.low < wa.value < wa.high
+
+
+def test_clusters_are_speakers_else_dialogues_else_utterances() -> None:
+    frame = table()
+    frame["dialogue"] = [f"d{int(name) // 5}" for name in frame["utterance"]]
+    assert make_scores(frame, source="test").cluster == "speaker"
+    assert make_scores(frame.drop(columns="speaker"), source="test").cluster == "dialogue"
+    frame.loc[3, "speaker"] = None
+    assert make_scores(frame, source="test").cluster == "dialogue"
+    assert make_scores(frame.drop(columns=["speaker", "dialogue"]), source="test").cluster == "utterance"
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    same = scores()
+    for gap in paired_difference(same, same).values():
+        assert (gap.value, gap.low, gap.high, gap.p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_clearly_better_model_is_better_and_the_other_way_round_worse() -> None:
+    good, poor = scores(skill=3.0, speakers=12), scores(skill=0.0, draw=1, speakers=12)
+    for forth, back in zip(paired_difference(good, poor).values(), paired_difference(poor, good).values(), strict=True):
+        assert 0 < forth.low < forth.value < forth.high
+        assert forth.p < 0.01
+        assert (back.value, back.p) == pytest.approx((-forth.value, forth.p))
+        assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low))
+
+
+def test_pairing_sees_what_separate_intervals_cannot() -> None:
+    one, two = table(speakers=20, skill=1.0, seeds=(0,)), table(speakers=20, skill=1.0, seeds=(0,))
+    wrong = two.index[(two[list(CLASSES)].idxmax(axis=1) != two["label"])][::8]
+    for row in wrong:
+        two.loc[row, list(CLASSES)] = [float(name == two.loc[row, "label"]) for name in CLASSES]
+    first, second = make_scores(two, source="2"), make_scores(one, source="1")
+    gap = paired_difference(first, second)["wa"]
+    assert gap.low > 0
+    assert intervals(second)["wa"].high > intervals(first)["wa"].low
+
+
+def test_classes_in_another_order_and_other_rows_order_change_no_difference() -> None:
+    one, two = table(), table(draw=1)
+    shuffled = two.sample(frac=1, random_state=0)[[*two.columns[:6], "sad", "angry", "happy"]]
+    expected = paired_difference(make_scores(one, source="1"), make_scores(two, source="2"))
+    assert paired_difference(make_scores(one, source="1"), make_scores(shuffled, source="3")) == expected
+
+
+def test_a_table_without_speakers_is_compared_by_the_speakers_of_the_other() -> None:
+    one, two = scores(), table(draw=1)
+    bare = make_scores(two.drop(columns="speaker"), source="2")
+    expected = paired_difference(one, make_scores(two, source="2"))
+    assert paired_difference(one, bare) == expected
+    assert paired_difference(bare, one)["wa"].low == pytest.approx(-expected["wa"].high)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    one = table()
+    fewer = make_scores(one[~one["utterance"].isin(["0001", "0002", "0003"])], source="2")
+    with pytest.raises(ScoresError, match=r"^3 utterances are in one table only; score the same utterances"):
+        paired_difference(make_scores(one, source="1"), fewer)
+    with pytest.raises(ScoresError, match=r"different classes; compare models of the same classes"):
+        paired_difference(make_scores(one, source="1"), scores(classes=("angry", "happy", "neutral")))
+    other = one.copy()
+    other.loc[other["utterance"] == "0007", "label"] = "sad" if one["label"][7] != "sad" else "happy"
+    with pytest.raises(ScoresError, match=r"^utterance '0007' has two labels; use the same labels"):
+        paired_difference(make_scores(one, source="1"), make_scores(other, source="2"))
+
+
+# Late fusion.
+
+
+@few
+@given(
+    models=st.integers(2, 4),
+    rows=st.integers(1, 10),
+    classes=st.integers(2, 5),
+    seed=st.integers(0, 1000),
+    zeros=st.booleans(),
+)
+def test_joining_is_that_of_a_plain_loop(models: int, rows: int, classes: int, seed: int, zeros: bool) -> None:
+    generator = np.random.default_rng(seed)
+    posteriors = generator.dirichlet(np.ones(classes), (models, rows))
+    weights = generator.dirichlet(np.ones(models)) * generator.uniform(0.5, 3)
+    if zeros:
+        posteriors[0, 0] = np.eye(classes)[0]
+        posteriors[1, 0] = np.eye(classes)[1]
+    mean, product = (combine(posteriors, weights, rule=rule) for rule in ("mean", "product"))  # type: ignore[arg-type]
+    for row in range(rows):
+        added, multiplied = [0.0] * classes, [1.0] * classes
+        for column in range(classes):
+            for model in range(models):
+                value = float(posteriors[model, row, column])
+                added[column] += weights[model] * value / weights.sum()
+                multiplied[column] *= max(value, 1e-12) ** weights[model]
+        np.testing.assert_allclose(mean[row], added, atol=1e-12)
+        np.testing.assert_allclose(product[row], np.array(multiplied) / sum(multiplied), rtol=1e-9, atol=1e-12)
+    for joined in (mean, product):
+        np.testing.assert_allclose(joined.sum(-1), 1)
+
+
+@pytest.mark.parametrize(("models", "steps"), [(2, 20), (3, 20), (4, 10), (3, 1)])
+def test_the_grid_holds_every_weighting_once(models: int, steps: int) -> None:
+    grid = list(simplex(models, steps))
+    every = {parts for parts in itertools.product(range(steps + 1), repeat=models) if sum(parts) == steps}
+    assert len(grid) == len(set(grid)) == len(every)
+    assert {tuple(round(weight * steps) for weight in weights) for weights in grid} == every
+
+
+@pytest.mark.parametrize("rule", ["mean", "product"])
+@pytest.mark.parametrize("models", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_searched_weights_are_the_best_and_most_even_of_all(rule: Any, models: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, 60)
+    posteriors = generator.dirichlet(np.ones(3), (models, 60))
+    posteriors[0, np.arange(60), labels] += 0.3
+    posteriors /= posteriors.sum(-1, keepdims=True)
+
+    def ua(weights: Sequence[float]) -> float:
+        said = combine(posteriors, weights, rule=rule).argmax(-1)
+        return float(round(balanced_accuracy_score(labels, said), 9))
+
+    steps = STEPS[models]
+    grid = [
+        np.array(parts) / steps for parts in itertools.product(range(steps + 1), repeat=models) if sum(parts) == steps
+    ]
+    best = max(ua(weights) for weights in grid)
+    found = search_weights(posteriors, labels, rule=rule)
+    assert ua(found) == best
+    assert max(found) == min(max(weights) for weights in grid if ua(weights) == best)
+    assert sum(found) == pytest.approx(1)
+
+
+def test_a_model_that_knows_nothing_gets_little_weight() -> None:
+    one, two = scores(skill=4.0, speakers=20), scores(skill=0.0, draw=1, speakers=20)
+    posteriors = np.stack([one.posteriors(), two.posteriors()])
+    assert search_weights(posteriors, one.labels(), rule="mean")[0] > 0.5
+
+
+@pytest.mark.parametrize(("rule", "weights"), [("mean", (0.5, 0.5)), ("weights=3,1", (0.75, 0.25))])
+def test_fusion_by_weights_is_that_of_a_plain_loop(rule: str, weights: tuple[float, float]) -> None:
+    one, two = table(), table(draw=1, model="two")
+    joined, done = fuse([make_scores(one, source="1"), make_scores(two, source="2")], rule=rule, name="late")
+    assert joined.models == ("late",)
+    assert len(joined.frame) == len(one)
+    assert done["rule"] == rule
+    rows = {
+        (seed, name): values
+        for seed, name, *values in zip(one["seed"], one["utterance"], *(one[c] for c in CLASSES), strict=True)
+    }
+    others = {
+        (seed, name): values
+        for seed, name, *values in zip(two["seed"], two["utterance"], *(two[c] for c in CLASSES), strict=True)
+    }
+    for row in joined.frame.to_dict("records"):
+        place = (row["seed"], row["utterance"])
+        expected = [weights[0] * a + weights[1] * b for a, b in zip(rows[place], others[place], strict=True)]
+        assert [row[name] for name in CLASSES] == pytest.approx(expected)
+    wrong = joined.frame.merge(one, on=["seed", "fold", "utterance"], suffixes=("", "_one"))
+    assert (wrong["label"] == wrong["label_one"]).all()
+    assert (wrong["speaker"] == wrong["speaker_one"]).all()
+
+
+def test_the_product_is_the_default_and_made_of_both() -> None:
+    one, two = scores(), scores(draw=1, model="two")
+    joined, _ = fuse([one, two])
+    order = ["seed", "fold", "utterance"]
+    first, second = (values.frame.sort_values(order)[list(one.classes)].to_numpy() for values in (one, two))
+    expected = np.sqrt(first * second)
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(joined.frame.sort_values(order)[list(one.classes)].to_numpy(), expected)
+
+
+def test_tuned_weights_of_a_fold_come_from_the_other_folds_alone() -> None:
+    one, two = table(skill=1.0, speakers=9), table(skill=1.0, draw=1, model="two", speakers=9)
+
+    def weights(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, list[float]]:
+        _, done = fuse([make_scores(first, source="1"), make_scores(second, source="2")], rule="tuned")
+        assert done["rule"] == "tuned, out of fold"
+        found = done["weights"]
+        assert isinstance(found, dict)
+        return found
+
+    before = weights(one, two)
+    assert set(before) == {"fold-0", "fold-1", "fold-2"}
+    moved = False
+    for fold in before:
+        for seed in range(6):
+            # Labels and posteriors of the fold change beyond recognition; its own weights must not.
+            generator = np.random.default_rng(seed)
+            inside = one["fold"] == fold
+            by_name = {name: generator.choice(CLASSES) for name in one.loc[inside, "utterance"].unique()}
+            changed = []
+            for frame in (one, two):
+                copy = frame.copy()
+                copy.loc[inside, "label"] = copy.loc[inside, "utterance"].map(by_name)
+                copy.loc[inside, list(CLASSES)] = posteriors_of(generator, int(inside.sum()), 3)
+                changed.append(copy)
+            after = weights(*changed)
+            assert after[fold] == before[fold]
+            moved |= any(after[other] != before[other] for other in before)
+    assert moved
+
+
+def test_tuned_weights_are_those_of_a_search_over_the_other_folds() -> None:
+    one, two = scores(speakers=9), scores(draw=1, model="two", speakers=9)
+    joined, done = fuse([one, two], rule="tuned")
+    weights = done["weights"]
+    assert isinstance(weights, dict)
+    order = ["seed", "fold", "utterance"]
+    frames = [values.frame.sort_values(order, ignore_index=True) for values in (one, two)]
+    posteriors = np.stack([frame[list(one.classes)].to_numpy() for frame in frames])
+    labels = frames[0]["label"].map(one.classes.index).to_numpy()
+    for fold, found in weights.items():
+        outside = (frames[0]["fold"] != fold).to_numpy()
+        assert tuple(found) == search_weights(posteriors[:, outside], labels[outside], rule="mean")
+        rows = joined.frame[joined.frame["fold"] == fold].sort_values(order)[list(one.classes)].to_numpy()
+        np.testing.assert_allclose(rows, combine(posteriors[:, ~outside], found, rule="mean"))
+
+
+def test_tuning_on_the_only_fold_is_refused() -> None:
+    one = table()
+    one["fold"] = "test"
+    with pytest.raises(ScoresError, match="not honest"):
+        fuse([make_scores(one, source="1"), make_scores(one, source="2")], rule="tuned")
+
+
+def test_a_table_of_one_seed_is_joined_with_every_seed_of_the_others() -> None:
+    many, single = scores(seeds=(3, 5, 7)), scores(seeds=(0,), draw=1, model="text")
+    for tables in ([many, single], [single, many]):
+        joined, _ = fuse(tables, rule="mean")
+        assert sorted(joined.frame["seed"].unique()) == [3, 5, 7]
+        assert len(joined.frame) == len(many.frame)
+    text = single.frame.set_index("utterance")["sad"]
+    own = many.frame.set_index(["seed", "utterance"])["sad"]
+    for row in joined.frame.to_dict("records"):
+        expected = (own[(row["seed"], row["utterance"])] + text[row["utterance"]]) / 2
+        assert row["sad"] == pytest.approx(expected)
+
+
+def test_what_cannot_be_joined_is_refused() -> None:
+    one = table()
+    ours = make_scores(one, source="1")
+    with pytest.raises(ScoresError, match="at least two tables"):
+        fuse([ours])
+    with pytest.raises(ScoresError, match=r"^tables 1 and 2 differ in 4 rows .*; score the same utterances"):
+        fuse([ours, make_scores(one[~one["utterance"].isin(["0001", "0002"])], source="2")])
+    with pytest.raises(ScoresError, match="different classes"):
+        fuse([ours, scores(classes=("angry", "happy", "neutral"))])
+    with pytest.raises(ScoresError, match=r"several models \(one, two\); pick one as FILE:MODEL"):
+        fuse([ours, join_scores([ours, scores(model="two")])])
+    other = one.copy()
+    true, false = one["label"][7], "sad" if one["label"][7] != "sad" else "happy"
+    other.loc[other["utterance"] == "0007", "label"] = false
+    with pytest.raises(ScoresError, match=f"^utterance '0007' is '{true}' in table 1 and '{false}' in table 2"):
+        fuse([ours, make_scores(other, source="2")])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["best", "weights=", "weights=1", "weights=1,2,3", "weights=a,b", "weights=-1,2", "weights=0,0", "weights=nan,1"],
+)
+def test_a_rule_that_makes_no_sense_is_refused_with_one_that_does(text: str) -> None:
+    with pytest.raises(ScoresError, match=r"^--rule: .*; (write weights=0\.5,0\.5, one a table|use mean, product)"):
+        parse_rule(text, models=2)
+
+
+# Tables.
+
+
+def test_a_table_of_another_tool_is_joined_with_ours(tmp_path: Path) -> None:
+    one, two = table(), table(seeds=(0,), draw=1)
+    write_scores(make_scores(one, source="1"), tmp_path / "ours.parquet")
+    foreign = two.assign(text='he said, "no"', correct=True).rename(columns={})
+    foreign = foreign[["utterance", "text", "sad", "angry", "happy", "fold", "correct", "label"]]
+    foreign.to_csv(tmp_path / "theirs.csv", index=False)
+    ours, theirs = read_scores(tmp_path / "ours.parquet"), read_scores(tmp_path / "theirs.csv")
+    assert theirs.models == ("theirs",)
+    assert theirs.classes == ("sad", "angry", "happy")
+    assert theirs.frame["utterance"].tolist() == two["utterance"].tolist()
+    joined, _ = fuse([theirs, ours], rule="mean")
+    expected, _ = fuse([make_scores(two, source="2"), ours], rule="mean")
+    key = ["seed", "fold", "utterance"]
+    pd.testing.assert_frame_equal(
+        joined.frame.sort_values(key, ignore_index=True)[[*key, *ours.classes, "speaker"]],
+        expected.frame.sort_values(key, ignore_index=True)[[*key, *ours.classes, "speaker"]],
+        check_dtype=False,
+    )
+    assert joined.cluster == "speaker"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_row_numbers_and_a_byte_order_mark_do_no_harm(suffix: str, tmp_path: Path) -> None:
+    frame = table().head(8)
+    path = tmp_path / f"scores{suffix}"
+    frame.to_csv(path, sep="\t" if suffix == ".tsv" else ",", encoding="utf-8-sig")
+    assert read_scores(path).classes == ("angry", "happy", "sad")
+    pd.testing.assert_frame_equal(read_scores(path).frame, make_scores(frame, source="x").frame, check_dtype=False)
+
+
+def test_names_such_as_na_and_none_are_names(tmp_path: Path) -> None:
+    rows = [("NA", "None", "nan", 0.75, 0.25), ("null", "joy", "NA", 0.25, 0.75), ("0012", "joy", "", 0.5, 0.5)]
+    frame = pd.DataFrame(rows, columns=["utterance", "label", "speaker", "None", "joy"])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    found = read_scores(tmp_path / "a.csv")
+    assert found.frame["utterance"].tolist() == ["NA", "null", "0012"]
+    assert found.frame["label"].tolist() == ["None", "joy", "joy"]
+    assert found.frame["speaker"].tolist() == ["nan", "NA", None]
+
+
+def test_classes_may_be_numbered() -> None:
+    frame = pd.DataFrame({"utterance": [7, 8], "label": [0, 1], 0: [0.75, 0.5], 1: [0.25, 0.5]})
+    found = make_scores(frame, source="test")
+    assert found.classes == ("0", "1")
+    assert found.labels().tolist() == [0, 1]
+    np.testing.assert_array_equal(found.posteriors(), [[0.75, 0.25], [0.5, 0.5]])
+
+
+names = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Zs")), min_size=1, max_size=5)
+
+
+@few
+@given(data=st.data(), suffix=st.sampled_from([".parquet", ".csv", ".tsv"]))
+def test_a_table_survives_writing_and_reading(
+    data: st.DataObject, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    classes = data.draw(st.lists(names, min_size=2, max_size=4, unique=True).filter(lambda c: not {"seed"} & {*c}))
+    utterances = data.draw(st.lists(names, min_size=1, max_size=6, unique=True))
+    rows = len(utterances)
+    frame = pd.DataFrame(
+        {
+            "model": data.draw(names),
+            "seed": data.draw(st.integers(0, 10**6)),
+            "fold": data.draw(names),
+            "utterance": utterances,
+            "label": [data.draw(st.sampled_from(classes)) for _ in range(rows)],
+            "speaker": [data.draw(st.none() | names) for _ in range(rows)],
+        }
+    )
+    frame[classes] = posteriors_of(generator, rows, len(classes))
+    before = make_scores(frame, source="test")
+    path = tmp_path_factory.mktemp("scores") / f"scores{suffix}"
+    write_scores(before, path)
+    after = read_scores(path)
+    assert after.classes == before.classes
+    # Older versions of pandas read the last bit of a number from text otherwise.
+    np.testing.assert_allclose(after.posteriors(), before.posteriors(), rtol=0 if suffix == ".parquet" else 1e-14)
+    pd.testing.assert_frame_equal(
+        after.frame.drop(columns=classes), before.frame.drop(columns=classes), check_dtype=False
+    )
+    assert list(path.parent.iterdir()) == [path]
+
+
+def spoiled(column: str, row: int, value: object) -> pd.DataFrame:
+    frame = table().astype({column: "object"}) if column in table() else table()
+    frame.loc[row, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (table().drop(columns="utterance"), r"column 'utterance' is missing; add it"),
+        (table().drop(columns="label"), r"column 'label' is missing; add it"),
+        (table().head(0), r"the table has no rows; check"),
+        (
+            table().drop(columns=["happy", "sad"]).assign(label="angry"),
+            r"there are fewer than two columns of posteriors; add",
+        ),
+        (spoiled("utterance", 4, None), r"row 5, column 'utterance' is empty; fill it in"),
+        (spoiled("label", 2, None), r"row 3, column 'label' is empty; fill it in"),
+        (spoiled("fold", 2, None), r"row 3, column 'fold' is empty; fill it in"),
+        (spoiled("label", 6, "bored"), r"row 7, column 'label' is not one of the classes angry, happy, sad; give"),
+        (spoiled("seed", 1, "two"), r"row 2, column 'seed' is not a whole number; number"),
+        (spoiled("seed", 1, 1.5), r"row 2, column 'seed' is not a whole number; number"),
+        (spoiled("happy", 3, np.nan), r"row 4, column 'happy' is not a probability; write posteriors between 0"),
+        (spoiled("happy", 3, -0.1), r"row 4, column 'happy' is not a probability; write"),
+        (spoiled("happy", 3, 7.0), r"row 4, column 'happy' is not a probability; write"),
+        (spoiled("happy", 3, np.inf), r"row 4, column 'happy' is not a probability; write"),
+        (spoiled("happy", 0, "0,3"), r"row 1, column 'happy' is not a probability; write"),
+        (
+            table().assign(sad=0.0, angry=0.25, happy=0.25),
+            r"row 1, column 'angry \+ happy \+ sad' is not 1 in sum; norm",
+        ),
+        (pd.concat([table(), table().iloc[[9]]]), r"row 97, column 'utterance' is there twice for its model, seed"),
+    ],
+)
+def test_an_impossible_table_is_refused_by_row_and_column(frame: pd.DataFrame, message: str) -> None:
+    with pytest.raises(ScoresError, match=f"^my table: {message}"):
+        make_scores(frame, source="my table")
+
+
+def test_rounding_of_posteriors_is_forgiven() -> None:
+    rounded = table().round(3)
+    assert make_scores(rounded, source="test").classes == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "no such score table; check the path"),
+        ("empty.csv", b"", "cannot be read as a table"),
+        ("text.parquet", b"hello", "cannot be read as a table"),
+        ("latin.csv", "utterance,label,Ärger,joy\n".encode("latin-1"), "cannot be read as a table"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ScoresError, match=message) as caught:
+        read_scores(tmp_path / name)
+    assert caught.value.where == str(tmp_path / name)
+    assert caught.value.remedy
+
+
+def test_asking_for_a_model_that_is_not_there_names_those_that_are() -> None:
+    both = join_scores([scores(), scores(model="two", draw=1)])
+    assert both.models == ("one", "two")
+    pd.testing.assert_frame_equal(both.of("two").frame, scores(model="two", draw=1).frame)
+    with pytest.raises(ScoresError, match="no model is called 'three'; use one of one, two"):
+        both.of("three")
+
+
+def test_tables_are_joined_by_the_names_of_their_classes() -> None:
+    one = scores()
+    frame = table(model="two", draw=1)
+    other = make_scores(frame[[*frame.columns[:6], "sad", "angry", "happy"]], source="2")
+    both = join_scores([one, other])
+    np.testing.assert_array_equal(both.of("two").posteriors(), frame[list(one.classes)].to_numpy())
+    with pytest.raises(ScoresError, match="are not angry, happy, sad; give"):
+        join_scores([one, scores(classes=("angry", "happy", "neutral"))])
+
+
+# Results.
+
+
+def test_a_result_holds_what_the_table_says() -> None:
+    frame = table(speakers=6, seeds=(0, 4))
+    both = join_scores([make_scores(frame, source="1"), scores(model="two", draw=1, speakers=6, seeds=(0, 4))])
+    found = evaluate(both)
+    assert list(found) == ["one", "two"]
+    entry = found["one"]
+    said = frame[list(CLASSES)].idxmax(axis=1)
+    frame = frame.assign(right=(said == frame["label"]).astype(float))
+    by_seed = frame.groupby("seed")["right"].mean()
+    assert entry["wa"]["value"] == pytest.approx(by_seed.mean())
+    assert entry["seed_sd"]["wa"] == pytest.approx(by_seed.std())
+    assert entry["fold_mean"]["wa"] == pytest.approx(frame.groupby(["seed", "fold"])["right"].mean().mean())
+    uas = [balanced_accuracy_score(rows["label"], said[rows.index]) for _, rows in frame.groupby("seed")]
+    assert entry["ua"]["value"] == pytest.approx(np.mean(uas))
+    recalls = recall_score(frame["label"], said, labels=CLASSES, average=None)
+    assert list(entry["recall"].values()) == pytest.approx(recalls.tolist())
+    assert entry["confusion"] == confusion_matrix(frame["label"], said, labels=CLASSES).tolist()
+    assert entry["confusion"] == pooled_confusion(both.of("one")).tolist()
+    assert (entry["utterances"], entry["seeds"], entry["folds"]) == (48, [0, 4], 3)
+    assert (entry["cluster"], entry["clusters"]) == ("speaker", 6)
+    assert evaluate(scores(seeds=(1,)))["one"]["seed_sd"]["wa"] is None
+
+
+def test_the_fingerprint_of_what_was_tested_changes_with_a_label_or_fold_only() -> None:
+    frame = table()
+    mark = result.tested_fingerprint(make_scores(frame, source="1"))
+    assert result.tested_fingerprint(scores(model="other", draw=9, seeds=(5,))) == mark
+    assert result.tested_fingerprint(make_scores(frame.sample(frac=1, random_state=0), source="1")) == mark
+    for column, value in (("label", "sad" if frame["label"][0] != "sad" else "happy"), ("fold", "fold-9")):
+        other = frame.copy()
+        other.loc[other["utterance"] == "0000", column] = value
+        assert result.tested_fingerprint(make_scores(other, source="1")) != mark

@@ -72,7 +72,7 @@ def fresh(*arguments: object, folder: Path) -> Done:
 
 SERVER = """
 import json, os, sys
-import emofuse.experiment, emofuse.predict, emofuse.report, torch, transformers
+import emofuse.experiment, emofuse.predict, sklearn.feature_extraction.text, torch._dynamo, transformers
 from emofuse.cli import main
 torch.set_num_threads(1)
 os.environ["COLUMNS"] = "160"
@@ -95,7 +95,7 @@ for line in sys.stdin:
 
 
 class Server:
-    """Starts commands from a process that has imported torch once, which is most of what a start costs."""
+    """Starts commands from a process that has imported torch once, what most of a start goes to."""
 
     def __init__(self, folder: Path) -> None:
         self.outputs = {"out": str(folder / "out"), "err": str(folder / "err")}
@@ -356,7 +356,19 @@ def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Server)
 
 def test_flags_override_the_recipe(place: Path, trained: Path, emo: Server) -> None:
     """--set, --seeds and the encoders, as the result records them."""
-    command = (*TRAIN[:6], "--out", "other", "--set", "train.epochs=1", "--set", 'models=["text"]', "--seeds", "5,7")
+    command = (
+        *TRAIN[:6],
+        "--out",
+        "other",
+        "--jobs",
+        1,
+        "--set",
+        "train.epochs=1",
+        "--set",
+        'models=["text"]',
+        "--seeds",
+        "5,7",
+    )
     good(emo(*command, "--set", "name=Mine", "--speech-encoder", "unused", folder=place))
     told = json.loads((place / "other/result.json").read_text())["recipe"]
     assert (told["train"]["epochs"], told["models"], told["seeds"]) == (1, ["text"], [5, 7])

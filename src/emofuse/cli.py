@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from emofuse import __version__
 from emofuse.errors import EmofuseError, ScoresError, SettingsError
@@ -412,17 +413,23 @@ def _finish(skipped: Mapping[str, str]) -> None:
 def main() -> NoReturn:
     """Run the command line; what a person can mend ends with status 2 and one sentence."""
     try:
-        app()
+        status = app(standalone_mode=False)
     except EmofuseError as error:
         _fail(str(error))
+    except TyperException as error:
+        # A missing or misspelt option; typer's own display of it takes six lines. Without a verb it has shown the help.
+        sentence = error.format_message().strip().rstrip(".")
+        if not sentence:
+            raise SystemExit(MISUSED) from None
+        verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+        verb = f"{sys.argv[1]} " if sys.argv[1:] and sys.argv[1] in verbs else ""
+        _fail(f"{sentence}; `emofuse {verb}--help` lists what there is.")
     except OSError as error:
         _fail(f"{error.filename or 'emofuse'}: {error.strerror or error}; check path, permissions and disk.")
-    except SystemExit as stop:
-        # typer makes this status of an interruption, in silence.
-        if stop.code == STOPPED:
-            typer.echo("Stopped; the same command goes on from here.", err=True)
-        raise
-    raise SystemExit(0)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("Stopped; the same command goes on from here.", err=True)
+        raise SystemExit(STOPPED) from None
+    raise SystemExit(status)
 
 
 def _fail(sentence: str) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -16,6 +17,7 @@ from emofuse.types import Prediction
 
 OUT = Console()
 ERR = Console(stderr=True)
+FEW_LABELS = 8
 
 
 class Bars:
@@ -140,20 +142,21 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
 
 
 def show_corpora(cards: Mapping[str, Any]) -> None:
-    """A table of corpora: what they hold, under which licence, and where they come from."""
-    table = Table("corpus", "languages", "streams", "utterances", "labels", "licence", "where", show_lines=True)
+    """Corpora, a paragraph each: what they hold, under which licence, and where they come from."""
     for name, card in cards.items():
-        count = "" if card.utterances is None else f"{card.utterances:,}"
-        table.add_row(
-            f"{name}\n{card.title}",
-            ", ".join(card.languages),
-            ", ".join(card.streams),
-            count,
-            ", ".join(card.labels),
-            card.licence,
-            card.where,
-        )
-    OUT.print(table)
+        OUT.print(Text.assemble((name, "bold"), f"  {card.title}"))
+        labels = ", ".join(card.labels) if len(card.labels) <= FEW_LABELS else f"{len(card.labels)} emotions"
+        size = "" if card.utterances is None else f"{card.utterances:,} utterances"
+        what = (size, " and ".join(card.streams), ", ".join(card.languages), labels)
+        about = {
+            "what": "; ".join(part for part in what if part),
+            "licence": card.licence,
+            "where": card.where,
+            "note": card.note,
+        }
+        for title, words in about.items():
+            if words:
+                OUT.print(Padding(Text(f"{title}: {words}"), (0, 0, 0, 4)))
 
 
 def show_checks(checks: Sequence[Any]) -> None:

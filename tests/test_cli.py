@@ -89,7 +89,7 @@ for line in sys.stdin:
         except SystemExit as stop:
             # Leaves at once: to clear torch away takes a second.
             sys.stdout.flush(), sys.stderr.flush()
-            os._exit(stop.code)
+            os._exit(stop.code or 0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -450,12 +450,23 @@ def test_a_mistake_ends_in_the_same_way_in_a_fresh_process(what: str, trained: P
     assert (first.returncode, first.stdout, first.stderr) == (second.returncode, second.stdout, second.stderr)
 
 
-@pytest.mark.parametrize("line", ["runn", "run", "evaluate --jsonn x", "train x --jobs 0"])
-def test_misuse_of_the_command_line_ends_with_status_two(line: str, tmp_path: Path, emo: Server) -> None:
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [("runn", "runn"), ("run", "recipe"), ("evaluate --jsonn x", "--jsonn"), ("train x --jobs 0", "--jobs")],
+)
+def test_misuse_of_the_command_line_ends_in_a_sentence_too(line: str, names: str, tmp_path: Path, emo: Server) -> None:
     done = emo(*line.split(), folder=tmp_path)
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "Error" in done.stderr
+    assert done.stdout == ""
+    assert names in done.stderr.lower()
+    assert "--help` lists what there is.\n" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_without_a_verb_the_help_is_shown(tmp_path: Path, emo: Server) -> None:
+    done = emo(folder=tmp_path)
+    assert done.returncode == 2
+    assert "Usage" in done.stdout + done.stderr
 
 
 # Lists

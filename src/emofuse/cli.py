@@ -426,9 +426,9 @@ def main() -> NoReturn:
         _fail(f"{sentence}; `emofuse {verb}--help` lists what there is.")
     except OSError as error:
         _fail(f"{error.filename or 'emofuse'}: {error.strerror or error}; check path, permissions and disk.")
-    except (KeyboardInterrupt, typer.Abort):
+    # typer makes this status of an interruption, in silence.
+    if status == STOPPED:
         typer.echo("Stopped; the same command goes on from here.", err=True)
-        raise SystemExit(STOPPED) from None
     raise SystemExit(status)
 
 

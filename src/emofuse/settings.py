@@ -163,6 +163,9 @@ class Recipe(_Settings):
         name: Title in the report.
         models: What is trained; `late` brings `speech` and `text` with it.
         seeds: One run of every fold a seed.
+        train: How models are trained.
+        train_early: The same for `early`, where it differs: a network over sequences wants smaller steps than a head
+            over one vector.
     """
 
     name: str
@@ -172,6 +175,7 @@ class Recipe(_Settings):
     text: TextSettings = TextSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
+    train_early: TrainSettings | None = None
     protocol: ProtocolSettings = ProtocolSettings()
 
     @model_validator(mode="after")
@@ -179,6 +183,10 @@ class Recipe(_Settings):
         if not self.models or not self.seeds:
             raise ValueError("models and seeds must not be empty")
         return self
+
+    def train_of(self, kind: ModelKind) -> TrainSettings:
+        """How one model is trained."""
+        return self.train_early if kind == "early" and self.train_early else self.train
 
 
 def recipe_names() -> list[str]:

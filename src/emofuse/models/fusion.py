@@ -77,8 +77,9 @@ class EarlyFusion(EmotionModel):
     ) -> None:
         super().__init__()
         self.speech_front, self.text_front = speech, text
-        self.speech_projection = nn.Linear(speech.width, width)
-        self.text_projection = nn.Linear(text.width, width)
+        # As much dropout as a head has on its input: without it the projections learn speakers by heart.
+        self.speech_projection = nn.Sequential(nn.Dropout(dropout / 2), nn.Linear(speech.width, width))
+        self.text_projection = nn.Sequential(nn.Dropout(dropout / 2), nn.Linear(text.width, width))
         self.co_attention = CoAttention(width, heads=heads, layers=layers, dropout=attention_dropout)
         self.speech_pooling, self.text_pooling = Pooling(pooling, width), Pooling(pooling, width)
         size = self.speech_pooling.size + self.text_pooling.size

@@ -67,7 +67,7 @@ def unit_mark(unit: Unit, material: Material) -> str:
     shape = recipe.model.model_dump(exclude=elsewhere)
     clusters = [[str(value) for value in row] for row in material.clusters.reindex(names).to_numpy(dtype=object)]
     about = [fold, _each(names, material.labels), clusters, list(material.classes)]
-    return fingerprint(VERSION, unit.kind, unit.fold.name, unit.seed, shape, recipe.train, inputs, about)
+    return fingerprint(VERSION, unit.kind, unit.fold.name, unit.seed, shape, recipe.train_of(unit.kind), inputs, about)
 
 
 def _each(names: Sequence[str], values: Mapping[str, str]) -> list[str | None]:
@@ -119,7 +119,7 @@ def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> Non
         lambda: build_model(unit.kind, recipe.model, classes=count, speech=speech, text=text),
         material.dataset(unit.kind, unit.fold.train, pieces),
         validation,
-        recipe.train,
+        recipe.train_of(unit.kind),
         classes=count,
         seed=derive_seed(unit.seed, unit.kind, unit.fold.name),
         device=device,

@@ -484,14 +484,17 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Pope
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest with a file twice and two that cannot be decoded, one of them the longest, so in the first shard."""
+    """A manifest with a file twice and two that cannot be decoded, one of them in the first shard.
+
+    A clip of the first batches that stays missing is what makes a new plan differ from the old one.
+    """
     folder = tmp_path_factory.mktemp("killed")
     manifest = read_corpus("table", tiny_corpus(folder, speakers=3, utterances=3)).manifest
     for name in ("bad", "worse"):
         (folder / f"{name}.wav").write_text(f"{name}, no sound")
     files = {name: folder / f"{name}.wav" for name in ("bad", "worse")}
     manifest = with_files(manifest, **files, again=Path(str(manifest["audio"].iloc[0])))
-    manifest.loc[manifest["utterance"] == "bad", "duration"] = 2.0
+    manifest.loc[manifest["utterance"] == "bad", "duration"] = sorted(manifest["duration"])[-3] - 1e-3
     write_manifest(manifest, folder / "manifest.parquet")
     return folder / "manifest.parquet"
 

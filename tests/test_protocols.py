@@ -176,6 +176,13 @@ def test_the_folds_of_ravdess_are_those_that_were_published(kind: str) -> None:
     assert_apart(manifest, protocol, "speaker")
 
 
+def test_auto_makes_folds_of_its_own_where_speakers_of_ravdess_are_missing() -> None:
+    manifest = ravdess()
+    protocol = split(manifest[manifest["speaker"] != "20"].reset_index(drop=True))
+    assert protocol.settings.kind == "speakers"
+    assert_apart(manifest, protocol, "speaker")
+
+
 def test_folds_by_list() -> None:
     manifest = corpus(speakers=5)
     protocol = split(manifest, kind="fixed", fixed=(("s4", "s0"), ("s1",)))

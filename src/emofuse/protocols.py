@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     """Put a definite kind in the place of `auto`, by what the corpus offers."""
     if settings.kind != "auto":
         return settings
-    if any(set(frame["corpus"].dropna().unique()) == {name} for name in EMOBOX):
+    corpora, speakers = set(frame["corpus"].dropna().unique()), set(frame["speaker"].dropna().unique())
+    if any(corpora == {name} and speakers.issuperset(chain(*folds)) for name, folds in EMOBOX.items()):
         return settings.model_copy(update={"kind": "fixed", "fixed": "emobox"})
     if {"train", "dev", "test"} <= set(frame["session"].dropna().unique()):
         return settings.model_copy(update={"kind": "split"})

@@ -381,12 +381,17 @@ def test_an_interruption_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
     command = ("run", "small.toml", "--corpus", "table", "--root", place / "corpus", "--out", "out", "--jobs", 1)
     process = subprocess.Popen(
         [sys.executable, "-m", "emofuse", *map(str, command)], cwd=tmp_path, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
-    until = time.monotonic() + 60
-    while not (tmp_path / "out/units").exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A background job inherits that interruptions are ignored, and the tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "out/units").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     # Which of the two Python chooses depends on where it was; a shell shows 130 for both.
     assert process.returncode in (130, -signal.SIGINT)
     assert errors.splitlines()[-1] == "Stopped; the same command goes on from here."

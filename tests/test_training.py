@@ -494,6 +494,18 @@ def test_a_changed_unit_is_run_anew_and_the_others_stay(material: Material, tmp_
     assert again == {tmp_path / unit.folder / "unit.json" for unit in all_units() if unit.kind == "early"}
 
 
+def test_a_unit_without_its_scores_is_not_done(material: Material, tmp_path: Path) -> None:
+    unit = Unit("speech", make_fold(), 0)
+    run_units([unit], material, tmp_path, jobs=1)
+    assert is_done(unit, material, tmp_path)
+    (tmp_path / unit.folder / unit.result).unlink()
+    assert not is_done(unit, material, tmp_path)
+
+
+def test_a_speaker_with_a_path_for_a_name_stays_in_the_folder_of_units() -> None:
+    assert len(Unit("speech", make_fold("speaker-/../../x"), 0).folder.parts) == 2
+
+
 def test_a_unit_that_was_cut_off_is_run_again(material: Material, tmp_path: Path) -> None:
     unit = Unit("speech", make_fold(), 0)
     run_unit(unit, material, tmp_path)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from emofuse.training.loop import fit, layer_weights, posteriors
 from emofuse.training.material import CLUSTERS, Material, granularity_of, streams_of
 from emofuse.types import Fold
 
-VERSION = 1
+VERSION = 2
 LABEL = "Training"
 
 
@@ -44,7 +45,13 @@ class Unit:
     @property
     def folder(self) -> Path:
         """Where its results lie, below the folder of all units."""
-        return Path(self.kind) / f"{self.fold.name}-seed{self.seed}"
+        # Folds are named after speakers and sessions, and those may be called anything.
+        return Path(self.kind) / f"{quote(self.fold.name, safe=' ')}-seed{self.seed}"
+
+    @property
+    def result(self) -> str:
+        """The file that it is run for."""
+        return "scores.parquet" if self.fold.test else "model.safetensors"
 
 
 def unit_mark(unit: Unit, material: Material) -> str:
@@ -76,7 +83,8 @@ def _each(names: Sequence[str], values: Mapping[str, str]) -> list[str | None]:
 
 def is_done(unit: Unit, material: Material, root: Path) -> bool:
     """Whether the unit has been run with exactly these settings and data."""
-    return read_unit(root / unit.folder).get("mark") == unit_mark(unit, material)
+    folder = root / unit.folder
+    return (folder / unit.result).exists() and read_unit(folder).get("mark") == unit_mark(unit, material)
 
 
 def read_unit(folder: Path) -> dict[str, Any]:

@@ -29,9 +29,9 @@ def combine(posteriors: Array, weights: Sequence[float] | Array, *, rule: Rule) 
         >>> combine(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), [0.5, 0.5], rule="mean").round(3).tolist()
         [[0.6, 0.4]]
     """
-    weight = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+    weight = np.asarray(weights, dtype=np.float64)
     if rule == "mean":
-        return np.asarray(np.tensordot(weight, posteriors, axes=1))
+        return np.asarray(np.tensordot(weight, posteriors, axes=1) / weight.sum())
     logs = np.tensordot(weight, np.log(np.maximum(posteriors, SMALLEST)), axes=1)
     raised = np.exp(logs - logs.max(-1, keepdims=True))
     return np.asarray(raised / raised.sum(-1, keepdims=True))

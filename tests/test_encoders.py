@@ -44,13 +44,22 @@ def edit(path: Path, change: Edit) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("all", tuple(range(13))), ("0", (0,)), ("12", (12,)), ("-1", (12,)), ("-13", (0,)), ("4-6", (4, 5, 6))],
+    [
+        ("all", tuple(range(13))),
+        ("0", (0,)),
+        ("12", (12,)),
+        ("-1", (12,)),
+        ("-13", (0,)),
+        ("4-6", (4, 5, 6)),
+        ("7,4", (4, 7)),
+        ("0, 4-5,-1, 4", (0, 4, 5, 12)),
+    ],  # fmt: skip
 )
 def test_layers_are_read(choice: str, expected: tuple[int, ...]) -> None:
     assert select_layers(choice, layers=13, encoder="e") == expected
 
 
-@pytest.mark.parametrize("choice", ["13", "-14", "4-13", "6-4", "", "last", "1,2", "4-", "1.5", "-3--1"])
+@pytest.mark.parametrize("choice", ["13", "-14", "4-13", "6-4", "", "last", "1,", "1,13", "4-", "1.5", "-3--1"])
 def test_layers_that_make_no_sense_are_refused(choice: str) -> None:
     with pytest.raises(EncoderError, match=r"^e: layers"):
         select_layers(choice, layers=13, encoder="e")

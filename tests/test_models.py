@@ -15,7 +15,7 @@ from torch import nn
 from emofuse.errors import SettingsError
 from emofuse.features.dataset import pad
 from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, LateFusion, build_model
-from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, WordEmbedding
+from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import combine
 from emofuse.settings import ModelKind, ModelSettings
@@ -297,6 +297,19 @@ def test_a_state_dict_carries_the_whole_model(kind: ModelKind) -> None:
         assert torch.equal(other(**inputs), model(**inputs))
 
 
+def test_early_fusion_drops_whole_features_of_its_inputs() -> None:
+    """Dropout of single steps would average out in the pooling; whole features are gone from every step."""
+    torch.manual_seed(0)
+    dropped = LockedDropout(0.4)(torch.ones(50, 7, 20))
+    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    assert 0.55 < float((dropped[:, 0] != 0).double().mean()) < 0.65
+    assert float(dropped.max()) == pytest.approx(1 / 0.6)
+    assert not torch.equal(dropped[0, 0], dropped[1, 0]), "utterances are drawn apart"
+    steps = torch.randn(2, 3, 4)
+    assert torch.equal(LockedDropout(0.4).eval()(steps), steps)
+    assert any(isinstance(module, LockedDropout) for module in make("early").modules())
+
+
 def test_models_are_plain_modules() -> None:
     """No store, settings file or manifest is needed: tensors in, logits out, and torch's own tools apply."""
     model = nn.ModuleDict({"emotion": build_model(
@@ -312,7 +325,7 @@ def test_models_are_plain_modules() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     model.train()
     assert not torch.equal(model(**inputs), model(**inputs)), "dropout is at work in training"
-    for _ in range(60):
+    for _ in range(300):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(**inputs), labels).backward()
         optimizer.step()

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,17 +24,19 @@ Granularity = Literal["utterance", "frame"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """What every stage's settings share: nothing unknown is let in, and nothing changes afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SpeechSettings(_Settings):
+class SpeechSettings(Settings):
     """How speech becomes features.
 
     Attributes:
         encoder: `logmel`, a Hub id, or a local folder.
         revision: Hub revision; None takes the newest and records which it was.
-        layers: `all`, one hidden state (`6`, `-1`) or a range with both ends (`4-10`).
+        layers: `all`, one hidden state (`6`, `-1`), a range with both ends (`4-10`), or several (`4,7,10`).
         frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
         precision: Arithmetic of the encoder.
         batch_seconds: Seconds of audio in one batch, padding counted.
@@ -48,7 +50,7 @@ class SpeechSettings(_Settings):
     batch_seconds: float = Field(default=60.0, gt=0)
 
 
-class TextSettings(_Settings):
+class TextSettings(Settings):
     """How words become features.
 
     Attributes:
@@ -66,7 +68,7 @@ class TextSettings(_Settings):
     batch_size: int = Field(default=32, ge=1)
 
 
-class ModelSettings(_Settings):
+class ModelSettings(Settings):
     """Shape of the networks above the encoders.
 
     Attributes:
@@ -99,7 +101,7 @@ class ModelSettings(_Settings):
         return self
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """How one model is trained.
 
     Attributes:
@@ -131,7 +133,7 @@ class TrainSettings(_Settings):
     refit: bool = False
 
 
-class ProtocolSettings(_Settings):
+class ProtocolSettings(Settings):
     """How a corpus is split.
 
     Attributes:
@@ -156,7 +158,7 @@ class ProtocolSettings(_Settings):
     merge: Mapping[str, str] = Field(default_factory=dict)
 
 
-class Recipe(_Settings):
+class Recipe(Settings):
     """A whole experiment.
 
     Attributes:
@@ -239,8 +241,31 @@ def recipe_from(values: Mapping[str, Any], *, source: str) -> Recipe:
     Raises:
         SettingsError: The first value that does not fit, by its name.
     """
+    return _checked(Recipe, values, source=source)
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def settings_from(kind: type[AnySettings], overrides: Iterable[str]) -> AnySettings:
+    """A stage's defaults, with overrides such as `steps=100`.
+
+    Raises:
+        SettingsError: The first value that does not fit, by its name.
+
+    Example:
+        >>> settings_from(TrainSettings, ["epochs=5"]).epochs
+        5
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _apply(values, override)
+    return _checked(kind, values, source="--set")
+
+
+def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str) -> AnySettings:
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "recipe"

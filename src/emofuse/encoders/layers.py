@@ -11,7 +11,8 @@ def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
     """Read a choice of hidden states.
 
     Args:
-        choice: `all`, one hidden state (`6`, or `-1` counted from the end) or a range with both ends (`4-10`).
+        choice: `all`, one hidden state (`6`, or `-1` counted from the end), a range with both ends (`4-10`), or
+            several of them (`4,7,10`).
         layers: Hidden states that the encoder has, counted from 0, its input projection.
         encoder: Name of the encoder, for messages.
 
@@ -26,10 +27,15 @@ def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
         (4, 5, 6)
         >>> select_layers("-1", layers=13, encoder="wav2vec2-base")
         (12,)
+        >>> select_layers("4, 7-8", layers=13, encoder="wav2vec2-base")
+        (4, 7, 8)
     """
     text = choice.strip()
     if text == "all":
         return tuple(range(layers))
+    if "," in text:
+        chosen = [select_layers(part, layers=layers, encoder=encoder) for part in text.split(",")]
+        return tuple(sorted({index for part in chosen for index in part}))
     if re.fullmatch(r"-?\d+", text):
         index = int(text)
         first = last = index + layers if index < 0 else index
@@ -39,7 +45,7 @@ def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
         raise EncoderError(
             f"layers {choice!r} is not a choice of hidden states",
             where=encoder,
-            remedy="write all, one number such as 6 or -1, or a range such as 4-10",
+            remedy="write all, one number such as 6 or -1, a range such as 4-10, or several with commas",
         )
     if not 0 <= first <= last < layers:
         raise EncoderError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 SMALLEST_DEVIATION = 1e-5
 
@@ -65,3 +66,27 @@ class WordEmbedding(nn.Module):
         """Look up ids."""
         embedded: torch.Tensor = self.embedding(ids)
         return embedded
+
+
+class LockedDropout(nn.Module):
+    """Dropout of whole features of a sequence: what is dropped is dropped at every step.
+
+    Dropout of single steps averages out when the sequence is pooled afterwards and so hardly regularises; this one
+    does to a sequence what plain dropout does to a vector (Gal & Ghahramani, NIPS 2016, sec. 4).
+
+    Args:
+        share: Share of the features dropped in training.
+
+    Example:
+        >>> dropped = LockedDropout(0.5)(torch.ones(1, 3, 8))
+        >>> bool((dropped == dropped[:, :1]).all())
+        True
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, steps: torch.Tensor) -> torch.Tensor:
+        """Drop features of `(batch, steps, width)`."""
+        return steps * F.dropout(torch.ones_like(steps[:, :1]), self.share, self.training)

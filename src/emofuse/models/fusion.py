@@ -10,6 +10,7 @@ from torch import nn
 
 from emofuse.errors import SettingsError
 from emofuse.models.coattention import CoAttention
+from emofuse.models.front import LockedDropout
 from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.models.streams import EmotionModel, Front, Head, SpeechModel, TextModel, needed
 
@@ -77,9 +78,10 @@ class EarlyFusion(EmotionModel):
     ) -> None:
         super().__init__()
         self.speech_front, self.text_front = speech, text
-        # As much dropout as a head has on its input: on validation speakers of RAVDESS it gains about a point.
-        self.speech_projection = nn.Sequential(nn.Dropout(dropout / 2), nn.Linear(speech.width, width))
-        self.text_projection = nn.Sequential(nn.Dropout(dropout / 2), nn.Linear(text.width, width))
+        # As much dropout as a head has on its input. On validation speakers of RAVDESS it gains four points of UA,
+        # plain dropout one: what is dropped at one step only is still there on average over the steps.
+        self.speech_projection = nn.Sequential(LockedDropout(dropout / 2), nn.Linear(speech.width, width))
+        self.text_projection = nn.Sequential(LockedDropout(dropout / 2), nn.Linear(text.width, width))
         self.co_attention = CoAttention(width, heads=heads, layers=layers, dropout=attention_dropout)
         self.speech_pooling, self.text_pooling = Pooling(pooling, width), Pooling(pooling, width)
         size = self.speech_pooling.size + self.text_pooling.size

@@ -30,7 +30,7 @@ from emofuse.training.loop import fit, layer_weights, posteriors
 from emofuse.training.material import CLUSTERS, Material, granularity_of, streams_of
 from emofuse.types import Fold
 
-VERSION = 2
+VERSION = 3
 LABEL = "Training"
 
 

@@ -32,6 +32,7 @@ ORDER = (
     "models",
     "training",
     "checkpoint",
+    "distill",
     "report",
     "predict",
     "experiment",
@@ -39,6 +40,7 @@ ORDER = (
     "demo",
     "doctor",
     "console",
+    "cli_distill",
     "cli",
     "testing",
 )

@@ -53,7 +53,7 @@ def edit(path: Path, change: Edit) -> None:
         ("4-6", (4, 5, 6)),
         ("7,4", (4, 7)),
         ("0, 4-5,-1, 4", (0, 4, 5, 12)),
-    ],  # fmt: skip
+    ],
 )
 def test_layers_are_read(choice: str, expected: tuple[int, ...]) -> None:
     assert select_layers(choice, layers=13, encoder="e") == expected

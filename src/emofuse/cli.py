@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__
+from emofuse import __version__, cli_distill
 from emofuse.errors import EmofuseError, ScoresError, SettingsError
 
 if TYPE_CHECKING:
@@ -29,7 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SOME_SKIPPED = 1
+app.add_typer(cli_distill.app, name="distill")
+
 MISUSED = 2
 STOPPED = 130
 
@@ -76,7 +76,7 @@ def run(
     column: Column = None,
 ) -> None:
     """Do the whole chain: manifest, features, folds x seeds, scores, report, kept models."""
-    from emofuse.console import Bars
+    from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import run as run_recipe
 
     chosen = _recipe(recipe, settings, speech_encoder, text_encoder, seeds)
@@ -91,11 +91,11 @@ def run(
             device=device,
             partial=partial,
             columns=_columns(column),
-            command=_command(),
+            command=typed_command(),
             progress=bars,
         )
     _show_outcome(outcome.result, outcome.out)
-    _finish(outcome.skipped)
+    finish(outcome.skipped)
 
 
 @app.command()
@@ -107,7 +107,7 @@ def prepare(
     column: Column = None,
 ) -> None:
     """Read a corpus into a manifest."""
-    from emofuse.console import Bars, say, warn
+    from emofuse.console import Bars, finish, say, warn
     from emofuse.experiment import prepare as prepare_manifest
 
     with Bars() as bars:
@@ -120,7 +120,7 @@ def prepare(
     )
     for note in found.notes:
         warn(f"Note: {note}")
-    _finish({str(error.where): error.advice for error in found.skipped})
+    finish({str(error.where): error.advice for error in found.skipped})
 
 
 @app.command()
@@ -134,7 +134,7 @@ def extract(
     device: Device = "cpu",
 ) -> None:
     """Compute the features that a recipe reads."""
-    from emofuse.console import Bars, say
+    from emofuse.console import Bars, finish, say
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
@@ -147,7 +147,7 @@ def extract(
                 f"{stream}: {found.computed} computed now, {len(found.keys)} utterances have features, "
                 f"{100 * found.padding:.1f} % of the batches was padding"
             )
-    _finish({name: error.advice for name, error in features.failed.items()})
+    finish({name: error.advice for name, error in features.failed.items()})
 
 
 @app.command()
@@ -164,7 +164,7 @@ def train(
     device: Device = "cpu",
 ) -> None:
     """Cross-validate a recipe's models and keep one of each, trained on all speakers."""
-    from emofuse.console import Bars
+    from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import MANIFEST
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
@@ -176,10 +176,10 @@ def train(
     with Bars() as bars:
         features = extract_features(table, chosen, store, device=device, progress=bars)
         outcome = train_models(
-            table, chosen, features, out, jobs=jobs, device=device, command=_command(), progress=bars
+            table, chosen, features, out, jobs=jobs, device=device, command=typed_command(), progress=bars
         )
     _show_outcome(outcome.result, None)
-    _finish(outcome.skipped)
+    finish(outcome.skipped)
 
 
 @app.command()
@@ -253,7 +253,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Tell the emotion of sound files."""
-    from emofuse.console import Bars, show_predictions
+    from emofuse.console import Bars, finish, show_predictions
     from emofuse.errors import AudioError
     from emofuse.predict import format_predictions, load
 
@@ -267,7 +267,7 @@ def predict(
         show_predictions(good)
     else:
         typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
-    _finish({str(error.where): error.advice for error in answers if isinstance(error, AudioError)})
+    finish({str(error.where): error.advice for error in answers if isinstance(error, AudioError)})
 
 
 @app.command()
@@ -305,7 +305,7 @@ def doctor() -> None:
     checks = examine()
     show_checks(checks)
     if any(check.ok is False for check in checks):
-        raise typer.Exit(SOME_SKIPPED)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -314,7 +314,7 @@ def demo(
     jobs: Jobs = None,
 ) -> None:
     """Make a small spoken corpus, run speech, text, late and early on it, report, and predict one file."""
-    from emofuse.console import Bars, say, show_predictions
+    from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
     from emofuse.experiment import MODELS
     from emofuse.experiment import run as run_recipe
@@ -329,7 +329,7 @@ def demo(
             table,
             out / "run",
             jobs=jobs,
-            command=_command(),
+            command=typed_command(),
             progress=bars,
         )
     _show_outcome(outcome.result, outcome.out)
@@ -340,7 +340,7 @@ def demo(
     folder = outcome.out / MODELS / "late"
     say(f'\nemofuse predict {last.audio} --text "{last.text}" --model {folder}')
     show_predictions([load(folder).predict(last.audio, text=last.text)])
-    _finish(outcome.skipped)
+    finish(outcome.skipped)
 
 
 def _recipe(name: str, overrides: list[str] | None, speech: str | None, text: str | None, seeds: str | None) -> Recipe:
@@ -383,10 +383,6 @@ def _one_model(place: str) -> Scores:
     return scores
 
 
-def _command() -> str:
-    return shlex.join(["emofuse", *sys.argv[1:]])
-
-
 def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
     from emofuse.console import say, show_comparisons, show_results, warn
 
@@ -396,18 +392,6 @@ def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
         warn(f"Note: {note}")
     if page is not None:
         say(f"report: {page / 'report.html'}   models: {page / 'models'}")
-
-
-def _finish(skipped: Mapping[str, str]) -> None:
-    """Say what was left out, and let the exit status say so too."""
-    if not skipped:
-        return
-    from emofuse.console import warn
-
-    for name, reason in skipped.items():
-        warn(f"Skipped {name}: {reason}.")
-    warn(f"{len(skipped)} skipped, the rest is done.")
-    raise typer.Exit(SOME_SKIPPED)
 
 
 def main() -> NoReturn:

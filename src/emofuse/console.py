@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -18,6 +21,7 @@ from emofuse.types import Prediction
 OUT = Console()
 ERR = Console(stderr=True)
 FEW_LABELS = 8
+SOME_SKIPPED = 1
 
 
 class Bars:
@@ -166,3 +170,22 @@ def show_checks(checks: Sequence[Any]) -> None:
         mark = {True: "[green]ok[/green]", False: "[red]mend[/red]", None: ""}[check.ok]
         table.add_row(mark, check.name, escape(check.detail))
     OUT.print(table)
+
+
+def typed_command() -> str:
+    """What the user typed, to be written beside results."""
+    return shlex.join(["emofuse", *sys.argv[1:]])
+
+
+def finish(skipped: Mapping[str, str]) -> None:
+    """Say what was left out, and let the exit status say so too.
+
+    Raises:
+        Exit: Something was left out.
+    """
+    if not skipped:
+        return
+    for name, reason in skipped.items():
+        warn(f"Skipped {name}: {reason}.")
+    warn(f"{len(skipped)} skipped, the rest is done.")
+    raise typer.Exit(SOME_SKIPPED)

@@ -133,9 +133,15 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
                 remedy="use a kind that makes its own folds",
             )
         return [("test", "session", ["test"])]
-    column = "session" if settings.kind == "session" else "speaker"
+    column = settings.kind if settings.kind in ("session", "corpus") else "speaker"
     groups = _groups(frame, column)
-    if settings.kind in ("session", "speaker"):
+    if settings.kind in ("session", "speaker", "corpus"):
+        if len(groups) < 2:
+            raise ProtocolError(
+                f"there is one {column} only, so none is left to train on",
+                where="protocol.kind",
+                remedy="split by something that there are several of",
+            )
         return [(f"{column}-{name}", column, [name]) for name in groups]
     if settings.kind == "speakers":
         if len(groups) < settings.folds:

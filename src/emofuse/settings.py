@@ -34,7 +34,7 @@ class SpeechSettings(Settings):
     """How speech becomes features.
 
     Attributes:
-        encoder: `logmel`, a Hub id, or a local folder.
+        encoder: `builtin:speech`, `logmel`, a Hub id, or a local folder.
         revision: Hub revision; None takes the newest and records which it was.
         layers: `all`, one hidden state (`6`, `-1`), a range with both ends (`4-10`), or several (`4,7,10`).
         frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
@@ -54,7 +54,7 @@ class TextSettings(Settings):
     """How words become features.
 
     Attributes:
-        encoder: `words` (word pieces trained with the model), a Hub id, or a local folder.
+        encoder: `builtin:text`, `words` (word pieces trained with the model), a Hub id, or a local folder.
         revision: Hub revision; None takes the newest and records which it was.
         layers: As for speech.
         max_tokens: Longest text, in word pieces; what is beyond is left out.
@@ -137,10 +137,10 @@ class ProtocolSettings(Settings):
     """How a corpus is split.
 
     Attributes:
-        kind: `session` (leave one session out), `speaker` (leave one speaker out), `speakers` (k folds by
-            speaker), `fixed` (folds by list), `split` (sessions named train, dev and test), or `auto`: built-in
-            folds where the corpus has them, its own split where it has one, leave-one-speaker-out for up to
-            twelve speakers, else `speakers`.
+        kind: `session` (leave one session out), `speaker` (leave one speaker out), `corpus` (leave one of several
+            corpora out), `speakers` (k folds by speaker), `fixed` (folds by list), `split` (sessions named train, dev
+            and test), or `auto`: built-in folds where the corpus has them, its own split where it has one,
+            leave-one-speaker-out for up to twelve speakers, else `speakers`.
         folds: Number of folds (`speakers` only).
         fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
         validation_by: What the validation part is carved by.
@@ -149,7 +149,7 @@ class ProtocolSettings(Settings):
         merge: Labels to rename before that, such as `excited` to `happy`.
     """
 
-    kind: Literal["auto", "session", "speaker", "speakers", "fixed", "split"] = "auto"
+    kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split"] = "auto"
     folds: int = Field(default=5, ge=2)
     fixed: Literal["emobox"] | tuple[tuple[str, ...], ...] | None = None
     validation_by: Literal["speaker", "session"] = "speaker"

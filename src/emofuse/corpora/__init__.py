@@ -57,8 +57,9 @@ def read_corpus(
     r"""Read a corpus into a manifest, its durations from the headers of the sound files.
 
     Args:
-        name: A name in `CORPORA`.
-        root: The corpus's folder or the folder that holds it; for `table` the file.
+        name: A name in `CORPORA`, or several joined by `+`, such as `ravdess+emodb`.
+        root: The corpus's folder or the folder that holds it (of several: the folder that holds them all under their
+            names); for `table` the file.
         partial: Accept another number of utterances than was published, with a note.
         columns: For `table`: the table's name for a manifest column, where it differs.
         progress: Told about each header that is read.
@@ -76,6 +77,8 @@ def read_corpus(
     """
     from emofuse.manifest import make_manifest
 
+    if "+" in name:
+        return _read_several(name.split("+"), Path(root), partial=partial, columns=columns, progress=progress)
     if name not in CORPORA:
         close = difflib.get_close_matches(name, CORPORA, n=1)
         remedy = f"did you mean {close[0]}" if close else f"use one of {', '.join(CORPORA)}"
@@ -99,6 +102,32 @@ def read_corpus(
     rows = [{"corpus": name, **row} for row in listing.rows]
     manifest, skipped = _with_durations(make_manifest(rows, source=listing.source), listing.source, progress)
     return Corpus(manifest=manifest, skipped=skipped, notes=notes)
+
+
+def _read_several(
+    names: list[str], root: Path, *, partial: bool, columns: Mapping[str, str] | None, progress: Progress
+) -> Corpus:
+    """Corpora under each other; utterances and speakers are named after their corpus, since numbers recur."""
+    import pandas as pd
+
+    if len(set(names)) < len(names):
+        raise ManifestError(f"{'+'.join(names)} names a corpus twice", remedy="name each once")
+    found = []
+    for name in names:
+        if name in CORPORA and name != table.CARD.name and not (root / name).is_dir():
+            raise ManifestError(
+                f"there is no folder {name} here", where=root, remedy="name the folder that holds all of them by name"
+            )
+        found.append(read_corpus(name, root, partial=partial, columns=columns, progress=progress))
+    frames = []
+    for name, corpus in zip(names, found, strict=True):
+        named = {column: f"{name}/" + corpus.manifest[column] for column in ("utterance", "speaker", "dialogue")}
+        frames.append(corpus.manifest.assign(**named))
+    return Corpus(
+        manifest=pd.concat(frames, ignore_index=True),
+        skipped=tuple(error for corpus in found for error in corpus.skipped),
+        notes=tuple(f"{name}: {note}" for name, corpus in zip(names, found, strict=True) for note in corpus.notes),
+    )
 
 
 def _with_durations(

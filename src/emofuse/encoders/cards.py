@@ -6,6 +6,7 @@ Only statements of the weights' own publishers are listed; an encoder that is no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,18 @@ def find_card(name: str) -> Card:
     if name.startswith("openai/whisper-"):
         return _WHISPER
     return _CARDS.get(_FORMER_NAMES.get(name, name), Card())
+
+
+def read_card(folder: Path) -> Card | None:
+    """The card in a folder's README.md, as the Hub writes it: `license` and `datasets` of its first block."""
+    from huggingface_hub import metadata_load
+
+    readme = folder / "README.md"
+    try:
+        values = metadata_load(readme) if readme.is_file() else None
+    except ValueError:
+        return None
+    if not isinstance(values, dict) or not isinstance(values.get("license"), str):
+        return None
+    datasets = values.get("datasets")
+    return Card(values["license"], tuple(map(str, datasets)) if isinstance(datasets, list) else ())

@@ -6,16 +6,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from emofuse.encoders.cards import Card, find_card
+from emofuse.encoders.cards import Card, find_card, read_card
 from emofuse.errors import EncoderError
 
 SAMPLING_RATE = 16000
+BUILTIN = "builtin:"
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 # Weights that no hidden state depends on; an encoder may come without them.
 _UNUSED_WEIGHTS = ("masked_spec_embed", "pooler.")
@@ -26,7 +27,8 @@ class Checkpoint:
     """An encoder's files, found and checked.
 
     Attributes:
-        name: Hub id, or the folder's full path.
+        name: Hub id, the folder's full path, or the name of a built-in encoder.
+        place: What transformers is to be given: Hub id or folder.
         commit: Hub commit; None for a folder.
         revision: The commit, or a hash of the folder's files.
         family: `model_type` of the configuration.
@@ -37,6 +39,7 @@ class Checkpoint:
     """
 
     name: str
+    place: str
     commit: str | None
     revision: str
     family: str
@@ -61,6 +64,8 @@ def open_checkpoint(
         EncoderError: Not found, not reachable, damaged, of another family, without safe weights, or made for
             another sampling rate.
     """
+    if encoder.startswith(BUILTIN):
+        return replace(_open_folder(_builtin_folder(encoder), families=families), name=encoder)
     folder = Path(encoder).expanduser()
     if encoder.strip() and folder.is_dir():
         return _open_folder(folder.resolve(), families=families)
@@ -69,6 +74,18 @@ def open_checkpoint(
             "there is no such folder", where=encoder, remedy="check the path, or give the id of a model on the Hub"
         )
     return _open_hub(encoder, revision=revision, families=families, preprocessed=preprocessed)
+
+
+def _builtin_folder(encoder: str) -> Path:
+    within = Path(__file__).parent.parent / "builtin"
+    known = (
+        sorted(path.name for path in within.iterdir() if (path / "config.json").is_file()) if within.is_dir() else []
+    )
+    name = encoder.removeprefix(BUILTIN)
+    if name not in known:
+        names = ", ".join(BUILTIN + one for one in known)
+        raise EncoderError("no such built-in encoder", where=encoder, remedy=f"use one of {names}")
+    return within / name
 
 
 def _looks_like_path(encoder: str) -> bool:
@@ -89,13 +106,14 @@ def _open_folder(folder: Path, *, families: Iterable[str]) -> Checkpoint:
     preprocessor = _check_rate(_read_json(folder / "preprocessor_config.json") or {}, where=str(folder))
     return Checkpoint(
         name=str(folder),
+        place=str(folder),
         commit=None,
         revision=content_hash(folder),
         family=family,
         config=_configuration(str(folder), commit=None),
         preprocessor=preprocessor,
         safetensors=True,
-        card=find_card(str(values.get("_name_or_path", ""))),
+        card=read_card(folder) or find_card(str(values.get("_name_or_path", ""))),
     )
 
 
@@ -109,6 +127,7 @@ def _open_hub(name: str, *, revision: str | None, families: Iterable[str], prepr
     preprocessor = _fetch(name, "preprocessor_config.json", revision=commit) if preprocessed else None
     return Checkpoint(
         name=name,
+        place=name,
         commit=commit,
         revision=commit,
         family=family,
@@ -171,7 +190,7 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
     try:
         with _quiet():
             model, report = model_class.from_pretrained(
-                checkpoint.name,
+                checkpoint.place,
                 config=checkpoint.config,
                 revision=checkpoint.commit or "main",
                 # A pickle from the Hub is read with weights_only, which runs no code; one in a folder is refused above.

@@ -84,7 +84,7 @@ def load_transformer_text_encoder(
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.name, revision=checkpoint.commit or "main", trust_remote_code=False
+            checkpoint.place, revision=checkpoint.commit or "main", trust_remote_code=False
         )
     except Exception as error:
         raise EncoderError(

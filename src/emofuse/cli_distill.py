@@ -1,0 +1,91 @@
+"""The verbs that make small encoders: `emofuse distill speech` and `emofuse distill text`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emofuse.errors import SettingsError
+
+app = typer.Typer(no_args_is_help=True, help="Make a small encoder that takes after a large one.")
+
+Out = Annotated[Path, typer.Option(help="Folder to work in; a run that was cut off goes on there.")]
+Licence = Annotated[str, typer.Option(help="Licence of the weights, which follows from that of the data.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: steps=100.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+
+
+@app.command()
+def speech(
+    recordings: Annotated[
+        list[str], typer.Argument(metavar="NAME=FOLDER...", help="Folders of recordings, by the corpus's name.")
+    ],
+    teacher: Annotated[str, typer.Option(help="Any speech encoder: a Hub id or a folder.")],
+    out: Out,
+    licence: Licence = "unknown",
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Distil a speech encoder from recordings; labels and transcripts are not read."""
+    from emofuse.console import Bars, finish, say, typed_command
+    from emofuse.distill.settings import SpeechStudentSettings
+    from emofuse.distill.speech import distill_speech
+    from emofuse.settings import settings_from
+
+    folders: dict[str, Path] = {}
+    for one in recordings:
+        name, equals, folder = one.partition("=")
+        if not equals or not name or not folder:
+            raise SettingsError(f"{one!r} is not NAME=FOLDER", remedy='write, say, "nEMO (CC BY-NC-SA 4.0)=data/nemo"')
+        folders[name] = Path(folder)
+    chosen = settings_from(SpeechStudentSettings, settings or [])
+    with Bars() as bars:
+        made = distill_speech(
+            folders,
+            teacher,
+            out,
+            settings=chosen,
+            licence=licence,
+            command=typed_command(),
+            device=device,
+            progress=bars,
+        )
+    last = made.history[-1]
+    say(f"{made.folder}: {made.seconds / 3600:.1f} h of sound, held-out loss {last['held_out']:.3f}")
+    finish({str(error.where): error.advice for error in made.skipped})
+
+
+@app.command()
+def text(
+    root: Annotated[Path, typer.Option(help="Folder of GoEmotions.")],
+    teacher: Annotated[str, typer.Option(help="A BERT: a Hub id or a folder.")],
+    out: Out,
+    licence: Licence = "unknown",
+    settings: Set = None,
+    device: Device = "cpu",
+) -> None:
+    """Distil a text encoder on GoEmotions; its test split is not read."""
+    from emofuse.console import Bars, say, typed_command
+    from emofuse.distill.settings import TextStudentSettings
+    from emofuse.distill.text import distill_text
+    from emofuse.settings import settings_from
+
+    chosen = settings_from(TextStudentSettings, settings or [])
+    with Bars() as bars:
+        made = distill_text(
+            root,
+            teacher,
+            out,
+            settings=chosen,
+            licence=licence,
+            command=typed_command(),
+            device=device,
+            progress=bars,
+        )
+    for entry in made.history:
+        say(
+            f"{entry['part']}, pass {entry['pass']}: loss {entry['loss']:.3f}, dev macro-F1 {entry['dev_macro_f1']:.3f}"
+        )
+    say(f"{made.folder}   tuned teacher: {made.teacher}")

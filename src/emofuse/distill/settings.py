@@ -1,0 +1,101 @@
+"""How students are made: one settings object for each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from emofuse.settings import Fraction, Settings
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class SpeechStudentSettings(Settings):
+    """How a speech student is distilled.
+
+    Attributes:
+        teacher_layers: Hidden states of the teacher to predict. Whisper-small's 4 to 10 carry most of its emotion.
+        precision: Arithmetic of teacher and student.
+        width: Width of the student.
+        layers: Its transformer layers.
+        heads: Its attention heads.
+        longest: Longer recordings are cut into pieces of at most so many seconds.
+        views: Share of the recordings of which a copy at another pitch and tempo is made, which the teacher hears too.
+        semitones: Most that such a copy is raised or lowered.
+        tempo: Most that it is sped up or slowed down, as a share.
+        noisy: Share of the clips that are disturbed in training, while the teacher heard them clean.
+        masked: Share of the student's frames that are masked in training, in stretches of ten.
+        batch_seconds: Seconds of sound in one batch.
+        accumulate: Batches to one step of the optimiser.
+        steps: Steps in all.
+        learning_rate: Peak of AdamW's rate.
+        weight_decay: AdamW's decay.
+        warmup: Share of the steps in which the rate rises.
+        held_out: Share of the recordings that only serve to watch the loss.
+        save_every: Steps between checkpoints.
+        seed: Of everything random.
+    """
+
+    teacher_layers: str = "4,7,10"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    width: int = Field(default=384, ge=16)
+    layers: int = Field(default=5, ge=1)
+    heads: int = Field(default=6, ge=1)
+    longest: Positive = 6.0
+    views: float = Field(default=0.5, ge=0, le=1)
+    semitones: float = Field(default=3.0, ge=0)
+    tempo: Fraction = 0.15
+    noisy: Fraction = 0.5
+    masked: Fraction = 0.1
+    batch_seconds: Positive = 24.0
+    accumulate: int = Field(default=1, ge=1)
+    steps: int = Field(default=6000, ge=1)
+    learning_rate: Positive = 1e-3
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup: Fraction = 0.05
+    held_out: Fraction = 0.03
+    save_every: int = Field(default=250, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> SpeechStudentSettings:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class TextStudentSettings(Settings):
+    """How a text student is distilled.
+
+    Attributes:
+        width: Width of the student.
+        layers: Its transformer layers.
+        heads: Its attention heads.
+        max_tokens: Longest text, in word pieces.
+        teacher_epochs: Passes in which the teacher is tuned on the labels before it teaches.
+        teacher_rate: Peak rate of that tuning.
+        epochs: Passes of the student.
+        batch_size: Texts a step.
+        learning_rate: Peak of AdamW's rate.
+        weight_decay: AdamW's decay.
+        warmup: Share of the steps in which the rate rises.
+        label_share: Weight of the true labels beside the teacher's.
+        precision: Arithmetic of teacher and student.
+        seed: Of everything random.
+    """
+
+    width: int = Field(default=256, ge=16)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    max_tokens: int = Field(default=64, ge=8, le=512)
+    teacher_epochs: int = Field(default=2, ge=1)
+    teacher_rate: Positive = 1e-4
+    epochs: int = Field(default=6, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: Positive = 8e-4
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup: Fraction = 0.1
+    label_share: float = Field(default=0.5, ge=0, le=1)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0

@@ -1,0 +1,335 @@
+"""Distillation of a speech encoder: a small student learns several hidden states of a large teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from emofuse.audio import load_audio
+from emofuse.distill.augment import disturb
+from emofuse.distill.card import write_card
+from emofuse.distill.recordings import gather
+from emofuse.distill.settings import SpeechStudentSettings
+from emofuse.distill.state import load_state, save_state
+from emofuse.distill.student import SpeechStudent
+from emofuse.encoders import load_speech_encoder
+from emofuse.encoders.waveform import normalise
+from emofuse.errors import AudioError
+from emofuse.features.batching import plan_batches
+from emofuse.features.extract import extract_speech
+from emofuse.features.store import View
+from emofuse.manifest import utterances
+from emofuse.models.device import check_device
+from emofuse.progress import Progress, Silent
+from emofuse.seeds import derive_seed, seed_everything
+from emofuse.settings import SpeechSettings, fingerprint
+from emofuse.training.loop import rate_at
+from emofuse.types import EncoderSpecification, Utterance
+
+CHECKPOINT, HISTORY, STUDENT = "checkpoint.safetensors", "history.json", "student"
+BUCKET = 64
+WATCHED_SECONDS = 120.0
+SAMPLED = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """What distillation leaves.
+
+    Attributes:
+        folder: The student, as `transformers` and emofuse load it.
+        history: Step, training loss and held-out loss at each checkpoint.
+        seconds: Sound that was listened to, copies included.
+        skipped: Recordings that could not be used.
+    """
+
+    folder: Path
+    history: list[dict[str, float]]
+    seconds: float
+    skipped: list[AudioError]
+
+
+def distill_speech(
+    folders: Mapping[str, Path],
+    teacher: str,
+    out: Path,
+    *,
+    settings: SpeechStudentSettings | None = None,
+    licence: str = "unknown",
+    command: str = "",
+    device: str = "cpu",
+    progress: Progress = Silent(),
+) -> Distilled:
+    """Train a small wav2vec 2.0 to predict hidden states of a teacher, from recordings without labels.
+
+    The loss is DistilHuBERT's (Chang, Yang and Lee, ICASSP 2022), L1 and cosine on each hidden state, here
+    standardised, and L1 once more on their averages over the clip, from which emotions are read. A run that is cut off
+    goes on from its last checkpoint and ends with the same weights.
+
+    Args:
+        folders: Folder of recordings of each corpus, by its name, as `nEMO (CC BY-NC-SA 4.0)`; nothing but sound is
+            read.
+        teacher: Any speech encoder of emofuse.
+        out: Folder for copies, the teacher's features, checkpoints and the student.
+        settings: How.
+        licence: Of the weights, for the model card.
+        command: What the user typed, for the model card.
+        device: Where to compute.
+        progress: Told about each part.
+
+    Raises:
+        EncoderError: The teacher cannot be had.
+        ManifestError: A folder holds no recordings.
+        CheckpointError: The checkpoint in `out` is of other recordings or settings.
+    """
+    check_device(device)
+    settings = settings or SpeechStudentSettings()
+    manifest, skipped = gather(folders, settings, copies=out / "copies", progress=progress)
+    heard = SpeechSettings(encoder=teacher, layers=settings.teacher_layers, precision=settings.precision)
+    encoder = load_speech_encoder(heard, device=device)
+    found = extract_speech(manifest, encoder, heard, store=out / "targets", progress=progress)
+    skipped += list(found.failed.values())
+    usable = manifest[manifest["utterance"].isin(list(found.keys))]
+    lessons = _Lessons(usable, found.views["frame"], found.keys, encoder.specification, settings)
+    run = _Run(lessons, settings, out, device=torch.device(device))
+    history = run.train(progress)
+    folder, seconds = out / STUDENT, float(usable["duration"].sum())
+    save_student(run.student, folder)
+    millions = sum(value.numel() for value in run.student.encoder.parameters()) / 1e6
+    specification = encoder.specification
+    write_card(
+        folder,
+        title="A small speech encoder distilled by emofuse",
+        licence=licence,
+        heard=[*folders, *specification.exposure],
+        facts={
+            "What it is": f"A network of wav2vec 2.0's architecture with {millions:.1f} M parameters: 16 kHz sound in, "
+            f"50 frames of {settings.width} numbers a second out. It is not Meta's wav2vec 2.0.",
+            "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of the {specification.family} "
+            f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine.",
+            "Exposure": f"{seconds / 3600:.1f} hours of sound of the corpora below, copies at another pitch and tempo "
+            "included, and what the teacher has heard. No label and no transcript was read.",
+            "Result": f"Loss on held-out recordings {history[-1]['held_out']:.3f} after {settings.steps} steps "
+            f"({history[0]['held_out']:.3f} after {history[0]['step']:.0f}).",
+            "Limits": "It has heard little speech, much of it acted; far-field sound, singing and children are "
+            "untested.",
+        },
+        settings=settings,
+        command=command,
+    )
+    return Distilled(folder=folder, history=history, seconds=seconds, skipped=skipped)
+
+
+def save_student(student: SpeechStudent, folder: Path) -> None:
+    """Write the student without its heads, in half precision, as `save_pretrained` of transformers does."""
+    encoder: Any = student.encoder
+    encoder.half().cpu().save_pretrained(folder)
+    values = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "do_normalize": True,
+        "feature_size": 1,
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": 16000,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    sound: torch.Tensor
+    lengths: torch.Tensor
+    targets: torch.Tensor
+    mask: torch.Tensor
+
+
+class _Lessons:
+    """Clips with what the teacher makes of them."""
+
+    def __init__(
+        self,
+        manifest: pd.DataFrame,
+        view: View,
+        keys: Mapping[str, str],
+        teacher: EncoderSpecification,
+        settings: SpeechStudentSettings,
+    ) -> None:
+        self._view, self._keys, self.teacher, self._settings = view, keys, teacher, settings
+        self._duration = dict(zip(manifest["utterance"], manifest["duration"], strict=True))
+        rows = list(utterances(manifest))
+        held_out = set(manifest["utterance"][manifest["session"] == "held-out"])
+        self.train = [row for row in rows if row.utterance not in held_out]
+        self.watched: list[Utterance] = []
+        total = 0.0
+        for row in sorted(rows, key=lambda row: derive_seed(settings.seed, "watched", row.utterance)):
+            if row.utterance in held_out and total < WATCHED_SECONDS:
+                self.watched.append(row)
+                total += self._duration[row.utterance]
+        self.fingerprint = fingerprint(sorted(keys.values()), view.key.folder, settings)
+        self.mean, self.deviation = self._statistics()
+
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng(derive_seed(self._settings.seed, "statistics"))
+        count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
+        for index in rng.permutation(len(self.train))[:SAMPLED]:
+            values = self._target(self.train[index]).double()
+            count += values.shape[1]
+            total, squares = total + values.sum(1), squares + values.square().sum(1)
+        mean = total / count
+        return mean.float(), (squares / count - mean.square()).clamp(min=1e-8).sqrt().float()
+
+    def _target(self, row: Utterance) -> torch.Tensor:
+        return torch.from_numpy(self._view.read(self._keys[row.utterance])).float()
+
+    def passes(self) -> Iterator[list[Utterance]]:
+        """Batches of training clips, pass after pass without end, the same every time."""
+        number = 0
+        while True:
+            rng = np.random.default_rng(derive_seed(self._settings.seed, "pass", number))
+            order = [self.train[index] for index in rng.permutation(len(self.train))]
+            batches = []
+            # Like lengths together within a bucket: little padding, and yet another company in each pass.
+            for start in range(0, len(order), BUCKET):
+                batches += self.batches(order[start : start + BUCKET])
+            yield from (batches[index] for index in rng.permutation(len(batches)))
+            number += 1
+
+    def batches(self, rows: Sequence[Utterance]) -> list[list[Utterance]]:
+        """Clips of like length together."""
+        groups = plan_batches([self._duration[row.utterance] for row in rows], budget=self._settings.batch_seconds)
+        return [[rows[index] for index in group] for group in groups]
+
+    def batch(self, rows: Sequence[Utterance], *, rng: np.random.Generator | None) -> _Batch:
+        """Clips as tensors; with `rng`, some of them disturbed."""
+        clips = []
+        for row in rows:
+            clip = load_audio(row.audio or "", start=row.start, end=row.end)
+            if rng is not None and rng.random() < self._settings.noisy:
+                clip = disturb(clip, rng)
+            clips.append(torch.from_numpy(normalise(clip)))
+        sound = nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        targets = [((self._target(row) - self.mean[:, None]) / self.deviation[:, None]).transpose(0, 1) for row in rows]
+        counts = torch.tensor([len(target) for target in targets])
+        padded = nn.utils.rnn.pad_sequence(targets, batch_first=True).transpose(1, 2)
+        mask = torch.arange(padded.shape[2]) < counts[:, None]
+        return _Batch(sound, torch.tensor([len(clip) for clip in clips]), padded, mask)
+
+
+def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """L1 and cosine distance over frames, and L1 over averages of clips.
+
+    Args:
+        predicted: `(batch, layers, frames, width)`.
+        targets: The same shape.
+        mask: `(batch, frames)`, True where there is something.
+
+    Example:
+        >>> values = torch.randn(2, 3, 5, 4)
+        >>> round(float(distillation_loss(values, values, torch.ones(2, 5).bool())), 5)
+        0.0
+    """
+    valid = mask[:, None, :, None].to(targets.dtype)
+    frames = valid.sum() * targets.shape[1]
+    absolute = ((predicted - targets).abs() * valid).sum() / (frames * targets.shape[-1])
+    distance = ((1 - F.cosine_similarity(predicted, targets, dim=-1)) * valid[..., 0]).sum() / frames
+    counts = valid.sum(2)
+    average = (((predicted - targets) * valid).sum(2) / counts).abs().mean()
+    return absolute + distance + average
+
+
+class _Run:
+    """Training from the last checkpoint on."""
+
+    def __init__(self, lessons: _Lessons, settings: SpeechStudentSettings, out: Path, *, device: torch.device) -> None:
+        self.lessons, self.settings, self.out, self.device = lessons, settings, out, device
+        seed_everything(settings.seed)
+        specification = lessons.teacher
+        self.student = SpeechStudent(
+            settings, targets=len(specification.selected), target_width=specification.width
+        ).to(device)
+        # Frames of the same number are not at the same time, since student and teacher look at different stretches.
+        config = self.student.encoder.config
+        field, stride = 1, 1
+        for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+            field += (kernel - 1) * stride
+            stride *= step
+        first = specification.offset + specification.receptive_field / 2
+        self.shift = round((field / 2 - first) / stride)
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        if (out / CHECKPOINT).exists():
+            values = load_state(
+                out / CHECKPOINT, self.student, self.optimizer, fingerprint=lessons.fingerprint, device=device
+            )
+            self.step, self.history = values["step"], values["history"]
+
+    def train(self, progress: Progress) -> list[dict[str, float]]:
+        settings = self.settings
+        label = "Distilling"
+        progress.start(label, settings.steps)
+        progress.advance(label, self.step)
+        batches = self.lessons.passes()
+        for _ in range(self.step * settings.accumulate):
+            next(batches)
+        losses: list[float] = []
+        while self.step < settings.steps:
+            rate = settings.learning_rate * rate_at(self.step, steps=settings.steps, warmup=settings.warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            # Masks, too, must be the same after a resumed start.
+            seed_everything(derive_seed(settings.seed, "step", self.step))
+            rng = np.random.default_rng(derive_seed(settings.seed, "disturb", self.step))
+            self.student.train()
+            self.optimizer.zero_grad()
+            for _ in range(settings.accumulate):
+                loss = self._loss(self.lessons.batch(next(batches), rng=rng)) / settings.accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(float(loss.detach()) * settings.accumulate)
+            nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            progress.advance(label)
+            if self.step % settings.save_every == 0 or self.step == settings.steps:
+                self.history.append({"step": self.step, "loss": float(np.mean(losses)), "held_out": self._held_out()})
+                losses = []
+                self._save()
+        progress.finish(label)
+        self.student.eval()
+        return self.history
+
+    def _loss(self, batch: _Batch) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            predicted = self.student(batch.sound.to(self.device), batch.lengths.to(self.device))
+        targets, mask = batch.targets[:, :, self.shift :], batch.mask[:, self.shift :]
+        frames = min(predicted.shape[2], targets.shape[2])
+        return distillation_loss(
+            predicted[:, :, :frames].float(),
+            targets[:, :, :frames].to(self.device),
+            mask[:, :frames].to(self.device),
+        )
+
+    def _held_out(self) -> float:
+        self.student.eval()
+        with torch.no_grad():
+            losses = [
+                float(self._loss(self.lessons.batch(rows, rng=None)))
+                for rows in self.lessons.batches(self.lessons.watched)
+            ]
+        return float(np.mean(losses)) if losses else float("nan")
+
+    def _save(self) -> None:
+        values = {"step": self.step, "history": self.history, "fingerprint": self.lessons.fingerprint}
+        save_state(self.out / CHECKPOINT, self.student, self.optimizer, values)
+        (self.out / HISTORY).write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Checkpoints of a distillation: weights, optimiser and progress in one safetensors file, written whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from emofuse.errors import CheckpointError
+
+
+def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> None:
+    """Write what a cut-off run needs to go on, in place of the file that was there."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, part, metadata={"progress": json.dumps(values)}
+    )
+    part.replace(path)
+
+
+def load_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str, device: torch.device
+) -> dict[str, Any]:
+    """Put weights and optimiser back, and return the values that were saved with them.
+
+    Raises:
+        CheckpointError: The run had other data or settings.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        values: dict[str, Any] = json.loads(file.metadata()["progress"])
+        if values["fingerprint"] != fingerprint:
+            raise CheckpointError(
+                "the checkpoint is of other data, another teacher or other settings",
+                where=path,
+                remedy="choose another folder, or remove this one",
+            )
+        for name in file.keys():  # noqa: SIM118 - a safetensors file is no dictionary
+            kind, _, rest = name.partition(".")
+            if kind == "model":
+                weights[rest] = file.get_tensor(name)
+            else:
+                index, _, part = rest.partition(".")
+                state.setdefault(int(index), {})[part] = file.get_tensor(name)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return values

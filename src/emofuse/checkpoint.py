@@ -36,6 +36,7 @@ class Checkpoint:
         encoders: Specification of each stream's encoder; absent for word pieces.
         pieces: Word pieces that were trained with the model.
         protocol: Fingerprint of the protocol.
+        text_languages: Languages that the words must be in, as ISO 639-1 codes; empty where that is not known.
     """
 
     kind: ModelKind
@@ -45,6 +46,7 @@ class Checkpoint:
     encoders: Mapping[str, EncoderSpecification]
     pieces: WordPieces | None
     protocol: str
+    text_languages: tuple[str, ...] = ()
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
@@ -88,6 +90,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
             for stream, specification in checkpoint.encoders.items()
         },
         "late_weights": list(checkpoint.model.weights) if isinstance(checkpoint.model, LateFusion) else None,
+        "temperatures": list(checkpoint.model.temperatures) if isinstance(checkpoint.model, LateFusion) else None,
+        "text_languages": list(checkpoint.text_languages),
         "protocol": checkpoint.protocol,
         "recipe": recipe.model_dump(mode="json"),
         "versions": versions(),
@@ -140,7 +144,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             model.weights = first, second = tuple(float(weight) for weight in values["late_weights"])
             if min(first, second) < 0 or first + second == 0:
                 raise ValueError(f"{first} and {second} are no weights")
+            # Models of version 0.1 name none.
+            model.temperatures = tuple(float(one) for one in values.get("temperatures") or (1.0, 1.0))
+            if len(model.temperatures) != 2 or min(model.temperatures) <= 0:
+                raise ValueError(f"{model.temperatures} are no temperatures")
         protocol = str(values["protocol"])
+        languages = tuple(map(str, values.get("text_languages", ())))
     except CheckpointError:
         raise
     except (EmofuseError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -164,6 +173,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         encoders=encoders,
         pieces=pieces,
         protocol=protocol,
+        text_languages=languages,
     )
 
 
@@ -198,8 +208,20 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
         raise ValueError(f"{path.name} is damaged") from error
 
 
-def late_checkpoint(speech: Checkpoint, text: Checkpoint, *, weights: tuple[float, ...]) -> Checkpoint:
+def late_checkpoint(
+    speech: Checkpoint,
+    text: Checkpoint,
+    *,
+    weights: tuple[float, ...],
+    temperatures: tuple[float, ...] = (1.0, 1.0),
+) -> Checkpoint:
     """Join a speech and a text checkpoint into that of their late fusion."""
     rule = speech.recipe.model.late_rule
-    model = LateFusion(speech.model, text.model, rule=rule, weights=weights)  # type: ignore[arg-type]
+    model = LateFusion(
+        speech.model,  # type: ignore[arg-type]
+        text.model,  # type: ignore[arg-type]
+        rule=rule,
+        weights=weights,
+        temperatures=temperatures,
+    )
     return replace(speech, kind="late", model=model, encoders={**speech.encoders, **text.encoders}, pieces=text.pieces)

@@ -247,8 +247,18 @@ def fuse(
 @app.command()
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Sound files.")],
-    model: Annotated[Path, typer.Option(help="Folder of a trained model, such as RUN/models/late.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a trained model, such as RUN/models/late (default: the one that ships)."),
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="What is said: once for all files, or once each.")] = None,
+    asr: Annotated[
+        str | None,
+        typer.Option(
+            help="Who writes down words that are not given: whisper, sphinx, none (default: whisper if at hand)."
+        ),
+    ] = None,
+    asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
     style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
     device: Device = "cpu",
 ) -> None:
@@ -259,7 +269,7 @@ def predict(
 
     if style not in ("table", "json", "csv"):
         raise SettingsError(f"{style!r} is no format", where="--format", remedy="use table, json or csv")
-    predictor = load(model, device=device)
+    predictor = load(model, asr=asr, asr_model=asr_model, device=device)
     with Bars() as bars:
         answers = list(predictor.predict_many(files, texts=text, progress=bars))
     good = [answer for answer in answers if not isinstance(answer, AudioError)]
@@ -268,6 +278,20 @@ def predict(
     else:
         typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
     finish({str(error.where): error.advice for error in answers if isinstance(error, AudioError)})
+
+
+@app.command()
+def join(
+    speech_run: Annotated[Path, typer.Argument(help="Run folder with a speech model.")],
+    text_run: Annotated[Path, typer.Argument(help="Run folder with a text model of the same classes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the joined model.")],
+) -> None:
+    """Join a speech and a text model of two corpora in late fusion, calibrated on what they had not seen."""
+    from emofuse.console import say
+    from emofuse.join import join_models
+
+    join_models(speech_run, text_run, out)
+    say(f"{out}: late fusion; the model card {out / 'README.md'} has figures")
 
 
 @app.command()

@@ -21,20 +21,37 @@ from emofuse.errors import AudioError, CheckpointError, SettingsError
 from emofuse.features.dataset import pad
 from emofuse.features.extract import features_of
 from emofuse.features.pooling import pool_frames
+from emofuse.language import is_foreign
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
 from emofuse.training.material import granularity_of, streams_of
+from emofuse.transcribe import Transcriber, load_transcriber
 from emofuse.types import Prediction
 
+DEFAULT = Path(__file__).parent / "builtin" / "model"
+"""The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
 
-def load(folder: Path | str, *, device: str = "cpu") -> Predictor:
-    """Load a trained model from its folder.
+
+def load(
+    folder: Path | str | None = None, *, asr: str | None = None, asr_model: str | None = None, device: str = "cpu"
+) -> Predictor:
+    """Load a trained model from its folder, or the one that ships.
+
+    Args:
+        folder: Of a trained model; None for the default model.
+        asr: Who writes down the words where none are given: `whisper`, `sphinx` or `none`; None takes whisper where it
+            is installed with a model at hand, else none.
+        asr_model: For whisper: a name, Hub id or folder.
+        device: Where to compute.
 
     Raises:
         CheckpointError: The folder is not a trained model, or its encoder is not the one that it was trained on.
         EncoderError: The encoder cannot be had.
     """
-    return Predictor(load_checkpoint(Path(folder)), device=device)
+    checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder))
+    reads_words = "text" in streams_of(checkpoint.kind)
+    transcriber = load_transcriber(asr, model=asr_model, device=device) if reads_words else None
+    return Predictor(checkpoint, transcriber=transcriber, device=device)
 
 
 class Predictor:
@@ -42,16 +59,18 @@ class Predictor:
 
     Args:
         checkpoint: The model.
+        transcriber: Who writes down the words where none are given.
         device: Where to compute.
 
     Raises:
         SettingsError: The device cannot be used.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, *, transcriber: Transcriber | None = None, device: str = "cpu") -> None:
         check_device(device)
         self.checkpoint = checkpoint
         self.device = device
+        self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
         streams = streams_of(checkpoint.kind)
         self._speech: SpeechEncoder | None = None
@@ -59,9 +78,15 @@ class Predictor:
         if "speech" in streams:
             self._speech = load_speech_encoder(checkpoint.recipe.speech, device=device)
             self._check("speech", self._speech)
-        if "text" in streams and checkpoint.pieces is None:
-            self._text = load_text_encoder(checkpoint.recipe.text, device=device)
+        if "text" in self.needs and checkpoint.pieces is None:
+            self._load_text()
+
+    def _load_text(self) -> TextEncoder:
+        # Where speech alone will do, words may never come, and their encoder would double the time to the first answer.
+        if self._text is None:
+            self._text = load_text_encoder(self.checkpoint.recipe.text, device=self.device)
             self._check("text", self._text)
+        return self._text
 
     def _check(self, stream: str, encoder: SpeechEncoder | TextEncoder) -> None:
         wanted, found = self.checkpoint.encoders[stream], encoder.specification
@@ -109,8 +134,18 @@ class Predictor:
         takes = streams_of(self.checkpoint.kind)
         inputs: dict[str, torch.Tensor] = {}
         notes = []
-        if "speech" in takes and audio is not None:
-            inputs["speech"] = self._read_speech(audio)
+        clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
+        if text is None and clip is not None and "text" in takes and self._transcriber is not None:
+            text = self._transcriber.transcribe(clip) or None
+            heard = "heard no words" if text is None else "wrote down the words"
+            notes.append(f"{self._transcriber.name} {heard}")
+        if "speech" in takes and clip is not None:
+            inputs["speech"] = self._read_speech(clip)
+        spoken = text
+        if text is not None and inputs and not self.needs and is_foreign(text, self.checkpoint.text_languages):
+            languages = ", ".join(self.checkpoint.text_languages)
+            notes.append(f"the words are not in a language that the model reads ({languages}), so they were left out")
+            text = None
         if "text" in takes and text is not None:
             inputs["text"] = self._read_text(text)
         for stream, value, remedy in (
@@ -121,6 +156,8 @@ class Predictor:
                 if stream in self.needs or not inputs:
                     what = "speech" if stream == "speech" else "the words"
                     raise SettingsError(f"the {self.checkpoint.kind} model needs {what}", remedy=remedy)
+                if stream == "text" and spoken is not None:
+                    continue
                 notes.append(f"no {stream} was given, so the answer rests on {' and '.join(inputs)} alone")
             elif stream not in takes and value is not None and stream == "text":
                 notes.append(f"the {self.checkpoint.kind} model does not read text, so it was left out")
@@ -130,7 +167,7 @@ class Predictor:
             posteriors=dict(zip(self.classes, posterior.tolist(), strict=True)),
             streams=tuple(inputs),
             source=str(audio) if isinstance(audio, (str, Path)) else None,
-            text=text,
+            text=spoken,
             notes=tuple(notes),
         )
 
@@ -165,11 +202,8 @@ class Predictor:
             except AudioError as error:
                 yield error
 
-    def _read_speech(self, audio: Path | str | NDArray[np.float32]) -> torch.Tensor:
+    def _read_speech(self, clip: NDArray[np.float32]) -> torch.Tensor:
         assert self._speech is not None  # noqa: S101
-        clip = load_audio(audio) if isinstance(audio, (str, Path)) else np.asarray(audio, dtype=np.float32)
-        if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
-            raise AudioError("samples are not a finite mono signal", where="samples", remedy="pass (samples,) floats")
         pooled = pool_frames(
             self._speech.encode([clip])[0],
             granularity=granularity_of(self.checkpoint.kind, self.checkpoint.recipe),
@@ -180,8 +214,7 @@ class Predictor:
     def _read_text(self, text: str) -> torch.Tensor:
         if self.checkpoint.pieces is not None:
             return self.checkpoint.pieces.encode([text])[0]
-        assert self._text is not None  # noqa: S101
-        return torch.from_numpy(features_of(self._text.encode([text])[0]))
+        return torch.from_numpy(features_of(self._load_text().encode([text])[0]))
 
     def _posterior(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.float64]:
         batch: dict[str, torch.Tensor] = {}
@@ -191,6 +224,13 @@ class Predictor:
         with torch.inference_mode():
             logits: torch.Tensor = self._model(**batch)
         return np.asarray(logits[0].double().softmax(-1).cpu().numpy())
+
+
+def _samples(audio: Path | str | NDArray[np.float32]) -> NDArray[np.float32]:
+    clip = load_audio(audio) if isinstance(audio, (str, Path)) else np.asarray(audio, dtype=np.float32)
+    if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
+        raise AudioError("samples are not a finite mono signal", where="samples", remedy="pass (samples,) floats")
+    return clip
 
 
 Style = Literal["json", "csv"]

@@ -119,6 +119,7 @@ class LateFusion(EmotionModel):
         text: Trained on words alone.
         rule: `mean` (weighted arithmetic) or `product` (weighted geometric).
         weights: Of speech and of text, zero or more.
+        temperatures: Of speech and of text: what their logits are divided by, above one for less sure answers.
     """
 
     streams = ()
@@ -130,9 +131,11 @@ class LateFusion(EmotionModel):
         *,
         rule: Literal["mean", "product"] = "product",
         weights: Sequence[float] = (0.5, 0.5),
+        temperatures: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         self.speech, self.text = speech, text
+        self.temperatures = tuple(temperatures)
         self.rule = rule
         self.weights = tuple(weights)
 
@@ -148,10 +151,10 @@ class LateFusion(EmotionModel):
         logs: list[torch.Tensor] = []
         weights: list[float] = []
         if speech is not None:
-            logs.append(self.speech(speech=speech, speech_mask=speech_mask).log_softmax(-1))
+            logs.append((self.speech(speech=speech, speech_mask=speech_mask) / self.temperatures[0]).log_softmax(-1))
             weights.append(self.weights[0])
         if text is not None:
-            logs.append(self.text(text=text, text_mask=text_mask).log_softmax(-1))
+            logs.append((self.text(text=text, text_mask=text_mask) / self.temperatures[1]).log_softmax(-1))
             weights.append(self.weights[1])
         if not logs:
             raise SettingsError("late fusion was given neither speech nor text", remedy="pass at least one stream")

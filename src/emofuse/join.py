@@ -1,0 +1,138 @@
+"""Late fusion of two models that were trained on different corpora, with calibrated posteriors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, save_checkpoint
+from emofuse.corpora import CORPORA
+from emofuse.errors import CheckpointError
+from emofuse.manifest import read_manifest
+from emofuse.protocols import FINAL
+from emofuse.scoring.metrics import expected_calibration_error
+from emofuse.scoring.table import read_scores
+from emofuse.training.units import Unit
+from emofuse.types import Fold
+
+HOTTEST = 20.0
+
+
+def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
+    """Join the speech model of one run and the text model of another into one late-fusion model.
+
+    Each stream's posteriors are calibrated by a temperature (Guo et al., ICML 2017) on the validation part of the
+    run's final split: speakers, or texts, that the model had not been trained on when it was asked.
+
+    Args:
+        speech_run: Run folder with a `speech` model.
+        text_run: Run folder with a `text` model of the same classes.
+        out: Folder for the joined model.
+
+    Raises:
+        CheckpointError: A run has no such model, or classes or shapes differ.
+    """
+    speech = load_checkpoint(speech_run / "models" / "speech")
+    text = load_checkpoint(text_run / "models" / "text")
+    if speech.classes != text.classes:
+        raise CheckpointError(
+            f"the speech model tells {', '.join(speech.classes)}, the text model {', '.join(text.classes)}",
+            where=text_run,
+            remedy="train both with the same protocol.labels",
+        )
+    if speech.recipe.model != text.recipe.model:
+        raise CheckpointError(
+            "the two models differ in the settings under [model]", where=text_run, remedy="train both with the same"
+        )
+    answers = {"speech": _held_out(speech_run, speech), "text": _held_out(text_run, text)}
+    temperatures = tuple(round(fit_temperature(*answers[stream]), 4) for stream in ("speech", "text"))
+    languages = read_manifest(text_run / "manifest.parquet")["language"].dropna().unique()
+    joined = replace(
+        late_checkpoint(speech, text, weights=(0.5, 0.5), temperatures=temperatures),
+        recipe=speech.recipe.model_copy(update={"text": text.recipe.text}),
+        text_languages=tuple(sorted(map(str, languages))),
+    )
+    save_checkpoint(joined, out, card=_card(joined, {"speech": speech_run, "text": text_run}, answers, temperatures))
+    return joined
+
+
+def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The temperature that makes the log likelihood of labels largest.
+
+    Args:
+        posteriors: `(utterances, classes)`.
+        labels: Index of the true class, `(utterances,)`.
+
+    Example:
+        >>> sure = np.array([[0.99, 0.01]] * 10)
+        >>> fit_temperature(sure, np.array([0] * 8 + [1] * 2)) > 2
+        True
+    """
+    logits = np.log(np.clip(posteriors, 1e-12, None))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        norm = np.logaddexp.reduce(scaled, axis=1)
+        return float(np.mean(norm - scaled[np.arange(len(labels)), labels]))
+
+    limit = np.log(HOTTEST)
+    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))
+
+
+def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Posteriors at a temperature: above one they are less sure."""
+    logits = np.log(np.clip(posteriors, 1e-12, None)) / temperature
+    return np.asarray(np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)))
+
+
+def _held_out(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    unit = Unit(checkpoint.kind, Fold(name=FINAL, train=(), validation=(), test=()), checkpoint.recipe.seeds[0])
+    scores = read_scores(run / "units" / unit.folder / "validation.parquet")
+    return scores.posteriors(), scores.labels()
+
+
+def _card(
+    joined: Checkpoint, runs: Mapping[str, Path], answers: Mapping[str, Any], temperatures: Sequence[float]
+) -> str:
+    lines = ["# emofuse `late` model of two corpora", "", f"- **Classes**: {', '.join(joined.classes)}"]
+    for (stream, run), temperature in zip(runs.items(), temperatures, strict=True):
+        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+        posteriors, labels = answers[stream]
+        before = expected_calibration_error(posteriors, labels)
+        after = expected_calibration_error(cooled(posteriors, temperature), labels)
+        names = [name for name in result["corpus"].split(", ") if name in CORPORA]
+        data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
+        merged = ", ".join(f"{old} to {new}" for old, new in result["protocol"]["merge"].items()) or "none"
+        ua = result["models"][stream]["ua"]
+        encoder = result["encoders"][stream]
+        lines += [
+            "",
+            f"## {stream.capitalize()}",
+            "",
+            f"- **Data**: {data or result['corpus']}; {result['protocol']['utterances']} utterances",
+            f"- **Labels merged**: {merged}; others left out",
+            f"- **Encoder**: `{encoder['name']}`, licence {encoder['licence']}, known to have seen: "
+            + (", ".join(encoder["exposure"]) or "unknown"),
+            f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
+            f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
+            f"- **Temperature** {temperature:.2f}, from {len(labels)} utterances held out of training: calibration "
+            f"error {100 * before:.1f} % before, {100 * after:.1f} % after",
+            f"- **Again**: `{result['command']}`",
+        ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        f"Words are read in {', '.join(joined.text_languages) or 'any language'} only; in others speech alone answers.",
+        "Acted emotion is not felt emotion, and on other speakers, languages and rooms expect less than was measured.",
+        "Do not use it to decide about people. The licences of its data and encoders hold for it too.",
+        "",
+    ]
+    return "\n".join(lines)

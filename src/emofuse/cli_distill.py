@@ -63,6 +63,7 @@ def text(
     teacher: Annotated[str, typer.Option(help="A BERT: a Hub id or a folder.")],
     out: Out,
     licence: Licence = "unknown",
+    partial: Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")] = False,
     settings: Set = None,
     device: Device = "cpu",
 ) -> None:
@@ -79,6 +80,7 @@ def text(
             teacher,
             out,
             settings=chosen,
+            partial=partial,
             licence=licence,
             command=typed_command(),
             device=device,

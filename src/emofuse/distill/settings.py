@@ -88,10 +88,10 @@ class TextStudentSettings(Settings):
     width: int = Field(default=256, ge=16)
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
-    max_tokens: int = Field(default=64, ge=8, le=512)
+    max_tokens: int = Field(default=48, ge=8, le=512)
     teacher_epochs: int = Field(default=2, ge=1)
     teacher_rate: Positive = 1e-4
-    epochs: int = Field(default=6, ge=1)
+    epochs: int = Field(default=4, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: Positive = 8e-4
     weight_decay: float = Field(default=1e-2, ge=0)

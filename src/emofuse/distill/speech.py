@@ -22,6 +22,7 @@ from emofuse.distill.settings import SpeechStudentSettings
 from emofuse.distill.state import load_state, save_state
 from emofuse.distill.student import SpeechStudent
 from emofuse.encoders import load_speech_encoder
+from emofuse.encoders.checkpoint import quiet
 from emofuse.encoders.waveform import normalise
 from emofuse.errors import AudioError
 from emofuse.features.batching import plan_batches
@@ -132,7 +133,8 @@ def distill_speech(
 def save_student(student: SpeechStudent, folder: Path) -> None:
     """Write the student without its heads, in half precision, as `save_pretrained` of transformers does."""
     encoder: Any = student.encoder
-    encoder.half().cpu().save_pretrained(folder)
+    with quiet():
+        encoder.half().cpu().save_pretrained(folder)
     values = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": True,

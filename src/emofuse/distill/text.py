@@ -19,7 +19,7 @@ from emofuse.corpora import CORPORA, read_corpus
 from emofuse.distill.card import write_card
 from emofuse.distill.settings import TextStudentSettings
 from emofuse.distill.state import load_state, save_state
-from emofuse.encoders.checkpoint import load_weights, open_checkpoint
+from emofuse.encoders.checkpoint import load_weights, open_checkpoint, quiet
 from emofuse.errors import EncoderError
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
@@ -54,6 +54,7 @@ def distill_text(
     out: Path,
     *,
     settings: TextStudentSettings | None = None,
+    partial: bool = False,
     licence: str = "unknown",
     command: str = "",
     device: str = "cpu",
@@ -70,6 +71,7 @@ def distill_text(
         teacher: A BERT with the vocabulary that the student shall have, by Hub id or folder.
         out: Folder for the tuned teacher, checkpoints and the student.
         settings: How.
+        partial: Accept another number of comments than was published.
         licence: Of the weights, for the model card.
         command: What the user typed, for the model card.
         device: Where to compute.
@@ -92,15 +94,17 @@ def distill_text(
         raise EncoderError(
             "the tokenizer cannot be loaded", where=teacher, remedy="put vocab.txt or tokenizer.json beside the weights"
         ) from error
-    manifest = read_corpus("goemotions", root, partial=False, progress=progress).manifest
+    manifest = read_corpus("goemotions", root, partial=partial, progress=progress).manifest
     parts = {
         name: _Texts(manifest[manifest["session"] == name], tokenizer, settings.max_tokens) for name in ("train", "dev")
     }
     key = fingerprint(checkpoint.revision, settings)
     learner = _Learner(parts["train"], parts["dev"], settings, out, key=key, device=torch.device(device))
+    seed_everything(derive_seed(settings.seed, "teacher"))
     tuned = _Tagger(model.requires_grad_(True), len(parts["train"].labels[0]))
     learner.run("teacher", tuned, lambda batch: learner.tune_loss(tuned, batch), progress)
     _save(tuned.encoder, tokenizer, out / TEACHER, half=False)
+    seed_everything(derive_seed(settings.seed, "student"))
     student = _Tagger(_small_bert(tuned.encoder, settings), len(parts["train"].labels[0]))
     student.to(device)
     reader = nn.Linear(settings.width, model.config.hidden_size).to(device)
@@ -300,5 +304,6 @@ class _Learner:
 
 def _save(encoder: Any, tokenizer: Any, folder: Path, *, half: bool) -> None:
     encoder = encoder.half() if half else encoder
-    encoder.cpu().save_pretrained(folder)
+    with quiet():
+        encoder.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -188,7 +188,7 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
         EncoderError: The files cannot be read, or lack weights that the architecture needs.
     """
     try:
-        with _quiet():
+        with quiet():
             model, report = model_class.from_pretrained(
                 checkpoint.place,
                 config=checkpoint.config,
@@ -232,7 +232,7 @@ def _configuration(name: str, *, commit: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        with _quiet():
+        with quiet():
             return AutoConfig.from_pretrained(name, revision=commit or "main", trust_remote_code=False)
     except Exception as error:
         raise EncoderError(
@@ -301,7 +301,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from writing to the terminal: what matters in its reports is raised as an error instead."""
     import transformers.utils
 

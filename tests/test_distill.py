@@ -1,0 +1,334 @@
+"""Small encoders learnt from large ones."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.distill.augment import disturb, in_room, through_line, with_noise
+from emofuse.distill.recordings import change_voice, gather, pieces
+from emofuse.distill.settings import SpeechStudentSettings, TextStudentSettings
+from emofuse.distill.speech import distill_speech, distillation_loss
+from emofuse.distill.student import SpeechStudent, mel_filters
+from emofuse.distill.text import distill_text
+from emofuse.encoders import load_speech_encoder, load_text_encoder
+from emofuse.errors import CheckpointError, EncoderError, ManifestError
+from emofuse.settings import SpeechSettings, TextSettings
+from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
+
+Tiny = dict[str, Any]
+TINY: Tiny = {"width": 16, "heads": 2, "layers": 1, "batch_seconds": 2.0, "save_every": 2, "precision": "float32"}
+
+
+def speech_settings(**changes: Any) -> SpeechStudentSettings:
+    return SpeechStudentSettings(**{**TINY, "teacher_layers": "0", "steps": 4, "held_out": 0.3, **changes})
+
+
+def record(folder: Path, count: int = 8) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        sound = tone(0.5 + 0.1 * number, frequency=150 + 40 * number, seed=number)
+        soundfile.write(folder / f"clip{number}.wav", sound, SAMPLING_RATE)
+    return folder
+
+
+def loudest(clip: Any) -> float:
+    """Frequency with the most power, in Hz."""
+    spectrum = np.abs(np.fft.rfft(clip * np.hanning(len(clip))))
+    return float(spectrum.argmax() * SAMPLING_RATE / len(clip))
+
+
+class CutOffError(Exception):
+    """What a test interrupts with."""
+
+
+class Interrupting:
+    """A progress display that breaks off at a step of the training."""
+
+    def __init__(self, label: str, after: int) -> None:
+        self.label, self.left = label, after
+
+    def start(self, description: str, total: float | None) -> None: ...
+
+    def finish(self, description: str) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def advance(self, description: str, steps: float = 1) -> None:
+        if description == self.label and steps:
+            self.left -= 1
+            if self.left < 0:
+                raise CutOffError
+
+
+# What a student listens to
+
+
+@given(duration=st.floats(0.03, 100), longest=st.floats(0.5, 20))
+def test_pieces_cover_a_recording(duration: float, longest: float) -> None:
+    found = pieces(duration, longest=longest)
+    assert found[0][0] == 0
+    assert found[-1][1] == duration
+    assert all(first[1] == second[0] for first, second in pairwise(found))
+    assert all(0 < end - start <= longest + 0.002 for start, end in found)
+    assert len(found) <= duration / longest + 1
+
+
+@pytest.mark.parametrize(("semitones", "expected"), [(12, 600), (-12, 150), (0, 300), (3, 300 * 2 ** (3 / 12))])
+def test_a_voice_is_raised_at_the_same_tempo(semitones: float, expected: float) -> None:
+    clip = tone(2.0, frequency=300)
+    changed = change_voice(clip, semitones=semitones, tempo=1.0)
+    assert loudest(changed[8000:24000]) == pytest.approx(expected, rel=0.01)
+    assert len(changed) == pytest.approx(len(clip), rel=0.03)
+
+
+@pytest.mark.parametrize("tempo", [0.85, 1.25])
+def test_a_voice_is_sped_up_at_the_same_pitch(tempo: float) -> None:
+    clip = tone(2.0, frequency=300)
+    changed = change_voice(clip, semitones=0, tempo=tempo)
+    assert len(changed) == pytest.approx(len(clip) / tempo, rel=0.03)
+    assert loudest(changed[4000:20000]) == pytest.approx(300, rel=0.01)
+
+
+def test_recordings_are_gathered_with_copies(tmp_path: Path) -> None:
+    folder = record(tmp_path / "sound" / "deep", 30)
+    (folder / "labels.csv").write_text("no, this is not read \xff", encoding="latin-1")
+    (folder / "empty.wav").write_bytes(b"")
+    settings = speech_settings(views=0.5, longest=1.0)
+    found, skipped = gather({"Mine (CC0)": folder.parent}, settings, copies=tmp_path / "copies")
+    assert [Path(error.where or "").name for error in skipped] == ["empty.wav"]
+    assert set(found["corpus"]) == {"Mine"}
+    assert found["label"].isna().all()
+    assert found["text"].isna().all()
+    recordings = {name.rpartition("@")[0] for name in found["utterance"]}
+    copied = {name for name in recordings if name.endswith("#copy")}
+    held_out = {name.rpartition("@")[0] for name in found["utterance"][found["session"] == "held-out"]}
+    assert len(recordings - copied) == 30
+    assert 5 <= len(copied) <= 20
+    assert 3 <= len(held_out) <= 18
+    assert not any(name.removesuffix("#copy") in held_out for name in copied), "a copy tells of what is held out"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copies").iterdir()}
+    again, _ = gather({"Mine": folder.parent}, settings, copies=tmp_path / "copies")
+    assert again.equals(found)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copies").iterdir()} == before
+
+
+def test_a_folder_without_sound_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="there are no recordings"):
+        gather({"none": tmp_path}, speech_settings(), copies=tmp_path / "copies")
+
+
+# Disturbances
+
+
+@given(decibels=st.floats(-5, 40), slope=st.floats(0, 2), seed=st.integers(0, 1000))
+def test_noise_has_the_ratio_that_was_asked_for(decibels: float, slope: float, seed: int) -> None:
+    clip = tone(0.3, noise=0.0)
+    noise = with_noise(clip, decibels=decibels, slope=slope, rng=np.random.default_rng(seed)).astype(float) - clip
+    measured = 10 * np.log10(np.mean(np.square(clip.astype(float))) / np.mean(np.square(noise)))
+    assert measured == pytest.approx(decibels, abs=0.1)
+
+
+def test_a_line_keeps_its_band() -> None:
+    def level(frequency: float) -> float:
+        clip = tone(0.5, frequency=frequency, noise=0.0)
+        return float(np.std(through_line(clip, low=300, high=3400)[2000:]) / np.std(clip))
+
+    assert level(1000) == pytest.approx(1, abs=0.05)
+    assert level(80) < 0.05
+    assert level(6500) < 0.1
+
+
+def test_a_room_comes_after_the_sound() -> None:
+    click = np.zeros(8000, np.float32)
+    click[1000] = 1.0
+    heard = in_room(click, seconds=0.3, rng=np.random.default_rng(0))
+    assert np.abs(heard[:1000]).max() < 1e-6
+    assert heard[1000] == pytest.approx(1.0, abs=1e-5)
+    early, late = np.abs(heard[1001:2600]).mean(), np.abs(heard[4200:5800]).mean()
+    assert 0 < late < early / 3
+
+
+@given(seed=st.integers(0, 10_000), samples=st.integers(400, 20_000))
+def test_disturbed_clips_stay_clips(seed: int, samples: int) -> None:
+    clip = np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
+    changed = disturb(clip, np.random.default_rng(seed))
+    assert changed.shape == clip.shape
+    assert changed.dtype == np.float32
+    assert np.isfinite(changed).all()
+    assert np.array_equal(changed, disturb(clip, np.random.default_rng(seed)))
+
+
+# The student
+
+
+def test_filters_hear_a_band_whatever_its_phase() -> None:
+    filters, _ = mel_filters(128)
+    bands = filters.reshape(32, 4, -1)
+    time = np.arange(400) / SAMPLING_RATE
+    heard = []
+    for phase in np.linspace(0, 2 * np.pi, 16):
+        wave = torch.tensor(np.cos(2 * np.pi * 1000 * time + phase), dtype=torch.float32)
+        heard.append(torch.relu(bands @ wave).sum(1))
+    responses = torch.stack(heard)
+    assert len({int(row.argmax()) for row in responses}) == 1
+    best = responses[:, int(responses[0].argmax())]
+    assert float(best.max() / best.min()) < 1.5
+    assert float(responses[:, -1].max()) < 0.1 * float(best.min())
+
+
+def test_the_student_is_small_and_of_the_right_architecture() -> None:
+    from transformers import Wav2Vec2Model
+
+    student = SpeechStudent(SpeechStudentSettings(), targets=3, target_width=768)
+    assert isinstance(student.encoder, Wav2Vec2Model)
+    assert sum(value.numel() for value in student.encoder.parameters()) <= 16e6
+    sound, lengths = torch.randn(1, 32000), torch.tensor([32000])
+    assert student.eval()(sound, lengths).shape == (1, 3, 98, 768)
+
+
+def test_the_loss_is_that_of_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    predicted, targets = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
+    absolute, distance, average = [], [], []
+    for clip, count in ((0, 5), (1, 2)):
+        for layer in range(3):
+            ours, theirs = predicted[clip, layer, :count].double(), targets[clip, layer, :count].double()
+            for one, other in zip(ours, theirs, strict=True):
+                absolute += (one - other).abs().tolist()
+                distance.append(1 - float(one @ other / one.norm() / other.norm()))
+            average += (ours.mean(0) - theirs.mean(0)).abs().tolist()
+    expected = np.mean(absolute) + np.mean(distance) + np.mean(average)
+    assert float(distillation_loss(predicted, targets, mask)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
+    folder = record(tmp_path / "sound", 12)
+    settings = speech_settings(steps=60, save_every=20, learning_rate=5e-3, views=0.0)
+    teacher = tiny_speech_encoder(tmp_path / "teacher", family="whisper")
+    made = distill_speech(
+        {"Tones (CC0)": folder}, str(teacher), tmp_path / "out", settings=settings, licence="CC0 1.0",
+        command="emofuse distill speech",
+    )  # fmt: skip
+    losses = [entry["held_out"] for entry in made.history]
+    assert [entry["step"] for entry in made.history] == [20, 40, 60]
+    assert losses[-1] < 0.9 * losses[0]
+    encoder = load_speech_encoder(SpeechSettings(encoder=str(made.folder)))
+    assert encoder.specification.family == "wav2vec2"
+    assert encoder.specification.frame_rate == 50
+    assert (encoder.specification.licence, encoder.specification.exposure[0]) == ("cc0-1.0", "Tones")
+    clips = [load_audio(path) for path in sorted(folder.glob("*.wav"))[:3]]
+    for alone, together in zip([encoder.encode([clip])[0] for clip in clips], encoder.encode(clips), strict=True):
+        assert float((alone - together).abs().max() / alone.abs().max()) < 1e-5
+    assert all(value.dtype == torch.float16 for value in load_file(made.folder / "model.safetensors").values())
+    card = (made.folder / "README.md").read_text()
+    assert "No label and no transcript was read" in card
+    assert "emofuse distill speech" in card
+
+
+def test_a_cut_off_distillation_ends_with_the_same_student(tmp_path: Path) -> None:
+    folder = record(tmp_path / "sound")
+    whole = distill_speech({"a": folder}, "logmel", tmp_path / "whole", settings=speech_settings(masked=0.5))
+    with pytest.raises(CutOffError):
+        distill_speech(
+            {"a": folder}, "logmel", tmp_path / "cut", settings=speech_settings(masked=0.5),
+            progress=Interrupting("Distilling", 3),
+        )  # fmt: skip
+    assert not (tmp_path / "cut" / "student").exists()
+    resumed = distill_speech({"a": folder}, "logmel", tmp_path / "cut", settings=speech_settings(masked=0.5))
+    assert resumed.history == whole.history
+    name = "model.safetensors"
+    assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
+    folder = record(tmp_path / "sound")
+    distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings())
+    with pytest.raises(CheckpointError, match="other data, another teacher or other settings"):
+        distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings(learning_rate=0.1))
+
+
+# The text student
+
+
+WORDS = {"anger": "I hate this awful thing", "joy": "what a lovely happy day", "neutral": "the bus leaves at nine"}
+
+
+@pytest.fixture
+def comments(tmp_path: Path) -> Path:
+    from emofuse.corpora import CORPORA
+
+    names = CORPORA["goemotions"].labels
+    folder = tmp_path / "goemotions"
+    folder.mkdir()
+    (folder / "labels.txt").write_text("\n".join(names) + "\n")
+    for split, count in (("train", 60), ("dev", 12), ("test", 6)):
+        rows = [
+            f"{WORDS[name]} {number}\t{names.index(name)}\t{split}{number}"
+            for number in range(count)
+            for name in [list(WORDS)[number % 3]]
+        ]
+        (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def text_settings(**changes: Any) -> TextStudentSettings:
+    values: Tiny = {"width": 16, "heads": 2, "layers": 1, "batch_size": 8, "teacher_epochs": 2, "epochs": 2}
+    return TextStudentSettings(**{**values, "precision": "float32", "learning_rate": 3e-3, **changes})
+
+
+def test_a_text_student_learns_and_loads(tmp_path: Path, comments: Path) -> None:
+    teacher = tiny_text_encoder(tmp_path / "teacher")
+    made = distill_text(
+        comments, str(teacher), tmp_path / "out", settings=text_settings(epochs=4), partial=True, licence="CC BY 4.0"
+    )
+    assert [(entry["part"], entry["pass"]) for entry in made.history] == [
+        ("teacher", 1), ("teacher", 2), ("student", 1), ("student", 2), ("student", 3), ("student", 4)
+    ]  # fmt: skip
+    student = [entry["loss"] for entry in made.history if entry["part"] == "student"]
+    assert student[-1] < 0.9 * student[0]
+    encoder = load_text_encoder(TextSettings(encoder=str(made.folder)))
+    assert (encoder.specification.family, encoder.specification.width) == ("bert", 16)
+    assert (encoder.specification.licence, encoder.specification.exposure[0]) == ("cc-by-4.0", "GoEmotions")
+    assert load_text_encoder(TextSettings(encoder=str(made.teacher))).specification.family == "bert"
+    assert encoder.encode(["what a day"])[0].shape[-1] == 16
+
+
+def test_a_cut_off_text_distillation_ends_with_the_same_student(tmp_path: Path, comments: Path) -> None:
+    teacher = str(tiny_text_encoder(tmp_path / "teacher"))
+    whole = distill_text(comments, teacher, tmp_path / "whole", settings=text_settings(), partial=True)
+    for label, after in (("Training the teacher", 10), ("Training the student", 9)):
+        with pytest.raises(CutOffError):
+            distill_text(
+                comments, teacher, tmp_path / "cut", settings=text_settings(), partial=True,
+                progress=Interrupting(label, after),
+            )  # fmt: skip
+    resumed = distill_text(comments, teacher, tmp_path / "cut", settings=text_settings(), partial=True)
+    assert json.dumps(resumed.history) == json.dumps(whole.history)
+    name = "model.safetensors"
+    assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_teacher_must_be_a_bert(tmp_path: Path, comments: Path) -> None:
+    teacher = str(tiny_text_encoder(tmp_path / "teacher", family="roberta"))
+    with pytest.raises(EncoderError, match="models of type roberta are not supported"):
+        distill_text(comments, teacher, tmp_path / "out", settings=text_settings(), partial=True)
+
+
+def test_the_default_text_student_is_small() -> None:
+    settings = TextStudentSettings()
+    width = settings.width
+    each = 12 * width * width + 13 * width
+    assert 30522 * width + 514 * width + settings.layers * each <= 14e6

@@ -17,6 +17,7 @@ from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.manifest import read_manifest
 from emofuse.protocols import FINAL
+from emofuse.report.model_card import encoder_line
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.table import read_scores
 from emofuse.training.units import Unit
@@ -47,10 +48,12 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
             where=text_run,
             remedy="train both with the same protocol.labels",
         )
-    if speech.recipe.model != text.recipe.model:
-        raise CheckpointError(
-            "the two models differ in the settings under [model]", where=text_run, remedy="train both with the same"
-        )
+    for name in ("width", "pooling", "vocabulary"):
+        ours, theirs = getattr(speech.recipe.model, name), getattr(text.recipe.model, name)
+        if ours != theirs:
+            raise CheckpointError(
+                f"model.{name} is {ours} for speech and {theirs} for text", where=text_run, remedy="train both with one"
+            )
     answers = {"speech": _held_out(speech_run, speech), "text": _held_out(text_run, text)}
     temperatures = tuple(round(fit_temperature(*answers[stream]), 4) for stream in ("speech", "text"))
     languages = read_manifest(text_run / "manifest.parquet")["language"].dropna().unique()
@@ -111,15 +114,13 @@ def _card(
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
         merged = ", ".join(f"{old} to {new}" for old, new in result["protocol"]["merge"].items()) or "none"
         ua = result["models"][stream]["ua"]
-        encoder = result["encoders"][stream]
         lines += [
             "",
             f"## {stream.capitalize()}",
             "",
             f"- **Data**: {data or result['corpus']}; {result['protocol']['utterances']} utterances",
-            f"- **Labels merged**: {merged}; others left out",
-            f"- **Encoder**: `{encoder['name']}`, licence {encoder['licence']}, known to have seen: "
-            + (", ".join(encoder["exposure"]) or "unknown"),
+            f"- **Labels merged**: {merged}; what is none of the classes is left out",
+            encoder_line(stream, result["encoders"][stream]),
             f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
             f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
             f"- **Temperature** {temperature:.2f}, from {len(labels)} utterances held out of training: calibration "

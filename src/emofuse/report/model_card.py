@@ -23,7 +23,7 @@ def model_card(kind: str, result: Mapping[str, Any]) -> str:
         f"- **Classes**: {', '.join(protocol['classes'])}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
-        *(_encoder(stream, one) for stream, one in result["encoders"].items() if kind in (stream, *_BOTH)),
+        *(encoder_line(stream, one) for stream, one in result["encoders"].items() if kind in (stream, *_BOTH)),
         f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint `{protocol['fingerprint']}`",
         "",
         "## How good it is",
@@ -58,7 +58,8 @@ def model_card(kind: str, result: Mapping[str, Any]) -> str:
 _BOTH = ("concat", "early", "late")
 
 
-def _encoder(stream: str, encoder: Mapping[str, Any]) -> str:
+def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
+    """What a card says of one encoder of `result.json`."""
     name = str(encoder["name"]).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     if "revision" not in encoder:
         return f"- **{stream.capitalize()} encoder**: `{name}`, trained with the model"

@@ -1,0 +1,247 @@
+"""Models joined from two corpora, words that are recognised, and languages that are not read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import emofuse
+from emofuse.checkpoint import load_checkpoint, save_checkpoint
+from emofuse.corpora import read_corpus
+from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
+from emofuse.experiment import run
+from emofuse.join import cooled, fit_temperature, join_models
+from emofuse.language import is_foreign
+from emofuse.manifest import make_manifest
+from emofuse.models import LateFusion
+from emofuse.protocols import make_protocol
+from emofuse.settings import ProtocolSettings, load_recipe
+from emofuse.testing import tiny_corpus
+from emofuse.transcribe import SphinxTranscriber, load_transcriber
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+FAST = ["train.epochs=2", "seeds=[0]", "speech.encoder='logmel'", "text.encoder='words'", "model.width=16"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    table = tiny_corpus(folder / "corpus")
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0] + ",language", *(line + ",en" for line in lines[1:])]) + "\n")
+    for name in ("speech", "text"):
+        run(load_recipe(name, overrides=FAST), "table", table, folder / name, jobs=1)
+    return {"folder": folder, "speech": folder / "speech", "text": folder / "text"}
+
+
+@pytest.fixture(scope="module")
+def joined(runs: dict[str, Path]) -> Path:
+    out = runs["folder"] / "joined"
+    join_models(runs["speech"], runs["text"], out)
+    return out
+
+
+def clip_of(runs: dict[str, Path]) -> Path:
+    return sorted((runs["folder"] / "corpus" / "audio").glob("*.wav"))[0]
+
+
+# Temperature
+
+
+@given(
+    arrays(np.float64, (40, 3), elements=st.floats(-4, 4)),
+    st.floats(0.4, 4),
+    st.integers(0, 1000),
+)
+def test_a_temperature_is_found_again(logits: Any, temperature: float, seed: int) -> None:
+    """Answers that are as sure as they ought to be get a temperature of one; made hotter, they are cooled."""
+    rng = np.random.default_rng(seed)
+    logits = np.repeat(logits + rng.standard_normal(logits.shape), 100, axis=0)
+    true = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    labels = np.array([rng.choice(3, p=row) for row in true])
+    sharp = cooled(true, 1 / temperature)
+    assert fit_temperature(sharp, labels) == pytest.approx(temperature, rel=0.25)
+
+
+def test_the_best_temperature_is_that_of_a_search() -> None:
+    rng = np.random.default_rng(0)
+    posteriors, labels = rng.dirichlet(np.ones(4) * 0.3, 200), rng.integers(0, 4, 200)
+
+    def loss(temperature: float) -> float:
+        return float(-np.mean(np.log(cooled(posteriors, temperature)[np.arange(200), labels])))
+
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4000))
+    assert fit_temperature(posteriors, labels) == pytest.approx(min(grid, key=loss), rel=5e-3)
+
+
+# Joining
+
+
+def test_a_joined_model_answers_from_either_stream_or_both(runs: dict[str, Path], joined: Path) -> None:
+    model = emofuse.load(joined, asr="none")
+    clip = clip_of(runs)
+    alone = {"speech": emofuse.load(runs["speech"] / "models" / "speech").predict(clip),
+             "text": emofuse.load(runs["text"] / "models" / "text").predict(text="a b c")}  # fmt: skip
+    fusion = model.checkpoint.model
+    assert isinstance(fusion, LateFusion)
+    logs = []
+    for stream, answer, temperature in zip(alone, alone.values(), fusion.temperatures, strict=True):
+        expected = np.array(list(answer.posteriors.values())) ** (1 / temperature)
+        expected /= expected.sum()
+        logs.append(np.log(expected))
+        ours = model.predict(clip) if stream == "speech" else model.predict(text="a b c")
+        assert ours.streams == (stream,)
+        assert list(ours.posteriors.values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    both = np.exp((logs[0] + logs[1]) / 2)
+    answer = model.predict(clip, text="a b c")
+    assert answer.streams == ("speech", "text")
+    assert list(answer.posteriors.values()) == pytest.approx((both / both.sum()).tolist(), abs=1e-5)
+
+
+def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(joined)
+    save_checkpoint(checkpoint, tmp_path / "again", card="")
+    again = load_checkpoint(tmp_path / "again")
+    assert isinstance(checkpoint.model, LateFusion)
+    assert isinstance(again.model, LateFusion)
+    assert again.model.temperatures == checkpoint.model.temperatures != (1.0, 1.0)
+    assert again.text_languages == checkpoint.text_languages == ("en",)
+    card = (joined / "README.md").read_text()
+    for part in ("Temperature", "held out of training", "UA", "`logmel`", "`words`"):
+        assert part in card
+    values = json.loads((joined / "settings.json").read_text())
+    values["temperatures"] = [0, 1]
+    (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="are no temperatures"):
+        load_checkpoint(tmp_path / "again")
+
+
+def test_runs_that_do_not_fit_are_not_joined(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no settings\.json"):
+        join_models(runs["text"], runs["speech"], tmp_path / "out")
+    wide = tmp_path / "wide"
+    table = runs["folder"] / "corpus" / "corpus.csv"
+    run(load_recipe("text", overrides=[*FAST, "model.width=8"]), "table", table, wide, jobs=1)
+    with pytest.raises(CheckpointError, match=r"model\.width is 16 for speech and 8 for text"):
+        join_models(runs["speech"], wide, tmp_path / "out")
+    fewer = tmp_path / "fewer"
+    run(load_recipe("text", overrides=[*FAST, "protocol.labels=['happy','sad']"]), "table", table, fewer, jobs=1)
+    with pytest.raises(CheckpointError, match="the text model happy, sad"):
+        join_models(runs["speech"], fewer, tmp_path / "out")
+
+
+# Languages
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Kids are talking by the door", False),
+        ("I can't believe you did this to me!", False),
+        ("Der Lappen liegt auf dem Eisschrank.", True),
+        ("Nie mogę w to uwierzyć, naprawdę", True),
+        ("Je ne sais pas quoi faire", True),
+        ("Oh no", False),
+        ("", False),
+    ],
+)
+def test_foreign_words_are_known(text: str, expected: bool) -> None:
+    assert is_foreign(text, ("en",)) is expected
+    assert not is_foreign(text, ())
+
+
+def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], joined: Path) -> None:
+    model = emofuse.load(joined, asr="none")
+    clip = clip_of(runs)
+    german = "Der Lappen liegt auf dem Eisschrank."
+    answer = model.predict(clip, text=german)
+    assert answer.streams == ("speech",)
+    assert answer.text == german
+    assert len(answer.notes) == 1
+    assert "not in a language that the model reads (en)" in answer.notes[0]
+    assert answer.posteriors == model.predict(clip).posteriors
+    assert model.predict(text=german).streams == ("text",), "without sound the words are all there is"
+
+
+# Recognised words
+
+
+class Dictation:
+    """A recogniser that always hears the same."""
+
+    name = "dictation"
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def transcribe(self, clip: Any) -> str:
+        assert clip.dtype == np.float32
+        return self.words
+
+
+def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], joined: Path) -> None:
+    clip, checkpoint = clip_of(runs), load_checkpoint(joined)
+    model = emofuse.Predictor(checkpoint, transcriber=Dictation("what a day"))
+    answer = model.predict(clip)
+    assert (answer.streams, answer.text) == (("speech", "text"), "what a day")
+    assert answer.notes == ("dictation wrote down the words",)
+    assert answer.posteriors == model.predict(clip, text="what a day").posteriors
+    assert model.predict(clip, text="given").notes == ()
+    silent = emofuse.Predictor(checkpoint, transcriber=Dictation("")).predict(clip)
+    assert silent.streams == ("speech",)
+    assert silent.notes[0] == "dictation heard no words"
+
+
+def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_transcriber("none") is None
+    assert isinstance(load_transcriber("sphinx"), SphinxTranscriber)
+    with pytest.raises(SettingsError, match="'deepspeech' is no recogniser; use one of whisper, sphinx, none"):
+        load_transcriber("deepspeech")
+    monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
+    with pytest.raises(EncoderError, match=r"faster-whisper is not installed; run pip install \"emofuse\[asr\]\""):
+        load_transcriber("whisper")
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the recordings in {SHARED} are not at hand")
+def test_sphinx_hears_words() -> None:
+    from emofuse.audio import load_audio
+
+    heard = SphinxTranscriber().transcribe(load_audio(SHARED / "ravdess" / "01" / "03-01-01-01-01-01-01.flac"))
+    assert "door" in heard.split()
+
+
+# Several corpora
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the recordings in {SHARED} are not at hand")
+def test_corpora_are_read_together() -> None:
+    found = read_corpus("ravdess+emodb", SHARED).manifest
+    assert found["corpus"].value_counts().to_dict() == {"ravdess": 1440, "emodb": 535}
+    assert found["utterance"].is_unique
+    assert found["speaker"].nunique() == 34, "numbers that both corpora use are not one speaker"
+    protocol = make_protocol(
+        found, ProtocolSettings(kind="corpus", labels=("angry", "happy", "neutral", "sad"), merge={"calm": "neutral"})
+    )
+    assert [fold.name for fold in protocol.folds] == ["corpus-emodb", "corpus-ravdess"]
+    assert all(name.startswith("emodb/") for name in protocol.folds[0].test)
+    assert not any(name.startswith("emodb/") for name in (*protocol.folds[0].train, *protocol.folds[0].validation))
+
+
+def test_corpora_that_cannot_be_joined_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="names a corpus twice"):
+        read_corpus("emodb+emodb", tmp_path)
+    with pytest.raises(ManifestError, match="there is no folder emodb here"):
+        read_corpus("emodb+ravdess", tmp_path)
+    rows = [{"utterance": f"{s}{e}", "text": "x", "label": e, "speaker": s, "corpus": "one"}
+            for s in "abcd" for e in ("happy", "sad")]  # fmt: skip
+    with pytest.raises(ProtocolError, match="there is one corpus only"):
+        make_protocol(make_manifest(rows, source="x"), ProtocolSettings(kind="corpus"))

@@ -1,5 +1,7 @@
 # `make demo` and `make test` need Python 3.10 to 3.13 and make; they set up everything else in .venv.
 PYTHON ?= python3
+# Real recordings that the demo ends with, where there are any.
+RECORDINGS ?= ../shared/data/ravdess
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -7,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test setup clean
 
 demo: $(READY)
-	$(BIN)/emofuse demo --out demo
+	$(BIN)/emofuse demo --out demo $(if $(wildcard $(RECORDINGS)),--recordings $(RECORDINGS))
 
 test: $(READY)
 	$(BIN)/ruff check .

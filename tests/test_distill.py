@@ -23,6 +23,8 @@ from emofuse.distill.speech import distill_speech, distillation_loss
 from emofuse.distill.student import SpeechStudent, mel_filters
 from emofuse.distill.text import distill_text
 from emofuse.encoders import load_speech_encoder, load_text_encoder
+from emofuse.encoders.compact import load_compact
+from emofuse.encoders.waveform import normalise
 from emofuse.errors import CheckpointError, EncoderError, ManifestError
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
@@ -232,6 +234,13 @@ def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
     clips = [load_audio(path) for path in sorted(folder.glob("*.wav"))[:3]]
     for alone, together in zip([encoder.encode([clip])[0] for clip in clips], encoder.encode(clips), strict=True):
         assert float((alone - together).abs().max() / alone.abs().max()) < 1e-5
+    compact = load_compact(made.folder)
+    for clip in clips:
+        sound = torch.from_numpy(normalise(clip))[None]
+        with torch.inference_mode():
+            states = compact(sound, attention_mask=torch.ones_like(sound).long()).hidden_states
+        ours, theirs = torch.cat(states), encoder.encode([clip])[0]
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
     assert all(value.dtype == torch.float16 for value in load_file(made.folder / "model.safetensors").values())
     card = (made.folder / "README.md").read_text()
     assert "No label and no transcript was read" in card

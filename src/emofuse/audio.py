@@ -36,6 +36,7 @@ _UNKNOWN = 1 << 62  # libsndfile gives a length beyond this where a streamed FLA
 _SOUNDFILE_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST")
 
 # FFmpeg also opens playlists, which would make it read other files or addresses: only plain containers are allowed.
+_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm"})
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 
@@ -79,6 +80,17 @@ def load_audio(path: Path | str, *, start: float = 0.0, end: float | None = None
         samples = np.asarray(soxr.resample(samples, rate, SAMPLING_RATE, quality="HQ"), dtype=np.float32)
         _check_finite(path, samples)
     return samples
+
+
+def sound_files(folder: Path | str) -> list[Path]:
+    """All files below a folder whose ending is that of sound, sorted.
+
+    Example:
+        >>> import tempfile
+        >>> sound_files(tempfile.mkdtemp())
+        []
+    """
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())
 
 
 def audio_duration(path: Path | str, *, start: float = 0.0, end: float | None = None) -> float:

@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(cli_distill.app, name="distill")
 
 MISUSED = 2
+SHOWN = 4
 STOPPED = 130
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe that ships (speech, text, fusion, demo) or a .toml.")]
@@ -335,14 +336,19 @@ def doctor() -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("demo"),
+    recordings: Annotated[
+        Path | None, typer.Option(help="Folder of recordings, a few of which the model that ships is asked about.")
+    ] = None,
     jobs: Jobs = None,
 ) -> None:
-    """Make a small spoken corpus, run speech, text, late and early on it, report, and predict one file."""
+    """Make a small spoken corpus, run speech, text, late and early on it, report, and predict."""
+    from emofuse.audio import sound_files
     from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
-    from emofuse.experiment import MODELS
+    from emofuse.errors import AudioError
+    from emofuse.experiment import MANIFEST, MODELS
     from emofuse.experiment import run as run_recipe
-    from emofuse.manifest import utterances
+    from emofuse.manifest import read_manifest, utterances
     from emofuse.predict import load
 
     with Bars() as bars:
@@ -357,13 +363,16 @@ def demo(
             progress=bars,
         )
     _show_outcome(outcome.result, outcome.out)
-    from emofuse.experiment import MANIFEST
-    from emofuse.manifest import read_manifest
-
     last = list(utterances(read_manifest(outcome.out / MANIFEST)))[-1]
     folder = outcome.out / MODELS / "late"
     say(f'\nemofuse predict {last.audio} --text "{last.text}" --model {folder}')
     show_predictions([load(folder).predict(last.audio, text=last.text)])
+    if recordings is not None:
+        found = sound_files(recordings)
+        chosen = found[:: max(1, len(found) // SHOWN)][:SHOWN]
+        say(f"\nemofuse predict {' '.join(map(str, chosen))}")
+        answers = load().predict_many(chosen)
+        show_predictions([answer for answer in answers if not isinstance(answer, AudioError)])
     finish(outcome.skipped)
 
 

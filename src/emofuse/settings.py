@@ -42,7 +42,7 @@ class SpeechSettings(Settings):
         batch_seconds: Seconds of audio in one batch, padding counted.
     """
 
-    encoder: str = "facebook/wav2vec2-base"
+    encoder: str = "builtin:speech"
     revision: str | None = None
     layers: str = "all"
     frames_per_step: int = Field(default=1, ge=1)
@@ -61,7 +61,7 @@ class TextSettings(Settings):
         batch_size: Texts in one batch.
     """
 
-    encoder: str = "bert-base-uncased"
+    encoder: str = "builtin:text"
     revision: str | None = None
     layers: str = "all"
     max_tokens: int = Field(default=128, ge=4, le=512)

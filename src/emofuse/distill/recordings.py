@@ -20,7 +20,7 @@ import pandas as pd
 import soundfile
 from numpy.typing import NDArray
 
-from emofuse.audio import SAMPLING_RATE, SHORTEST, audio_duration, load_audio
+from emofuse.audio import SAMPLING_RATE, SHORTEST, audio_duration, load_audio, sound_files
 from emofuse.distill.settings import SpeechStudentSettings
 from emofuse.errors import AudioError, ManifestError
 from emofuse.manifest import make_manifest
@@ -28,7 +28,6 @@ from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
 
 _TIME_BASE = Fraction(1, SAMPLING_RATE)
-SOUND = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm"})
 
 
 def gather(
@@ -51,7 +50,7 @@ def gather(
     recordings = []
     for title, folder in folders.items():
         corpus = title.partition(" (")[0]
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SOUND and path.is_file())
+        found = sound_files(folder)
         if not found:
             raise ManifestError("there are no recordings", where=folder, remedy="name a folder that holds sound files")
         recordings += [(corpus, f"{corpus}/{path.relative_to(folder).as_posix()}", path) for path in found]

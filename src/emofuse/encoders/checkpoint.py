@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Checkpoint:
         commit: Hub commit; None for a folder.
         revision: The commit, or a hash of the folder's files.
         family: `model_type` of the configuration.
-        config: Configuration object of `transformers`.
+        config: Configuration object of `transformers`; of a built-in encoder plain values, which come sooner.
         preprocessor: Contents of `preprocessor_config.json`; empty if there is none.
         safetensors: Whether the weights are safetensors.
         card: What is known of the weights.
@@ -65,7 +66,7 @@ def open_checkpoint(
             another sampling rate.
     """
     if encoder.startswith(BUILTIN):
-        return replace(_open_folder(_builtin_folder(encoder), families=families), name=encoder)
+        return replace(_open_folder(_builtin_folder(encoder), families=families, light=True), name=encoder)
     folder = Path(encoder).expanduser()
     if encoder.strip() and folder.is_dir():
         return _open_folder(folder.resolve(), families=families)
@@ -92,7 +93,7 @@ def _looks_like_path(encoder: str) -> bool:
     return encoder.startswith((".", "/", "~")) or "\\" in encoder or encoder.count("/") > 1 or not encoder.strip()
 
 
-def _open_folder(folder: Path, *, families: Iterable[str]) -> Checkpoint:
+def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) -> Checkpoint:
     values = _read_json(folder / "config.json")
     if values is None:
         raise EncoderError(
@@ -110,7 +111,7 @@ def _open_folder(folder: Path, *, families: Iterable[str]) -> Checkpoint:
         commit=None,
         revision=content_hash(folder),
         family=family,
-        config=_configuration(str(folder), commit=None),
+        config=SimpleNamespace(**values) if light else _configuration(str(folder), commit=None),
         preprocessor=preprocessor,
         safetensors=True,
         card=read_card(folder) or find_card(str(values.get("_name_or_path", ""))),
@@ -189,9 +190,10 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
     """
     try:
         with quiet():
+            config = checkpoint.config
             model, report = model_class.from_pretrained(
                 checkpoint.place,
-                config=checkpoint.config,
+                **({} if isinstance(config, SimpleNamespace) else {"config": config}),
                 revision=checkpoint.commit or "main",
                 # A pickle from the Hub is read with weights_only, which runs no code; one in a folder is refused above.
                 use_safetensors=checkpoint.safetensors,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.encoders.arithmetic import inference, to_features
-from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights
+from emofuse.encoders.checkpoint import BUILTIN, SAMPLING_RATE, Checkpoint, load_weights
+from emofuse.encoders.compact import load_compact
 from emofuse.encoders.layers import select_layers
 from emofuse.encoders.masking import MaskedGroupNorm, ValidLengths, frame_mask, mask_convolution_inputs
 from emofuse.errors import EncoderError
@@ -116,8 +118,6 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
     Raises:
         EncoderError: The weights or the choice of layers cannot be used.
     """
-    from transformers import AutoModel
-
     if checkpoint.family == "wavlm":
         # Its attention hands torch a boolean and a float mask, which torch remarks on although both are heeded.
         warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
@@ -149,9 +149,17 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
         exposure=checkpoint.card.exposure,
     )
     return WaveformEncoder(
-        load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False),
+        _load_model(checkpoint, device),
         specification=specification,
         normalise=bool(checkpoint.preprocessor.get("do_normalize", True)),
         device=device,
         precision=settings.precision,
     )
+
+
+def _load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
+    if checkpoint.name.startswith(BUILTIN):
+        return load_compact(Path(checkpoint.place)).to(device)
+    from transformers import AutoModel
+
+    return load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False)

@@ -193,6 +193,15 @@ def test_a_second_run_computes_nothing_and_changes_nothing(manifest: pd.DataFram
     assert contents(tmp_path) == before
 
 
+def test_a_finished_store_can_be_shared(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """Runs that only read need not wait for one another, nor for one that writes."""
+    settings = SpeechSettings(encoder="logmel")
+    first = extract_speech(manifest, load_speech_encoder(settings), settings, store=tmp_path)
+    with first.views["frame"].writing():
+        again = extract_speech(manifest, load_speech_encoder(settings), settings, store=tmp_path)
+    assert (again.computed, again.keys) == (0, first.keys)
+
+
 def test_only_what_is_new_is_computed(manifest: pd.DataFrame, tmp_path: Path) -> None:
     some = manifest[manifest["speaker"] == "s0"]
     extract_speech(some, load_speech_encoder(LOGMEL), LOGMEL, store=tmp_path)

@@ -238,6 +238,9 @@ def _fill(
             progress.finish(label)
         return [batch for batches in todo for batch in batches]
 
+    if not missing() and not plan.exists():
+        # Nothing to write, so runs that share a finished store need not wait for one another.
+        return 0, 0.0
     with ExitStack() as locks:
         for view in views:
             locks.enter_context(view.writing())

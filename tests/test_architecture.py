@@ -16,6 +16,7 @@ SOURCE = Path(emofuse.__file__).parent
 
 ORDER = (
     "errors",
+    "files",
     "progress",
     "types",
     "settings",

@@ -18,6 +18,7 @@ from scipy.ndimage import uniform_filter1d
 
 from emofuse.demo_sentences import sentences
 from emofuse.errors import EmofuseError
+from emofuse.files import written_whole
 from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
 
@@ -157,9 +158,8 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
 
     def speak(line: _Line, phonemes: str) -> None:
         samples = _speak(synthesiser, phonemes, line, seed=seed)
-        part = audio / f"{line.utterance}.wav.part"
-        soundfile.write(part, samples, SAMPLING_RATE, subtype="PCM_16", format="WAV")
-        part.replace(audio / f"{line.utterance}.wav")
+        with written_whole(audio / f"{line.utterance}.wav") as part:
+            soundfile.write(part, samples, SAMPLING_RATE, subtype="PCM_16", format="WAV")
 
     # Threads suffice: nearly all of the time goes to ONNX Runtime and NumPy, outside the interpreter's lock.
     pool = ThreadPoolExecutor(_THREADS)
@@ -190,9 +190,8 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
     """Remember the arguments, since files that other arguments left behind would pass for finished ones."""
     note = out / "demo.json"
     if not note.is_file():
-        part = note.with_name(note.name + ".part")
-        part.write_text(json.dumps(arguments) + "\n", encoding="utf-8")
-        part.replace(note)
+        with written_whole(note) as part:
+            part.write_text(json.dumps(arguments) + "\n", encoding="utf-8")
         return
     try:
         found = json.loads(note.read_text(encoding="utf-8"))
@@ -219,9 +218,8 @@ def _write_table(lines: list[_Line], path: Path) -> Path:
         }
         for line in lines
     ]
-    part = path.with_name(path.name + ".part")
-    pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
-    part.replace(path)
+    with written_whole(path) as part:
+        pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
     return path
 
 

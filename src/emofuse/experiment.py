@@ -17,6 +17,7 @@ from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_te
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import AudioError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
+from emofuse.files import written_whole
 from emofuse.manifest import read_manifest, utterances, write_manifest
 from emofuse.models import build_model
 from emofuse.models.device import check_device
@@ -202,9 +203,8 @@ def train(
         "command": command,
     }
     _keep_models(units, material, result, out)
-    part = out / "result.json.part"
-    part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
-    part.replace(out / "result.json")
+    with written_whole(out / "result.json") as part:
+        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return Outcome(out=out, result=result, skipped=left_out)
 
 

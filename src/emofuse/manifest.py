@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from emofuse.errors import ManifestError
+from emofuse.files import written_whole
 from emofuse.types import Utterance
 
 COLUMNS: Mapping[str, str] = {
@@ -116,10 +117,8 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
     """Write a manifest as Parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    manifest.to_parquet(part, index=False)
-    part.replace(path)
+    with written_whole(path) as part:
+        manifest.to_parquet(part, index=False)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from emofuse.errors import ProtocolError
+from emofuse.files import written_whole
 from emofuse.leakage import leakage
 from emofuse.seeds import derive_seed
 from emofuse.settings import ProtocolSettings, fingerprint
@@ -233,6 +234,5 @@ def _carve(
 def save_protocol(protocol: Protocol, path: Path) -> None:
     """Write a protocol as JSON, so that others can train and test on exactly the same utterances."""
     values = {**asdict(protocol), "settings": protocol.settings.model_dump(mode="json")}
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps(values, indent=1), encoding="utf-8")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from emofuse.audio import SAMPLING_RATE, SHORTEST, audio_duration, load_audio, sound_files
 from emofuse.distill.settings import SpeechStudentSettings
 from emofuse.errors import AudioError, ManifestError
+from emofuse.files import written_whole
 from emofuse.manifest import make_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
@@ -102,11 +103,9 @@ def _copy(name: str, path: Path, settings: SpeechStudentSettings, folder: Path) 
     key = sha256(f"{name}/{semitones}/{tempo}".encode()).hexdigest()[:24]
     file = folder / f"{key}.flac"
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
         changed = change_voice(load_audio(path), semitones=semitones, tempo=tempo)
-        soundfile.write(part, np.clip(changed, -1, 1), SAMPLING_RATE, format="FLAC")
-        part.replace(file)
+        with written_whole(file) as part:
+            soundfile.write(part, np.clip(changed, -1, 1), SAMPLING_RATE, format="FLAC")
     return file
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from emofuse.errors import CheckpointError
+from emofuse.files import written_whole
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> None:
@@ -19,12 +20,9 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, v
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    save_file(
-        {name: value.contiguous() for name, value in tensors.items()}, part, metadata={"progress": json.dumps(values)}
-    )
-    part.replace(path)
+    whole = {name: value.contiguous() for name, value in tensors.items()}
+    with written_whole(path) as part:
+        save_file(whole, part, metadata={"progress": json.dumps(values)})
 
 
 def load_state(

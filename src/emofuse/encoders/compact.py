@@ -108,11 +108,11 @@ class _Attention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        parts = [
+        queries, keys, values = (
             projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
-        ]
-        mixed = F.scaled_dot_product_attention(*parts, attn_mask=mask)
+        )
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         result: torch.Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return result
 

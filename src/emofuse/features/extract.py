@@ -21,6 +21,7 @@ from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.features.pooling import pool_frames
 from emofuse.features.store import View, ViewKey
+from emofuse.files import written_whole
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import Granularity, SpeechSettings, TextSettings, fingerprint
@@ -286,10 +287,8 @@ def _load_plan(path: Path, sizes: Mapping[str, float], *, budget: float) -> list
 
 
 def _save_plan(path: Path, shards: list[list[list[str]]], *, budget: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps({"budget": budget, "shards": shards}), encoding="utf-8")
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(json.dumps({"budget": budget, "shards": shards}), encoding="utf-8")
 
 
 def features_of(values: torch.Tensor) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from emofuse.errors import StoreError
+from emofuse.files import written_whole
 from emofuse.settings import fingerprint
 from emofuse.types import EncoderSpecification
 
@@ -143,12 +144,11 @@ class View:
     def _describe(self) -> None:
         about = self.folder / "about.json"
         if not about.exists():
-            part = about.with_name("about.json.part")
             # The encoder's name is a place on one machine where it is a folder; the revision says which it is.
             values = asdict(self.key)
             values["specification"]["name"] = Path(self.key.specification.name).name
-            part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-            part.replace(about)
+            with written_whole(about) as part:
+                part.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -181,15 +181,13 @@ class View:
 def _write_whole(path: Path, arrays: Mapping[str, NDArray[np.float16]]) -> None:
     from safetensors.numpy import save
 
-    part = path.with_name(path.name + ".part")
     try:
         # Not `save_file`: its temporary files have names of their own, and its errors hide the system's.
-        with part.open("wb") as file:
+        with written_whole(path) as part, part.open("wb") as file:
             file.write(save(dict(arrays)))
             file.flush()
             # Without the sync a crash of the machine could leave a renamed file with nothing in it.
             os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         raise StoreError(
             f"the shard could not be written ({error.strerror})", where=path, remedy="check space and permissions"

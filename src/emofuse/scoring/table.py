@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
+from emofuse.files import written_whole
 
 NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "dialogue")
 """Columns of a score table that are not classes. Every other column that holds numbers, or has the name of a label,
@@ -176,13 +177,11 @@ def _separator(path: Path) -> str:
 
 def write_scores(scores: Scores, path: Path) -> None:
     """Write a score table as Parquet (or CSV or TSV, by its suffix), whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    if path.suffix in (".csv", ".tsv"):
-        scores.frame.to_csv(part, index=False, sep=_separator(path))
-    else:
-        scores.frame.to_parquet(part, index=False)
-    part.replace(path)
+    with written_whole(path) as part:
+        if path.suffix in (".csv", ".tsv"):
+            scores.frame.to_csv(part, index=False, sep=_separator(path))
+        else:
+            scores.frame.to_parquet(part, index=False)
 
 
 def join_scores(tables: Sequence[Scores]) -> Scores:

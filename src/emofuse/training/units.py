@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError
+from emofuse.files import written_whole
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.fuse import combine, search_weights
@@ -152,9 +153,8 @@ def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> Non
         "layer_weights": layer_weights(trained.model),
         "seconds": round(time.monotonic() - started, 2),
     }
-    part = folder / "unit.json.part"
-    part.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    part.replace(folder / "unit.json")
+    with written_whole(folder / "unit.json") as part:
+        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def write_unit_scores(

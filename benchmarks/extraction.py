@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 
-from emofuse.encoders import load_speech_encoder
+from emofuse.encoders import SpeechEncoder, load_speech_encoder
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.settings import SpeechSettings
 from emofuse.testing import tone
@@ -50,6 +50,7 @@ def main() -> None:
         plain = transformers.Wav2Vec2Model.from_pretrained(folder).eval()
         settings = SpeechSettings(encoder=str(Path(folder)))
         encoder = load_speech_encoder(settings)
+        student = load_speech_encoder(SpeechSettings(encoder="builtin:speech"))
 
         def plain_loop() -> None:
             with torch.inference_mode():
@@ -58,17 +59,20 @@ def main() -> None:
 
         groups = plan_batches(list(lengths), budget=settings.batch_seconds)
 
-        def ours() -> None:
+        def ours(encoder: SpeechEncoder) -> None:
             for group in groups:
                 encoder.encode([clips[index] for index in group])
 
         encoder.encode(clips[:1])
+        student.encode(clips[:1])
         plain(torch.from_numpy(clips[0])[None])
-        slow, fast, top = seconds(plain_loop), seconds(ours), peak()
+        slow, fast = seconds(plain_loop), seconds(lambda: ours(encoder))
+        small, top = seconds(lambda: ours(student)), peak()
     audio = float(lengths.sum())
     print(f"plain transformers loop: {audio / slow:.1f} x real time")
-    print(f"emofuse, batches of at most {settings.batch_seconds:.0f} s: {audio / fast:.1f} x real time")
+    print(f"emofuse, wav2vec2-base, batches of at most {settings.batch_seconds:.0f} s: {audio / fast:.1f} x real time")
     print(f"ratio: {slow / fast:.2f}")
+    print(f"builtin:speech, the same batches: {audio / small:.1f} x real time, {fast / small:.1f} times wav2vec2-base")
     print(f"padding: {100 * padding_share(list(lengths), groups):.1f} %")
     print(f"share of this machine's measured matrix-product peak: {100 * FLOP_PER_SECOND * audio / fast / top:.0f} %")
 

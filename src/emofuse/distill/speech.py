@@ -236,8 +236,8 @@ def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torc
 
     Example:
         >>> values = torch.randn(2, 3, 5, 4)
-        >>> round(float(distillation_loss(values, values, torch.ones(2, 5).bool())), 5)
-        0.0
+        >>> abs(float(distillation_loss(values, values, torch.ones(2, 5).bool()))) < 1e-5
+        True
     """
     valid = mask[:, None, :, None].to(targets.dtype)
     frames = valid.sum() * targets.shape[1]

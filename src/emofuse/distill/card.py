@@ -38,6 +38,6 @@ def write_card(
         lines += [f"## {heading}", "", text, ""]
     lines += ["## Data", "", *(f"- {name}" for name in heard), "", f"Licence of these weights: {licence}.", ""]
     lines += ["## Settings", "", ", ".join(f"{name} {value}" for name, value in settings.model_dump().items()), ""]
-    known = ", ".join(f"{name} {value}" for name, value in versions().items())
+    known = ", ".join(f"{name} {value}" for name, value in versions().items() if name != "platform")
     lines += ["## Again", "", "```bash", command, "```", "", f"Versions: {known}.", ""]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

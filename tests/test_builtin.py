@@ -1,0 +1,148 @@
+"""The encoders and the model that ship."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import emofuse
+from emofuse.audio import SAMPLING_RATE
+from emofuse.encoders import load_speech_encoder, load_text_encoder
+from emofuse.errors import EncoderError
+from emofuse.predict import DEFAULT
+from emofuse.settings import SpeechSettings, TextSettings
+from emofuse.testing import tone
+
+SHIPPED = Path(emofuse.__file__).parent / "builtin"
+CLASSES = ("angry", "happy", "neutral", "sad")
+OFFLINE = """
+import json, resource, socket, sys
+def refuse(*_, **__):
+    raise OSError("the network is off")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+import emofuse
+answers = [emofuse.load().predict(sys.argv[1]), emofuse.load().predict(text="I am so happy for you!")]
+print(json.dumps({"labels": [one.label for one in answers], "streams": [one.streams for one in answers],
+                  "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+"""
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.wav"
+    soundfile.write(path, tone(4.0, seed=0), SAMPLING_RATE)
+    return path
+
+
+def test_what_ships_is_small() -> None:
+    assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 60e6
+
+
+@pytest.mark.parametrize("stream", ["speech", "text"])
+def test_a_shipped_encoder_loads_in_transformers(stream: str) -> None:
+    from transformers import BertModel, Wav2Vec2Model
+
+    kind, most = (Wav2Vec2Model, 16e6) if stream == "speech" else (BertModel, 14e6)
+    model, report = kind.from_pretrained(SHIPPED / stream, output_loading_info=True)
+    assert not [name for name in report["missing_keys"] if "pooler" not in name]
+    assert sum(value.numel() for value in model.parameters()) <= most
+
+
+def test_the_speech_encoder_does_without_transformers() -> None:
+    """The light network that encodes here is the one that transformers loads from the same folder."""
+    ours = load_speech_encoder(SpeechSettings(encoder="builtin:speech"))
+    theirs = load_speech_encoder(SpeechSettings(encoder=str(SHIPPED / "speech")))
+    assert ours.specification.name == "builtin:speech"
+    assert ours.specification.revision == theirs.specification.revision
+    assert ours.specification.frame_rate == 50
+    clips = [np.random.default_rng(n).standard_normal(8000 + 7000 * n).astype(np.float32) for n in range(4)]
+    for one, other in zip(ours.encode(clips), theirs.encode(clips), strict=True):
+        assert one.shape == other.shape
+        assert float((one - other).abs().max() / other.abs().max()) < 1e-5
+
+
+def test_its_features_do_not_depend_on_the_batch() -> None:
+    encoder = load_speech_encoder(SpeechSettings(encoder="builtin:speech"))
+    clips = [np.random.default_rng(n).standard_normal(length).astype(np.float32)
+             for n, length in enumerate((300, 720, 16000, 50001, 90000))]  # fmt: skip
+    for alone, together in zip([encoder.encode([one])[0] for one in clips], encoder.encode(clips), strict=True):
+        assert alone.shape == together.shape
+        assert float((alone - together).norm() / alone.norm()) < 1e-5
+
+
+def test_the_encoders_say_what_they_have_seen() -> None:
+    speech = load_speech_encoder(SpeechSettings(encoder="builtin:speech")).specification
+    text = load_text_encoder(TextSettings(encoder="builtin:text")).specification
+    assert "RAVDESS" not in speech.exposure
+    assert {"nEMO", "EmoDB", "speechocean762", "LibriSpeech"} <= set(speech.exposure)
+    assert "GoEmotions" in text.exposure
+    assert (speech.licence, text.licence) == ("cc-by-nc-sa-4.0", "cc-by-4.0")
+
+
+def test_an_unknown_built_in_encoder_is_named() -> None:
+    with pytest.raises(EncoderError, match="no such built-in encoder; use one of builtin:speech, builtin:text"):
+        load_speech_encoder(SpeechSettings(encoder="builtin:music"))
+
+
+def test_the_default_encoders_are_those_that_ship() -> None:
+    assert (SpeechSettings().encoder, TextSettings().encoder) == ("builtin:speech", "builtin:text")
+
+
+def test_the_default_model_answers_from_speech_words_or_both(clip: Path) -> None:
+    model = emofuse.load(asr="none")
+    assert model.classes == CLASSES
+    assert model.checkpoint.text_languages == ("en",)
+    for answer, streams in (
+        (model.predict(clip), ("speech",)),
+        (model.predict(text="I hate you and everything you did."), ("text",)),
+        (model.predict(clip, text="I hate you and everything you did."), ("speech", "text")),
+        (model.predict(clip, text="Der Lappen liegt auf dem Eisschrank."), ("speech",)),
+    ):
+        assert answer.streams == streams
+        assert sum(answer.posteriors.values()) == pytest.approx(1)
+        assert max(answer.posteriors, key=lambda name: answer.posteriors[name]) == answer.label
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("I hate you and everything you did to us!", "angry"),
+        ("This is wonderful, thank you so much!", "happy"),
+        ("The bus to the station leaves at nine.", "neutral"),
+        ("My dog died yesterday and I miss him.", "sad"),
+    ],
+)
+def test_plain_words_are_understood(text: str, label: str) -> None:
+    assert emofuse.load(asr="none").predict(text=text).label == label
+
+
+def test_the_default_model_needs_no_network_and_little_memory(clip: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, str(clip)], capture_output=True, text=True, check=True, timeout=120
+    )
+    found = json.loads(done.stdout)
+    assert found["streams"] == [["speech"], ["text"]]
+    assert found["labels"][1] == "happy"
+    scale = 1 if sys.platform == "darwin" else 1024
+    assert found["memory"] * scale < 1.2e9
+
+
+def test_the_card_names_data_licences_and_results() -> None:
+    card = (DEFAULT / "README.md").read_text()
+    for part in ("RAVDESS", "Berlin", "nEMO", "GoEmotions", "CC BY-NC-SA 4.0", "UA", "Temperature", "calm to neutral"):
+        assert part in card, part
+
+
+def test_shipped_weights_are_halves() -> None:
+    from safetensors.torch import load_file
+
+    for stream in ("speech", "text"):
+        weights = load_file(SHIPPED / stream / "model.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.float16}

@@ -406,7 +406,10 @@ RUN = ("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "f
 SCORES = "run/scores.parquet"
 PAIR = ("fuse", f"{SCORES}:speech", f"{SCORES}:text", "--out")
 WRONG: dict[str, tuple[tuple[object, ...], str]] = {
-    "unknown recipe": (("run", "quantum", *RUN[2:]), "no recipe is called 'quantum'; use one of default-speech, default-text, demo,"),
+    "unknown recipe": (
+        ("run", "quantum", *RUN[2:]),
+        "no recipe is called 'quantum'; use one of default-speech, default-text, demo,",
+    ),
     "absent recipe file": (("run", "none.toml", *RUN[2:]), "none.toml: no such recipe file"),
     "unknown corpus": ((*RUN[:3], "tabel", *RUN[4:]), "did you mean table"),
     "missing root": ((*RUN[:5], "nowhere", *RUN[6:]), "nowhere: no such table; check the path"),

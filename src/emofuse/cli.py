@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,9 @@ MISUSED = 2
 SHOWN = 4
 STOPPED = 130
 
-RecipeName = Annotated[str, typer.Argument(help="Name of a recipe that ships, such as speech, text or fusion, or a .toml.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a recipe that ships, such as speech, text or fusion, or a .toml.")
+]
 Corpus = Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")]
 Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")]
@@ -369,7 +372,8 @@ def demo(
     show_predictions([load(folder).predict(last.audio, text=last.text)])
     if recordings is not None:
         found = sound_files(recordings)
-        chosen = found[:: max(1, len(found) // SHOWN)][:SHOWN]
+        # Drawn, not counted off: corpora list their recordings in an order that repeats itself.
+        chosen = random.Random(0).sample(found, min(SHOWN, len(found)))  # noqa: S311
         say(f"\nemofuse predict {' '.join(map(str, chosen))}")
         answers = load().predict_many(chosen)
         show_predictions([answer for answer in answers if not isinstance(answer, AudioError)])

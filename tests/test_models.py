@@ -317,7 +317,7 @@ def test_models_are_plain_modules() -> None:
     """No store, settings file or manifest is needed: tensors in, logits out, and torch's own tools apply."""
     torch.manual_seed(0)
     model = nn.ModuleDict({"emotion": build_model(
-        "early", ModelSettings(width=8, heads=2, dropout=0.5), classes=2, speech=InputShape(1, 5),
+        "early", ModelSettings(width=8, heads=2, dropout=0.2), classes=2, speech=InputShape(1, 5),
         text=InputShape(0, 9))})["emotion"]  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     inputs = {

@@ -35,8 +35,9 @@ _UNKNOWN = 1 << 62  # libsndfile gives a length beyond this where a streamed FLA
 # first frames, drops what is beyond, and writes its doubts to standard error.
 _SOUNDFILE_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST")
 
-# FFmpeg also opens playlists, which would make it read other files or addresses: only plain containers are allowed.
 _ENDINGS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm"})
+
+# FFmpeg also opens playlists, which would make it read other files or addresses: only plain containers are allowed.
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 

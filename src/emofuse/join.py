@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
+from emofuse.experiment import MANIFEST, MODELS, UNITS
 from emofuse.manifest import read_manifest
 from emofuse.protocols import FINAL
 from emofuse.report.model_card import encoder_line
@@ -40,8 +41,8 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     Raises:
         CheckpointError: A run has no such model, or classes or shapes differ.
     """
-    speech = load_checkpoint(speech_run / "models" / "speech")
-    text = load_checkpoint(text_run / "models" / "text")
+    speech = load_checkpoint(speech_run / MODELS / "speech")
+    text = load_checkpoint(text_run / MODELS / "text")
     if speech.classes != text.classes:
         raise CheckpointError(
             f"the speech model tells {', '.join(speech.classes)}, the text model {', '.join(text.classes)}",
@@ -56,7 +57,7 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
             )
     answers = {"speech": _held_out(speech_run, speech), "text": _held_out(text_run, text)}
     temperatures = tuple(round(fit_temperature(*answers[stream]), 4) for stream in ("speech", "text"))
-    languages = read_manifest(text_run / "manifest.parquet")["language"].dropna().unique()
+    languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     joined = replace(
         late_checkpoint(speech, text, weights=(0.5, 0.5), temperatures=temperatures),
         recipe=speech.recipe.model_copy(update={"text": text.recipe.text}),
@@ -97,7 +98,7 @@ def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.fl
 
 def _held_out(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     unit = Unit(checkpoint.kind, Fold(name=FINAL, train=(), validation=(), test=()), checkpoint.recipe.seeds[0])
-    scores = read_scores(run / "units" / unit.folder / "validation.parquet")
+    scores = read_scores(run / UNITS / unit.folder / "validation.parquet")
     return scores.posteriors(), scores.labels()
 
 

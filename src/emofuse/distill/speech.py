@@ -23,9 +23,10 @@ from emofuse.distill.state import load_state, save_state
 from emofuse.distill.student import SpeechStudent
 from emofuse.encoders import load_speech_encoder
 from emofuse.encoders.checkpoint import quiet
-from emofuse.encoders.waveform import normalise
+from emofuse.encoders.waveform import frame_geometry, normalise
 from emofuse.errors import AudioError
 from emofuse.features.batching import plan_batches
+from emofuse.features.dataset import pad, statistics_of
 from emofuse.features.extract import extract_speech
 from emofuse.features.store import View
 from emofuse.manifest import utterances
@@ -40,6 +41,7 @@ CHECKPOINT, HISTORY, STUDENT = "checkpoint.safetensors", "history.json", "studen
 BUCKET = 64
 WATCHED_SECONDS = 120.0
 SAMPLED = 400
+SMALLEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +183,9 @@ class _Lessons:
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng(derive_seed(self._settings.seed, "statistics"))
-        count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
-        for index in rng.permutation(len(self.train))[:SAMPLED]:
-            values = self._target(self.train[index]).double()
-            count += values.shape[1]
-            total, squares = total + values.sum(1), squares + values.square().sum(1)
-        mean = total / count
-        return mean.float(), (squares / count - mean.square()).clamp(min=1e-8).sqrt().float()
+        sample = rng.permutation(len(self.train))[:SAMPLED]
+        mean, deviation = statistics_of(self._target(self.train[index]) for index in sample)
+        return mean, deviation.clamp(min=SMALLEST)
 
     def _target(self, row: Utterance) -> torch.Tensor:
         return torch.from_numpy(self._view.read(self._keys[row.utterance])).float()
@@ -219,11 +217,8 @@ class _Lessons:
                 clip = disturb(clip, rng)
             clips.append(torch.from_numpy(normalise(clip)))
         sound = nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        targets = [((self._target(row) - self.mean[:, None]) / self.deviation[:, None]).transpose(0, 1) for row in rows]
-        counts = torch.tensor([len(target) for target in targets])
-        padded = nn.utils.rnn.pad_sequence(targets, batch_first=True).transpose(1, 2)
-        mask = torch.arange(padded.shape[2]) < counts[:, None]
-        return _Batch(sound, torch.tensor([len(clip) for clip in clips]), padded, mask)
+        targets, mask = pad([(self._target(row) - self.mean[:, None]) / self.deviation[:, None] for row in rows])
+        return _Batch(sound, torch.tensor([len(clip) for clip in clips]), targets, mask)
 
 
 def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -259,11 +254,7 @@ class _Run:
             settings, targets=len(specification.selected), target_width=specification.width
         ).to(device)
         # Frames of the same number are not at the same time, since student and teacher look at different stretches.
-        config = self.student.encoder.config
-        field, stride = 1, 1
-        for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
-            field += (kernel - 1) * stride
-            stride *= step
+        field, stride = frame_geometry(self.student.encoder.config)
         first = specification.offset + specification.receptive_field / 2
         self.shift = round((field / 2 - first) / stride)
         self.optimizer = torch.optim.AdamW(

@@ -18,6 +18,7 @@ from emofuse.errors import EncoderError
 
 SAMPLING_RATE = 16000
 BUILTIN = "builtin:"
+LIGHT = ("wav2vec2",)
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 # Weights that no hidden state depends on; an encoder may come without them.
 _UNUSED_WEIGHTS = ("masked_spec_embed", "pooler.")
@@ -33,7 +34,7 @@ class Checkpoint:
         commit: Hub commit; None for a folder.
         revision: The commit, or a hash of the folder's files.
         family: `model_type` of the configuration.
-        config: Configuration object of `transformers`; of a built-in encoder plain values, which come sooner.
+        config: Configuration object of `transformers`; of the built-in speech encoder plain values, which come sooner.
         preprocessor: Contents of `preprocessor_config.json`; empty if there is none.
         safetensors: Whether the weights are safetensors.
         card: What is known of the weights.
@@ -111,7 +112,7 @@ def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) 
         commit=None,
         revision=content_hash(folder),
         family=family,
-        config=SimpleNamespace(**values) if light else _configuration(str(folder), commit=None),
+        config=SimpleNamespace(**values) if light and family in LIGHT else _configuration(str(folder), commit=None),
         preprocessor=preprocessor,
         safetensors=True,
         card=read_card(folder) or find_card(str(values.get("_name_or_path", ""))),
@@ -190,10 +191,9 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
     """
     try:
         with quiet():
-            config = checkpoint.config
             model, report = model_class.from_pretrained(
                 checkpoint.place,
-                **({} if isinstance(config, SimpleNamespace) else {"config": config}),
+                config=checkpoint.config,
                 revision=checkpoint.commit or "main",
                 # A pickle from the Hub is read with weights_only, which runs no code; one in a folder is refused above.
                 use_safetensors=checkpoint.safetensors,

@@ -112,6 +112,15 @@ def normalise(clip: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
+def frame_geometry(config: Any) -> tuple[int, int]:
+    """Receptive field and stride of a frame, in samples, from the convolutions of a configuration."""
+    receptive_field, stride = 1, 1
+    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+        receptive_field += (kernel - 1) * stride
+        stride *= step
+    return receptive_field, stride
+
+
 def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, device: torch.device) -> WaveformEncoder:
     """Load an encoder of one of `FAMILIES`.
 
@@ -124,10 +133,7 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
     config = checkpoint.config
     layers = config.num_hidden_layers + 1
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
-    stride, receptive_field = 1, 1
-    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
-        receptive_field += (kernel - 1) * stride
-        stride *= step
+    receptive_field, stride = frame_geometry(config)
     if checkpoint.preprocessor.get("feature_size", 1) != 1:
         raise EncoderError(
             "the preprocessor does not hand over plain mono sound",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -118,9 +118,14 @@ def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
 
 def fit_statistics(dataset: Dataset, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of a stream over all steps of a dataset, `(layers, width)` each."""
+    return statistics_of(dataset.streams[stream](name) for name in dataset.names)
+
+
+def statistics_of(items: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation over all steps of sequences `(layers, steps, width)`; `(layers, width)` each."""
     count, total, squares = 0, torch.zeros(()).double(), torch.zeros(()).double()
-    for name in dataset.names:
-        values = dataset.streams[stream](name).double()
+    for item in items:
+        values = item.double()
         count += values.shape[1]
         total = total + values.sum(1)
         squares = squares + values.square().sum(1)

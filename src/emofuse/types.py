@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
+
+Tier = Literal["word", "syllable", "phone"]
+TIERS: tuple[Tier, ...] = get_args(Tier)
+"""Tiers of an alignment, from the longest segments to the shortest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +33,38 @@ class Utterance:
     text: str | None = None
     label: str | None = None
     speaker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A stretch of an utterance and what is said in it.
+
+    Attributes:
+        start: Where it begins, in seconds from the beginning of the utterance.
+        end: Where it ends.
+        label: The word, the syllable's phones joined by spaces, or the phone.
+    """
+
+    start: float
+    end: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """When the words, syllables and phones of an utterance are said.
+
+    Attributes:
+        utterance: Its name in the manifest.
+        tiers: Segments of each tier that is known, in the order of time; pauses are left out.
+        source: Who aligned it: `sphinx`, `ctc`, or the kind of file that it was read from.
+        problem: Why there are no segments, for the reader; None where there are.
+    """
+
+    utterance: str
+    tiers: Mapping[Tier, tuple[Segment, ...]]
+    source: str
+    problem: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

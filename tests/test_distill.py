@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.distill.augment import disturb, in_room, through_line, with_noise
+from emofuse.distill.descriptor import REMEMBERED, RIDGE, Descriptor, Readout, moments
 from emofuse.distill.recordings import change_voice, gather, pieces
 from emofuse.distill.settings import SpeechStudentSettings, TextStudentSettings
 from emofuse.distill.speech import distill_speech, distillation_loss
@@ -197,7 +198,8 @@ def test_the_student_is_small_and_of_the_right_architecture() -> None:
     assert isinstance(student.encoder, Wav2Vec2Model)
     assert sum(value.numel() for value in student.encoder.parameters()) <= 16e6
     sound, lengths = torch.randn(1, 32000), torch.tensor([32000])
-    assert student.eval()(sound, lengths).shape == (1, 3, 98, 768)
+    predicted, states = student.eval()(sound, lengths)
+    assert (predicted.shape, states.shape) == ((1, 3, 98, 768), (1, 98, 384))
 
 
 def test_the_loss_is_that_of_a_plain_loop() -> None:
@@ -214,6 +216,46 @@ def test_the_loss_is_that_of_a_plain_loop() -> None:
             average += (ours.mean(0) - theirs.mean(0)).abs().tolist()
     expected = np.mean(absolute) + np.mean(distance) + np.mean(average)
     assert float(distillation_loss(predicted, targets, mask)) == pytest.approx(expected, rel=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1), frames=st.integers(1, 12), padding=st.integers(0, 5))
+def test_moments_are_those_of_the_clip_without_its_padding(seed: int, frames: int, padding: int) -> None:
+    values = np.random.default_rng(seed).normal(size=(1, 2, frames + padding, 3)).astype(np.float32)
+    mask = torch.arange(frames + padding)[None] < frames
+    clip = values[0, :, :frames].astype(np.float64)
+    expected = np.concatenate([clip.mean(1).ravel(), np.sqrt(clip.var(1) + 1e-5).ravel()])
+    np.testing.assert_allclose(moments(torch.from_numpy(values), mask)[0], expected, atol=1e-5)
+
+
+def test_descriptors_are_uncorrelated_and_of_unit_variance() -> None:
+    rng = np.random.default_rng(0)
+    loud = rng.normal(size=(200, 1, 1, 1)) * np.array([5.0, 1.0, 0.2])
+    clips = [torch.from_numpy((one + rng.normal(size=(2, 9, 3))).astype(np.float32)) for one in loud]
+    descriptor = Descriptor(clips, components=4, seed=0)
+    full = torch.ones(1, 9, dtype=torch.bool)
+    found = np.concatenate([descriptor(clip[None], full).numpy() for clip in clips])
+    np.testing.assert_allclose(np.cov(found.T), np.eye(4), atol=1e-3)
+
+
+def test_the_readout_is_ridge_regression_on_what_it_remembers() -> None:
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(400, 6)) * np.arange(1, 7) + 3
+    wanted = values @ rng.normal(size=(6, 2)) + rng.normal(size=(400, 2))
+    readout = Readout(6, 2)
+    for start in range(0, 400, 8):
+        part = slice(start, start + 8)
+        readout.learn(torch.tensor(values[part], dtype=torch.float32), torch.tensor(wanted[part], dtype=torch.float32))
+    readout.refit()
+    # Each later batch of eight takes the earlier ones down by the same share.
+    weights = np.repeat((1 - 1 / REMEMBERED) ** (8.0 * np.arange(49, -1, -1)), 8)
+    mean = np.average(values, axis=0, weights=weights)
+    scale = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+    reference = Ridge(alpha=RIDGE * weights.sum())
+    reference.fit((values - mean) / scale, wanted, sample_weight=weights)
+    found = readout(torch.tensor(values, dtype=torch.float32))
+    np.testing.assert_allclose(found, reference.predict((values - mean) / scale), atol=1e-3)
 
 
 def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
@@ -260,6 +302,46 @@ def test_a_cut_off_distillation_ends_with_the_same_student(tmp_path: Path) -> No
     assert resumed.history == whole.history
     name = "model.safetensors"
     assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
+def test_a_cut_off_readout_ends_as_the_whole_one(tmp_path: Path) -> None:
+    """Long enough that descriptors of clips are learnt, and cut off after the readout was fitted."""
+    folder = record(tmp_path / "sound", 16)
+    settings = speech_settings(steps=60, save_every=20, views=0.0)
+    whole = distill_speech({"a": folder}, "logmel", tmp_path / "whole", settings=settings)
+    with pytest.raises(CutOffError):
+        distill_speech(
+            {"a": folder}, "logmel", tmp_path / "cut", settings=settings, progress=Interrupting("Distilling", 47)
+        )
+    resumed = distill_speech({"a": folder}, "logmel", tmp_path / "cut", settings=settings)
+    assert whole.history[-1]["held_out_descriptor"] > 0
+    assert resumed.history == whole.history
+
+
+def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
+    folder = record(tmp_path / "sound")
+    first = distill_speech({"a": folder}, "logmel", tmp_path / "first", settings=speech_settings(steps=30))
+    again = distill_speech(
+        {"a": folder}, "logmel", tmp_path / "again",
+        settings=speech_settings(steps=1, learning_rate=1e-9), start=tmp_path / "first",
+    )  # fmt: skip
+    before, after = (load_file(made.folder / "model.safetensors") for made in (first, again))
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=1e-3)
+    assert again.history[0]["held_out"] == pytest.approx(first.history[-1]["held_out"], rel=1e-4)
+
+
+def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path) -> None:
+    folder = record(tmp_path / "sound")
+    distill_speech({"a": folder}, "logmel", tmp_path / "first", settings=speech_settings())
+    with pytest.raises(CheckpointError, match="of another shape"):
+        distill_speech(
+            {"a": folder}, "logmel", tmp_path / "wide", settings=speech_settings(width=32), start=tmp_path / "first"
+        )
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        distill_speech(
+            {"a": folder}, "logmel", tmp_path / "none", settings=speech_settings(), start=tmp_path / "nowhere"
+        )
 
 
 def test_another_run_is_not_taken_up(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ def speech(
     ],
     teacher: Annotated[str, typer.Option(help="Any speech encoder: a Hub id or a folder.")],
     out: Out,
+    start: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier distillation, whose weights to begin with.")
+    ] = None,
     licence: Licence = "unknown",
     settings: Set = None,
     device: Device = "cpu",
@@ -49,6 +52,7 @@ def speech(
             settings=chosen,
             licence=licence,
             command=typed_command(),
+            start=start,
             device=device,
             progress=bars,
         )

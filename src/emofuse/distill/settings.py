@@ -26,6 +26,8 @@ class SpeechStudentSettings(Settings):
         tempo: Most that it is sped up or slowed down, as a share.
         noisy: Share of the clips that are disturbed in training, while the teacher heard them clean.
         masked: Share of the student's frames that are masked in training, in stretches of ten.
+        descriptor: Weight of the loss on descriptors of whole clips beside that on frames.
+        components: Numbers that describe a clip.
         batch_seconds: Seconds of sound in one batch.
         accumulate: Batches to one step of the optimiser.
         steps: Steps in all.
@@ -48,6 +50,8 @@ class SpeechStudentSettings(Settings):
     tempo: Fraction = 0.15
     noisy: Fraction = 0.5
     masked: Fraction = 0.1
+    descriptor: float = Field(default=20.0, ge=0)
+    components: int = Field(default=128, ge=1)
     batch_seconds: Positive = 24.0
     accumulate: int = Field(default=1, ge=1)
     steps: int = Field(default=6000, ge=1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from torch.nn import functional as F
 from emofuse.audio import load_audio
 from emofuse.distill.augment import disturb
 from emofuse.distill.card import write_card
+from emofuse.distill.descriptor import STEPS_BETWEEN, Descriptor, moments
 from emofuse.distill.recordings import gather
 from emofuse.distill.settings import SpeechStudentSettings
-from emofuse.distill.state import load_state, save_state
+from emofuse.distill.state import digest, load_state, load_weights, save_state
 from emofuse.distill.student import SpeechStudent
 from emofuse.encoders import load_speech_encoder
 from emofuse.encoders.checkpoint import quiet
@@ -29,6 +32,7 @@ from emofuse.features.batching import plan_batches
 from emofuse.features.dataset import pad, statistics_of
 from emofuse.features.extract import extract_speech
 from emofuse.features.store import View
+from emofuse.files import written_whole
 from emofuse.manifest import utterances
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
@@ -39,8 +43,10 @@ from emofuse.types import EncoderSpecification, Utterance
 
 CHECKPOINT, HISTORY, STUDENT = "checkpoint.safetensors", "history.json", "student"
 BUCKET = 64
-WATCHED_SECONDS = 120.0
+WATCHED_SECONDS = 300.0
 SAMPLED = 400
+DESCRIBED = 6000
+AHEAD = 2
 SMALLEST = 1e-4
 
 
@@ -69,14 +75,16 @@ def distill_speech(
     settings: SpeechStudentSettings | None = None,
     licence: str = "unknown",
     command: str = "",
+    start: Path | None = None,
     device: str = "cpu",
     progress: Progress = Silent(),
 ) -> Distilled:
     """Train a small wav2vec 2.0 to predict hidden states of a teacher, from recordings without labels.
 
     The loss is DistilHuBERT's (Chang, Yang and Lee, ICASSP 2022), L1 and cosine on each hidden state, here
-    standardised, and L1 once more on their averages over the clip, from which emotions are read. A run that is cut off
-    goes on from its last checkpoint and ends with the same weights.
+    standardised, and L1 once more on their averages over the clip. Beside it stands a loss on descriptors of whole
+    clips, see `emofuse.distill.descriptor`. A run that is cut off goes on from its last checkpoint and ends with the
+    same weights.
 
     Args:
         folders: Folder of recordings of each corpus, by its name, as `nEMO (CC BY-NC-SA 4.0)`; nothing but sound is
@@ -86,24 +94,27 @@ def distill_speech(
         settings: How.
         licence: Of the weights, for the model card.
         command: What the user typed, for the model card.
+        start: Folder of an earlier distillation, whose weights to begin with.
         device: Where to compute.
         progress: Told about each part.
 
     Raises:
         EncoderError: The teacher cannot be had.
         ManifestError: A folder holds no recordings.
-        CheckpointError: The checkpoint in `out` is of other recordings or settings.
+        CheckpointError: The checkpoint in `out` is of other recordings or settings, or that in `start` is missing or
+            of a student of another shape.
     """
     check_device(device)
     settings = settings or SpeechStudentSettings()
     manifest, skipped = gather(folders, settings, copies=out / "copies", progress=progress)
     heard = SpeechSettings(encoder=teacher, layers=settings.teacher_layers, precision=settings.precision)
     encoder = load_speech_encoder(heard, device=device)
+    begun_with = digest(start / CHECKPOINT) if start else None
     found = extract_speech(manifest, encoder, heard, store=out / "targets", progress=progress)
     skipped += list(found.failed.values())
     usable = manifest[manifest["utterance"].isin(list(found.keys))]
-    lessons = _Lessons(usable, found.views["frame"], found.keys, encoder.specification, settings)
-    run = _Run(lessons, settings, out, device=torch.device(device))
+    lessons = _Lessons(usable, found.views["frame"], found.keys, encoder.specification, settings, begun_with)
+    run = _Run(lessons, settings, out, start=start, device=torch.device(device))
     history = run.train(progress)
     folder, seconds = out / STUDENT, float(usable["duration"].sum())
     save_student(run.student, folder)
@@ -118,7 +129,8 @@ def distill_speech(
             "What it is": f"A network of wav2vec 2.0's architecture with {millions:.1f} M parameters: 16 kHz sound in, "
             f"50 frames of {settings.width} numbers a second out. It is not Meta's wav2vec 2.0.",
             "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of the {specification.family} "
-            f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine.",
+            f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine, and "
+            f"{lessons.descriptor.components} principal components of their averages and deviations over a clip.",
             "Exposure": f"{seconds / 3600:.1f} hours of sound of the corpora below, copies at another pitch and tempo "
             "included, and what the teacher has heard. No label and no transcript was read.",
             "Result": f"Loss on held-out recordings {history[-1]['held_out']:.3f} after {settings.steps} steps "
@@ -166,6 +178,7 @@ class _Lessons:
         keys: Mapping[str, str],
         teacher: EncoderSpecification,
         settings: SpeechStudentSettings,
+        begun_with: str | None,
     ) -> None:
         self._view, self._keys, self.teacher, self._settings = view, keys, teacher, settings
         self._duration = dict(zip(manifest["utterance"], manifest["duration"], strict=True))
@@ -178,14 +191,13 @@ class _Lessons:
             if row.utterance in held_out and total < WATCHED_SECONDS:
                 self.watched.append(row)
                 total += self._duration[row.utterance]
-        self.fingerprint = fingerprint(sorted(keys.values()), view.key.folder, settings)
-        self.mean, self.deviation = self._statistics()
-
-    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng(derive_seed(self._settings.seed, "statistics"))
-        sample = rng.permutation(len(self.train))[:SAMPLED]
-        mean, deviation = statistics_of(self._target(self.train[index]) for index in sample)
-        return mean, deviation.clamp(min=SMALLEST)
+        self.fingerprint = fingerprint(sorted(keys.values()), view.key.folder, settings, begun_with)
+        rng = np.random.default_rng(derive_seed(settings.seed, "statistics"))
+        order = rng.permutation(len(self.train))
+        self.mean, deviation = statistics_of(self._target(self.train[index]) for index in order[:SAMPLED])
+        self.deviation = deviation.clamp(min=SMALLEST)
+        clips = (self._target(self.train[index]) for index in order[:DESCRIBED])
+        self.descriptor = Descriptor(clips, components=settings.components, seed=settings.seed)
 
     def _target(self, row: Utterance) -> torch.Tensor:
         return torch.from_numpy(self._view.read(self._keys[row.utterance])).float()
@@ -246,13 +258,27 @@ def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torc
 class _Run:
     """Training from the last checkpoint on."""
 
-    def __init__(self, lessons: _Lessons, settings: SpeechStudentSettings, out: Path, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        lessons: _Lessons,
+        settings: SpeechStudentSettings,
+        out: Path,
+        *,
+        start: Path | None,
+        device: torch.device,
+    ) -> None:
         self.lessons, self.settings, self.out, self.device = lessons, settings, out, device
         seed_everything(settings.seed)
         specification = lessons.teacher
+        self.descriptor = lessons.descriptor.to(device)
         self.student = SpeechStudent(
-            settings, targets=len(specification.selected), target_width=specification.width
+            settings,
+            targets=len(specification.selected),
+            target_width=specification.width,
+            components=self.descriptor.components,
         ).to(device)
+        if start is not None:
+            load_weights(start / CHECKPOINT, self.student, parts=("encoder", "heads"))
         # Frames of the same number are not at the same time, since student and teacher look at different stretches.
         field, stride = frame_geometry(self.student.encoder.config)
         first = specification.offset + specification.receptive_field / 2
@@ -277,52 +303,101 @@ class _Run:
         for _ in range(self.step * settings.accumulate):
             next(batches)
         losses: list[float] = []
-        while self.step < settings.steps:
-            rate = settings.learning_rate * rate_at(self.step, steps=settings.steps, warmup=settings.warmup)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            # Masks, too, must be the same after a resumed start.
-            seed_everything(derive_seed(settings.seed, "step", self.step))
-            rng = np.random.default_rng(derive_seed(settings.seed, "disturb", self.step))
-            self.student.train()
-            self.optimizer.zero_grad()
-            for _ in range(settings.accumulate):
-                loss = self._loss(self.lessons.batch(next(batches), rng=rng)) / settings.accumulate
-                loss.backward()  # type: ignore[no-untyped-call]
-                losses.append(float(loss.detach()) * settings.accumulate)
-            nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-            self.optimizer.step()
-            self.step += 1
-            progress.advance(label)
-            if self.step % settings.save_every == 0 or self.step == settings.steps:
-                self.history.append({"step": self.step, "loss": float(np.mean(losses)), "held_out": self._held_out()})
-                losses = []
-                self._save()
+        with ThreadPoolExecutor(1) as reader:
+            coming = self._prepared(batches, reader)
+            while self.step < settings.steps:
+                losses += self._step(coming)
+                progress.advance(label)
+                if self.step % settings.save_every == 0 or self.step == settings.steps:
+                    self._save(losses)
+                    losses = []
         progress.finish(label)
         self.student.eval()
         return self.history
 
-    def _loss(self, batch: _Batch) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            predicted = self.student(batch.sound.to(self.device), batch.lengths.to(self.device))
-        targets, mask = batch.targets[:, :, self.shift :], batch.mask[:, self.shift :]
-        frames = min(predicted.shape[2], targets.shape[2])
-        return distillation_loss(
-            predicted[:, :, :frames].float(),
-            targets[:, :, :frames].to(self.device),
-            mask[:, :frames].to(self.device),
-        )
+    def _prepared(self, batches: Iterator[list[Utterance]], reader: ThreadPoolExecutor) -> Iterator[_Batch]:
+        """The batches still to come, read and disturbed while those before them are computed."""
+        waiting: deque[Future[_Batch]] = deque()
+        accumulate = self.settings.accumulate
+        for number in range(self.step * accumulate, self.settings.steps * accumulate):
+            rng = np.random.default_rng(derive_seed(self.settings.seed, "disturb", number))
+            waiting.append(reader.submit(self.lessons.batch, next(batches), rng=rng))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-    def _held_out(self) -> float:
+    def _step(self, coming: Iterator[_Batch]) -> list[float]:
+        settings = self.settings
+        rate = settings.learning_rate * rate_at(self.step, steps=settings.steps, warmup=settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Masks, too, must be the same after a resumed start.
+        seed_everything(derive_seed(settings.seed, "step", self.step))
+        self.student.train()
+        self.optimizer.zero_grad()
+        losses = []
+        for _ in range(settings.accumulate):
+            frames, descriptors = self._loss(next(coming), learning=True)
+            loss = frames + settings.descriptor * descriptors
+            (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            losses.append(float(loss.detach()))
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        if self.student.readout.ready and self.step % STEPS_BETWEEN == 0:
+            self.student.readout.refit()
+        return losses
+
+    def _loss(self, batch: _Batch, *, learning: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of frames, and of descriptors of clips; while learning, of a random stretch of each clip as well."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            predicted, states = self.student(batch.sound.to(self.device), batch.lengths.to(self.device))
+        targets, mask = batch.targets[:, :, self.shift :].to(self.device), batch.mask[:, self.shift :].to(self.device)
+        frames = min(predicted.shape[2], targets.shape[2])
+        targets, mask, states = targets[:, :, :frames], mask[:, :frames], states[:, None, :frames].float()
+        loss = distillation_loss(predicted[:, :, :frames].float(), targets, mask)
+        taught = targets * self.lessons.deviation[:, None].to(self.device) + self.lessons.mean[:, None].to(self.device)
+        readout = self.student.readout
+        told = []
+        for part in [mask, stretches(mask)] if learning else [mask]:
+            own, descriptors = moments(states, part), self.descriptor(taught, part)
+            told.append(F.smooth_l1_loss(readout(own), descriptors))
+            if learning and part is mask:
+                readout.learn(own, descriptors)
+        return loss, torch.stack(told).mean() if readout.ready else torch.zeros((), device=self.device)
+
+    def _held_out(self) -> tuple[float, float]:
         self.student.eval()
         with torch.no_grad():
             losses = [
-                float(self._loss(self.lessons.batch(rows, rng=None)))
+                torch.stack(self._loss(self.lessons.batch(rows, rng=None), learning=False)).tolist()
                 for rows in self.lessons.batches(self.lessons.watched)
             ]
-        return float(np.mean(losses)) if losses else float("nan")
+        frames, descriptors = np.mean(losses, axis=0) if losses else (float("nan"), float("nan"))
+        return float(frames), float(descriptors)
 
-    def _save(self) -> None:
+    def _save(self, losses: Sequence[float]) -> None:
+        frames, descriptors = self._held_out()
+        self.history.append(
+            {"step": self.step, "loss": float(np.mean(losses)), "held_out": frames, "held_out_descriptor": descriptors}
+        )
         values = {"step": self.step, "history": self.history, "fingerprint": self.lessons.fingerprint}
         save_state(self.out / CHECKPOINT, self.student, self.optimizer, values)
-        (self.out / HISTORY).write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+        with written_whole(self.out / HISTORY) as part:
+            part.write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+
+
+def stretches(mask: torch.Tensor) -> torch.Tensor:
+    """A random stretch of a third to four fifths of each clip, as a mask `(batch, frames)`.
+
+    Example:
+        >>> part = stretches(torch.ones(2, 100, dtype=torch.bool))
+        >>> bool(((part.sum(1) >= 30) & (part.sum(1) <= 81)).all())
+        True
+    """
+    lengths = mask.sum(1)
+    sizes = (lengths * (0.33 + 0.47 * torch.rand(len(mask)).to(mask.device))).ceil()
+    starts = ((lengths - sizes) * torch.rand(len(mask)).to(mask.device)).floor()
+    place = torch.arange(mask.shape[1], device=mask.device)
+    return (place >= starts[:, None]) & (place < (starts + sizes)[:, None])

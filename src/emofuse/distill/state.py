@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,36 @@ def load_state(
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return values
+
+
+def load_weights(path: Path, model: nn.Module, *, parts: tuple[str, ...]) -> None:
+    """Begin with the weights of another run, of some parts of the model.
+
+    Raises:
+        CheckpointError: They are of a model of another shape.
+    """
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(tuple(f"model.{part}." for part in parts))]  # noqa: SIM118
+        weights = {name.removeprefix("model."): file.get_tensor(name) for name in names}
+    wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(parts)}
+    if {name: value.shape for name, value in weights.items()} != wanted:
+        raise CheckpointError(
+            "this is the checkpoint of a student of another shape",
+            where=path,
+            remedy="start from one of the same width, layers, heads and teacher layers",
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def digest(path: Path) -> str:
+    """What tells one checkpoint from another.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        raise CheckpointError(
+            "there is no checkpoint here", where=path, remedy="name the folder that `emofuse distill` worked in"
+        ) from None

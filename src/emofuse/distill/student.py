@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from emofuse.audio import SAMPLING_RATE
+from emofuse.distill.descriptor import Readout
 from emofuse.distill.settings import SpeechStudentSettings
 
 WINDOW, HOP = 400, 160
@@ -28,9 +29,12 @@ class SpeechStudent(nn.Module):
         settings: Its shape.
         targets: Hidden states to predict.
         target_width: Their width.
+        components: Of the descriptor of a clip.
     """
 
-    def __init__(self, settings: SpeechStudentSettings, *, targets: int, target_width: int) -> None:
+    def __init__(
+        self, settings: SpeechStudentSettings, *, targets: int, target_width: int, components: int = 1
+    ) -> None:
         super().__init__()
         from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -65,8 +69,9 @@ class SpeechStudent(nn.Module):
             first.weight.copy_(filters[:, None])
             first.bias.copy_(bias)
         self.heads = nn.ModuleList(nn.Linear(width, target_width) for _ in range(targets))
+        self.readout = Readout(2 * width, components)
 
-    def forward(self, sound: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def forward(self, sound: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the teacher.
 
         Args:
@@ -74,11 +79,12 @@ class SpeechStudent(nn.Module):
             lengths: Samples of each clip, `(batch,)`.
 
         Returns:
-            `(batch, targets, frames, target_width)`.
+            Hidden states of the teacher, `(batch, targets, frames, target_width)`, and the student's own last one, as
+            its features hold it, `(batch, frames, width)`.
         """
         mask = torch.arange(sound.shape[1], device=sound.device) < lengths[:, None]
-        states = self.encoder(sound, attention_mask=mask.long()).last_hidden_state
-        return torch.stack([head(states) for head in self.heads], dim=1)
+        found = self.encoder(sound, attention_mask=mask.long(), output_hidden_states=True)
+        return torch.stack([head(found.last_hidden_state) for head in self.heads], dim=1), found.hidden_states[-1]
 
 
 def mel_filters(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,128 @@
+"""What of a clip tells emotion: averages and deviations of the teacher's hidden states, and their readout by a student.
+
+Frames of a speech encoder differ by what is said most of all, and a small student that learns them one by one spends
+itself on that. Averages and deviations over a clip leave the wording out; on their leading principal components, each
+scaled alike, they say who speaks and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+REMEMBERED = 3000
+RIDGE = 0.05
+STEPS_BETWEEN = 25
+
+
+def moments(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Averages and standard deviations over the frames of a clip.
+
+    Args:
+        states: `(batch, layers, frames, width)`.
+        mask: `(batch, frames)`, True where there is something; every row must have a True.
+
+    Returns:
+        `(batch, 2 * layers * width)`.
+
+    Example:
+        >>> states = torch.tensor([[[[1.0], [3.0], [9.0]]]])
+        >>> [round(value, 2) for value in moments(states, torch.tensor([[True, True, False]]))[0].tolist()]
+        [2.0, 1.0]
+    """
+    valid = mask[:, None, :, None].to(states.dtype)
+    count = valid.sum(2)
+    mean = (states * valid).sum(2) / count
+    variance = ((states - mean.unsqueeze(2)).square() * valid).sum(2) / count
+    return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1).flatten(1)
+
+
+class Descriptor(nn.Module):
+    """Moments of the teacher's states on their leading principal components, of unit variance each.
+
+    Args:
+        clips: Hidden states of clips, `(layers, frames, width)` each, to take the components from.
+        components: How many; never more than there are clips.
+        seed: Of the decomposition.
+    """
+
+    def __init__(self, clips: Iterable[torch.Tensor], *, components: int, seed: int) -> None:
+        super().__init__()
+        from sklearn.decomposition import PCA
+
+        rows = [moments(clip[None], torch.ones(1, clip.shape[1], dtype=torch.bool))[0].numpy() for clip in clips]
+        table = np.stack(rows)
+        self.mean = nn.Buffer(torch.from_numpy(table.mean(0)))
+        self.deviation = nn.Buffer(torch.from_numpy(table.std(0) + 1e-4))
+        # The last component of as many clips holds nothing but rounding.
+        self.components = max(1, min(components, len(table) - 1, table.shape[1]))
+        found = PCA(self.components, svd_solver="randomized", random_state=seed)
+        found.fit((table - table.mean(0)) / (table.std(0) + 1e-4))
+        scale = np.sqrt(np.maximum(found.explained_variance_, 1e-6))
+        self.basis = nn.Buffer(torch.from_numpy((found.components_ / scale[:, None]).T.astype(np.float32)))
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Describe `(batch, layers, frames, width)` as `(batch, components)`."""
+        described: torch.Tensor = (moments(states, mask) - self.mean) / self.deviation @ self.basis
+        return described
+
+
+class Readout(nn.Module):
+    """Ridge regression from a student's moments to descriptors, refitted while the student learns.
+
+    A readout trained by gradient beside the student lags behind it, since what tells emotion has little variance and
+    wants large weights. In closed form, from the clips that were heard last, it is the best there is at any step, and
+    the student's gradient goes to what it cannot read yet.
+
+    Args:
+        width: Of the student's moments.
+        components: Of the descriptor.
+
+    Example:
+        >>> readout = Readout(2, 1)
+        >>> values = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+        >>> for part in values.split(40):
+        ...     readout.learn(part, part.sum(1, keepdim=True))
+        >>> readout.refit()
+        >>> bool((readout(values) - values.sum(1, keepdim=True)).abs().mean() < 0.1)
+        True
+    """
+
+    def __init__(self, width: int, components: int) -> None:
+        super().__init__()
+        self.mean, self.scale = nn.Buffer(torch.zeros(width)), nn.Buffer(torch.ones(width))
+        self.weight, self.bias = nn.Buffer(torch.zeros(width, components)), nn.Buffer(torch.zeros(components))
+        # Sums over a product of both sides, of a constant one as well: all that least squares needs.
+        size = width + components + 1
+        self.sums = nn.Buffer(torch.zeros(size, size, dtype=torch.float64))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Read descriptors off moments `(batch, width)`."""
+        return (values - self.mean) / self.scale @ self.weight + self.bias
+
+    @property
+    def ready(self) -> bool:
+        """Whether more clips were heard than it has numbers to fit."""
+        return float(self.sums[-1, -1]) > len(self.mean)
+
+    def learn(self, values: torch.Tensor, descriptors: torch.Tensor) -> None:
+        """Take in clips, and forget older ones little by little."""
+        both = torch.cat([values, descriptors, torch.ones(len(values), 1, device=values.device)], dim=1)
+        both = both.detach().double()
+        self.sums.mul_((1 - 1 / REMEMBERED) ** len(values)).add_(both.T @ both)
+
+    def refit(self) -> None:
+        """Solve for the clips that are remembered."""
+        width = len(self.mean)
+        mean = self.sums[-1, :-1] / self.sums[-1, -1]
+        covariance = self.sums[:-1, :-1] / self.sums[-1, -1] - mean[:, None] * mean
+        scale = covariance.diagonal()[:width].clamp(min=1e-8).sqrt()
+        system = covariance[:width, :width] / scale[:, None] / scale
+        system = system + RIDGE * torch.eye(width, dtype=system.dtype, device=system.device)
+        self.weight.copy_(torch.linalg.solve(system, covariance[:width, width:] / scale[:, None]))
+        self.mean.copy_(mean[:width])
+        self.scale.copy_(scale)
+        self.bias.copy_(mean[width:])

@@ -53,6 +53,12 @@ Column = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: your name of a column, as label=emotion."),
 ]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="NAME=VALUE", help="What is read of a corpus, as labels=six; `emofuse corpora` lists them."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -78,6 +84,7 @@ def run(
     device: Device = "cpu",
     partial: Partial = False,
     column: Column = None,
+    option: Option = None,
 ) -> None:
     """Do the whole chain: manifest, features, folds x seeds, scores, report, kept models."""
     from emofuse.console import Bars, finish, typed_command
@@ -94,7 +101,8 @@ def run(
             jobs=jobs,
             device=device,
             partial=partial,
-            columns=_columns(column),
+            columns=_pairs(column, "--column", "OURS=YOURS", "label=emotion"),
+            options=_pairs(option, "--option", "NAME=VALUE", "labels=six"),
             command=typed_command(),
             progress=bars,
         )
@@ -109,13 +117,22 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Manifest to write (.parquet).")],
     partial: Partial = False,
     column: Column = None,
+    option: Option = None,
 ) -> None:
     """Read a corpus into a manifest."""
     from emofuse.console import Bars, finish, say, warn
     from emofuse.experiment import prepare as prepare_manifest
 
     with Bars() as bars:
-        found = prepare_manifest(corpus, root, out, partial=partial, columns=_columns(column), progress=bars)
+        found = prepare_manifest(
+            corpus,
+            root,
+            out,
+            partial=partial,
+            columns=_pairs(column, "--column", "OURS=YOURS", "label=emotion"),
+            options=_pairs(option, "--option", "NAME=VALUE", "labels=six"),
+            progress=bars,
+        )
     manifest = found.manifest
     hours = float(manifest["duration"].fillna(0).sum()) / 3600
     say(
@@ -389,16 +406,16 @@ def _recipe(name: str, overrides: list[str] | None, speech: str | None, text: st
     return load_recipe(name, overrides=[*flags, *(overrides or [])])
 
 
-def _columns(pairs: list[str] | None) -> Mapping[str, str] | None:
+def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mapping[str, str] | None:
     if not pairs:
         return None
-    columns = {}
+    values = {}
     for pair in pairs:
-        ours, equals, yours = pair.partition("=")
-        if not equals or not ours or not yours:
-            raise SettingsError(f"{pair!r} is not OURS=YOURS", where="--column", remedy="write, say, label=emotion")
-        columns[ours] = yours
-    return columns
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise SettingsError(f"{pair!r} is not {form}", where=flag, remedy=f"write, say, {example}")
+        values[name] = value
+    return values
 
 
 def _scores(place: str) -> Scores:

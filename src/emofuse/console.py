@@ -157,6 +157,7 @@ def show_corpora(cards: Mapping[str, Any]) -> None:
             "licence": card.licence,
             "where": card.where,
             "note": card.note,
+            "options": "; ".join(f"{name}={'|'.join(values)}" for name, values in card.options.items()),
         }
         for title, words in about.items():
             if words:

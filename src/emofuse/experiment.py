@@ -78,14 +78,16 @@ def prepare(
     *,
     partial: bool = False,
     columns: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
     progress: Progress = Silent(),
 ) -> Corpus:
     """Read a corpus and write its manifest to the file `out`.
 
     Raises:
         ManifestError: The corpus is not there or not complete.
+        SettingsError: The corpus has no such option.
     """
-    found = read_corpus(corpus, root, partial=partial, columns=columns, progress=progress)
+    found = read_corpus(corpus, root, partial=partial, columns=columns, options=options, progress=progress)
     write_manifest(found.manifest, out)
     return found
 
@@ -219,6 +221,7 @@ def run(
     device: str = "cpu",
     partial: bool = False,
     columns: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
     command: str = "",
     progress: Progress = Silent(),
 ) -> Outcome:
@@ -234,6 +237,7 @@ def run(
         device: Where to compute, as torch names it.
         partial: Accept an incomplete corpus.
         columns: For `table`: the table's name for a manifest column.
+        options: What is read of the corpus, as its card offers it.
         command: What the user typed, for the report.
         progress: Told how far the work is.
 
@@ -241,7 +245,7 @@ def run(
         EmofuseError: The first thing that a person has to mend.
     """
     check_device(device)
-    found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, progress=progress)
+    found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, options=options, progress=progress)
     manifest = read_manifest(out / MANIFEST)
     features = extract(manifest, recipe, store or out / STORE, device=device, progress=progress)
     # A file that cannot be opened has no row in the manifest, so it goes by the file's name.

@@ -25,14 +25,27 @@ COLUMNS: Mapping[str, str] = {
     "language": "string",
     "label": "string",
     "votes": "string",
+    "valence": "Float64",
+    "arousal": "Float64",
+    "dominance": "Float64",
     "speaker": "string",
     "session": "string",
     "dialogue": "string",
     "script": "string",
 }
 """Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
-`text_source` says where the words come from (`reference` or the recogniser's name); `votes` is a JSON object of
-annotators' labels and their counts; `script` names the fixed wording, where there is one."""
+`text_source` says where the words come from (`reference` or the recogniser's name).
+
+`votes` is a JSON object of annotators' labels and their counts (or intensities, where a corpus has those);
+`valence`, `arousal` and `dominance` are means over annotators, on the corpus's own scale.
+
+`session` is what the corpus was recorded or published in: a recording session, or `train`, `dev` and `test`.
+`dialogue` names one conversation, whose rows stand in the order in which they are said. `script` names what several
+speakers were given to say or to act: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can be
+made which share none."""
+
+SECONDS = ("start", "end", "duration")
+"""Columns that hold times."""
 
 
 def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Path) -> pd.DataFrame:
@@ -47,7 +60,7 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 
     Example:
         >>> make_manifest([{"utterance": "a", "text": "hello", "label": "happy"}], source="example").shape
-        (1, 15)
+        (1, 18)
     """
     frame = pd.DataFrame(rows)
     unknown = [str(name) for name in frame.columns if name not in COLUMNS]
@@ -69,7 +82,8 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 def _typed(values: pd.Series[Any], *, name: str, kind: str, source: str | Path) -> pd.Series[Any]:
     if kind == "Float64":
         numbers = pd.to_numeric(values, errors="coerce").astype("Float64")
-        _refuse(numbers.isna() & values.notna(), values, name=name, source=source, rule="a number of seconds")
+        rule = "a number of seconds" if name in SECONDS else "a number"
+        _refuse(numbers.isna() & values.notna(), values, name=name, source=source, rule=rule)
         return numbers
     # NaN from a table reader means "absent" here, never the word "nan".
     return values.astype("object").where(values.notna(), None).astype("string")
@@ -111,8 +125,10 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
     refuse(manifest["start"] < 0, "start", "zero or more seconds")
     refuse(manifest["end"] <= manifest["start"].fillna(0), "end", "later than start")
     refuse(manifest["duration"] <= 0, "duration", "more than zero seconds")
-    for column in ("start", "end", "duration"):
+    for column in SECONDS:
         refuse(manifest[column] == float("inf"), column, "a finite number of seconds")
+    for column in ("valence", "arousal", "dominance"):
+        refuse(manifest[column].abs() == float("inf"), column, "a finite number")
 
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:

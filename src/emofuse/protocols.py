@@ -88,7 +88,7 @@ def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:
     frame, classes = _select(manifest, settings)
     settings = resolve(frame, settings)
     if settings.kind == "split":
-        frame = frame[frame["session"] != "test"]
+        frame = frame[frame["session"].isin(["train", "dev"])]
     return _carve(FINAL, frame, frame.iloc[:0], settings, classes)
 
 
@@ -201,6 +201,8 @@ def _carve(
 ) -> Fold:
     """Take the validation part out of what is not tested."""
     if settings.kind == "split":
+        # Some corpora have further test sets beside these three.
+        rest = rest[rest["session"].isin(["train", "dev"])]
         validation = rest["session"] == "dev"
     else:
         column = settings.validation_by

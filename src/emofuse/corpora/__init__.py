@@ -9,9 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emofuse.corpora import emodb, goemotions, nemo, ravdess, table
+from emofuse.corpora import (
+    cmu_mosei,
+    crema_d,
+    emodb,
+    esd,
+    goemotions,
+    iemocap,
+    meld,
+    msp_improv,
+    msp_podcast,
+    nemo,
+    ravdess,
+    table,
+)
 from emofuse.corpora.card import CorpusCard, Listing
-from emofuse.errors import AudioError, ManifestError
+from emofuse.errors import AudioError, EmofuseError, ManifestError, SettingsError
 from emofuse.progress import Progress, Silent, track
 
 if TYPE_CHECKING:
@@ -19,13 +32,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CORPORA", "Corpus", "CorpusCard", "read_corpus"]
 
-_READERS: Mapping[str, Callable[[Path], Listing]] = {
-    module.CARD.name: module.read for module in (ravdess, emodb, nemo, goemotions, table)
-}
+_MODULES = (
+    iemocap,
+    msp_improv,
+    msp_podcast,
+    meld,
+    cmu_mosei,
+    crema_d,
+    esd,
+    ravdess,
+    emodb,
+    nemo,
+    goemotions,
+    table,
+)
 
-CORPORA: Mapping[str, CorpusCard] = {
-    module.CARD.name: module.CARD for module in (ravdess, emodb, nemo, goemotions, table)
-}
+# Each reader takes the folder, and by name the options that its card has.
+_READERS: Mapping[str, Callable[..., Listing]] = {module.CARD.name: module.read for module in _MODULES}
+
+CORPORA: Mapping[str, CorpusCard] = {module.CARD.name: module.CARD for module in _MODULES}
 """What is known about each corpus, by its name."""
 
 _THREADS = 8  # Headers are small reads, so the wait is for the disk.
@@ -37,12 +62,12 @@ class Corpus:
 
     Attributes:
         manifest: One row an utterance, with the columns of `emofuse.manifest.COLUMNS`.
-        skipped: One error for each utterance that was left out because its sound cannot be used.
+        skipped: One error for each sound, other file or row that was left out, since it is missing or damaged.
         notes: Remarks for the reader.
     """
 
     manifest: pd.DataFrame
-    skipped: tuple[AudioError, ...] = ()
+    skipped: tuple[EmofuseError, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -52,6 +77,7 @@ def read_corpus(
     *,
     partial: bool = False,
     columns: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
     progress: Progress = Silent(),
 ) -> Corpus:
     r"""Read a corpus into a manifest, its durations from the headers of the sound files.
@@ -60,13 +86,15 @@ def read_corpus(
         name: A name in `CORPORA`, or several joined by `+`, such as `ravdess+emodb`.
         root: The corpus's folder or the folder that holds it (of several: the folder that holds them all under their
             names); for `table` the file.
-        partial: Accept another number of utterances than was published, with a note.
+        partial: Accept missing and damaged files and another number of utterances than was published, with a note.
         columns: For `table`: the table's name for a manifest column, where it differs.
+        options: What is read, as the card's `options` offer it, such as `{"labels": "six"}` of IEMOCAP.
         progress: Told about each header that is read.
 
     Raises:
-        ManifestError: No such corpus or folder, a table that does not fit, another number of utterances than
-            expected, or no sound file that can be read.
+        ManifestError: No such corpus or folder, a table that does not fit, missing or damaged files or another
+            number of utterances than expected (all in one message), or no sound file that can be read.
+        SettingsError: The corpus has no such option.
 
     Example:
         >>> import tempfile
@@ -78,12 +106,15 @@ def read_corpus(
     from emofuse.manifest import make_manifest
 
     if "+" in name:
-        return _read_several(name.split("+"), Path(root), partial=partial, columns=columns, progress=progress)
+        return _read_several(
+            name.split("+"), Path(root), partial=partial, columns=columns, options=options or {}, progress=progress
+        )
     if name not in CORPORA:
         close = difflib.get_close_matches(name, CORPORA, n=1)
         remedy = f"did you mean {close[0]}" if close else f"use one of {', '.join(CORPORA)}"
         raise ManifestError(f"no corpus is called {name!r}", remedy=remedy)
     card, root = CORPORA[name], Path(root)
+    chosen = card.chosen(options or {})
     if name == table.CARD.name:
         listing = table.read(root, columns)
     elif columns:
@@ -91,34 +122,48 @@ def read_corpus(
             f"the columns of {name} cannot be mapped", remedy="leave out the mapping, or read your own table"
         )
     else:
-        listing = _READERS[name](root)
+        listing = _READERS[name](root, **chosen)
+    differences = (listing.card or card).differences(listing.rows)
+    incomplete = listing.incomplete(differences)
+    if incomplete and not (partial and listing.rows):
+        otherwise = ", or accept what is there with --partial" if listing.rows else ""
+        raise ManifestError(incomplete, where=listing.source, remedy=f"complete the corpus{otherwise}")
     notes = listing.notes
-    if differences := card.differences(listing.rows):
-        if not partial:
-            raise ManifestError(
-                differences, where=listing.source, remedy="complete the corpus, or accept what is there with --partial"
-            )
+    if options:
+        notes = (*notes, f"read with {', '.join(f'{option}={value}' for option, value in chosen.items())}")
+    if differences:
         notes = (*notes, differences)
     rows = [{"corpus": name, **row} for row in listing.rows]
-    manifest, skipped = _with_durations(make_manifest(rows, source=listing.source), listing.source, progress)
-    return Corpus(manifest=manifest, skipped=skipped, notes=notes)
+    manifest, unheard = _with_durations(make_manifest(rows, source=listing.source), listing.source, progress)
+    return Corpus(manifest=manifest, skipped=(*listing.skipped, *unheard), notes=notes)
 
 
 def _read_several(
-    names: list[str], root: Path, *, partial: bool, columns: Mapping[str, str] | None, progress: Progress
+    names: list[str],
+    root: Path,
+    *,
+    partial: bool,
+    columns: Mapping[str, str] | None,
+    options: Mapping[str, str],
+    progress: Progress,
 ) -> Corpus:
     """Corpora under each other; utterances and speakers are named after their corpus, since numbers recur."""
     import pandas as pd
 
     if len(set(names)) < len(names):
         raise ManifestError(f"{'+'.join(names)} names a corpus twice", remedy="name each once")
+    theirs = {name: CORPORA[name].options if name in CORPORA else {} for name in names}
+    for option in options:
+        if not any(option in known for known in theirs.values()):
+            raise SettingsError(f"none of {', '.join(names)} has an option {option!r}", remedy="leave it out")
     found = []
     for name in names:
         if name in CORPORA and name != table.CARD.name and not (root / name).is_dir():
             raise ManifestError(
                 f"there is no folder {name} here", where=root, remedy="name the folder that holds all of them by name"
             )
-        found.append(read_corpus(name, root, partial=partial, columns=columns, progress=progress))
+        mine = {option: value for option, value in options.items() if option in theirs[name]}
+        found.append(read_corpus(name, root, partial=partial, columns=columns, options=mine, progress=progress))
     frames = []
     for name, corpus in zip(names, found, strict=True):
         named = {column: f"{name}/" + corpus.manifest[column] for column in ("utterance", "speaker", "dialogue")}

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emofuse.errors import ManifestError
+from emofuse.errors import EmofuseError, ManifestError, SettingsError
 
 Row = dict[str, Any]
 
-_SHOWN = 6  # Differences that one message lists.
+NONE = "none"
+"""How counts call an absent value."""
+
+_SHOWN = 6  # Differences, files or rows that one message lists.
+
+
+def listed(items: Sequence[str]) -> str:
+    """The first several, and how many more.
+
+    Example:
+        >>> listed(["a", "b"]), listed("abcdefgh")
+        ('a, b', 'a, b, c, d, e, f and 2 more')
+    """
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +46,9 @@ class CorpusCard:
         utterances: How many there are; None where that is open.
         speakers: How many there are; None where that is open or not known.
         note: What a reader of results must know.
-        counts: Utterances for each value of a manifest column.
+        counts: Utterances for each value of a manifest column, or of several such as `session+label`, whose values
+            are then joined by a plus too.
+        options: What may be chosen when the corpus is read, and the values; the first is the default.
 
     Example:
         >>> card = CorpusCard(name="tiny", title="Tiny", languages=("en",), streams=("text",), labels=("happy", "sad"),
@@ -53,22 +69,45 @@ class CorpusCard:
     speakers: int | None = None
     note: str = ""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def chosen(self, options: Mapping[str, str]) -> dict[str, str]:
+        """A value for every option: the given one, or the default.
+
+        Raises:
+            SettingsError: The corpus has no such option or value.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                remedy = f"use {', '.join(self.options)}" if self.options else "leave it out, as it has none"
+                raise SettingsError(f"{self.name} has no option {name!r}", remedy=remedy)
+            if value not in self.options[name]:
+                raise SettingsError(
+                    f"option {name} of {self.name} is {value!r}", remedy=f"use {', '.join(self.options[name])}"
+                )
+        return {name: options.get(name, values[0]) for name, values in self.options.items()}
 
     def differences(self, rows: list[Row]) -> str:
         """How rows differ from what is expected, in words; empty where they do not."""
         wrong = []
-        for column, expected in self.counts.items():
-            found = Counter(str(row[column]) for row in rows)
+        for name, expected in self.counts.items():
+            columns = name.split("+")
+            found = Counter("+".join(str(row.get(column) or NONE) for column in columns) for row in rows)
             for value in sorted(expected.keys() | found.keys()):
                 if found[value] != expected.get(value, 0):
-                    wrong.append(f"{column} {value}: {found[value]} of {expected.get(value, 0)}")
+                    parts = zip(columns, value.split("+", len(columns) - 1), strict=True)
+                    what = " and ".join(f"{column} {part}" for column, part in parts)
+                    wrong.append(f"{what}: {found[value]} of {expected.get(value, 0)}")
         if not wrong and self.utterances in (None, len(rows)):
             return ""
-        shown = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
-        return f"found {len(rows)} of {self.utterances} utterances" + (f" ({shown})" if shown else "")
+        return f"found {len(rows)} of {self.utterances} utterances" + (f" ({listed(wrong)})" if wrong else "")
 
-    def folder(self, root: Path) -> Path:
+    def folder(self, root: Path, *inside: str) -> Path:
         """The corpus's folder, as an absolute path: `root` itself, or the folder in it that bears the corpus's name.
+
+        Args:
+            root: What the user named.
+            inside: Folders to step into where they are there, as publishers pack them.
 
         Raises:
             ManifestError: There is no such folder.
@@ -78,7 +117,9 @@ class CorpusCard:
         if not root.is_dir():
             what = "this is not a folder" if root.exists() else "no such folder"
             raise ManifestError(what, where=root, remedy=f"name the folder of {self.title}; {self.where}")
-        return root / self.name if (root / self.name).is_dir() else root
+        for name in (self.name, *inside):
+            root = root / name if (root / name).is_dir() else root
+        return root
 
     def absent(self, folder: Path, what: str) -> ManifestError:
         """The error for a folder that holds nothing of the corpus."""
@@ -95,8 +136,25 @@ class Listing:
         rows: One mapping of manifest columns an utterance.
         source: Where they come from, for error messages.
         notes: Remarks for the reader.
+        skipped: One error for each file or row that is missing or damaged.
+        card: What is expected of this choice of options, where that is not the corpus's own card.
     """
 
     rows: list[Row]
     source: Path
     notes: tuple[str, ...] = ()
+    skipped: tuple[EmofuseError, ...] = ()
+    card: CorpusCard | None = None
+
+    def incomplete(self, differences: str) -> str:
+        """What is missing or damaged, in words, by name; empty where nothing is.
+
+        Args:
+            differences: What the card found.
+        """
+        if not self.skipped:
+            return differences
+        inside = f"{self.source}{os.sep}"
+        names = [f"{str(error.where).removeprefix(inside)} ({error.what})" for error in self.skipped]
+        found = f"{len(names)} missing or damaged: {listed(names)}"
+        return f"{differences}; {found}" if differences else found

@@ -46,7 +46,7 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
         >>> read(path, {"utterance": "id", "text": "sentence", "label": "emotion"}).rows
         [{'utterance': '1', 'text': 'Oh no!', 'label': 'sad', 'corpus': 'table'}]
     """
-    from emofuse.manifest import COLUMNS
+    from emofuse.manifest import COLUMNS, SECONDS
 
     path = _find(root)
     try:
@@ -65,7 +65,7 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
     if not table:
         raise ManifestError("the table has no rows", where=path, remedy="add some, or choose another table")
     taken = _taken(names, columns or {}, tuple(COLUMNS), path)
-    kinds = {**COLUMNS, "votes": "votes"}
+    kinds = {**COLUMNS, **dict.fromkeys(SECONDS, "seconds"), "votes": "votes"}
     rows = []
     for number, cells in enumerate(table, start=1):
         row = {
@@ -129,14 +129,15 @@ def _value(value: Any, kind: str, place: str, path: Path) -> Any:
         return None
     if kind == "votes":
         return _votes(value, place, path)
-    if kind == "Float64":
+    if kind in ("Float64", "seconds"):
         try:
-            seconds = math.nan if isinstance(value, bool) else float(value)
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
-            seconds = math.nan
-        if not math.isfinite(seconds):
-            raise ManifestError(f"{place} is {value!r}", where=path, remedy="it must be a number of seconds")
-        return seconds
+            number = math.nan
+        if not math.isfinite(number):
+            rule = "it must be a number of seconds" if kind == "seconds" else "it must be a number"
+            raise ManifestError(f"{place} is {value!r}", where=path, remedy=rule)
+        return number
     if isinstance(value, (dict, list, tuple, bytes)):
         raise ManifestError(f"{place} is a {type(value).__name__}", where=path, remedy="it must be plain text")
     text = str(value)

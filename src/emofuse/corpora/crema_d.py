@@ -1,0 +1,101 @@
+"""CREMA-D: 91 actors say twelve English sentences in six emotions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.sources import no_sound, read_table, sounds
+from emofuse.errors import EmofuseError, ManifestError
+
+_LABELS = {
+    "ANG": "angry",
+    "DIS": "disgust",
+    "FEA": "fearful",
+    "HAP": "happy",
+    "NEU": "neutral",
+    "SAD": "sad",
+}
+_SENTENCES = {
+    "IEO": "It's eleven o'clock.",
+    "TIE": "That is exactly what happened.",
+    "IOM": "I'm on my way to the meeting.",
+    "IWW": "I wonder what this is about.",
+    "TAI": "The airplane is almost full.",
+    "MTI": "Maybe tomorrow it will be cold.",
+    "IWL": "I would like a new alarm clock.",
+    "ITH": "I think I have a doctor's appointment.",
+    "DFA": "Don't forget a jacket.",
+    "ITS": "I think I've seen this before.",
+    "TSI": "The surface is slick.",
+    "WSI": "We'll stop in a couple of minutes.",
+}
+# One clip is published as 1040_ITH_SAD_X.
+_NAME = re.compile(rf"(1\d\d\d)_({'|'.join(_SENTENCES)})_({'|'.join(_LABELS)})_(XX?|LO|MD|HI)")
+
+CARD = CorpusCard(
+    name="crema-d",
+    title="CREMA-D",
+    languages=("en",),
+    streams=("speech", "text"),
+    labels=tuple(_LABELS.values()),
+    licence="Open Database License 1.0",
+    where="it is at https://github.com/CheyneyComputerScience/CREMA-D with its clips in AudioWAV/ (by git lfs)",
+    citation="Cao et al., CREMA-D: Crowd-Sourced Emotional Multimodal Actors Dataset, IEEE TAC, 2014",
+    utterances=7442,
+    speakers=91,
+    note="every sentence is said in every emotion, so the words say nothing about the label, which is the emotion that "
+    "was acted; there is no common split, so folds are made of speakers",
+    counts={"label": {label: 1087 if label == "neutral" else 1271 for label in _LABELS.values()}},
+)
+
+
+def read(root: Path) -> Listing:
+    """List the clips in `AudioWAV`, or below the folder; where `SentenceFilenames.csv` is there, all that it names.
+
+    Raises:
+        ManifestError: There is no such folder, or no clip in it.
+    """
+    folder = CARD.folder(root, "CREMA-D")
+    place = folder / "AudioWAV" if (folder / "AudioWAV").is_dir() else folder
+    clips = {
+        _key(match): (paths[0], match) for stem, paths in sounds(place).items() if (match := _NAME.fullmatch(stem))
+    }
+    if not clips:
+        raise CARD.absent(folder, "clip such as AudioWAV/1001_DFA_ANG_XX.wav")
+    errors = _missing(folder, place, set(clips))
+    rows: list[Row] = [
+        {
+            "utterance": path.stem,
+            "audio": str(path),
+            "text": _SENTENCES[match[2]],
+            "text_source": "reference",
+            "language": "en",
+            "label": _LABELS[match[3]],
+            "speaker": match[1],
+            "script": match[2],
+        }
+        for path, match in (clips[key] for key in sorted(clips))
+    ]
+    return Listing(rows=rows, source=place, skipped=tuple(errors))
+
+
+def _key(match: re.Match[str]) -> str:
+    return f"{match[1]}_{match[2]}_{match[3]}_{'XX' if match[4] == 'X' else match[4]}"
+
+
+def _missing(folder: Path, place: Path, clips: set[str]) -> list[EmofuseError]:
+    """What `SentenceFilenames.csv` names and is not there."""
+    table = folder / "SentenceFilenames.csv"
+    if not table.exists():
+        return []
+    try:
+        lines, errors = read_table(table, {"name": ("Filename",)}, needed=("name",))
+    except ManifestError as error:
+        return [error]
+    for line in lines:
+        match = _NAME.fullmatch(line.values["name"])
+        if match is not None and _key(match) not in clips:
+            errors.append(no_sound(place / f"{line.values['name']}.wav"))
+    return errors

@@ -1,0 +1,339 @@
+"""IEMOCAP: ten actors in five sessions act plays and improvise, in English; several annotators judge each utterance."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from emofuse.corpora.card import NONE, CorpusCard, Listing, Row
+from emofuse.corpora.sources import AGAIN, no_sound, number, read_lines, row_error
+from emofuse.errors import EmofuseError, ManifestError
+
+# What the utterance's line calls the consensus of the annotators; `xxx` is none.
+_CODES: Mapping[str, str | None] = {
+    "ang": "angry",
+    "hap": "happy",
+    "exc": "excited",
+    "neu": "neutral",
+    "sad": "sad",
+    "fru": "frustrated",
+    "fea": "fearful",
+    "sur": "surprised",
+    "dis": "disgust",
+    "oth": "other",
+    "xxx": None,
+}
+# What an annotator's line calls it.
+_VOTES = {
+    "anger": "angry",
+    "happiness": "happy",
+    "excited": "excited",
+    "neutral": "neutral",
+    "neutral state": "neutral",
+    "sadness": "sad",
+    "frustration": "frustrated",
+    "fear": "fearful",
+    "surprise": "surprised",
+    "disgust": "disgust",
+    "other": "other",
+}
+_SETS: Mapping[str, tuple[str | None, ...]] = {
+    "four": ("angry", "happy", "neutral", "sad"),
+    "six": ("angry", "happy", "excited", "neutral", "sad", "frustrated"),
+    "all": tuple(_CODES.values()),
+}
+_PARTS = {"all": "", "improvised": "impro", "scripted": "script"}
+_MERGED = {"excited": "happy"}  # With four classes.
+
+_SESSIONS = ("1", "2", "3", "4", "5")
+_EACH_SESSION = {
+    "angry": (229, 137, 240, 327, 170),
+    "happy": (135, 117, 135, 65, 143),
+    "excited": (143, 210, 151, 238, 299),
+    "neutral": (384, 362, 320, 258, 384),
+    "sad": (194, 197, 305, 143, 245),
+    "frustrated": (280, 325, 382, 481, 381),
+}
+_IMPROVISED = {"angry": 289, "happy": 947, "neutral": 1099, "sad": 608}
+
+_DIALOGUE = re.compile(r"Ses0[1-5][FM]_(?P<script>script\d+|impro\d+)\w*")
+_TURN = re.compile(r"\[\s*(\S+)\s*-\s*(\S+)\s*\]\s+(\S+)\s+(\S+)\s+\[(.*)\]\s*")
+_NAME = re.compile(rf"(?P<dialogue>{_DIALOGUE.pattern})_(?P<gender>[FM])\w+")
+_VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
+_RATING = re.compile(r"A-(\w+):\s*val\s*(.*?);\s*act\s*(.*?);\s*dom\s*(.*?);")
+_WORDS = re.compile(r"(Ses\w+)\s*\[.*?\]\s*:\s*(.*)")
+_ALIGNMENTS = (".wdseg", ".syseg", ".phseg")
+
+
+def _counts(labels: Sequence[str], merged: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    found: Counter[str] = Counter()
+    for label, each in _EACH_SESSION.items():
+        if merged.get(label, label) in labels:
+            for session, count in zip(_SESSIONS, each, strict=True):
+                found[f"{session}+{merged.get(label, label)}"] += count
+    return {"session+label": dict(found)}
+
+
+CARD = CorpusCard(
+    name="iemocap",
+    title="IEMOCAP",
+    languages=("en",),
+    streams=("speech", "text"),
+    labels=("angry", "happy", "neutral", "sad"),
+    licence="research only, by agreement with USC",
+    where="ask for it at https://sail.usc.edu/iemocap and name the folder IEMOCAP_full_release",
+    citation="Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, LREC, 2008",
+    utterances=5531,
+    speakers=10,
+    note="all sessions act the same three plays, so that a tested sentence may be known from training: compare folds "
+    "that share no script, or improvisations alone; excited counts as happy where there are four labels",
+    counts=_counts(("angry", "happy", "neutral", "sad"), _MERGED),
+    options={"labels": tuple(_SETS), "part": tuple(_PARTS), "votes": ("others", "all")},
+)
+
+
+def read(root: Path, *, labels: str = "four", part: str = "all", votes: str = "others") -> Listing:
+    """List the utterances of the folder that USC ships, with the annotators' votes and ratings.
+
+    Text is read as UTF-8 or, where it is not that, as Windows-1252; sound files may end in `.WAV`. Transcripts keep
+    their tags, such as `[LAUGHTER]`. Column `script` holds the play (`script01`) or the situation (`impro03`), which
+    recur in all sessions, and `dialogue` the recording. The rows of a dialogue stand in the order in which they are
+    said.
+
+    Args:
+        root: `IEMOCAP_full_release`, or the folder that holds it.
+        labels: `four` (5,531 utterances, excited counted as happy), `six` (7,380, with excited and frustrated) or
+            `all` (10,039; the 2,507 on which annotators did not agree have votes and no label).
+        part: `all`, `improvised` or `scripted`.
+        votes: Whose votes and ratings are counted: of the `others`, on whom the published label rests, or of `all`,
+            with the actors' own.
+
+    Raises:
+        ManifestError: There is no such folder, or no session in it.
+    """
+    folder = CARD.folder(root, "IEMOCAP_full_release")
+    if not any((folder / f"Session{session}").is_dir() for session in _SESSIONS):
+        raise CARD.absent(folder, "folder Session1")
+    reading = _Reading(folder=folder, labels=labels, votes=votes)
+    for session in _SESSIONS:
+        for dialogue in reading.dialogues(session):
+            if dialogue["script"].startswith(_PARTS[part]):
+                reading.add(session, dialogue)
+    return Listing(
+        rows=reading.rows,
+        source=folder,
+        notes=tuple(reading.notes()),
+        skipped=tuple(reading.errors),
+        card=_expected(labels, part),
+    )
+
+
+def _expected(labels: str, part: str) -> CorpusCard:
+    """What was published about a choice: sessions and labels crossed, where they are known so."""
+    names = tuple(name for name in _SETS[labels] if name)
+    counts: Mapping[str, Mapping[str, int]] = {}
+    utterances: int | None = None
+    if part == "all" and labels == "all":
+        each = {name: sum(counts) for name, counts in _EACH_SESSION.items()}
+        others = {"fearful": 40, "surprised": 107, "disgust": 2, "other": 3, NONE: 2507}
+        sessions = zip(_SESSIONS, (1819, 1811, 2136, 2103, 2170), strict=True)
+        counts, utterances = {"session": dict(sessions), "label": {**each, **others}}, 10039
+    elif part == "all":
+        counts = _counts(names, _MERGED if labels == "four" else {})
+        utterances = sum(counts["session+label"].values())
+    elif labels == "four":
+        both = Counter({name: sum(each) for name, each in _EACH_SESSION.items() if name in names})
+        both["happy"] += sum(_EACH_SESSION["excited"])
+        chosen = _IMPROVISED if part == "improvised" else {name: both[name] - _IMPROVISED[name] for name in names}
+        counts, utterances = {"label": chosen}, sum(chosen.values())
+    elif labels == "all":
+        utterances = 4784 if part == "improvised" else 5255
+    return replace(CARD, labels=names, utterances=utterances, counts=counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """One utterance as EmoEvaluation has it; `votes` and `rated` begin with the annotator."""
+
+    name: str
+    gender: str
+    start: float
+    code: str
+    ratings: tuple[float | None, ...]
+    votes: list[tuple[str, str]] = field(default_factory=list)
+    rated: list[tuple[str, tuple[float | None, ...]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """What was found so far."""
+
+    folder: Path
+    labels: str
+    votes: str
+    rows: list[Row] = field(default_factory=list)
+    errors: list[EmofuseError] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    strange: Counter[str] = field(default_factory=Counter)
+    wordless: list[str] = field(default_factory=list)
+    unaligned: list[str] = field(default_factory=list)
+
+    def dialogues(self, session: str) -> list[re.Match[str]]:
+        """A session's dialogues, by labels or transcripts."""
+        place = self.folder / f"Session{session}"
+        if not place.is_dir():
+            self.errors.append(ManifestError("no such folder", where=place, remedy=AGAIN))
+            return []
+        found: set[str] = set()
+        for kind in ("EmoEvaluation", "transcriptions"):
+            if not (place / "dialog" / kind).is_dir():
+                self.errors.append(ManifestError("no such folder", where=place / "dialog" / kind, remedy=AGAIN))
+            found |= {path.stem for path in (place / "dialog" / kind).glob("Ses*.txt")}
+        return [match for name in sorted(found) if (match := _DIALOGUE.fullmatch(name))]
+
+    def add(self, session: str, match: re.Match[str]) -> None:
+        """Read a dialogue."""
+        dialogue, place = match[0], self.folder / f"Session{session}"
+        turns = list(self._turns(place / "dialog" / "EmoEvaluation" / f"{dialogue}.txt", dialogue))
+        if not turns:
+            return
+        words = self._words(place / "dialog" / "transcriptions" / f"{dialogue}.txt")
+        clips = _files(place / "sentences" / "wav" / dialogue, (".wav",))
+        aligned = _files(place / "sentences" / "ForcedAlignment" / dialogue, _ALIGNMENTS)
+        for turn in sorted(turns, key=lambda turn: turn.start):
+            label = self._merged(_CODES[turn.code])
+            if label not in _SETS[self.labels]:
+                continue
+            audio = clips.get(f"{turn.name}.wav")
+            if audio is None:
+                self.errors.append(no_sound(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
+                continue
+            if not words.get(turn.name):
+                self.wordless.append(turn.name)
+            if any(f"{turn.name}{ending}" not in aligned for ending in _ALIGNMENTS):
+                self.unaligned.append(turn.name)
+            counted = Counter(self._merged(vote) for annotator, vote in turn.votes if self._counts(annotator))
+            valence, arousal, dominance = self._ratings(turn)
+            self.rows.append(
+                {
+                    "utterance": turn.name,
+                    "audio": str(audio),
+                    "text": words.get(turn.name) or None,
+                    "text_source": "reference",
+                    "language": "en",
+                    "label": label,
+                    "votes": json.dumps(counted) if counted else None,
+                    "valence": valence,
+                    "arousal": arousal,
+                    "dominance": dominance,
+                    "speaker": f"Ses0{session}{turn.gender}",
+                    "session": session,
+                    "dialogue": dialogue,
+                    "script": match["script"],
+                }
+            )
+
+    def notes(self) -> Iterator[str]:
+        """Remarks on what is there and what is not."""
+        if self.wordless:
+            yield f"{len(self.wordless)} of {len(self.rows)} utterances have no transcript, as {self.wordless[0]}"
+        if self.unaligned:
+            yield (
+                f"{len(self.unaligned)} of {len(self.rows)} utterances lack one of the alignments that are shipped "
+                f"with the corpus, as {self.unaligned[0]}"
+            )
+        if self.strange:
+            name, count = self.strange.most_common(1)[0]
+            yield f"{self.strange.total()} votes are for no known emotion and not counted, as {name!r} ({count})"
+
+    def _merged(self, label: str | None) -> str | None:
+        return _MERGED.get(label, label) if self.labels == "four" and label else label
+
+    def _counts(self, annotator: str) -> bool:
+        # The actors are called F and M, the others E.
+        return self.votes == "all" or annotator.startswith("E")
+
+    def _ratings(self, turn: _Turn) -> tuple[float | None, ...]:
+        if self.votes == "others" or not turn.rated:
+            return turn.ratings
+        means: list[float | None] = []
+        for values in zip(*(rated for _, rated in turn.rated), strict=True):
+            known = [value for value in values if value is not None]
+            means.append(sum(known) / len(known) if known else None)
+        return tuple(means)
+
+    def _turns(self, path: Path, dialogue: str) -> Iterator[_Turn]:
+        try:
+            lines = read_lines(path)
+        except ManifestError as error:
+            self.errors.append(error)
+            return
+        turn, found = None, False
+        for count, line in enumerate(lines, start=1):
+            if line.startswith("[") or "\tSes0" in line:
+                turn, found = self._turn(path, count, line, dialogue), True
+                if turn is not None:
+                    yield turn
+            elif turn is None:
+                continue
+            elif vote := _VOTE.match(line):
+                for word in (part.strip() for part in vote[2].split(";")):
+                    if word.lower() in _VOTES:
+                        turn.votes.append((vote[1], _VOTES[word.lower()]))
+                    elif word:
+                        self.strange[word] += 1
+            elif rating := _RATING.match(line):
+                turn.rated.append((rating[1], tuple(number(rating[part]) for part in (2, 3, 4))))
+        if not found:
+            self.errors.append(ManifestError("there is no utterance in it", where=path, remedy=AGAIN))
+
+    def _turn(self, path: Path, count: int, line: str, dialogue: str) -> _Turn | None:
+        """The utterance that a line begins, or None and an error."""
+        match = _TURN.fullmatch(line)
+        if match is None:
+            self.errors.append(row_error(path, count, "the line is not [START - END] NAME EMOTION [V, A, D]"))
+            return None
+        start, end, name, code, rated = match.groups()
+        named, begins, ends = _NAME.fullmatch(name), number(start), number(end)
+        ratings = tuple(number(value) for value in rated.split(","))
+        what = ""
+        if named is None or named["dialogue"] != dialogue:
+            what = f"{name!r} is no utterance of this dialogue"
+        elif code not in _CODES:
+            what = f"the emotion is {code!r}, not one of {', '.join(_CODES)}"
+        elif begins is None or ends is None or begins >= ends:
+            what = f"the utterance lasts from {start} to {end}"
+        elif len(ratings) != 3 or None in ratings:
+            what = f"the ratings are [{rated}], not three numbers"
+        elif name in self.seen:
+            what = f"{name!r} occurs twice"
+        if what or named is None or begins is None:
+            self.errors.append(row_error(path, count, what))
+            return None
+        self.seen.add(name)
+        return _Turn(name=name, gender=named["gender"], start=begins, code=code, ratings=ratings)
+
+    def _words(self, path: Path) -> dict[str, str]:
+        """Transcripts by utterance; remarks between the utterances bear no name."""
+        try:
+            lines = read_lines(path)
+        except ManifestError as error:
+            self.errors.append(error)
+            return {}
+        found: dict[str, str] = {}
+        for line in lines:
+            if match := _WORDS.fullmatch(line.strip()):
+                found.setdefault(match[1], match[2].strip())
+        return found
+
+
+def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
+    """Files of a folder by their names, with the ending in lower case."""
+    if not folder.is_dir():
+        return {}
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
+    return {path.stem + path.suffix.lower(): path for path in paths}

@@ -1,0 +1,120 @@
+"""MSP-Podcast: turns of podcasts with natural emotion, judged by a crowd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.sources import Line, no_sound, number, read_table, read_words, row_error, sounds
+
+_CODES = {
+    "A": "angry",
+    "C": "contempt",
+    "D": "disgust",
+    "F": "fearful",
+    "H": "happy",
+    "N": "neutral",
+    "S": "sad",
+    "U": "surprised",
+    "O": "other",
+    "X": None,
+}
+_SPLITS = {
+    "train": "train",
+    "development": "dev",
+    "validation": "dev",
+    "test1": "test",
+    "test2": "test2",
+    "test3": "test3",
+}
+_COLUMNS = {
+    "file": ("FileName",),
+    "emotion": ("EmoClass",),
+    "arousal": ("EmoAct",),
+    "valence": ("EmoVal",),
+    "dominance": ("EmoDom",),
+    "speaker": ("SpkrID",),
+    "split": ("Split_Set",),
+}
+_TABLES = ("labels_consensus.csv", "labels_concensus.csv")
+
+CARD = CorpusCard(
+    name="msp-podcast",
+    title="MSP-Podcast",
+    languages=("en",),
+    streams=("speech", "text"),
+    labels=tuple(label for label in _CODES.values() if label),
+    licence="by agreement with UT Dallas",
+    where="ask for it at https://lab-msp.com/MSP/MSP-Podcast.html and name the folder with Labels/ and Audios/",
+    citation="Lotfian and Busso, Building Naturalistic Emotionally Balanced Speech Corpus by Retrieving Emotional "
+    "Speech From Existing Podcast Recordings, IEEE TAC, 2019",
+    note="each release has another size, so no number is expected; the split is the published one: test is Test1, "
+    "while Test2 and Test3 stay apart as sessions test2 and test3; turns without agreement have no label",
+)
+
+
+def read(root: Path) -> Listing:
+    """List the rows of `labels_consensus.csv` (`labels_concensus.csv` in older releases) that have a sound.
+
+    The table may lie anywhere below the folder, as may the sounds (`Audios/MSP-PODCAST_0001_0008.wav`) and the
+    transcripts (`Transcripts/MSP-PODCAST_0001_0008.txt`), which may be absent. Ratings go from 1 to 7. A speaker who is
+    called Unknown has no name here.
+
+    Raises:
+        ManifestError: There is no such folder, or no table in it.
+    """
+    folder = CARD.folder(root, "MSP-PODCAST", "MSP-Podcast")
+    tables = [path for name in _TABLES for path in sorted(folder.rglob(name))]
+    if not tables:
+        raise CARD.absent(folder, f"Labels/{_TABLES[0]}")
+    needed = ("file", "emotion", "split")
+    lines, errors = read_table(tables[0], _COLUMNS, needed=needed)
+    clips = sounds(folder)
+    words = {path.stem: path for path in folder.rglob("*.txt")}
+    rows: list[Row] = []
+    seen: set[str] = set()
+    for line in lines:
+        name = Path(line.values["file"]).stem
+        what = _fault(line) or (f"{name} occurs twice" if name in seen else "")
+        if what:
+            errors.append(row_error(tables[0], line.number, what))
+            continue
+        seen.add(name)
+        if name not in clips:
+            errors.append(no_sound(folder / "Audios" / line.values["file"]))
+            continue
+        rows.append(_row(line, name, clips[name][0], read_words(words.get(name), errors)))
+    return Listing(rows=rows, source=folder, skipped=tuple(errors))
+
+
+def _fault(line: Line) -> str:
+    values = line.values
+    if not values["file"]:
+        return "FileName is empty"
+    if values["emotion"].upper() not in _CODES:
+        return f"EmoClass is {values['emotion']!r}, not one of {', '.join(_CODES)}"
+    if values["split"].lower() not in _SPLITS:
+        return f"Split_Set is {values['split']!r}, not Train, Development, Test1, Test2 or Test3"
+    for column in ("valence", "arousal", "dominance"):
+        if values[column].lower() not in ("", "nan") and number(values[column]) is None:
+            return f"{_COLUMNS[column][0]} is {values[column]!r}, not a number"
+    return ""
+
+
+def _row(line: Line, name: str, clip: Path, text: str | None) -> Row:
+    values = line.values
+    known = values["speaker"] and values["speaker"].lower() != "unknown"
+    return {
+        "utterance": name,
+        "audio": str(clip),
+        "text": text,
+        "text_source": "reference" if text else None,
+        "language": "en",
+        "label": _CODES[values["emotion"].upper()],
+        "valence": number(values["valence"]),
+        "arousal": number(values["arousal"]),
+        "dominance": number(values["dominance"]),
+        "speaker": values["speaker"] if known else None,
+        "session": _SPLITS[values["split"].lower()],
+        "dialogue": name.rpartition("_")[0] or None,
+    }

@@ -267,11 +267,7 @@ class _Reading:
         return tuple(means)
 
     def _turns(self, path: Path, dialogue: str) -> Iterator[_Turn]:
-        try:
-            lines = read_lines(path)
-        except ManifestError as error:
-            self.errors.append(error)
-            return
+        lines = self._lines(path)
         turn, found = None, False
         for count, line in enumerate(lines, start=1):
             if line.startswith("[") or "\tSes0" in line:
@@ -288,7 +284,7 @@ class _Reading:
                         self.strange[word] += 1
             elif rating := _RATING.match(line):
                 turn.rated.append((rating[1], tuple(number(rating[part]) for part in (2, 3, 4))))
-        if not found:
+        if lines and not found:
             self.errors.append(ManifestError("there is no utterance in it", where=path, remedy=AGAIN))
 
     def _turn(self, path: Path, count: int, line: str, dialogue: str) -> _Turn | None:
@@ -317,15 +313,18 @@ class _Reading:
         self.seen.add(name)
         return _Turn(name=name, gender=named["gender"], start=begins, code=code, ratings=ratings)
 
-    def _words(self, path: Path) -> dict[str, str]:
-        """Transcripts by utterance; remarks between the utterances bear no name."""
+    def _lines(self, path: Path) -> list[str]:
+        """A file's lines, or none and an error; of a folder that is missing its own error is enough."""
         try:
-            lines = read_lines(path)
+            return read_lines(path) if path.parent.is_dir() else []
         except ManifestError as error:
             self.errors.append(error)
-            return {}
+            return []
+
+    def _words(self, path: Path) -> dict[str, str]:
+        """Transcripts by utterance; remarks between the utterances bear no name."""
         found: dict[str, str] = {}
-        for line in lines:
+        for line in self._lines(path):
             if match := _WORDS.fullmatch(line.strip()):
                 found.setdefault(match[1], match[2].strip())
         return found

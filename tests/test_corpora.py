@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_a_card_agrees_with_itself(card: CorpusCard) -> None:
         assert set(card.counts["label"]) == set(card.labels)
     if card.speakers and "speaker" in card.counts:
         assert len(card.counts["speaker"]) == card.speakers
+
+
+def test_differences_name_what_is_counted() -> None:
+    counts = {"label": {"a+b": 2, "none": 1}, "session+label": {"1+a+b": 2, "1+none": 1}}
+    card = replace(CORPORA["table"], utterances=3, counts=counts)
+    whole = [{"session": "1", "label": "a+b"}, {"session": "1", "label": "a+b"}, {"session": "1", "label": None}]
+    assert card.differences(whole) == ""
+    assert card.differences(whole[1:]) == (
+        "found 2 of 3 utterances (label a+b: 1 of 2, session 1 and label a+b: 1 of 2)"
+    )
 
 
 def test_cards_are_listed_without_pandas() -> None:

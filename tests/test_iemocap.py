@@ -350,6 +350,7 @@ REPORTED = {
     "a file of labels is empty": Damage(raw(LABELLED, lambda _: b""), 94, LABELLED, "empty"),
     "a file of labels is blank": Damage(raw(LABELLED, lambda _: b" \n\n"), 94, LABELLED, "empty"),
     "a file of labels is bytes": Damage(raw(LABELLED, lambda _: bytes(range(256))), 94, LABELLED, "not text"),
+    "a file of labels is zeros": Damage(raw(LABELLED, lambda content: bytes(len(content))), 94, LABELLED, "not text"),
     "a file of labels has none": Damage(raw(LABELLED, lambda _: b"hello\n"), 94, LABELLED, "no utterance in it"),
     "a folder for labels": Damage(folder(LABELLED), 94, LABELLED, "a folder is in its place"),
     "a folder for words": Damage(folder(SPOKEN), 100, SPOKEN, "a folder is in its place"),

@@ -195,6 +195,24 @@ def test_meld(tmp_path: Path) -> None:
     assert [row["label"] for row in found.values()] == ["happy", "surprised", "angry", "neutral"]
 
 
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("train_splits", "dev_splits_complete", "output_repeated_splits_test"),
+        ("MELD.Raw/train/train_splits", "MELD.Raw/train/dev_splits_complete", "MELD.Raw/test/output/test"),
+        ("for training and test/train/16k", "for training and test/dev/16k", "for training and test/test/16k"),
+    ],
+)
+def test_the_nearest_folder_that_names_a_split_decides(tmp_path: Path, places: tuple[str, ...]) -> None:
+    meld(tmp_path / "tables")
+    for path in tmp_path.rglob("dia*"):
+        path.unlink()
+    for number, place in enumerate(places):
+        sound(tmp_path / place / "dia0_utt0.wav", seconds=0.5 + 0.1 * number)
+    found = rows(get("meld", tmp_path))
+    assert [found[f"{split}_dia0_utt0"]["duration"] for split in ("train", "dev", "test")] == [0.5, 0.6, 0.7]
+
+
 def test_melds_two_clips_without_sound_are_no_fault(tmp_path: Path) -> None:
     meld(tmp_path)
     sound(tmp_path / "train/train_splits/dia125_utt3.wav")
@@ -266,6 +284,18 @@ def test_esd(tmp_path: Path) -> None:
         ("surprised", "dev", "en-005"),
     ]
     assert list(rows(get("esd", tmp_path, language="zh"))) == ["0003_001051"]
+
+
+def test_esds_parts_end_where_the_publishers_folders_do(tmp_path: Path) -> None:
+    parts = {1: "evaluation", 20: "evaluation", 21: "test", 50: "test", 51: "train", 350: "train"}
+    for first, emotion in enumerate(("Neutral", "Angry", "Happy", "Sad", "Surprise")):
+        for sentence, part in parts.items():
+            sound(tmp_path / "0015" / emotion / part / f"0015_{350 * first + sentence:06d}.wav")
+    manifest = get("esd", tmp_path).manifest
+    assert len(manifest) == 30
+    folders = manifest["audio"].map(lambda path: Path(path).parent.name)
+    assert (folders.replace("evaluation", "dev") == manifest["session"]).all()
+    assert manifest["script"].nunique() == 6
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030"])

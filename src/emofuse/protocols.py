@@ -88,7 +88,7 @@ def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:
     frame, classes = _select(manifest, settings)
     settings = resolve(frame, settings)
     if settings.kind == "split":
-        frame = frame[frame["session"].isin(["train", "dev"])]
+        frame = frame[frame["session"] != "test"]
     return _carve(FINAL, frame, frame.iloc[:0], settings, classes)
 
 

@@ -65,7 +65,7 @@ def read(root: Path) -> Listing:
     Raises:
         ManifestError: There is no such folder, or no table in it.
     """
-    folder = CARD.folder(root, "MELD.Raw")
+    folder = CARD.folder(root)
     tables = {split: sorted(folder.rglob(f"{split}_sent_emo.csv")) for split in _SPLITS}
     if not any(tables.values()):
         raise CARD.absent(folder, "train_sent_emo.csv")

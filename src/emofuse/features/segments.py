@@ -1,0 +1,100 @@
+"""Segment embeddings: frames of an encoder pooled over the words, syllables or phones of an alignment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from emofuse.types import EncoderSpecification, Segment
+
+SegmentPooling = Literal["mean", "max", "mean+std", "attentive"]
+
+
+def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, frames: int) -> torch.Tensor:
+    """Which frames belong to each segment: those whose centre lies in it.
+
+    A segment that holds no centre, being shorter than a frame or outside the clip, takes the frame nearest to its
+    middle.
+
+    Args:
+        segments: In seconds from the beginning of the clip; gaps and overlaps are fine.
+        encoder: Says when a frame is.
+        frames: How many the clip has, at least one.
+
+    Returns:
+        First frame and the one after the last, `(segments, 2)`.
+
+    Example:
+        >>> encoder = EncoderSpecification(name="w", family="wav2vec2", stream="speech", revision="1", layers=1,
+        ...     selected=(0,), width=4, sampling_rate=16000, stride=320, receptive_field=400)
+        >>> frame_bounds([Segment(start=0.0, end=0.06, label="k"), Segment(start=0.06, end=0.061, label="ih")], encoder,
+        ...              frames=5).tolist()
+        [[0, 3], [2, 3]]
+    """
+
+    def place(time: float) -> float:
+        return (time * encoder.sampling_rate - encoder.offset - encoder.receptive_field / 2) / encoder.stride
+
+    bounds = []
+    for segment in segments:
+        # Centres lie on a grid, so one that is on the border by rounding belongs to the segment that begins there.
+        first = max(0, math.ceil(round(place(segment.start), 6)))
+        last = min(frames, math.ceil(round(place(segment.end), 6)))
+        if last <= first:
+            first = min(max(0, round(place((segment.start + segment.end) / 2))), frames - 1)
+            last = first + 1
+        bounds.append((first, last))
+    return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
+
+
+def pool_segments(
+    frames: torch.Tensor, bounds: torch.Tensor, *, kind: SegmentPooling = "mean", scores: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Pool frames over segments, all of a batch at once.
+
+    Args:
+        frames: `(batch, frames, width)`.
+        bounds: First frame and the one after the last of each segment, `(batch, segments, 2)`; a segment of padding
+            is `(0, 0)` and comes out as zeros.
+        kind: `mean`; `max`; `mean+std` joins both; `attentive` weighs frames by the softmax of their scores within
+            the segment.
+        scores: For `attentive`: of each frame, `(batch, frames)`.
+
+    Returns:
+        `(batch, segments, width)`, twice as wide for `mean+std`.
+
+    Raises:
+        ValueError: `attentive` without scores.
+
+    Example:
+        >>> frames = torch.tensor([[[1.0], [3.0], [8.0]]])
+        >>> pool_segments(frames, torch.tensor([[[0, 2], [1, 3]]])).tolist()
+        [[[2.0], [5.5]]]
+    """
+    if kind == "attentive" and scores is None:
+        raise ValueError("attentive pooling needs scores")
+    counts = bounds[..., 1] - bounds[..., 0]
+    longest = max(1, int(counts.max())) if counts.numel() else 1
+    steps = torch.arange(longest, device=frames.device)
+    inside = steps < counts[..., None]
+    places = (bounds[..., :1] + steps).clamp(max=frames.shape[1] - 1)
+    batch = torch.arange(len(frames), device=frames.device)[:, None, None]
+    gathered = frames[batch, places]
+    if kind == "max":
+        lowest = gathered.masked_fill(~inside[..., None], float("-inf")).amax(2)
+        return lowest.masked_fill((counts == 0)[..., None], 0.0)
+    if scores is not None and kind == "attentive":
+        weights = scores[batch, places].masked_fill(~inside, float("-inf"))
+        # A segment of padding has no frame to weigh, and a softmax over nothing is no number.
+        weights = weights.masked_fill((counts == 0)[..., None], 0.0).softmax(-1) * inside
+    else:
+        weights = inside / counts.clamp(min=1)[..., None]
+    mean = torch.einsum("bsl,bslw->bsw", weights.to(frames.dtype), gathered)
+    if kind != "mean+std":
+        return mean
+    squares = (gathered - mean[:, :, None]).square()
+    variance = torch.einsum("bsl,bslw->bsw", weights.to(frames.dtype), squares)
+    return torch.cat([mean, variance.sqrt()], dim=-1)

@@ -32,7 +32,7 @@ from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.types import Prediction
 
-KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early", "late")
+KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame", "late")
 CLASSES = {"angry", "happy", "neutral", "sad"}
 CLIP, WORDS = "s1_happy_0", "so very good 0"
 
@@ -121,7 +121,7 @@ def by_hand(made: Made, kind: ModelKind, name: str, words: str) -> dict[str, flo
     inputs: dict[str, torch.Tensor] = {}
     if kind != "text":
         assert made.features.speech is not None
-        view = made.features.speech.views["frame" if kind == "early" else "utterance"]
+        view = made.features.speech.views["frame" if kind == "early-frame" else "utterance"]
         stored = torch.from_numpy(view.read(made.features.speech.keys[name]).astype(np.float32))
         inputs |= {"speech": stored[None], "speech_mask": torch.ones(1, stored.shape[1]).bool()}
     if kind != "speech":
@@ -172,17 +172,17 @@ def test_late_fusion_keeps_rule_and_weights(made: Made) -> None:
 
 
 def test_the_checkpoint_says_what_it_rests_on(made: Made) -> None:
-    checkpoint = load_checkpoint(made.model("early"))
+    checkpoint = load_checkpoint(made.model("early-frame"))
     assert checkpoint.protocol == made.result["protocol"]["fingerprint"]
     assert list(checkpoint.classes) == made.result["protocol"]["classes"]
     for stream, encoder in checkpoint.encoders.items():
         assert encoder.revision == made.result["encoders"][stream]["revision"]
     assert not checkpoint.model.training
-    assert (made.model("early") / "README.md").read_text().startswith("# emofuse `early` model")
+    assert (made.model("early-frame") / "README.md").read_text().startswith("# emofuse `early-frame` model")
 
 
 def test_other_words_give_another_answer(made: Made) -> None:
-    for kind in ("text", "concat", "early", "late"):
+    for kind in ("text", "concat", "early-frame", "late"):
         predictor = load(made.model(kind))
         first, second = (predictor.predict(made.clip(), text=words) for words in (WORDS, "why you bad 0"))
         assert first.posteriors != second.posteriors, kind
@@ -281,13 +281,13 @@ def test_one_text_counts_for_all_files(built_in: Made, late: Predictor) -> None:
         list(late.predict_many(files, texts=["a", "b", "c"]))
 
 
-@pytest.mark.parametrize("kind", ["text", "concat", "early"])
+@pytest.mark.parametrize("kind", ["text", "concat", "early-frame"])
 def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
     with pytest.raises(SettingsError, match=f"the {kind} model needs the words"):
         load(made.model(kind)).predict(made.clip())
 
 
-@pytest.mark.parametrize("kind", ["speech", "concat", "early"])
+@pytest.mark.parametrize("kind", ["speech", "concat", "early-frame"])
 def test_models_that_need_speech_say_so(kind: str, made: Made) -> None:
     with pytest.raises(SettingsError, match=f"the {kind} model needs speech"):
         load(made.model(kind)).predict(text=WORDS)
@@ -314,7 +314,7 @@ def test_a_speech_model_says_that_it_does_not_read(built_in: Made) -> None:
 
 
 def test_an_empty_text_is_a_text(made: Made) -> None:
-    found = load(made.model("early")).predict(made.clip(), text="")
+    found = load(made.model("early-frame")).predict(made.clip(), text="")
     assert found.streams == ("speech", "text")
     assert sum(found.posteriors.values()) == pytest.approx(1)
 
@@ -323,19 +323,19 @@ def test_an_empty_text_is_a_text(made: Made) -> None:
 
 
 def test_a_loaded_model_can_be_saved_again(made: Made, tmp_path: Path) -> None:
-    shutil.copytree(made.model("early"), tmp_path / "first")
+    shutil.copytree(made.model("early-frame"), tmp_path / "first")
     checkpoint = load_checkpoint(tmp_path / "first")
     save_checkpoint(checkpoint, tmp_path / "second", card="again")
     shutil.rmtree(tmp_path / "first")
     found = load(tmp_path / "second").predict(made.clip(), text=WORDS)
-    assert found == load(made.model("early")).predict(made.clip(), text=WORDS)
+    assert found == load(made.model("early-frame")).predict(made.clip(), text=WORDS)
     assert not (tmp_path / "second.part").exists()
 
 
 def test_a_model_can_be_saved_over_itself(hub_like: Made, tmp_path: Path) -> None:
-    shutil.copytree(hub_like.model("early"), tmp_path / "model")
+    shutil.copytree(hub_like.model("early-frame"), tmp_path / "model")
     save_checkpoint(load_checkpoint(tmp_path / "model"), tmp_path / "model", card="again")
-    assert load(tmp_path / "model").predict(hub_like.clip(), text=WORDS) == load(hub_like.model("early")).predict(
+    assert load(tmp_path / "model").predict(hub_like.clip(), text=WORDS) == load(hub_like.model("early-frame")).predict(
         hub_like.clip(), text=WORDS
     )
 
@@ -409,7 +409,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_folder_is_named(damage: str, built_in: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(built_in.model("early"), folder)
+    shutil.copytree(built_in.model("early-frame"), folder)
     load(folder)
     DAMAGES[damage](folder)
     with pytest.raises(CheckpointError) as raised:
@@ -437,7 +437,7 @@ def test_a_file_is_no_model_folder(built_in: Made, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stream", ["speech", "text"])
 def test_another_encoder_in_its_place_is_noticed(stream: str, hub_like: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(hub_like.model("early"), folder)
+    shutil.copytree(hub_like.model("early-frame"), folder)
     load(folder)
     make = tiny_speech_encoder if stream == "speech" else tiny_text_encoder
     make(folder / "encoders" / stream, seed=1)
@@ -448,7 +448,7 @@ def test_another_encoder_in_its_place_is_noticed(stream: str, hub_like: Made, tm
 
 def test_an_encoder_that_is_gone_is_named(hub_like: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(hub_like.model("early"), folder)
+    shutil.copytree(hub_like.model("early-frame"), folder)
     shutil.rmtree(folder / "encoders" / "speech")
     with pytest.raises(EmofuseError, match="no such folder") as raised:
         load(folder)
@@ -473,7 +473,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_unopened(
     place: str, built_in: Made, hub_like: Made, tmp_path: Path
 ) -> None:
     folder, mark = tmp_path / "model", tmp_path / "exploded"
-    shutil.copytree((hub_like if place.startswith("encoders") else built_in).model("early"), folder)
+    shutil.copytree((hub_like if place.startswith("encoders") else built_in).model("early-frame"), folder)
     torch.save({"weights": Bomb(mark)}, folder / place)
     with pytest.raises(EmofuseError) as raised:
         load(folder)
@@ -487,7 +487,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_unopened(
 
 def test_an_encoder_s_pickle_is_not_a_way_in(hub_like: Made, tmp_path: Path) -> None:
     folder, mark = tmp_path / "model", tmp_path / "exploded"
-    shutil.copytree(hub_like.model("early"), folder)
+    shutil.copytree(hub_like.model("early-frame"), folder)
     (folder / "encoders/speech/model.safetensors").unlink()
     torch.save({"weights": Bomb(mark)}, folder / "encoders/speech/pytorch_model.bin")
     with pytest.raises(EmofuseError):
@@ -509,7 +509,7 @@ print(len(seen))
 
 def test_loading_and_predicting_unpickles_nothing(hub_like: Made) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(hub_like.model("early")), str(hub_like.clip())],
+        [sys.executable, "-c", WATCHED, str(hub_like.model("early-frame")), str(hub_like.clip())],
         capture_output=True,
         text=True,
         check=True,

@@ -36,10 +36,10 @@ VERBS = (
     "doctor",
     "demo",
 )
-MODELS = ("speech", "text", "late", "early")
+MODELS = ("speech", "text", "late", "early-frame")
 RECIPE = """
 name = "Small"
-models = ["speech", "text", "late", "early"]
+models = ["speech", "text", "late", "early-frame"]
 seeds = [0, 1]
 [speech]
 encoder = "logmel"
@@ -337,7 +337,7 @@ def test_odd_names_are_shown_as_they_are(trained: Path, emo: Server) -> None:
 
 def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Server) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
-    (tmp_path / "small.toml").write_text(RECIPE.replace('"late", "early"', '"concat"').replace("[0, 1]", "[0]"))
+    (tmp_path / "small.toml").write_text(RECIPE.replace('"late", "early-frame"', '"concat"').replace("[0, 1]", "[0]"))
     (tmp_path / "corpus/audio/s2_sad_0.wav").write_bytes(b"RIFF, but not really")
     command = ("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", "--jobs", 1)
     done = emo(*command, folder=tmp_path)
@@ -433,7 +433,7 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "unwritable scores": ((*PAIR, "small.toml/f.parquet"), "small.toml"),
     "no model folder": (("predict", CLIPS[0], "--model", "corpus"), "corpus: the model folder has no settings.json"),
     "unknown format": (("predict", CLIPS[0], "--model", "run/models/late", "--format", "xml"), "'xml' is no format"),
-    "no words": (("predict", CLIPS[0], "--model", "run/models/early"), "the early model needs the words"),
+    "no words": (("predict", CLIPS[0], "--model", "run/models/early-frame"), "the early-frame model needs the words"),
     "texts": (
         ("predict", *CLIPS, *3 * ("--text", "a"), "--model", "run/models/late"),
         "3 texts were given for 2 files",

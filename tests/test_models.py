@@ -310,14 +310,14 @@ def test_early_fusion_drops_whole_features_of_its_inputs() -> None:
     assert not torch.equal(dropped[0, 0], dropped[1, 0]), "utterances are drawn apart"
     steps = torch.randn(2, 3, 4)
     assert torch.equal(LockedDropout(0.4).eval()(steps), steps)
-    assert any(isinstance(module, LockedDropout) for module in make("early").modules())
+    assert any(isinstance(module, LockedDropout) for module in make("early-frame").modules())
 
 
 def test_models_are_plain_modules() -> None:
     """No store, settings file or manifest is needed: tensors in, logits out, and torch's own tools apply."""
     torch.manual_seed(0)
     model = nn.ModuleDict({"emotion": build_model(
-        "early", ModelSettings(width=8, heads=2, dropout=0.2), classes=2, speech=InputShape(1, 5),
+        "early-frame", ModelSettings(width=8, heads=2, dropout=0.2), classes=2, speech=InputShape(1, 5),
         text=InputShape(0, 9))})["emotion"]  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     inputs = {
@@ -339,7 +339,7 @@ def test_models_are_plain_modules() -> None:
     assert next(model.half().parameters()).dtype == torch.float16
 
 
-@pytest.mark.parametrize("kind", ["speech", "text", "concat", "early"])
+@pytest.mark.parametrize("kind", ["speech", "text", "concat", "early-frame"])
 def test_a_missing_stream_is_named(kind: ModelKind) -> None:
     model = make(kind)
     inputs = batch([hidden(4, 1)], [hidden(3, 3)])

@@ -54,7 +54,7 @@ def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
 
     result = json.loads((tmp_path / "demo/run/result.json").read_text(encoding="utf-8"))
     gaps = {(one["first"], one["second"]): one["ua"] for one in result["comparisons"]}
-    for fused in ("late", "early"):
+    for fused in ("late", "early-frame"):
         for single in ("speech", "text"):
             assert gaps[fused, single]["low"] > 0, f"{fused} must beat {single} on a corpus where each has half the cue"
 

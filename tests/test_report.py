@@ -33,7 +33,7 @@ CLIP = 0.8
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
-def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early"), speakers: int = 6) -> dict[str, Any]:
+def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), speakers: int = 6) -> dict[str, Any]:
     """Scores of two models, two seeds and three folds, and a sound of `CLIP` seconds an utterance."""
     generator = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -232,7 +232,7 @@ def test_clips_can_be_played(page: Page) -> None:
 def test_pngs_are_there_and_not_blank(run: Path, page: Page) -> None:
     names = sorted(path.name for path in (run / "plots").iterdir())
     kinds = ("calibration", "confusion", "layers-speech", "recall", "speakers")
-    assert names == sorted(f"{model}-{kind}.png" for model in ("speech", "early") for kind in kinds)
+    assert names == sorted(f"{model}-{kind}.png" for model in ("speech", "early-frame") for kind in kinds)
     inside = [base64.b64decode(value.split(",")[1]) for value in page.values("img", "src")]
     assert sorted(inside) == sorted(path.read_bytes() for path in (run / "plots").iterdir())
     for content in inside:
@@ -317,10 +317,10 @@ def broken(run: Path, case: str) -> None:
     elif case == "no models":
         save(run, {"models": {}})
     elif case == "no figure":
-        del result["models"]["early"]["ua"]["low"]
+        del result["models"]["early-frame"]["ua"]["low"]
         save(run, result)
     elif case == "other scores":
-        result["models"]["early"]["confusion"][0][0] += 1
+        result["models"]["early-frame"]["confusion"][0][0] += 1
         save(run, result)
     elif case == "other shape":
         result["comparisons"] = [{"first": "a"}]
@@ -341,7 +341,7 @@ def broken(run: Path, case: str) -> None:
         ("no result", ScoresError, "there is no result.json"),
         ("no JSON", ScoresError, "cannot be read as JSON"),
         ("no models", ScoresError, "models: there are none"),
-        ("no figure", ScoresError, "models.early.ua.low"),
+        ("no figure", ScoresError, "models.early-frame.ua.low"),
         ("other scores", ScoresError, "do not come from scores.parquet"),
         ("other shape", ScoresError, "comparisons.0.second"),
         ("ragged layers", ScoresError, "differ in number"),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.encoders import load_speech_encoder, load_text_encoder
+from emofuse.features.extract import extract_speech, extract_text
 from emofuse.features.segments import SegmentPooling, frame_bounds, pool_segments
-from emofuse.types import EncoderSpecification, Segment
+from emofuse.manifest import make_manifest
+from emofuse.settings import SpeechSettings, TextSettings
+from emofuse.testing import tiny_text_encoder, tone
+from emofuse.types import Alignment, EncoderSpecification, Segment
 
 KINDS = get_args(SegmentPooling)
 
@@ -95,3 +103,88 @@ def test_the_mean_commutes_with_the_sum_over_layers() -> None:
     mixed_first = pool_segments(torch.einsum("l,ltw->tw", weights, layers)[None], bounds[None])[0]
     pooled_first = torch.einsum("l,lsw->sw", weights, pool_segments(layers, bounds.expand(5, -1, -1)))
     np.testing.assert_allclose(mixed_first, pooled_first, atol=1e-12)
+
+
+# In the store
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Any:
+    """Three utterances: two alike in sound, and their alignments, one of which failed."""
+    rows = []
+    for number, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, tone(1.0, seed=seed), SAMPLING_RATE)
+        rows.append({"utterance": f"u{number}", "audio": str(path), "text": "so very good", "duration": 1.0})
+    words = (Segment(start=0.1, end=0.5, label="so"), Segment(start=0.5, end=0.9, label="good"))
+    other = (Segment(start=0.2, end=0.7, label="so"),)
+    alignments = {
+        "u0": Alignment(utterance="u0", tiers={"word": words}, source="test"),
+        "u1": Alignment(utterance="u1", tiers={"word": other}, source="test"),
+        "u2": Alignment(utterance="u2", tiers={}, source="test", problem="no words were heard"),
+    }
+    return make_manifest(rows, source="test"), alignments
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "mean+std"])
+def test_segments_are_stored_and_frames_where_there_are_none(spoken: Any, tmp_path: Path, kind: Any) -> None:
+    manifest, alignments = spoken
+    settings = SpeechSettings(encoder="logmel", frames_per_step=4, segments=kind)
+    one = load_speech_encoder(settings)
+    done = extract_speech(
+        manifest, one, settings, store=tmp_path / "store", granularities=("frame", "word"), alignments=alignments
+    )
+    for row in manifest.itertuples():
+        frames = one.encode([load_audio(row.audio)])[0].numpy()
+        stored = done.views["word"].read(done.keys[row.utterance])
+        tiers = alignments[row.utterance].tiers
+        if tiers:
+            bounds = frame_bounds(tiers["word"], one.specification, frames=frames.shape[1]).tolist()
+            expected = np.stack([plain(layer, bounds, kind, None) for layer in frames])
+        else:
+            runs = [frames[:, start : start + 4].mean(1) for start in range(0, frames.shape[1], 4)]
+            expected = np.stack(runs, 1)
+            if kind == "mean+std":
+                expected = np.concatenate([expected, np.zeros_like(expected)], -1)
+        np.testing.assert_allclose(stored, expected, rtol=2.0**-10, atol=1e-3)
+    # Frames do not depend on the alignment, so sounds that are alike share them.
+    assert len(done.views["frame"]) == 2
+    assert len(done.views["word"]) == 3
+
+
+def test_another_alignment_makes_other_segments_and_keeps_the_frames(spoken: Any, tmp_path: Path) -> None:
+    manifest, alignments = spoken
+    settings = SpeechSettings(encoder="logmel")
+
+    def extract(found: Any) -> Any:
+        return extract_speech(
+            manifest, load_speech_encoder(settings), settings, store=tmp_path / "store",
+            granularities=("frame", "word"), alignments=found,
+        )  # fmt: skip
+
+    first = extract(alignments)
+    assert extract(alignments).computed == 0
+    moved = (Segment(start=0.3, end=0.6, label="so"),)
+    again = extract({**alignments, "u0": Alignment(utterance="u0", tiers={"word": moved}, source="test")})
+    assert again.computed == 1
+    assert len(again.views["frame"]) == len(first.views["frame"]) == 2
+    assert again.views["word"].steps(again.keys["u0"]) == 1
+
+
+def test_word_pieces_are_averaged_to_the_words_between_spaces(tmp_path: Path) -> None:
+    folder = tiny_text_encoder(tmp_path / "bert", family="bert")
+    settings = TextSettings(encoder=str(folder))
+    one = load_text_encoder(settings)
+    text = "I'm so  very-good !"
+    [words] = one.word_of_tokens([text])
+    tokens = one.encode([text])[0].numpy()
+    assert words[0] is None
+    assert words[-1] is None
+    assert sorted(set(words[1:-1])) == [0, 1, 2, 3]  # type: ignore[type-var]
+    manifest = make_manifest([{"utterance": "a", "text": text}], source="test")
+    done = extract_text(manifest, one, settings, store=tmp_path / "store", granularities=("token", "word"))
+    expected = [tokens[:, 0]]
+    expected += [tokens[:, [place for place, found in enumerate(words) if found == word]].mean(1) for word in range(4)]
+    expected.append(tokens[:, -1])
+    stored = done.views["word"].read(done.keys["a"])
+    np.testing.assert_allclose(stored, np.stack(expected, 1), rtol=2.0**-10, atol=1e-3)

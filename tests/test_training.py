@@ -42,13 +42,14 @@ from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus
 from emofuse.training import units
 from emofuse.training.loop import class_weights, fit, posteriors, rate_at
-from emofuse.training.material import Material
-from emofuse.training.units import Unit, is_done, late_unit, read_unit, run_unit, run_units
+from emofuse.training.material import EARLY, Material, joined_kinds, trained_kinds
+from emofuse.training.units import Unit, is_done, joined_unit, read_unit, run_unit, run_units
 from emofuse.types import EncoderSpecification, Fold
 
 LAYERS, WIDTH = 2, 5
 CLASSES = ("angry", "happy", "sad")
-KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early")
+SINGLE: tuple[ModelKind, ...] = ("speech", "text")
+KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -283,7 +284,7 @@ def specification(stream: str = "speech") -> EncoderSpecification:
 def recipe(**options: Any) -> Recipe:
     values = {
         "name": "units",
-        "models": ("speech", "text", "late", "concat", "early"),
+        "models": ("speech", "text", "late", "concat", "early-frame"),
         "seeds": (0,),
         "text": TextSettings(encoder="words"),
         "model": ModelSettings(width=8, heads=2),
@@ -375,7 +376,7 @@ def test_the_trainer_cannot_see_the_test_fold(
 def test_the_trainer_does_see_the_other_parts(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without this, the test above could pass because spoiling does nothing."""
     seen = watch(monkeypatch)
-    unit = Unit("early", make_fold(), 0)
+    unit = Unit("early-frame", make_fold(), 0)
     for name, spoil in (("clean", ()), ("spoilt", getattr(unit.fold, part))):
         material = replace(
             make_material(tmp_path / name / "store", spoil=spoil),
@@ -448,13 +449,13 @@ def rename_speaker(material: Material) -> Material:
     return replace(material, clusters=clusters)
 
 
-READS_SPEECH, READS_TEXT = {"speech", "concat", "early"}, {"text", "concat", "early"}
+READS_SPEECH, READS_TEXT = {"speech", "concat", "early-frame"}, {"text", "concat", "early-frame"}
 CHANGES: dict[str, tuple[Callable[[Material], Material], set[str]]] = {
     "rate": (change_recipe("train", learning_rate=2e-2), set(KINDS)),
     "dropout": (change_model(dropout=0.5), set(KINDS)),
     "pooling": (change_model(pooling="mean"), set(KINDS)),
-    "heads": (change_model(heads=4), {"early"}),
-    "layers": (change_model(layers=2), {"early"}),
+    "heads": (change_model(heads=4), {"early-frame"}),
+    "layers": (change_model(layers=2), {"early-frame"}),
     "granularity": (change_model(speech_granularity="frame"), {"speech", "concat"}),
     "late rule": (change_model(late_rule="mean", late_weights="tuned"), set()),
     "vocabulary": (change_model(vocabulary=99), READS_TEXT),
@@ -491,7 +492,7 @@ def test_a_changed_unit_is_run_anew_and_the_others_stay(material: Material, tmp_
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("unit.json")}
     assert run_units(all_units(), change_model(heads=4)(material), tmp_path, jobs=1) == 2
     again = {path for path, when in before.items() if path.stat().st_mtime_ns != when}
-    assert again == {tmp_path / unit.folder / "unit.json" for unit in all_units() if unit.kind == "early"}
+    assert again == {tmp_path / unit.folder / "unit.json" for unit in all_units() if unit.kind == "early-frame"}
 
 
 def test_a_unit_without_its_scores_is_not_done(material: Material, tmp_path: Path) -> None:
@@ -542,13 +543,13 @@ def test_late_weights_are_tuned_on_the_validation_part_only(rule: Any, material:
     fold = replace(make_fold(), validation=tuple(material.labels))
 
     def weights(*, held_out: int, tested: int, labels: bool = True) -> tuple[float, ...]:
-        tables = {}
-        for number, stream in enumerate(("speech", "text")):
+        tables: dict[ModelKind, tuple[Scores, Scores | None]] = {}
+        for number, stream in enumerate(SINGLE):
             test = table(fold, "test", tested + number, material, model=stream)
             if not labels:
                 test = Scores(test.frame.assign(label="angry"), test.classes)
             tables[stream] = (table(fold, "validation", held_out + number, material, model=stream), test)
-        joined, found = late_unit(fold, 0, material, tables)
+        (_, joined), found = joined_unit("late", material, tables)
         assert joined is not None
         assert joined.models == ("late",)
         return found
@@ -570,13 +571,44 @@ def test_late_weights_are_tuned_on_the_validation_part_only(rule: Any, material:
     assert ua(chosen[0]) == pytest.approx(max(ua(step / 20) for step in range(21)))
 
 
+def made_tables(fold: Fold, material: Material, kinds: Sequence[ModelKind]) -> Any:
+    return {
+        kind: (table(fold, "validation", number, material, model=kind),
+               table(fold, "test", 50 + number, material, model=kind))
+        for number, kind in enumerate(kinds)
+    }  # fmt: skip
+
+
 def test_equal_weights_ask_nobody(material: Material) -> None:
+    tables = made_tables(make_fold(), material, SINGLE)
+    assert joined_unit("late", material, tables)[1] == (0.5, 0.5)
+
+
+def test_the_final_system_is_the_mean_of_four_early_models_and_late(material: Material) -> None:
     fold = make_fold()
-    tables = {
-        stream: (table(fold, "validation", 1, material, model=stream), table(fold, "test", 2, material, model=stream))
-        for stream in ("speech", "text")
-    }
-    assert late_unit(fold, 0, material, tables)[1] == (0.5, 0.5)
+    tables = made_tables(fold, material, (*SINGLE, *EARLY))
+    tables["late"], _ = joined_unit("late", material, tables)
+    (held_out, tested), weights = joined_unit("multi-level", material, tables)
+    assert weights == (0.2,) * 5
+    for place, joined in enumerate((held_out, tested)):
+        speech, text = (tables[kind][place].posteriors() for kind in SINGLE)
+        late = np.sqrt(speech * text)
+        total = late / late.sum(1, keepdims=True) + sum(tables[kind][place].posteriors() for kind in EARLY)
+        assert joined is not None
+        assert joined.models == ("multi-level",)
+        np.testing.assert_allclose(joined.posteriors(), total / 5, atol=1e-9)
+    (_, granular), shares = joined_unit("multi-granularity", material, tables)
+    assert granular is not None
+    assert shares == (0.25,) * 4
+    np.testing.assert_allclose(
+        granular.posteriors(), np.mean([tables[kind][1].posteriors() for kind in EARLY], axis=0), atol=1e-9
+    )
+
+
+def test_what_is_joined_brings_its_parts() -> None:
+    assert set(trained_kinds(recipe(models=("multi-level",)))) == {*SINGLE, *EARLY}
+    assert joined_kinds(recipe(models=("multi-level",))) == ("late", "multi-level")
+    assert trained_kinds(recipe(models=("late", "concat"))) == ("speech", "text", "concat")
 
 
 # Whole runs

@@ -361,7 +361,7 @@ def demo(
     ] = None,
     jobs: Jobs = None,
 ) -> None:
-    """Make a small spoken corpus, run speech, text, late and early on it, report, and predict."""
+    """Make a small spoken corpus, run speech, text, late and early-frame on it, report, and predict."""
     from emofuse.audio import sound_files
     from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus

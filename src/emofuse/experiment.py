@@ -28,9 +28,17 @@ from emofuse.report.model_card import model_card
 from emofuse.scoring.bootstrap import paired_difference
 from emofuse.scoring.result import evaluate, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
-from emofuse.settings import Granularity, Recipe
-from emofuse.training.material import Material, granularity_of, streams_of, trained_kinds
-from emofuse.training.units import Unit, late_unit, read_unit, run_units
+from emofuse.settings import ModelKind, Recipe
+from emofuse.training.material import (
+    Material,
+    granularities_of,
+    joined_kinds,
+    streams_of,
+    text_granularity_of,
+    trained_kinds,
+)
+from emofuse.training.units import Unit, joined_unit, read_unit, run_units
+from emofuse.types import Alignment, Fold
 
 MANIFEST, STORE, UNITS, MODELS = "manifest.parquet", "features", "units", "models"
 SINGLE = ("speech", "text")
@@ -93,9 +101,17 @@ def prepare(
 
 
 def extract(
-    manifest: pd.DataFrame, recipe: Recipe, store: Path, *, device: str = "cpu", progress: Progress = Silent()
+    manifest: pd.DataFrame,
+    recipe: Recipe,
+    store: Path,
+    *,
+    alignments: Mapping[str, Alignment] | None = None,
+    device: str = "cpu",
+    progress: Progress = Silent(),
 ) -> Features:
     """Bring the store up to what a recipe reads of a manifest.
+
+    An utterance without an alignment keeps its frames where a model reads phones, syllables or words.
 
     Raises:
         EncoderError: An encoder cannot be had.
@@ -113,8 +129,8 @@ def extract(
                 f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio",
                 remedy="use a recipe that reads text only, such as `text`",
             )
-        granularities: list[Granularity] = sorted(
-            {granularity_of(kind, recipe) for kind in kinds if "speech" in streams_of(kind)}
+        granularities = sorted(
+            {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
         )
         speech = extract_speech(
             manifest,
@@ -122,6 +138,7 @@ def extract(
             recipe.speech,
             store=store,
             granularities=granularities,
+            alignments=alignments,
             progress=progress,
         )
     if "text" in streams:
@@ -129,7 +146,8 @@ def extract(
             raise ManifestError("no utterance has text", remedy="use a recipe that reads speech only, such as `speech`")
         if not is_trained_with_model(recipe.text.encoder):
             encoder = load_text_encoder(recipe.text, device=device)
-            text = extract_text(manifest, encoder, recipe.text, store=store, progress=progress)
+            steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
+            text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
     return Features(store=store, speech=speech, text=text)
 
 
@@ -171,13 +189,11 @@ def train(
     run_units(units, material, out / UNITS, jobs=jobs or os.cpu_count() or 1, device=device, progress=progress)
 
     tables = [read_scores(out / UNITS / unit.folder / "scores.parquet") for unit in units if unit.fold.test]
-    late_weights = {}
-    if "late" in recipe.models:
-        for fold, seed in [*folds, final]:
-            joined, weights = late_unit(fold, seed, material, _single_scores(Unit("speech", fold, seed), out))
-            late_weights[f"{fold.name}-seed{seed}"] = list(weights)
-            if joined is not None:
-                tables.append(joined)
+    weights: dict[str, dict[str, list[float]]] = {}
+    for fold, seed in [*folds, final]:
+        for table in _joined(fold, seed, material, out, weights):
+            if table.models[0] in recipe.models:
+                tables.append(table)
     scores = join_scores(tables)
     write_scores(scores, out / "scores.parquet")
     result = {
@@ -197,7 +213,8 @@ def train(
         },
         "encoders": _encoders(features, recipe),
         "layer_weights": _layer_weights(units, out),
-        "late_weights": late_weights,
+        "late_weights": weights.get("late", {}),
+        "joined_weights": weights,
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "notes": list(notes),
@@ -279,17 +296,28 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
         views = {name: view.key for name, view in features.speech.views.items()}
         material = replace(material, speech=views, speech_keys=features.speech.keys)
     if features.text is not None:
-        material = replace(material, text=features.text.views["token"].key, text_keys=features.text.keys)
+        texts = {name: view.key for name, view in features.text.views.items()}
+        material = replace(material, text=texts, text_keys=features.text.keys)
     return material
 
 
-def _single_scores(unit: Unit, out: Path) -> dict[str, tuple[Scores, Scores | None]]:
-    tables: dict[str, tuple[Scores, Scores | None]] = {}
-    for stream in ("speech", "text"):
-        folder = out / UNITS / replace(unit, kind=stream).folder
-        tested = read_scores(folder / "scores.parquet") if unit.fold.test else None
-        tables[stream] = (read_scores(folder / "validation.parquet"), tested)
-    return tables
+def _joined(
+    fold: Fold, seed: int, material: Material, out: Path, weights: dict[str, dict[str, list[float]]]
+) -> list[Scores]:
+    """Test scores of the models that are joined from others, of one fold and seed; notes their weights."""
+    tables: dict[ModelKind, tuple[Scores, Scores | None]] = {}
+    for kind in trained_kinds(material.recipe):
+        folder = out / UNITS / Unit(kind, fold, seed).folder
+        tested = read_scores(folder / "scores.parquet") if fold.test else None
+        tables[kind] = (read_scores(folder / "validation.parquet"), tested)
+    joined = []
+    for kind in joined_kinds(material.recipe):
+        tables[kind], used = joined_unit(kind, material, tables)
+        weights.setdefault(kind, {})[f"{fold.name}-seed{seed}"] = list(used)
+        test = tables[kind][1]
+        if test is not None:
+            joined.append(test)
+    return joined
 
 
 def _keep_models(units: Sequence[Unit], material: Material, result: Mapping[str, Any], out: Path) -> None:
@@ -314,9 +342,9 @@ def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Pat
     model.load_state_dict(load_file(folder / "model.safetensors"))
     encoders = {}
     if speech is not None:
-        encoders["speech"] = material.speech[granularity_of(unit.kind, material.recipe)].specification
-    if text is not None and material.text is not None:
-        encoders["text"] = material.text.specification
+        encoders["speech"] = next(iter(material.speech.values())).specification
+    if text is not None and material.text:
+        encoders["text"] = next(iter(material.text.values())).specification
     return Checkpoint(
         kind=unit.kind,
         model=model.eval(),

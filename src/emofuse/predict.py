@@ -19,14 +19,13 @@ from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AudioError, CheckpointError, SettingsError
 from emofuse.features.dataset import pad
-from emofuse.features.extract import features_of
-from emofuse.features.pooling import pool_frames
+from emofuse.features.extract import features_of, to_steps, to_words
 from emofuse.language import is_foreign
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
-from emofuse.training.material import granularity_of, streams_of
+from emofuse.training.material import granularities_of, streams_of, text_granularity_of
 from emofuse.transcribe import Transcriber, load_transcriber
-from emofuse.types import Prediction
+from emofuse.types import Alignment, Prediction
 
 DEFAULT = Path(__file__).parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
@@ -113,6 +112,7 @@ class Predictor:
         audio: Path | str | NDArray[np.float32] | None = None,
         *,
         text: str | None = None,
+        alignment: Alignment | None = None,
         sampling_rate: int = SAMPLING_RATE,
     ) -> Prediction:
         """Tell the emotion of one utterance.
@@ -120,6 +120,7 @@ class Predictor:
         Args:
             audio: A sound file, or mono samples at 16 kHz, `(samples,)`.
             text: Its words.
+            alignment: When its words, syllables and phones are said; without, a model that reads them gets frames.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
 
         Raises:
@@ -140,7 +141,7 @@ class Predictor:
             heard = "heard no words" if text is None else "wrote down the words"
             notes.append(f"{self._transcriber.name} {heard}")
         if "speech" in takes and clip is not None:
-            inputs["speech"] = self._read_speech(clip)
+            inputs["speech"] = self._read_speech(clip, alignment)
         spoken = text
         if text is not None and inputs and not self.needs and is_foreign(text, self.checkpoint.text_languages):
             languages = ", ".join(self.checkpoint.text_languages)
@@ -202,19 +203,24 @@ class Predictor:
             except AudioError as error:
                 yield error
 
-    def _read_speech(self, clip: NDArray[np.float32]) -> torch.Tensor:
+    def _read_speech(self, clip: NDArray[np.float32], alignment: Alignment | None) -> torch.Tensor:
         assert self._speech is not None  # noqa: S101
-        pooled = pool_frames(
-            self._speech.encode([clip])[0],
-            granularity=granularity_of(self.checkpoint.kind, self.checkpoint.recipe),
-            frames_per_step=self.checkpoint.recipe.speech.frames_per_step,
-        )
-        return torch.from_numpy(features_of(pooled))
+        recipe = self.checkpoint.recipe
+        frames = self._speech.encode([clip])[0]
+        steps = [
+            to_steps(frames, self._speech.specification, recipe.speech, granularity=one, alignment=alignment)
+            for one in granularities_of(self.checkpoint.kind, recipe)
+        ]
+        return torch.from_numpy(features_of(torch.cat(steps, dim=1)))
 
     def _read_text(self, text: str) -> torch.Tensor:
         if self.checkpoint.pieces is not None:
             return self.checkpoint.pieces.encode([text])[0]
-        return torch.from_numpy(features_of(self._load_text().encode([text])[0]))
+        encoder = self._load_text()
+        tokens = encoder.encode([text])[0]
+        if text_granularity_of(self.checkpoint.kind) == "word":
+            tokens = to_words(tokens, encoder.word_of_tokens([text])[0])
+        return torch.from_numpy(features_of(tokens))
 
     def _posterior(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.float64]:
         batch: dict[str, torch.Tensor] = {}

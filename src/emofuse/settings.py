@@ -19,8 +19,21 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ModelKind = Literal["speech", "text", "concat", "early", "late"]
-Granularity = Literal["utterance", "frame"]
+ModelKind = Literal[
+    "speech",
+    "text",
+    "concat",
+    "early-frame",
+    "early-phone",
+    "early-syllable",
+    "early-word",
+    "early-joint",
+    "late",
+    "multi-granularity",
+    "multi-level",
+]
+Granularity = Literal["utterance", "frame", "phone", "syllable", "word"]
+TextGranularity = Literal["token", "word"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -38,6 +51,7 @@ class SpeechSettings(Settings):
         revision: Hub revision; None takes the newest and records which it was.
         layers: `all`, one hidden state (`6`, `-1`), a range with both ends (`4-10`), or several (`4,7,10`).
         frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
+        segments: How the frames of a phone, syllable or word become one step.
         precision: Arithmetic of the encoder.
         batch_seconds: Seconds of audio in one batch, padding counted.
     """
@@ -46,6 +60,7 @@ class SpeechSettings(Settings):
     revision: str | None = None
     layers: str = "all"
     frames_per_step: int = Field(default=1, ge=1)
+    segments: Literal["mean", "max", "mean+std"] = "mean"
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_seconds: float = Field(default=60.0, gt=0)
 
@@ -79,7 +94,8 @@ class ModelSettings(Settings):
         attention_dropout: Share dropped in co-attention.
         pooling: How a sequence becomes one vector.
         late_rule: How `late` joins posteriors.
-        late_weights: `equal`, or `tuned` on the validation part of each fold.
+        late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned` on the validation
+            part of each fold.
         vocabulary: Word pieces that the `words` baseline may learn.
     """
 
@@ -89,7 +105,7 @@ class ModelSettings(Settings):
     dropout: Fraction = 0.3
     attention_dropout: Fraction = 0.1
     pooling: Literal["mean", "mean+std", "attentive"] = "attentive"
-    speech_granularity: Granularity = "utterance"
+    speech_granularity: Literal["utterance", "frame"] = "utterance"
     late_rule: Literal["mean", "product"] = "product"
     late_weights: Literal["equal", "tuned"] = "equal"
     vocabulary: int = Field(default=2000, ge=50)
@@ -163,15 +179,15 @@ class Recipe(Settings):
 
     Attributes:
         name: Title in the report.
-        models: What is trained; `late` brings `speech` and `text` with it.
+        models: What is trained; what is joined from others, such as `late`, brings them with it.
         seeds: One run of every fold a seed.
         train: How models are trained.
-        train_early: The same for `early`, where it differs: a network over sequences wants smaller steps than a head
+        train_early: The same for `early-*`, where it differs: a network over sequences wants smaller steps than a head
             over one vector.
     """
 
     name: str
-    models: tuple[ModelKind, ...] = ("speech", "text", "late", "early")
+    models: tuple[ModelKind, ...] = ("speech", "text", "late", "early-frame")
     seeds: tuple[int, ...] = (0, 1, 2)
     speech: SpeechSettings = SpeechSettings()
     text: TextSettings = TextSettings()
@@ -184,11 +200,13 @@ class Recipe(Settings):
     def _something_to_do(self) -> Recipe:
         if not self.models or not self.seeds:
             raise ValueError("models and seeds must not be empty")
+        if "early-joint" in self.models and self.speech.segments == "mean+std":
+            raise ValueError("early-joint joins frames and segments, and mean+std makes segments twice as wide")
         return self
 
     def train_of(self, kind: ModelKind) -> TrainSettings:
         """How one model is trained."""
-        return self.train_early if kind == "early" and self.train_early else self.train
+        return self.train_early if kind.startswith("early") and self.train_early else self.train
 
 
 def recipe_names() -> list[str]:

@@ -68,6 +68,9 @@ class TextEncoder(Protocol):
             One float32 CPU tensor `(selected layers, tokens, width)` a text, special tokens kept.
         """
 
+    def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
+        """Which word of its text each token is of, counted as the spaces part them; None for special tokens."""
+
 
 def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu") -> SpeechEncoder:
     """Load the speech encoder that the settings name: `logmel`, a Hub id, or a local folder.

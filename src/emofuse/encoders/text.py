@@ -68,6 +68,21 @@ class TransformerTextEncoder:
             lengths: list[int] = tokens["attention_mask"].sum(dim=1).tolist()
             return to_features([states[layer] for layer in self.specification.selected], lengths)
 
+    def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
+        """Which word of its text each token is of, as the spaces part them; None for special tokens.
+
+        A tokenizer's own words end at an apostrophe, while an aligner's do not: `don't` is one word here.
+        """
+        found = self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, return_offsets_mapping=True, padding=False
+        )
+        words: list[list[int | None]] = []
+        for text, offsets in zip(texts, found["offset_mapping"], strict=True):
+            # A piece may begin with the space before its word.
+            number = [len(text[: end or 1].split()) - 1 for _, end in offsets]
+            words.append([None if start == end else one for (start, end), one in zip(offsets, number, strict=True)])
+        return words
+
 
 def load_transformer_text_encoder(
     checkpoint: Checkpoint, settings: TextSettings, *, device: torch.device

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.features.pooling import pool_frames
+from emofuse.features.segments import frame_bounds, pool_segments
 from emofuse.features.store import View, ViewKey
 from emofuse.files import written_whole
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
-from emofuse.settings import Granularity, SpeechSettings, TextSettings, fingerprint
-from emofuse.types import Utterance
+from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint
+from emofuse.types import TIERS, Alignment, EncoderSpecification, Utterance
 
 SHARD_SECONDS = 300.0
 SHARD_TEXTS = 4096
@@ -37,7 +39,7 @@ class Extracted:
     """What extraction left behind.
 
     Attributes:
-        views: The views of the store, by granularity (`token` for text).
+        views: The views of the store, by granularity.
         keys: Content key of every utterance that has features.
         failed: Utterances without, and why.
         computed: How many were computed now, not found in the store.
@@ -58,9 +60,12 @@ def extract_speech(
     *,
     store: Path,
     granularities: Sequence[Granularity] = ("frame",),
+    alignments: Mapping[str, Alignment] | None = None,
     progress: Progress = Silent(),
 ) -> Extracted:
     """Encode the audio of a manifest, all granularities in one pass.
+
+    At a tier of the alignment a step is a segment; an utterance that has none keeps its frames there.
 
     Features are keyed by content, so equal clips are encoded once and a second run computes only what is new. A
     killed run goes on where its last whole shard ended, with the same batches, and so leaves the same bytes.
@@ -69,7 +74,8 @@ def extract_speech(
         StoreError: The store is damaged, full, or being written by another process.
     """
     views = {name: View(store, _speech_key(encoder, settings, name)) for name in granularities}
-    keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], progress)
+    aligned = alignments or {} if any(view.key.aligned for view in views.values()) else {}
+    keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], aligned, progress)
     durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
 
     def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -81,10 +87,18 @@ def extract_speech(
                 clips[key] = clip
         encoded = dict(zip(clips, encoder.encode(list(clips.values())), strict=True)) if clips else {}
         return {
-            name: {key: pool_frames(values, granularity=name, frames_per_step=_run(settings, name)).numpy()
-                   for key, values in encoded.items()}
+            name: {
+                key: to_steps(
+                    values,
+                    encoder.specification,
+                    settings,
+                    granularity=name,
+                    alignment=aligned.get(spoken[key].utterance),
+                ).numpy()
+                for key, values in encoded.items()
+            }
             for name in granularities
-        }  # fmt: skip
+        }
 
     sizes = {key: _seconds(row, float(durations[row.utterance])) for key, row in spoken.items()}
     with ThreadPoolExecutor(DECODERS) as decoders:
@@ -102,32 +116,73 @@ def extract_speech(
     return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding)
 
 
+def to_steps(
+    frames: torch.Tensor,
+    encoder: EncoderSpecification,
+    settings: SpeechSettings,
+    *,
+    granularity: Granularity,
+    alignment: Alignment | None,
+) -> torch.Tensor:
+    """Steps of one utterance at a granularity, from its encoder's frames.
+
+    Args:
+        frames: `(layers, frames, width)`.
+        encoder: Whose frames they are.
+        settings: How frames and segments are pooled.
+        granularity: What a step is.
+        alignment: Where segments begin and end; without any, a tier's steps are those of `frame`.
+
+    Returns:
+        `(layers, steps, width)`; a tier is twice as wide where segments are pooled to `mean+std`.
+    """
+    if granularity == "utterance" or granularity == "frame":
+        return pool_frames(frames, granularity=granularity, frames_per_step=_run(settings, granularity))
+    segments = alignment.tiers.get(granularity, ()) if alignment else ()
+    if not segments:
+        steps = pool_frames(frames, granularity="frame", frames_per_step=settings.frames_per_step)
+        return torch.cat([steps, torch.zeros_like(steps)], dim=-1) if settings.segments == "mean+std" else steps
+    bounds = frame_bounds(segments, encoder, frames=frames.shape[1])
+    return pool_segments(frames, bounds.expand(len(frames), -1, -1), kind=settings.segments)
+
+
 def extract_text(
     manifest: pd.DataFrame,
     encoder: TextEncoder,
     settings: TextSettings,
     *,
     store: Path,
+    granularities: Sequence[TextGranularity] = ("token",),
     progress: Progress = Silent(),
 ) -> Extracted:
     """Encode the transcripts of a manifest; each distinct text once, an absent one as no words.
 
+    At the granularity `word` a step is the average of a word's pieces; special tokens keep their steps.
+
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
     """
-    view = View(store, ViewKey(specification=encoder.specification, granularity="token", limit=settings.max_tokens))
+    views = {
+        name: View(store, ViewKey(specification=encoder.specification, granularity=name, limit=settings.max_tokens))
+        for name in granularities
+    }
     texts = {name: "" if text is None else text for name, text in _texts(manifest)}
     keys = {name: sha256(text.encode()).hexdigest() for name, text in texts.items()}
     contents = {keys[name]: text for name, text in texts.items()}
 
     def encode(batch: Sequence[str]) -> list[dict[str, NDArray[np.float32]]]:
-        encoded = encoder.encode([contents[key] for key in batch])
-        return [{key: values.numpy() for key, values in zip(batch, encoded, strict=True)}]
+        written = [contents[key] for key in batch]
+        encoded = encoder.encode(written)
+        found = {"token": encoded}
+        if "word" in views:
+            words = encoder.word_of_tokens(written)
+            found["word"] = [to_words(values, one) for values, one in zip(encoded, words, strict=True)]
+        return [{key: one.numpy() for key, one in zip(batch, found[name], strict=True)} for name in views]
 
     sizes = {key: float(len(text) + 1) for key, text in contents.items()}
     longest = max(sizes.values(), default=1.0)
     computed, padding = _fill(
-        [view],
+        list(views.values()),
         sizes,
         encode,
         store=store,
@@ -136,7 +191,26 @@ def extract_text(
         label="Encoding text",
         progress=progress,
     )
-    return Extracted({"token": view}, keys, {}, computed, padding)
+    return Extracted({str(name): view for name, view in views.items()}, keys, {}, computed, padding)
+
+
+def to_words(tokens: torch.Tensor, words: Sequence[int | None]) -> torch.Tensor:
+    """Average the tokens of each word; special tokens keep their steps.
+
+    Args:
+        tokens: `(layers, tokens, width)`.
+        words: Word of each token; None for special tokens.
+
+    Returns:
+        `(layers, steps, width)`.
+
+    Example:
+        >>> to_words(torch.tensor([[[0.0], [1.0], [3.0], [7.0], [0.5]]]), [None, 0, 0, 1, None])[0, :, 0].tolist()
+        [0.0, 2.0, 7.0, 0.5]
+    """
+    edges = [place for place, word in enumerate(words) if place == 0 or word is None or word != words[place - 1]]
+    bounds = torch.tensor([*pairwise([*edges, len(words)])], dtype=torch.long)
+    return pool_segments(tokens, bounds.expand(len(tokens), -1, -1))
 
 
 def _texts(manifest: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
@@ -146,18 +220,19 @@ def _texts(manifest: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
 def _speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
     return ViewKey(
         specification=encoder.specification,
-        granularity=granularity,
+        granularity=f"{granularity}-{settings.segments}" if granularity in TIERS else granularity,
         frames_per_step=_run(settings, granularity),
         precision=settings.precision,
     )
 
 
 def _run(settings: SpeechSettings, granularity: Granularity) -> int:
-    return settings.frames_per_step if granularity == "frame" else 1
+    # A tier keeps the frames of an utterance that is not aligned.
+    return 1 if granularity == "utterance" else settings.frames_per_step
 
 
 def _identify(
-    rows: list[Utterance], progress: Progress
+    rows: list[Utterance], alignments: Mapping[str, Alignment], progress: Progress
 ) -> tuple[dict[str, str], dict[str, AudioError], dict[str, Utterance]]:
     """Content key of every utterance, those that cannot be read, and one utterance a key."""
     keys: dict[str, str] = {}
@@ -171,10 +246,17 @@ def _identify(
             if isinstance(key, AudioError):
                 failed[row.utterance] = key
             else:
-                keys[row.utterance] = key
-                spoken.setdefault(key, row)
+                keys[row.utterance] = key + _alignment_key(alignments.get(row.utterance))
+                spoken.setdefault(keys[row.utterance], row)
     progress.finish(label)
     return keys, failed, spoken
+
+
+def _alignment_key(alignment: Alignment | None) -> str:
+    if alignment is None or not alignment.tiers:
+        return ""
+    tiers = {tier: [[segment.start, segment.end] for segment in segments] for tier, segments in alignment.tiers.items()}
+    return f"+{fingerprint(tiers)}"
 
 
 def _key(row: Utterance) -> str | AudioError:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-from emofuse.settings import Granularity
 
-
-def pool_frames(features: torch.Tensor, *, granularity: Granularity, frames_per_step: int = 1) -> torch.Tensor:
+def pool_frames(
+    features: torch.Tensor, *, granularity: Literal["utterance", "frame"], frames_per_step: int = 1
+) -> torch.Tensor:
     """Average frames over the whole utterance, or over runs of a few frames.
 
     Args:

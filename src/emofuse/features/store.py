@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from emofuse.errors import StoreError
 from emofuse.files import written_whole
 from emofuse.settings import fingerprint
-from emofuse.types import EncoderSpecification
+from emofuse.types import TIERS, EncoderSpecification
 
 VERSION = 1
 """Raised whenever the same audio and encoder would give other numbers, so that old features are not mixed in."""
@@ -33,7 +33,8 @@ class ViewKey:
 
     Attributes:
         specification: The encoder's.
-        granularity: `frame`, `utterance` or `token`.
+        granularity: `frame`, `utterance`, `token`, or a tier of the alignment and how its frames are pooled, as
+            `phone-mean`.
         frames_per_step: Frames averaged into one step.
         precision: Arithmetic of the encoder.
         limit: Most tokens a text (0: no limit).
@@ -46,6 +47,11 @@ class ViewKey:
     limit: int = 0
 
     @property
+    def aligned(self) -> bool:
+        """Whether the features depend on an alignment, not on the content alone."""
+        return self.granularity.partition("-")[0] in TIERS
+
+    @property
     def folder(self) -> str:
         """Name of the view's folder: what it is, and a hash of all that shapes its numbers."""
         encoder = self.specification
@@ -56,7 +62,10 @@ class ViewKey:
 
 
 class View:
-    """One kind of feature for many utterances, by the hash of their content.
+    """One kind of feature for many utterances, by the hash of their content, or of content and alignment.
+
+    An utterance has one name in all views, `CONTENT` or `CONTENT+ALIGNMENT`; a view that no alignment shapes takes
+    the first part.
 
     Args:
         root: Folder of the store.
@@ -82,8 +91,11 @@ class View:
                 self._places.update(_read_header(path))
                 self._read.add(path)
 
+    def _own(self, name: str) -> str:
+        return name if self.key.aligned else name.partition("+")[0]
+
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return self._own(name) in self._places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -109,7 +121,7 @@ class View:
 
     def _place(self, name: str) -> tuple[Path, int, tuple[int, ...]]:
         try:
-            return self._places[name]
+            return self._places[self._own(name)]
         except KeyError:
             raise StoreError(
                 f"features of content {name[:12]} are missing", where=self.folder, remedy="run `emofuse extract` first"
@@ -121,7 +133,7 @@ class View:
         Raises:
             StoreError: A value does not fit float16, or the disk is full.
         """
-        fresh = {name: features[name] for name in sorted(features) if name not in self}
+        fresh = {self._own(name): features[name] for name in sorted(features) if name not in self}
         if not fresh:
             return
         halves = {}

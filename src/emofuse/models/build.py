@@ -40,7 +40,7 @@ def build_model(
         text: Shape of text features; None where the model takes none.
 
     Example:
-        >>> build_model("early", ModelSettings(), classes=4, speech=InputShape(13, 768),
+        >>> build_model("early-frame", ModelSettings(), classes=4, speech=InputShape(13, 768),
         ...             text=InputShape(13, 768)).streams
         ('speech', 'text')
     """

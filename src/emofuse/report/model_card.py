@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from emofuse.corpora import CORPORA
+from emofuse.settings import ModelKind
+from emofuse.training.material import streams_of
 
 
-def model_card(kind: str, result: Mapping[str, Any]) -> str:
+def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
     """Write the card of a model from the result of the run that trained it.
 
     Args:
@@ -23,7 +25,7 @@ def model_card(kind: str, result: Mapping[str, Any]) -> str:
         f"- **Classes**: {', '.join(protocol['classes'])}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
-        *(encoder_line(stream, one) for stream, one in result["encoders"].items() if kind in (stream, *_BOTH)),
+        *(encoder_line(stream, one) for stream, one in result["encoders"].items() if stream in streams_of(kind)),
         f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint `{protocol['fingerprint']}`",
         "",
         "## How good it is",
@@ -53,9 +55,6 @@ def model_card(kind: str, result: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-_BOTH = ("concat", "early", "late")
 
 
 def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:

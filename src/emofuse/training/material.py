@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -15,14 +15,43 @@ from emofuse.encoders.words import WordPieces
 from emofuse.features.dataset import Dataset, Reader, view_reader
 from emofuse.features.store import View, ViewKey
 from emofuse.models import InputShape
-from emofuse.settings import Granularity, ModelKind, Recipe
+from emofuse.settings import Granularity, ModelKind, Recipe, TextGranularity
+from emofuse.types import TIERS, EncoderSpecification
 
 CLUSTERS = ("speaker", "session", "dialogue")
 
 
-def granularity_of(kind: ModelKind, recipe: Recipe) -> Granularity:
-    """Which view of the speech features a model reads: co-attention needs frames."""
-    return "frame" if kind == "early" else recipe.model.speech_granularity
+EARLY: tuple[ModelKind, ...] = ("early-frame", "early-phone", "early-syllable", "early-word")
+PARTS: Mapping[ModelKind, tuple[ModelKind, ...]] = {
+    "late": ("speech", "text"),
+    "multi-granularity": EARLY,
+    "multi-level": (*EARLY, "late"),
+}
+"""Models that are joined from the posteriors of others, and of which."""
+
+_EARLY_STEPS: Mapping[ModelKind, tuple[Granularity, ...]] = {
+    "early-frame": ("frame",),
+    "early-phone": ("phone",),
+    "early-syllable": ("syllable",),
+    "early-word": ("word",),
+    "early-joint": ("frame", "phone", "syllable", "word"),
+}
+
+
+def granularities_of(kind: ModelKind, recipe: Recipe) -> tuple[Granularity, ...]:
+    """Which views of the speech features a model reads; steps of several follow one another in one sequence."""
+    return _EARLY_STEPS.get(kind) or (recipe.model.speech_granularity,)
+
+
+def speech_width(kind: ModelKind, recipe: Recipe, encoder: EncoderSpecification) -> int:
+    """Numbers a step of what a model reads of speech."""
+    segments = granularities_of(kind, recipe)[0] in TIERS
+    return 2 * encoder.width if segments and recipe.speech.segments == "mean+std" else encoder.width
+
+
+def text_granularity_of(kind: ModelKind) -> TextGranularity:
+    """What a step of the text is: where speech comes in words, words too."""
+    return "word" if kind == "early-word" else "token"
 
 
 def streams_of(kind: ModelKind) -> tuple[str, ...]:
@@ -31,10 +60,26 @@ def streams_of(kind: ModelKind) -> tuple[str, ...]:
 
 
 def trained_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
-    """The models that a recipe has to train: `late` is joined from speech and text, which it brings with it."""
-    wanted = [kind for kind in recipe.models if kind != "late"]
-    parts: list[ModelKind] = ["speech", "text"] if "late" in recipe.models else []
-    return tuple(dict.fromkeys([*(kind for kind in parts if kind not in wanted), *wanted]))
+    """The models that a recipe has to train; those that are joined bring their parts with them."""
+    trained: dict[ModelKind, None] = {}
+
+    def add(kind: ModelKind) -> None:
+        for part in PARTS.get(kind, ()):
+            add(part)
+        if kind not in PARTS:
+            trained[kind] = None
+
+    for kind in recipe.models:
+        add(kind)
+    return tuple(sorted(trained, key=get_args(ModelKind).index))
+
+
+def joined_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
+    """The models that a recipe joins from others, parts before what they are part of."""
+    wanted = set(recipe.models)
+    if "multi-level" in wanted:
+        wanted.add("late")
+    return tuple(kind for kind in PARTS if kind in wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +94,7 @@ class Material:
         store: Folder of the feature store.
         speech: Views of speech by granularity.
         speech_keys: Content key of every utterance's audio.
-        text: View of the text; None where word pieces are trained with the model.
+        text: Views of the text by granularity; none where word pieces are trained with the model.
         text_keys: Content key of every utterance's text.
         texts: The words, where word pieces are trained.
     """
@@ -61,9 +106,14 @@ class Material:
     store: Path
     speech: Mapping[str, ViewKey] = field(default_factory=dict)
     speech_keys: Mapping[str, str] = field(default_factory=dict)
-    text: ViewKey | None = None
+    text: Mapping[str, ViewKey] = field(default_factory=dict)
     text_keys: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def content_keys(self) -> Mapping[str, str]:
+        """Key of every utterance's audio without its alignment."""
+        return {name: key.partition("+")[0] for name, key in self.speech_keys.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # Readers stay behind: every process opens the store for itself.
@@ -71,7 +121,7 @@ class Material:
 
     def word_pieces(self, kind: ModelKind, names: Sequence[str]) -> WordPieces | None:
         """Learn word pieces from the words of training utterances, where the model trains its own."""
-        if self.text is not None or "text" not in streams_of(kind):
+        if self.text or "text" not in streams_of(kind):
             return None
         settings = self.recipe
         return WordPieces.fit(
@@ -87,9 +137,11 @@ class Material:
             return None
         if stream == "text" and pieces is not None:
             return InputShape(0, pieces.size)
-        key = self.text if stream == "text" else self.speech[granularity_of(kind, self.recipe)]
-        assert key is not None  # noqa: S101
-        return InputShape(len(key.specification.selected), key.specification.width)
+        if stream == "text":
+            encoder = self.text[text_granularity_of(kind)].specification
+            return InputShape(len(encoder.selected), encoder.width)
+        encoder = self.speech[granularities_of(kind, self.recipe)[0]].specification
+        return InputShape(len(encoder.selected), speech_width(kind, self.recipe, encoder))
 
     def dataset(self, kind: ModelKind, names: Sequence[str], pieces: WordPieces | None) -> Dataset:
         """Utterances with what the model reads of them."""
@@ -98,12 +150,11 @@ class Material:
         readers: dict[str, Reader] = {}
         for stream in streams_of(kind):
             if stream == "speech":
-                readers[stream] = self._speech_readers[granularity_of(kind, self.recipe)]
+                readers[stream] = _in_a_row([self._speech_readers[one] for one in granularities_of(kind, self.recipe)])
             elif pieces is not None:
                 readers[stream] = self._piece_reader(pieces)
             else:
-                assert self._text_reader is not None  # noqa: S101
-                readers[stream] = self._text_reader
+                readers[stream] = self._text_readers[text_granularity_of(kind)]
         return Dataset(names, labels, readers)
 
     def _piece_reader(self, pieces: WordPieces) -> Reader:
@@ -117,5 +168,15 @@ class Material:
         return {name: view_reader(View(self.store, key), self.speech_keys) for name, key in self.speech.items()}
 
     @cached_property
-    def _text_reader(self) -> Reader | None:
-        return None if self.text is None else view_reader(View(self.store, self.text), self.text_keys)
+    def _text_readers(self) -> dict[str, Reader]:
+        return {name: view_reader(View(self.store, key), self.text_keys) for name, key in self.text.items()}
+
+
+def _in_a_row(readers: Sequence[Reader]) -> Reader:
+    if len(readers) == 1:
+        return readers[0]
+
+    def read(name: str) -> torch.Tensor:
+        return torch.cat([reader(name) for reader in readers], dim=1)
+
+    return read

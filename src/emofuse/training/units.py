@@ -28,7 +28,7 @@ from emofuse.scoring.table import Scores, make_scores, write_scores
 from emofuse.seeds import derive_seed
 from emofuse.settings import ModelKind, fingerprint
 from emofuse.training.loop import fit, layer_weights, posteriors
-from emofuse.training.material import CLUSTERS, Material, granularity_of, streams_of
+from emofuse.training.material import CLUSTERS, PARTS, Material, granularities_of, streams_of, text_granularity_of
 from emofuse.types import Fold
 
 VERSION = 3
@@ -63,14 +63,17 @@ def unit_mark(unit: Unit, material: Material) -> str:
     names = [name for part in fold for name in part]
     inputs: list[Any] = []
     if "speech" in streams:
-        inputs += [material.speech[granularity_of(unit.kind, recipe)].folder, _each(names, material.speech_keys)]
+        views = [material.speech[one] for one in granularities_of(unit.kind, recipe)]
+        # Where no view depends on the alignment, neither does the unit.
+        keys = material.speech_keys if any(view.aligned for view in views) else material.content_keys
+        inputs += [*(view.folder for view in views), _each(names, keys)]
     if "text" in streams and material.text:
-        inputs += [material.text.folder, _each(names, material.text_keys)]
+        inputs += [material.text[text_granularity_of(unit.kind)].folder, _each(names, material.text_keys)]
     elif "text" in streams:
         inputs += [recipe.text.max_tokens, recipe.model.vocabulary, _each(names, material.texts)]
     # The granularity is part of the view, and the late rule joins units that are done.
     elsewhere = {"late_rule", "late_weights", "vocabulary", "speech_granularity"}
-    if unit.kind != "early":
+    if not unit.kind.startswith("early"):
         elsewhere |= {"heads", "layers", "attention_dropout"}
     shape = recipe.model.model_dump(exclude=elsewhere)
     clusters = [[str(value) for value in row] for row in material.clusters.reindex(names).to_numpy(dtype=object)]
@@ -239,29 +242,33 @@ def _run_in_worker(unit: Unit) -> None:
     run_unit(unit, _WORKER["material"], _WORKER["root"], device=_WORKER["device"])
 
 
-def late_unit(
-    fold: Fold, seed: int, material: Material, tables: Mapping[str, tuple[Scores, Scores | None]]
-) -> tuple[Scores | None, tuple[float, ...]]:
-    """Join the speech and text scores of one fold and seed.
+def joined_unit(
+    kind: ModelKind, material: Material, tables: Mapping[ModelKind, tuple[Scores, Scores | None]]
+) -> tuple[tuple[Scores, Scores | None], tuple[float, ...]]:
+    """Join the scores of the parts of a model, of one fold and seed.
 
     Args:
-        fold: The split.
-        seed: The seed.
+        kind: The joined model.
         material: Holds the rule, and whether weights are equal or tuned.
-        tables: For `speech` and `text`, validation scores and test scores (None for the final model).
+        tables: For each part, validation scores and test scores (None for the final model).
 
     Returns:
-        The joined test scores, and the weights: tuned ones come from the validation part only.
+        The joined scores of both, and the weights in the order of the parts: tuned ones come from the validation part
+        only.
     """
     settings = material.recipe.model
-    held_out, tested = zip(*(tables[stream] for stream in ("speech", "text")), strict=True)
-    weights: tuple[float, ...] = (0.5, 0.5)
+    parts = PARTS[kind]
+    held_out, tested = zip(*(tables[part] for part in parts), strict=True)
+    # The final system is a sum of posteriors; how speech and text alone are joined is its own choice.
+    rule = settings.late_rule if kind == "late" else "mean"
+    weights = tuple([1 / len(parts)] * len(parts))
     if settings.late_weights == "tuned":
         stacked = np.stack([table.posteriors() for table in held_out])
-        weights = search_weights(stacked, held_out[0].labels(), rule=settings.late_rule)
-    if tested[0] is None:
-        return None, weights
-    joined = combine(np.stack([table.posteriors() for table in tested]), weights, rule=settings.late_rule)
-    frame = tested[0].frame.assign(model="late")
-    frame[list(material.classes)] = joined
-    return Scores(frame, tested[0].classes), weights
+        weights = search_weights(stacked, held_out[0].labels(), rule=rule)
+
+    def join(several: Sequence[Scores]) -> Scores:
+        frame = several[0].frame.assign(model=kind)
+        frame[list(material.classes)] = combine(np.stack([one.posteriors() for one in several]), weights, rule=rule)
+        return Scores(frame, several[0].classes)
+
+    return (join(held_out), None if tested[0] is None else join(tested)), weights

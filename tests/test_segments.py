@@ -12,14 +12,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emofuse import experiment, load
 from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.checkpoint import load_checkpoint
+from emofuse.corpora import read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder
+from emofuse.experiment import extract, train
 from emofuse.features.extract import extract_speech, extract_text
 from emofuse.features.segments import SegmentPooling, frame_bounds, pool_segments
 from emofuse.manifest import make_manifest
-from emofuse.settings import SpeechSettings, TextSettings
-from emofuse.testing import tiny_text_encoder, tone
-from emofuse.types import Alignment, EncoderSpecification, Segment
+from emofuse.protocols import make_protocol
+from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
+from emofuse.testing import tiny_corpus, tiny_text_encoder, tone
+from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
 KINDS = get_args(SegmentPooling)
 
@@ -51,10 +56,10 @@ def plain(frames: Any, bounds: Any, kind: str, scores: Any) -> Any:
 
 # Times as an aligner gives them, in hundredths of a second, and any others: gaps, overlaps, nothing, beyond the end.
 TIMES = st.one_of(st.integers(0, 150).map(lambda value: value / 100), st.floats(-0.5, 2.0))
-TIERS = st.lists(st.tuples(TIMES, TIMES).map(sorted), max_size=8)
+MADE = st.lists(st.tuples(TIMES, TIMES).map(sorted), max_size=8)
 
 
-@given(tiers=st.lists(TIERS, min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS))
+@given(tiers=st.lists(MADE, min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(KINDS))
 def test_a_batch_is_pooled_as_one_segment_after_the_other(tiers: Any, seed: int, kind: SegmentPooling) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 60, size=len(tiers))
@@ -132,8 +137,9 @@ def test_segments_are_stored_and_frames_where_there_are_none(spoken: Any, tmp_pa
     settings = SpeechSettings(encoder="logmel", frames_per_step=4, segments=kind)
     one = load_speech_encoder(settings)
     done = extract_speech(
-        manifest, one, settings, store=tmp_path / "store", granularities=("frame", "word"), alignments=alignments
-    )
+        manifest, one, settings, store=tmp_path / "store", granularities=("frame", "word", "utterance"),
+        alignments=alignments,
+    )  # fmt: skip
     for row in manifest.itertuples():
         frames = one.encode([load_audio(row.audio)])[0].numpy()
         stored = done.views["word"].read(done.keys[row.utterance])
@@ -147,6 +153,10 @@ def test_segments_are_stored_and_frames_where_there_are_none(spoken: Any, tmp_pa
             if kind == "mean+std":
                 expected = np.concatenate([expected, np.zeros_like(expected)], -1)
         np.testing.assert_allclose(stored, expected, rtol=2.0**-10, atol=1e-3)
+        whole = np.stack([plain(layer, [(0, frames.shape[1])], kind, None) for layer in frames])
+        np.testing.assert_allclose(
+            done.views["utterance"].read(done.keys[row.utterance]), whole, rtol=2.0**-10, atol=1e-3
+        )
     # Frames do not depend on the alignment, so sounds that are alike share them.
     assert len(done.views["frame"]) == 2
     assert len(done.views["word"]) == 3
@@ -156,16 +166,16 @@ def test_another_alignment_makes_other_segments_and_keeps_the_frames(spoken: Any
     manifest, alignments = spoken
     settings = SpeechSettings(encoder="logmel")
 
-    def extract(found: Any) -> Any:
+    def extract_with(found: Any) -> Any:
         return extract_speech(
             manifest, load_speech_encoder(settings), settings, store=tmp_path / "store",
             granularities=("frame", "word"), alignments=found,
         )  # fmt: skip
 
-    first = extract(alignments)
-    assert extract(alignments).computed == 0
+    first = extract_with(alignments)
+    assert extract_with(alignments).computed == 0
     moved = (Segment(start=0.3, end=0.6, label="so"),)
-    again = extract({**alignments, "u0": Alignment(utterance="u0", tiers={"word": moved}, source="test")})
+    again = extract_with({**alignments, "u0": Alignment(utterance="u0", tiers={"word": moved}, source="test")})
     assert again.computed == 1
     assert len(again.views["frame"]) == len(first.views["frame"]) == 2
     assert again.views["word"].steps(again.keys["u0"]) == 1
@@ -188,3 +198,37 @@ def test_word_pieces_are_averaged_to_the_words_between_spaces(tmp_path: Path) ->
     expected.append(tokens[:, -1])
     stored = done.views["word"].read(done.keys["a"])
     np.testing.assert_allclose(stored, np.stack(expected, 1), rtol=2.0**-10, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["early-word", "early-joint", "concat"])
+def test_a_model_that_reads_segments_predicts_as_it_was_scored(kind: Any, tmp_path: Path) -> None:
+    corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
+    manifest = read_corpus("table", corpus).manifest
+    alignments = {
+        name: Alignment(
+            utterance=name,
+            tiers={tier: (Segment(start=0.05, end=0.2, label="x"), Segment(start=0.2, end=0.33, label="y"))
+                   for tier in TIERS},
+            source="test",
+        )
+        for name in manifest["utterance"][1:]
+    }  # fmt: skip
+    bert = tiny_text_encoder(tmp_path / "bert", family="bert")
+    recipe = Recipe(
+        name="segments", models=(kind,), seeds=(0,), text=TextSettings(encoder=str(bert)),
+        speech=SpeechSettings(encoder="logmel", segments="mean" if kind == "early-joint" else "mean+std"),
+        model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=2),
+        protocol=ProtocolSettings(kind="speaker", validation_groups=1),
+    )  # fmt: skip
+    features = extract(manifest, recipe, tmp_path / "store", alignments=alignments)
+    outcome = train(manifest, recipe, features, tmp_path / "run", jobs=1)
+    predictor = load(outcome.out / "models" / kind)
+    material = experiment._material(manifest, recipe, make_protocol(manifest, recipe.protocol), features)
+    model = load_checkpoint(outcome.out / "models" / kind).model
+    names = list(manifest["utterance"][:4])
+    with torch.no_grad():
+        expected = [model(**material.dataset(kind, [name], None).batch([0]).inputs).softmax(-1)[0] for name in names]
+    for name, posterior in zip(names, expected, strict=True):
+        row = manifest.set_index("utterance").loc[name]
+        found = predictor.predict(row["audio"], text=row["text"], alignment=alignments.get(name))
+        assert list(found.posteriors.values()) == pytest.approx(posterior.tolist(), abs=1e-5)

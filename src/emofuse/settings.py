@@ -51,7 +51,8 @@ class SpeechSettings(Settings):
         revision: Hub revision; None takes the newest and records which it was.
         layers: `all`, one hidden state (`6`, `-1`), a range with both ends (`4-10`), or several (`4,7,10`).
         frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
-        segments: How the frames of a phone, syllable or word become one step.
+        segments: How the frames of a phone, syllable or word become one step, and those of an utterance where a
+            model reads it as one.
         precision: Arithmetic of the encoder.
         batch_seconds: Seconds of audio in one batch, padding counted.
     """

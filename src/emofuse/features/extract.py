@@ -27,7 +27,7 @@ from emofuse.files import written_whole
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint
-from emofuse.types import TIERS, Alignment, EncoderSpecification, Utterance
+from emofuse.types import Alignment, EncoderSpecification, Utterance
 
 SHARD_SECONDS = 300.0
 SHARD_TEXTS = 4096
@@ -136,8 +136,11 @@ def to_steps(
     Returns:
         `(layers, steps, width)`; a tier is twice as wide where segments are pooled to `mean+std`.
     """
-    if granularity == "utterance" or granularity == "frame":
-        return pool_frames(frames, granularity=granularity, frames_per_step=_run(settings, granularity))
+    if granularity == "frame" or (granularity == "utterance" and settings.segments == "mean"):
+        return pool_frames(frames, granularity=granularity, frames_per_step=settings.frames_per_step)
+    if granularity == "utterance":
+        whole = torch.tensor([[0, frames.shape[1]]]).expand(len(frames), 1, 2)
+        return pool_segments(frames, whole, kind=settings.segments)
     segments = alignment.tiers.get(granularity, ()) if alignment else ()
     if not segments:
         steps = pool_frames(frames, granularity="frame", frames_per_step=settings.frames_per_step)
@@ -218,9 +221,10 @@ def _texts(manifest: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
 
 
 def _speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
+    plain = granularity == "frame" or (granularity == "utterance" and settings.segments == "mean")
     return ViewKey(
         specification=encoder.specification,
-        granularity=f"{granularity}-{settings.segments}" if granularity in TIERS else granularity,
+        granularity=granularity if plain else f"{granularity}-{settings.segments}",
         frames_per_step=_run(settings, granularity),
         precision=settings.precision,
     )

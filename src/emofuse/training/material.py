@@ -16,7 +16,7 @@ from emofuse.features.dataset import Dataset, Reader, view_reader
 from emofuse.features.store import View, ViewKey
 from emofuse.models import InputShape
 from emofuse.settings import Granularity, ModelKind, Recipe, TextGranularity
-from emofuse.types import TIERS, EncoderSpecification
+from emofuse.types import EncoderSpecification
 
 CLUSTERS = ("speaker", "session", "dialogue")
 
@@ -45,8 +45,8 @@ def granularities_of(kind: ModelKind, recipe: Recipe) -> tuple[Granularity, ...]
 
 def speech_width(kind: ModelKind, recipe: Recipe, encoder: EncoderSpecification) -> int:
     """Numbers a step of what a model reads of speech."""
-    segments = granularities_of(kind, recipe)[0] in TIERS
-    return 2 * encoder.width if segments and recipe.speech.segments == "mean+std" else encoder.width
+    frames = "frame" in granularities_of(kind, recipe)
+    return 2 * encoder.width if recipe.speech.segments == "mean+std" and not frames else encoder.width
 
 
 def text_granularity_of(kind: ModelKind) -> TextGranularity:

@@ -70,7 +70,7 @@ def test_cards_are_listed_without_pandas() -> None:
 def test_an_unknown_corpus_is_met_with_its_neighbour() -> None:
     with pytest.raises(ManifestError, match="did you mean ravdess"):
         read_corpus("ravdes", "anywhere")
-    with pytest.raises(ManifestError, match=r"use one of iemocap, msp-improv, .*, goemotions, table"):
+    with pytest.raises(ManifestError, match=r"use one of iemocap, msp-improv, .*, goemotions, paired, table"):
         read_corpus("xyz", "anywhere")
 
 

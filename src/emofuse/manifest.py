@@ -22,6 +22,7 @@ COLUMNS: Mapping[str, str] = {
     "duration": "Float64",
     "text": "string",
     "text_source": "string",
+    "spoken": "string",
     "language": "string",
     "label": "string",
     "votes": "string",
@@ -34,7 +35,8 @@ COLUMNS: Mapping[str, str] = {
     "script": "string",
 }
 """Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
-`text_source` says where the words come from (`reference` or the recogniser's name).
+`text_source` says where the words come from (`reference` or the recogniser's name), and `spoken` what is heard where
+that is something else. `language` is the language that is heard.
 
 `votes` is a JSON object of annotators' labels and their counts (or intensities, where a corpus has those);
 `valence`, `arousal` and `dominance` are means over annotators, on the corpus's own scale.
@@ -60,7 +62,7 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 
     Example:
         >>> make_manifest([{"utterance": "a", "text": "hello", "label": "happy"}], source="example").shape
-        (1, 18)
+        (1, 19)
     """
     frame = pd.DataFrame(rows)
     unknown = [str(name) for name in frame.columns if name not in COLUMNS]

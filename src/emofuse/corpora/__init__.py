@@ -20,6 +20,7 @@ from emofuse.corpora import (
     msp_improv,
     msp_podcast,
     nemo,
+    paired,
     ravdess,
     table,
 )
@@ -44,6 +45,7 @@ _MODULES = (
     emodb,
     nemo,
     goemotions,
+    paired,
     table,
 )
 

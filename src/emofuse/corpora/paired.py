@@ -1,0 +1,93 @@
+"""Paired: real emotional speech and real emotional sentences of the same label, joined at random. It is artificial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from emofuse.corpora import emodb, goemotions, nemo, ravdess
+from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.errors import ManifestError
+from emofuse.seeds import derive_seed
+
+_LABELS = ("angry", "happy", "neutral", "sad")
+_SPEECH_LABELS = {**{label: label for label in _LABELS}, "calm": "neutral"}
+_TEXT_LABELS: Mapping[str, str] = {
+    "anger": "angry",
+    "annoyance": "angry",
+    "joy": "happy",
+    "amusement": "happy",
+    "excitement": "happy",
+    "neutral": "neutral",
+    "sadness": "sad",
+    "grief": "sad",
+    "disappointment": "sad",
+}
+_VOICES = {module.CARD.name: module for module in (ravdess, nemo, emodb)}
+
+CARD = CorpusCard(
+    name="paired",
+    title="Paired (artificial)",
+    languages=("en", "pl", "de"),
+    streams=("speech", "text"),
+    labels=_LABELS,
+    licence="that of the voices' corpus and of GoEmotions (CC BY 4.0)",
+    where="name a folder that holds goemotions and one of ravdess, nemo and emodb",
+    citation=f"{ravdess.CARD.citation}; {goemotions.CARD.citation}",
+    note="artificial: nobody said these words in this voice, each clip having been given a comment of the same label; "
+    "it shows whether fusion works when both streams carry something, and nothing about real conversations",
+    options={"voices": tuple(_VOICES)},
+)
+
+
+def read(root: Path, *, voices: str = "ravdess") -> Listing:
+    """Give every clip of a corpus of acted speech a comment of GoEmotions with the same label.
+
+    No comment is given twice, so that folds that share no speaker share no sentence either. What is said in the clip
+    stands in column `spoken`, for alignment.
+
+    Args:
+        root: Folder that holds `goemotions` and the voices' corpus under their names.
+        voices: `ravdess`, `nemo` or `emodb`.
+
+    Raises:
+        ManifestError: A corpus is absent, or has too few comments of a label.
+    """
+    folder = CARD.folder(root)
+    for needed in (voices, goemotions.CARD.name):
+        if not (folder / needed).is_dir():
+            raise CARD.absent(folder, f"folder {needed}")
+    heard, read_words = _VOICES[voices].read(folder / voices), goemotions.read(folder / "goemotions")
+    comments: dict[str, list[Row]] = {label: [] for label in _LABELS}
+    seen: set[str] = set()
+    for row in read_words.rows:
+        label = _TEXT_LABELS.get(str(row["label"]))
+        if label and row["text"] not in seen:
+            seen.add(str(row["text"]))
+            comments[label].append(row)
+    rng = np.random.default_rng(derive_seed(0, "paired", voices))
+    for found in comments.values():
+        rng.shuffle(found)
+    rows: list[Row] = []
+    for row in heard.rows:
+        label = _SPEECH_LABELS.get(str(row["label"]), "")
+        if not label:
+            continue
+        if not comments[label]:
+            raise ManifestError(
+                f"there are fewer {label} comments than clips", where=folder, remedy="complete goemotions"
+            )
+        comment = comments[label].pop()
+        rows.append(
+            {**row, "text": comment["text"], "label": label, "spoken": row["text"],
+             "utterance": f"{row['utterance']}+{comment['utterance']}"}
+        )  # fmt: skip
+    if not rows:
+        raise CARD.absent(folder, f"clip of {voices} with one of four labels")
+    title = _VOICES[voices].CARD.title
+    card = replace(CARD, licence=f"{_VOICES[voices].CARD.licence} and CC BY 4.0")
+    notes = (f"artificial: voices of {title}, each with a comment of GoEmotions of the same label",)
+    return Listing(rows=rows, source=folder, notes=(*heard.notes, *notes), card=card)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,12 @@ from emofuse.errors import EmofuseError, ManifestError, ScoresError, SettingsErr
 from emofuse.manifest import make_manifest, write_manifest
 from emofuse.report import plots, results_table, write_report
 from emofuse.report.mistakes import LONGEST, worst_mistakes
+from emofuse.report.paper_table import paper_table
 from emofuse.report.plots import Plot
 from emofuse.report.tables import TITLES, comparisons, one_line, percent
 from emofuse.scoring.bootstrap import paired_difference
 from emofuse.scoring.result import evaluate
-from emofuse.scoring.table import Scores, make_scores, write_scores
+from emofuse.scoring.table import Scores, make_scores, read_scores, write_scores
 
 CLASSES = ["angry", "happy", "sad"]
 EVIL = "<script>alert('x')</script> & \"quotes\""
@@ -460,6 +462,29 @@ def test_errors_of_tables() -> None:
         results_table({}, style="html")  # type: ignore[arg-type]
     with pytest.raises(ScoresError, match="models"):
         results_table({}, style="text")
+
+
+def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("late", "multi-level", "speech", "text"))
+    scores = read_scores(tmp_path / "scores.parquet")
+    # The models of this run get better from the first to the last, so text is the better of the single streams.
+    result["comparisons"] = [
+        {"first": first, "second": second,
+         **{name: asdict(gap) for name, gap in paired_difference(scores.of(first), scores.of(second)).items()}}
+        for first, second in (("late", "text"), ("late", "speech"), ("multi-level", "text"), ("late", "multi-level"))
+    ]  # fmt: skip
+    lines = paper_table(result, style="markdown").splitlines()
+    header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:]
+    assert header[4:] == ["UA over text", "UA over late", "Reconstruction"]
+    assert [row.split("|")[1].strip() for row in rows] == ["speech", "text", "late", "multi-level"]
+    gap = paired_difference(scores.of("multi-level"), scores.of("late"))["ua"]
+    cell = rows[3].split("|")[6].strip()
+    bounds = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+    assert cell == f"{100 * gap.value:+.1f} {bounds}" + ("*" if gap.low > 0 or gap.high < 0 else "")
+    assert "combination stated, form inferred" in rows[3]
+    table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
+    assert len(table.findall("tbody/tr")) == 4
+    assert {line.count(" & ") for line in paper_table(result, style="latex").splitlines() if r"\\" in line} == {6}
 
 
 def test_comparisons_are_read_in_plain_words() -> None:

@@ -19,6 +19,7 @@ from emofuse.manifest import read_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
 from emofuse.report.mistakes import LONGEST, Mistake, worst_mistakes
+from emofuse.report.paper_table import table_files
 from emofuse.report.plots import Plot
 from emofuse.report.tables import (
     AGAIN,
@@ -46,7 +47,9 @@ _BEYOND_CHANCE = 0.05  # Agreement of labels, as a share of the way from chance 
 
 
 def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
-    """Write `report.html` and `plots/*.png` into a run folder, from the tables that lie there.
+    """Write the page, the paper's table in three styles and the plots into a run folder, from the tables there.
+
+    They are `report.html`, `table.md`, `table.tex`, `table.html` and `plots/*.png`.
 
     The page needs nothing beside itself: styles, plots and clips are inside, and no script is used.
 
@@ -76,6 +79,7 @@ def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
         stems.add(stem.lower())
         for figure in section.figures:
             files[f"plots/{stem}-{figure.name}.png"] = figure.plot.png
+    files |= table_files(loaded.result)
     files["report.html"] = _render(loaded, sections).encode("utf-8")
     _write(run, files)
     return run / "report.html"

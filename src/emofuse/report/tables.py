@@ -208,7 +208,7 @@ def results_table(result: Mapping[str, Any], *, style: Style) -> str:
         Model                  WA                 UA           macro-F1   ECE  seed SD of UA
         speech  50.0 [40.0, 60.0]  50.0 [40.0, 60.0]  50.0 [40.0, 60.0]  10.0            1.2
     """
-    writers: Mapping[str, Callable[[list[list[str]]], str]] = {"markdown": _markdown, "latex": _latex, "text": _text}
+    writers: Mapping[str, Callable[[list[list[str]]], str]] = {"markdown": markdown, "latex": latex, "text": _text}
     if style not in writers:
         raise SettingsError(f"no table style is called {style!r}", remedy=f"use one of {', '.join(writers)}")
     columns = ("wa", "ua", "macro_f1")
@@ -238,9 +238,9 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
             else:
                 better, worse = (first, second) if found["value"] > 0 else (second, first)
                 reading = f"the interval excludes zero: {better} is higher than {worse}"
-            bounds = f"[{_signed(found['low'])}, {_signed(found['high'])}]"
+            bounds = f"[{signed(found['low'])}, {signed(found['high'])}]"
             models = f"{first} minus {second}"
-            rows.append(Comparison(models, title, _signed(found["value"]), bounds, _p(found["p"]), reading))
+            rows.append(Comparison(models, title, signed(found["value"]), bounds, _p(found["p"]), reading))
     return rows
 
 
@@ -337,7 +337,13 @@ def one_line(text: object) -> str:
     return "".join(character if character.isprintable() else " " for character in str(text))
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """A difference in points with its sign.
+
+    Example:
+        >>> signed(0.0123), signed(-0.0001)
+        ('+1.2', '0.0')
+    """
     # Rounded first, so that a difference too small to be shown carries no sign.
     points = round(100 * value, 1)
     return f"{points:+.1f}" if points else "0.0"
@@ -347,7 +353,8 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> str:
+    """Rows, the first of which is the header, as a Markdown table."""
     cells = [[re.sub(r"([\\|*_`<\[\]])", r"\\\1", cell) for cell in row[:1]] + row[1:] for row in rows]
     cells.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
@@ -363,7 +370,8 @@ _LATEX = {
 }
 
 
-def _latex(rows: list[list[str]]) -> str:
+def latex(rows: list[list[str]]) -> str:
+    """Rows, the first of which is the header, as a LaTeX `tabular` of the package booktabs."""
     lines = [" & ".join([_escape_latex(row[0]), *row[1:]]) + r" \\" for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]

@@ -1,0 +1,89 @@
+"""The paper's table: every row of the system, its differences, and how sure the reconstruction of each row is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any, Literal
+
+from emofuse.errors import SettingsError
+from emofuse.report.tables import TITLES, check_result, interval, latex, markdown, one_line, percent, signed
+
+PaperStyle = Literal["markdown", "latex", "html"]
+
+CERTAINTY: Mapping[str, str] = {
+    "speech": "inferred",
+    "text": "inferred",
+    "concat": "our baseline",
+    "early-frame": "co-attention stated, equations inferred",
+    "early-phone": "granularity stated, pooling chosen",
+    "early-syllable": "granularity stated, pooling chosen",
+    "early-word": "granularity stated, pooling chosen",
+    "early-joint": "chosen",
+    "multi-granularity": "inferred",
+    "late": "existence stated, rule chosen",
+    "multi-level": "combination stated, form inferred",
+}
+"""How sure the reconstruction of each model is: stated in the paper, inferred from it, or chosen by emofuse."""
+
+_SINGLE = ("speech", "text")
+_SUFFIXES: Mapping[PaperStyle, str] = {"markdown": "md", "latex": "tex", "html": "html"}
+
+
+def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
+    """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
+
+    Differences are from the better of the single streams and from `late`, with 95 % intervals; a star marks those
+    whose interval excludes zero.
+
+    Args:
+        result: Content of `result.json`.
+        style: `markdown`, `latex` (a `tabular` that uses the booktabs package) or `html` (a `table`).
+
+    Raises:
+        ScoresError: The result lacks a figure.
+        SettingsError: Another style.
+    """
+    entries = check_result(result)["models"]
+    singles = [name for name in _SINGLE if name in entries]
+    best = max(singles, key=lambda name: float(entries[name]["ua"]["value"]), default=None)
+    others = [name for name in (best, "late" if "late" in entries else None) if name]
+    columns = ("ua", "wa", "macro_f1")
+    rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in others), "Reconstruction"]]
+    for model in sorted(entries, key=lambda name: ([*CERTAINTY, name].index(name), name)):
+        figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
+        gaps = [_gap(result, model, other) for other in others]
+        rows.append([one_line(model), *figures, *gaps, CERTAINTY.get(model, "not of the paper")])
+    if style == "markdown":
+        return markdown(rows)
+    if style == "latex":
+        return latex(rows)
+    if style == "html":
+        return _html(rows)
+    raise SettingsError(f"no table style is called {style!r}", remedy=f"use one of {', '.join(_SUFFIXES)}")
+
+
+def table_files(result: Mapping[str, Any]) -> dict[str, bytes]:
+    """The table in every style, by file name."""
+    return {
+        f"table.{suffix}": (paper_table(result, style=style) + "\n").encode("utf-8")
+        for style, suffix in _SUFFIXES.items()
+    }
+
+
+def _gap(result: Mapping[str, Any], model: str, other: str) -> str:
+    for pair in result.get("comparisons") or ():
+        for first, second, sign in ((model, other, 1), (other, model, -1)):
+            if (pair["first"], pair["second"]) == (first, second) and pair.get("ua"):
+                low, high = sorted((sign * pair["ua"]["low"], sign * pair["ua"]["high"]))
+                star = "" if low <= 0 <= high else "*"
+                return f"{signed(sign * pair['ua']['value'])} [{signed(low)}, {signed(high)}]{star}"
+    return ""
+
+
+def _html(rows: list[list[str]]) -> str:
+    def line(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "\n".join(line(cells, "td") for cells in rows[1:])
+    return f"<table>\n<thead>{line(rows[0], 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"

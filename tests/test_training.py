@@ -53,7 +53,7 @@ KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     # Threads cost more than they bring on such small tensors.
     before = torch.get_num_threads()
     torch.set_num_threads(1)

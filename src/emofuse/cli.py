@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 from collections.abc import Mapping
@@ -12,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__, cli_distill
-from emofuse.errors import EmofuseError, ScoresError, SettingsError
+from emofuse import __version__, cli_distill, cli_scores
+from emofuse.errors import EmofuseError, SettingsError
 
 if TYPE_CHECKING:
-    from emofuse.scoring.table import Scores
     from emofuse.settings import Recipe
 
 # Everything heavy is imported inside the verbs, so that --help answers at once.
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_distill.app, name="distill")
+
 
 MISUSED = 2
 SHOWN = 4
@@ -85,12 +86,25 @@ def run(
     partial: Partial = False,
     column: Column = None,
     option: Option = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would do, and what that costs.")] = False,
 ) -> None:
-    """Do the whole chain: manifest, features, folds x seeds, scores, report, kept models."""
+    """Do the whole chain: manifest, alignment, features, folds x seeds, scores, report, kept models."""
     from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import run as run_recipe
 
     chosen = _recipe(recipe, settings, speech_encoder, text_encoder, seeds)
+    if plan:
+        _show_plan(
+            chosen,
+            corpus,
+            root,
+            partial=partial,
+            columns=_pairs(column, "--column", "OURS=YOURS", "label=emotion"),
+            options=_pairs(option, "--option", "NAME=VALUE", "labels=six"),
+            jobs=jobs,
+            device=device,
+        )
+        return
     with Bars() as bars:
         outcome = run_recipe(
             chosen,
@@ -108,6 +122,17 @@ def run(
         )
     _show_outcome(outcome.result, outcome.out)
     finish(outcome.skipped)
+
+
+def _show_plan(chosen: Recipe, corpus: str, root: Path, *, jobs: int | None, device: str, **reading: Any) -> None:
+    from emofuse.console import Bars, show_plan
+    from emofuse.corpora import read_corpus
+    from emofuse.plan import make_plan
+
+    with Bars() as bars:
+        manifest = read_corpus(corpus, root, progress=bars, **reading).manifest
+        found = make_plan(manifest, chosen, jobs=jobs or os.cpu_count() or 1, device=device)
+    show_plan(found)
 
 
 @app.command()
@@ -203,66 +228,8 @@ def train(
     finish(outcome.skipped)
 
 
-@app.command()
-def evaluate(
-    scores: Annotated[str, typer.Argument(help="Score table (.parquet or .csv), or FILE:MODEL.")],
-    as_json: Json = False,
-) -> None:
-    """Print the metrics of any score table."""
-    from emofuse.scoring.result import describe
-
-    result = describe(_scores(scores))
-    if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
-        return
-    from emofuse.console import show_results
-
-    show_results(result["models"])
-
-
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(help="Score table, or FILE:MODEL where it holds several models.")],
-    second: Annotated[str, typer.Argument(help="Another, of the same utterances.")],
-    as_json: Json = False,
-) -> None:
-    """Test whether the first scores higher than the second: paired bootstrap over speakers."""
-    from dataclasses import asdict
-
-    from emofuse.scoring.bootstrap import paired_difference
-
-    gaps = paired_difference(_one_model(first), _one_model(second))
-    values = {"first": first, "second": second, **{name: asdict(gap) for name, gap in gaps.items()}}
-    if as_json:
-        typer.echo(json.dumps(values, indent=1))
-        return
-    from emofuse.console import show_comparisons
-
-    show_comparisons([values])
-
-
-@app.command()
-def fuse(
-    tables: Annotated[list[str], typer.Argument(help="Score tables of one model each, or FILE:MODEL.")],
-    out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet or .csv).")],
-    rule: Annotated[str, typer.Option(help="mean, product, weights=W1,W2,... or tuned (out of fold).")] = "product",
-    as_json: Json = False,
-) -> None:
-    """Join the posteriors of score tables, also ones that another tool made."""
-    from emofuse.scoring.fuse import fuse as fuse_scores
-    from emofuse.scoring.result import describe
-    from emofuse.scoring.table import write_scores
-
-    joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
-    write_scores(joined, out)
-    result = {**describe(joined), "fusion": done}
-    if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
-        return
-    from emofuse.console import say, show_results
-
-    show_results(result["models"])
-    say(f"rule: {done['rule']}; weights: {done['weights']}; written to {out}")
+for verb in (cli_scores.evaluate, cli_scores.compare, cli_scores.fuse):
+    app.command()(verb)
 
 
 @app.command()
@@ -416,25 +383,6 @@ def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mappi
             raise SettingsError(f"{pair!r} is not {form}", where=flag, remedy=f"write, say, {example}")
         values[name] = value
     return values
-
-
-def _scores(place: str) -> Scores:
-    """A table, or one of its models by FILE:MODEL."""
-    from emofuse.scoring.table import read_scores
-
-    path, colon, model = place.rpartition(":")
-    if colon and not Path(place).exists() and Path(path).exists():
-        return read_scores(Path(path)).of(model)
-    return read_scores(Path(place))
-
-
-def _one_model(place: str) -> Scores:
-    scores = _scores(place)
-    if len(scores.models) > 1:
-        raise ScoresError(
-            f"the table holds the models {', '.join(scores.models)}", where=place, remedy=f"pick one as {place}:MODEL"
-        )
-    return scores
 
 
 def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:

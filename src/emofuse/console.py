@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from emofuse.types import Prediction
+
+if TYPE_CHECKING:
+    from emofuse.plan import Plan
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -143,6 +146,35 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     OUT.print(table)
     for note in dict.fromkeys(note for one in predictions for note in one.notes):
         warn(f"Note: {note}.")
+
+
+def show_plan(plan: Plan) -> None:
+    """The stages of a run with their cost, and the cost of all."""
+    table = Table("stage", "what", Column("time", justify="right"), Column("disk", justify="right"))
+    for stage in plan.stages:
+        table.add_row(stage.name, escape(stage.what), _duration(stage.seconds), _size(stage.disk))
+    table.add_section()
+    table.add_row("all", "", _duration(plan.seconds), _size(plan.disk))
+    OUT.print(table)
+    OUT.print(
+        f"At most, measured on this machine as it is now; early stopping shortens training. About {_size(plan.memory)} "
+        "of memory.",
+        highlight=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    if not seconds:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int) -> str:
+    if not count:
+        return ""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{max(0.1, count / 1e6):.1f} MB"
 
 
 def show_corpora(cards: Mapping[str, Any]) -> None:

@@ -102,12 +102,12 @@ def read_unit(folder: Path) -> dict[str, Any]:
 
 def run_unit(unit: Unit, material: Material, root: Path, *, device: str = "cpu") -> None:
     """Train, then score the test part, then write both; `unit.json` comes last and says that all is there."""
-    with _one_thread():
+    with one_thread():
         _run_unit(unit, material, root, device=device)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Compute in one thread: the number of threads moves sums in their last bits, and `--jobs` must not."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,0 +1,94 @@
+"""The verbs that work on score tables, also those of other tools: `evaluate`, `compare` and `fuse`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emofuse.errors import ScoresError
+
+if TYPE_CHECKING:
+    from emofuse.scoring.table import Scores
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def evaluate(
+    scores: Annotated[str, typer.Argument(help="Score table (.parquet or .csv), or FILE:MODEL.")],
+    as_json: Json = False,
+) -> None:
+    """Print the metrics of any score table."""
+    from emofuse.scoring.result import describe
+
+    result = describe(_scores(scores))
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    from emofuse.console import show_results
+
+    show_results(result["models"])
+
+
+def compare(
+    first: Annotated[str, typer.Argument(help="Score table, or FILE:MODEL where it holds several models.")],
+    second: Annotated[str, typer.Argument(help="Another, of the same utterances.")],
+    as_json: Json = False,
+) -> None:
+    """Test whether the first scores higher than the second: paired bootstrap over speakers."""
+    from dataclasses import asdict
+
+    from emofuse.scoring.bootstrap import paired_difference
+
+    gaps = paired_difference(_one_model(first), _one_model(second))
+    values = {"first": first, "second": second, **{name: asdict(gap) for name, gap in gaps.items()}}
+    if as_json:
+        typer.echo(json.dumps(values, indent=1))
+        return
+    from emofuse.console import show_comparisons
+
+    show_comparisons([values])
+
+
+def fuse(
+    tables: Annotated[list[str], typer.Argument(help="Score tables of one model each, or FILE:MODEL.")],
+    out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet or .csv).")],
+    rule: Annotated[str, typer.Option(help="mean, product, weights=W1,W2,... or tuned (out of fold).")] = "product",
+    as_json: Json = False,
+) -> None:
+    """Join the posteriors of score tables, also ones that another tool made."""
+    from emofuse.scoring.fuse import fuse as fuse_scores
+    from emofuse.scoring.result import describe
+    from emofuse.scoring.table import write_scores
+
+    joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
+    write_scores(joined, out)
+    result = {**describe(joined), "fusion": done}
+    if as_json:
+        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        return
+    from emofuse.console import say, show_results
+
+    show_results(result["models"])
+    say(f"rule: {done['rule']}; weights: {done['weights']}; written to {out}")
+
+
+def _scores(place: str) -> Scores:
+    """A table, or one of its models by FILE:MODEL."""
+    from emofuse.scoring.table import read_scores
+
+    path, colon, model = place.rpartition(":")
+    if colon and not Path(place).exists() and Path(path).exists():
+        return read_scores(Path(path)).of(model)
+    return read_scores(Path(place))
+
+
+def _one_model(place: str) -> Scores:
+    scores = _scores(place)
+    if len(scores.models) > 1:
+        raise ScoresError(
+            f"the table holds the models {', '.join(scores.models)}", where=place, remedy=f"pick one as {place}:MODEL"
+        )
+    return scores

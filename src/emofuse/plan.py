@@ -1,0 +1,210 @@
+"""What a run will do and cost, measured on a few seconds of sound and a few steps of training before it starts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from emofuse.audio import SAMPLING_RATE
+from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
+from emofuse.models import InputShape, build_model
+from emofuse.protocols import make_protocol
+from emofuse.settings import Granularity, ModelKind, Recipe
+from emofuse.training.material import (
+    granularities_of,
+    joined_kinds,
+    speech_width,
+    streams_of,
+    text_granularity_of,
+    trained_kinds,
+)
+from emofuse.training.units import one_thread
+from emofuse.types import TIERS, EncoderSpecification
+
+PROBE_SECONDS = 5.0
+PROBE_TEXTS = 16
+STEPS = 3
+RATES = {"phone": 12.0, "syllable": 5.0, "word": 3.0}
+"""Segments a second of speech, pauses counted; what English read aloud has."""
+ALIGNED = 30.0
+"""Seconds of sound that one process aligns in a second."""
+HALF = 2  # Bytes of a stored number.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        name: What it is called.
+        what: What it will do.
+        seconds: How long, at most; the stages that early stopping shortens take a third of it or so.
+        disk: Bytes that it will write.
+    """
+
+    name: str
+    what: str
+    seconds: float = 0.0
+    disk: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The stages of a run and the memory that it takes.
+
+    Attributes:
+        stages: In their order.
+        memory: Bytes at the most, over all processes.
+    """
+
+    stages: tuple[Stage, ...]
+    memory: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def disk(self) -> int:
+        """Bytes that all stages write."""
+        return sum(stage.disk for stage in self.stages)
+
+
+def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str = "cpu") -> Plan:
+    """Measure what a recipe would cost on a manifest, as if nothing of it were done.
+
+    Args:
+        manifest: What would be run on.
+        recipe: The experiment.
+        jobs: Parallel processes.
+        device: Where it would be computed.
+
+    Raises:
+        EncoderError: An encoder cannot be had.
+        ProtocolError: The manifest cannot be split as the recipe asks.
+    """
+    kinds = trained_kinds(recipe)
+    protocol = make_protocol(manifest, recipe.protocol)
+    seconds = float(manifest["duration"].fillna(0).sum())
+    stages = [Stage(name="manifest", what=f"{len(manifest)} utterances, {seconds / 3600:.2f} h")]
+    speech = text = None
+    steps = {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
+    if steps & set(TIERS):
+        what = f"words, syllables and phones of {len(manifest)} utterances"
+        stages.append(Stage(name="align", what=what, seconds=seconds / ALIGNED / jobs))
+    if steps:
+        speech, stage = _speech(seconds, len(manifest), sorted(steps), recipe, device)
+        stages.append(stage)
+    if any("text" in streams_of(kind) for kind in kinds) and not is_trained_with_model(recipe.text.encoder):
+        text, stage = _text(manifest, sorted({text_granularity_of(kind) for kind in kinds}), recipe, device)
+        stages.append(stage)
+    units = len(protocol.folds) * len(recipe.seeds) + 1
+    largest = max(len(fold.train) for fold in protocol.folds)
+    words = float(np.mean([len(str(text).split()) for text in manifest["text"].fillna("")]))
+    for kind in kinds:
+        shape = _Shape(kind, recipe, speech, text, seconds / len(manifest), words, len(protocol.classes))
+        settings = recipe.train_of(kind)
+        count = -(-largest // settings.batch_size) * settings.epochs * (2 if settings.refit else 1)
+        with one_thread():
+            taken = _timed(shape.step)
+        what = f"{units} models, at most {settings.epochs} passes each"
+        stages.append(Stage(name=kind, what=what, seconds=taken * count * units / min(jobs, units)))
+    for kind in joined_kinds(recipe):
+        stages.append(Stage(name=kind, what="posteriors joined"))
+    stages.append(Stage(name="report", what="metrics, paired tests, tables, page, kept models"))
+    # Every process holds what this one does now.
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Plan(stages=tuple(stages), memory=held * (1 + (jobs if jobs > 1 else 0)))
+
+
+def _speech(
+    seconds: float, utterances: int, steps: list[Granularity], recipe: Recipe, device: str
+) -> tuple[EncoderSpecification, Stage]:
+    encoder = load_speech_encoder(recipe.speech, device=device)
+    clip = np.random.default_rng(0).normal(size=round(PROBE_SECONDS * SAMPLING_RATE)).astype(np.float32)
+    taken = _timed(lambda: encoder.encode([clip])) / PROBE_SECONDS
+    one = encoder.specification
+    disk = 0
+    for step in steps:
+        count = float(utterances) if step == "utterance" else seconds * _rate(step, one, recipe)
+        wide = recipe.speech.segments == "mean+std" and step != "frame"
+        disk += round(count * len(one.selected) * one.width * (2 if wide else 1) * HALF)
+    what = f"{one.name} at {', '.join(steps)}, {1 / taken:.0f} times as fast as speech"
+    return one, Stage(name="speech features", what=what, seconds=seconds * taken, disk=disk)
+
+
+def _rate(step: Granularity, encoder: EncoderSpecification, recipe: Recipe) -> float:
+    return RATES[step] if step in RATES else encoder.frame_rate / recipe.speech.frames_per_step
+
+
+def _text(manifest: pd.DataFrame, steps: list[str], recipe: Recipe, device: str) -> tuple[EncoderSpecification, Stage]:
+    encoder = load_text_encoder(recipe.text, device=device)
+    texts = manifest["text"].dropna().unique()
+    probe = [str(one) for one in texts[:PROBE_TEXTS]]
+    taken = _timed(lambda: encoder.encode(probe)) / max(1, len(probe))
+    one = encoder.specification
+    tokens = sum(values.shape[1] for values in encoder.encode(probe)) / max(1, len(probe))
+    disk = round(len(texts) * tokens * len(one.selected) * one.width * HALF * len(steps))
+    what = f"{one.name}, {len(texts)} different texts"
+    return one, Stage(name="text features", what=what, seconds=taken * len(texts), disk=disk)
+
+
+class _Shape:
+    """One step of training on numbers of the right shape."""
+
+    def __init__(
+        self,
+        kind: ModelKind,
+        recipe: Recipe,
+        speech: EncoderSpecification | None,
+        text: EncoderSpecification | None,
+        seconds: float,
+        words: float,
+        classes: int,
+    ) -> None:
+        settings = recipe.train_of(kind)
+        self.inputs: dict[str, torch.Tensor] = {}
+        shapes: dict[str, InputShape | None] = {"speech": None, "text": None}
+        size = settings.batch_size
+        if "speech" in streams_of(kind) and speech is not None:
+            width = speech_width(kind, recipe, speech)
+            shapes["speech"] = InputShape(len(speech.selected), width)
+            found = granularities_of(kind, recipe)
+            count = sum(1.0 if one == "utterance" else seconds * _rate(one, speech, recipe) for one in found)
+            steps = max(1, round(count))
+            self.inputs["speech"] = torch.randn(size, len(speech.selected), steps, width)
+            self.inputs["speech_mask"] = torch.ones(size, steps, dtype=torch.bool)
+        if "text" in streams_of(kind):
+            steps = max(1, round(words * 1.3) + 2)
+            shapes["text"] = InputShape(len(text.selected), text.width) if text else InputShape(0, 100)
+            shape = (size, len(text.selected), steps, text.width) if text else (size, steps)
+            self.inputs["text"] = torch.randn(shape) if text else torch.ones(shape, dtype=torch.long)
+            self.inputs["text_mask"] = torch.ones(size, steps, dtype=torch.bool)
+        self.model = build_model(kind, recipe.model, classes=classes, speech=shapes["speech"], text=shapes["text"])
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.labels = torch.zeros(size, dtype=torch.long)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(**self.inputs), self.labels).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of one go, the first of which does not count: it fills caches."""
+    work()
+    times = []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)

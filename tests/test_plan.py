@@ -1,0 +1,67 @@
+"""What a run is said to cost, against what it does cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from emofuse.cli import app
+from emofuse.corpora import read_corpus
+from emofuse.experiment import extract
+from emofuse.plan import make_plan
+from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
+from emofuse.testing import tiny_corpus, tiny_text_encoder
+
+
+def recipe(folder: Path, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "plan",
+        "models": ("late", "early-frame"),
+        "seeds": (0, 1),
+        "speech": SpeechSettings(encoder="logmel", frames_per_step=2),
+        "text": TextSettings(encoder=str(tiny_text_encoder(folder / "bert", family="bert"))),
+        "model": ModelSettings(width=8, heads=2),
+        "protocol": ProtocolSettings(kind="speaker", validation_groups=1),
+    }
+    return Recipe(**{**values, **changes})
+
+
+def test_the_plan_writes_as_much_as_the_run(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path)
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=2)).manifest
+    plan = make_plan(manifest, chosen, jobs=2)
+    told = {stage.name: stage.disk for stage in plan.stages}
+    features = extract(manifest, chosen, tmp_path / "store")
+    for stream, found in (("speech", features.speech), ("text", features.text)):
+        assert found is not None
+        real = sum(path.stat().st_size for view in found.views.values() for path in view.folder.glob("*.safetensors"))
+        assert told[f"{stream} features"] == pytest.approx(real, rel=0.3)
+    assert plan.memory > 1e8
+
+
+def test_the_plan_names_every_stage_in_its_order(tmp_path: Path) -> None:
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
+    chosen = recipe(tmp_path, models=("multi-level",), text=TextSettings(encoder="words"))
+    stages = make_plan(manifest, chosen, jobs=2).stages
+    assert [stage.name for stage in stages] == [
+        "manifest", "align", "speech features", "speech", "text", "early-frame", "early-phone", "early-syllable",
+        "early-word", "late", "multi-level", "report",
+    ]  # fmt: skip
+    folds = manifest["speaker"].nunique()
+    assert all(stage.what.startswith(f"{2 * folds + 1} models") for stage in stages if stage.name.startswith("early"))
+    assert all(stage.seconds > 0 for stage in stages if stage.name not in ("manifest", "late", "multi-level", "report"))
+
+
+def test_the_command_only_plans(tmp_path: Path) -> None:
+    corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
+    done = CliRunner().invoke(
+        app,
+        ["run", "fusion", "--corpus", "table", "--root", str(corpus), "--out", str(tmp_path / "run"), "--plan",
+         "--speech-encoder", "logmel", "--text-encoder", "words"],
+    )  # fmt: skip
+    assert done.exit_code == 0
+    assert "early-frame" in done.output
+    assert not (tmp_path / "run").exists()

@@ -30,6 +30,7 @@ _FRAME = 0.01  # Seconds from frame to frame.
 _WINDOW = 410 / SAMPLING_RATE
 # A frame speaks for the middle of its window, and a border lies half-way between the frames on its sides.
 _BORDER = (_WINDOW - _FRAME) / 2
+_CHEAP = "a"  # The word of fewest phones.
 _STATES = 3  # Frames that a phone takes at least.
 
 
@@ -102,9 +103,10 @@ class SphinxAligner:
         """The phones of each word."""
         shortest = sum(len(self._decoder.lookup_word(word).split()) for word in words) * _STATES * _FRAME
         try:
+            # The front end counts one frame of its last utterance into this one's mean: make it one of this.
+            self._decoder.set_align_text(_CHEAP)
+            self._listen(sound)
             self._decoder.set_align_text(" ".join(words))
-            # The front end counts one frame of its last utterance into this one's mean; now it is of this one.
-            self._listen(sound, search=False)
             self._listen(sound)
             # The first pass finds the words and pauses; the second, their phones.
             self._decoder.set_alignment()
@@ -130,10 +132,10 @@ class SphinxAligner:
             )
         return [phones for _, phones in found]
 
-    def _listen(self, sound: bytes, *, search: bool = True) -> None:
+    def _listen(self, sound: bytes) -> None:
         self._decoder.start_utt()
         try:
-            self._decoder.process_raw(sound, no_search=not search, full_utt=True)
+            self._decoder.process_raw(sound, full_utt=True)
         finally:
             self._decoder.end_utt()
 

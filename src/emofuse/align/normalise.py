@@ -181,10 +181,14 @@ def _quantity(number: str) -> list[str]:
     if not point:
         # Leading zeros and very long numbers are codes, which are read digit by digit.
         return digits(whole) if (whole[0] == "0" and len(whole) > 1) or len(whole) > 12 else cardinal(int(whole))
-    return [*(cardinal(int(whole)) if len(whole) <= 12 else digits(whole)), "point", *digits(part)] if whole else [
-        "point",
-        *digits(part),
-    ]
+    return (
+        [*(cardinal(int(whole)) if len(whole) <= 12 else digits(whole)), "point", *digits(part)]
+        if whole
+        else [
+            "point",
+            *digits(part),
+        ]
+    )
 
 
 def _money(amount: str, unit: str, small: str) -> Iterator[str]:
@@ -235,5 +239,23 @@ def _word(word: str, *, dotted: bool) -> Iterator[str]:
         yield kept
 
 
-_APOSTROPHES = frozenset("'em 'cause 'til 'tis 'twas 'bout 'round 'n 'kay 'course 'm ol' an' o' th'".split())
+_APOSTROPHES = frozenset(
+    [
+        "'em",
+        "'cause",
+        "'til",
+        "'tis",
+        "'twas",
+        "'bout",
+        "'round",
+        "'n",
+        "'kay",
+        "'course",
+        "'m",
+        "ol'",
+        "an'",
+        "o'",
+        "th'",
+    ]
+)
 """Words that begin or end with an apostrophe of their own; elsewhere it is a quotation mark."""

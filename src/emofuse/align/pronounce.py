@@ -53,8 +53,8 @@ _INTERJECTIONS: Mapping[str, str] = {
     "zz": "Z",
     "nth": "EH N TH",
 }
-_VOICELESS = frozenset("P T K F TH".split())
-_SIBILANTS = frozenset("S Z SH ZH CH JH".split())
+_VOICELESS = frozenset(["P", "T", "K", "F", "TH"])
+_SIBILANTS = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
 
 
 def dictionary_path() -> Path:
@@ -98,7 +98,9 @@ def pronounce(word: str) -> Phones:
     if word in known:
         return known[word]
     # Letters of other alphabets and signs have no rule; accents are left out.
-    bare = "".join(sign for sign in unicodedata.normalize("NFKD", word.lower()) if sign in "abcdefghijklmnopqrstuvwxyz'")
+    bare = "".join(
+        sign for sign in unicodedata.normalize("NFKD", word.lower()) if sign in "abcdefghijklmnopqrstuvwxyz'"
+    )
     bare = bare.strip("'") if bare.strip("'") not in known or not bare.endswith("in'") else bare
     if not bare:
         return ()
@@ -121,24 +123,41 @@ def _drawn_out(word: str) -> Phones | None:
 def _inflected(word: str) -> Phones | None:
     """A known word with an ending."""
     known = dictionary()
-    if word.endswith("'s") or (word.endswith("s") and not word.endswith("ss")):
-        for base in (word[:-2],) if word.endswith("'s") else (word[:-1], word[:-2] if word.endswith("es") else ""):
-            if base and (phones := known.get(base) or (word.endswith("'s") and pronounce(base)) or None):
-                last = phones[-1]
-                return (*phones, *(("IH", "Z") if last in _SIBILANTS else ("S",) if last in _VOICELESS else ("Z",)))
+    if word.endswith("'s"):
+        return _with_s(pronounce(word[:-2]))
+    if word.endswith("s") and not word.endswith("ss"):
+        base = next((base for base in (word[:-1], word.removesuffix("es")) if base in known), None)
+        return None if base is None else _with_s(known[base])
+    if word.endswith("ed"):
+        base = next((base for base in (word[:-1], *_stems(word[:-2])) if base in known), None)
+        return None if base is None else _with_d(known[base])
     for ending, sound in (("ing", "IH NG"), ("in'", "IH N"), ("in", "IH N"), ("ly", "L IY"), ("ness", "N AH S")):
-        stem = word.removesuffix(ending)
-        if stem != word and len(stem) > 2:
-            for base in (stem, stem + "e", stem[:-1] if stem[-1] == stem[-2] else stem):
-                if base in known and (not base.endswith("e") or base == stem + "e" or base == stem):
-                    return (*known[base], *sound.split())
-    if word.endswith("ed") and len(word) > 4:
-        for base in (word[:-2], word[:-1], word[:-3] if word[-3] == word[-4] else word[:-2]):
-            if base in known:
-                last = known[base][-1]
-                voiceless = last in _VOICELESS | {"S", "SH", "CH"} and last != "T"
-                return (*known[base], *(("IH", "D") if last in ("T", "D") else ("T",) if voiceless else ("D",)))
+        if word.endswith(ending):
+            stem = word.removesuffix(ending)
+            base = next((base for base in (*_stems(stem), stem + "e") if base in known), None)
+            return None if base is None else (*known[base], *sound.split())
     return None
+
+
+def _stems(stem: str) -> tuple[str, ...]:
+    """What stands before an ending, with a doubled last letter also single; nothing where it is very short."""
+    if len(stem) < 3:
+        return ()
+    return (stem, stem[:-1]) if stem[-1] == stem[-2] else (stem,)
+
+
+def _with_s(phones: Phones) -> Phones:
+    if not phones:
+        return ("EH", "S")
+    last = phones[-1]
+    return (*phones, *(("IH", "Z") if last in _SIBILANTS else ("S",) if last in _VOICELESS else ("Z",)))
+
+
+def _with_d(phones: Phones) -> Phones:
+    last = phones[-1]
+    if last in ("T", "D"):
+        return (*phones, "IH", "D")
+    return (*phones, "T" if last in _VOICELESS | {"S", "SH", "CH"} else "D")
 
 
 def _compound(word: str) -> Phones | None:
@@ -160,7 +179,7 @@ _RULES = """
     - ng C -> NG; - nk -> NG K; - qu -> K W; - q -> K; - gh -> G; - sc F -> S; - cc F -> K S; - c F -> S; - c -> K
     - gg -> G; - g F -> JH; - g -> G; - mb $ -> M; - mn $ -> M; - x -> K S; - wh -> W
     - bb -> B; - dd -> D; - ff -> F; - kk -> K; - ll -> L; - mm -> M; - nn -> N; - pp -> P; - rr -> R; - ss -> S
-    - tt -> T; - vv -> V; - zz -> Z; - j -> JH; - s $ V -> Z
+    - tt -> T; - vv -> V; - zz -> Z; - j -> JH
     - ees $ -> IY Z; - oes $ -> OW Z; - es $ -> Z; - ed $ -> D
     - ous $ -> AH S; - ful $ -> F AH L; - less $ -> L AH S; - able $ -> AH B AH L; - ible $ -> AH B AH L
     - le $ -> AH L; - man $ -> M AH N; - ski $ -> S K IY; - ism $ -> IH Z AH M
@@ -178,10 +197,17 @@ _RULES = """
     - b -> B; - d -> D; - f -> F; - h -> HH; - k -> K; - l -> L; - m -> M; - n -> N; - p -> P; - r -> R; - s -> S
     - t -> T; - v -> V; - w -> W; - z -> Z
 """
-"""`place letters [what follows] -> phones`, the first that fits: `^` at the beginning of the word, `-` anywhere; `$` the
-word's end, `C` a consonant, `V` a vowel, `F` one of e, i and y, `CE` a consonant and a final e."""
+"""`place letters [what follows] -> phones`, the first that fits: `^` at the beginning of the word, `-` anywhere; `$` is
+the word's end, `C` a consonant, `V` a vowel, `F` one of e, i and y, `CE` a consonant and a final e."""
 
-_FOLLOWING = {"": "", "$": "$", "C": "(?=[^aeiouy])", "F": "(?=[eiy])", "V": "(?=[aeiouy])", "CE": "(?=[^aeiouywx]es?$)"}
+_FOLLOWING = {
+    "": "",
+    "$": "$",
+    "C": "(?=[^aeiouy])",
+    "F": "(?=[eiy])",
+    "V": "(?=[aeiouy])",
+    "CE": "(?=[^aeiouywx]es?$)",
+}
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ _WINDOW = 410 / SAMPLING_RATE
 _BORDER = (_WINDOW - _FRAME) / 2
 _CHEAP = "a"  # The word of fewest phones.
 _STATES = 3  # Frames that a phone takes at least.
+# Nobody speaks 25 phones a second; words of another recording are squeezed like that into where they hurt least.
+_HASTE = 0.04
+_JUDGED = 8  # Phones that it takes to tell.
 
 
 class SphinxAligner:
@@ -42,7 +46,7 @@ class SphinxAligner:
     Example:
         >>> from emofuse.testing import tone
         >>> tiers = SphinxAligner().align(tone(1.0, seed=0), "Hello there")
-        >>> [segment.label for segment in tiers["syllable"]]
+        >>> [segment.label for segment in tiers["syllable"]]  # In what is no speech, the times mean nothing.
         ['HH AH', 'L OW', 'DH EH R']
     """
 
@@ -74,6 +78,7 @@ class SphinxAligner:
         words = self._words(text)
         sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()
         phones = self._decode(sound, words, seconds=len(clip) / SAMPLING_RATE)
+        _check_pace([phone for own in phones for phone in own])
         said = [
             Segment(start=own[0].start, end=own[-1].end, label=word) for own, word in zip(phones, words, strict=True)
         ]
@@ -140,6 +145,12 @@ class SphinxAligner:
             self._decoder.end_utt()
 
 
+def _check_pace(phones: Sequence[Segment]) -> None:
+    lengths = [phone.end - phone.start for phone in phones]
+    if len(lengths) >= _JUDGED and median(lengths) < _HASTE + _FRAME / 2:
+        raise AlignmentError("the words do not fit the sound", remedy="check that the transcript is of this recording")
+
+
 def _is_word(name: str) -> bool:
     """Whether an entry is not a pause or noise."""
     return not name.startswith(("<", "[", "(", "+"))
@@ -150,5 +161,3 @@ def _segment(phone: Any, end: float) -> Segment:
     stop = (phone.start + phone.duration) * _FRAME + _BORDER
     # Rounded, since a tenth of a millisecond is finer than any aligner and sums of hundredths are not exact.
     return Segment(start=round(min(start, end), 4), end=round(min(stop, end), 4), label=phone.name)
-
-

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from emofuse.types import Segment
 
-VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+VOWELS = frozenset(["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"])
+CONSONANTS = frozenset(
+    [
+        "B",
+        "CH",
+        "D",
+        "DH",
+        "F",
+        "G",
+        "HH",
+        "JH",
+        "K",
+        "L",
+        "M",
+        "N",
+        "NG",
+        "P",
+        "R",
+        "S",
+        "SH",
+        "T",
+        "TH",
+        "V",
+        "W",
+        "Y",
+        "Z",
+        "ZH",
+    ]
+)
 PHONES = VOWELS | CONSONANTS
 """ARPAbet without stress marks, as the CMU dictionary and Sphinx use it."""
 
@@ -54,7 +82,7 @@ def syllabify(phones: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     bare = [plain(phone) for phone in phones]
     nuclei = [place for place, phone in enumerate(bare) if phone in VOWELS]
     begins = [0]
-    for before, nucleus in zip(nuclei, nuclei[1:], strict=False):
+    for before, nucleus in itertools.pairwise(nuclei):
         begin = nucleus
         while begin - 1 > before and tuple(bare[begin - 1 : nucleus]) in ONSETS:
             begin -= 1

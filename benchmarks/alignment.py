@@ -12,8 +12,8 @@ plans, exposed with the onnx package, come in steps of 25 ms and give spaces and
 read its 50 ms. `lab` takes a recording with an HTS label file.
 
 Shares are over the starts and ends of all reference words and phones; a phone that the aligner's pronunciation lacks
-counts as wrong. The figures are of every second utterance, the second first; whatever was chosen was chosen on the
-others. Their median error is the reference's own shift against the sound, and shares are given with and without it.
+counts as wrong. The figures are of every second utterance; whatever was chosen was chosen on the others. Shares are
+given as they are, and less the median error of the others: a constant lag between the reference and the aligner.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ _ABBREVIATIONS = {
 }
 _SIGNS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "°": "degrees"}
 _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny")}
-_MAGNITUDES = frozenset({"hundred", "thousand", "million", "billion", "trillion"})
 
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _PIECE = re.compile(
@@ -81,12 +80,10 @@ def spoken_words(text: str, *, language: str | None = "en") -> tuple[SpokenWord,
     # Where a remark stood alone or stuck to a word, places are found by where words begin in the transcript itself.
     begins = [match.start() for match in re.finditer(r"\S+", text)]
     found, place = [], -1
-    before = ""
     for match in re.finditer(r"\S+", bare):
         while place + 1 < len(begins) and begins[place + 1] <= match.start():
             place += 1
-        said = list(_english(match[0], before) if english else _plain(match[0]))
-        before = said[-1] if said else ""
+        said = _english(match[0]) if english else _plain(match[0])
         found += [SpokenWord(text=word, written=place) for word in said]
     return tuple(found)
 
@@ -133,8 +130,8 @@ def _plain(token: str) -> Iterator[str]:
             yield kept
 
 
-def _english(token: str, before: str) -> Iterator[str]:
-    """Words of one written word; `before` is the last word said before it."""
+def _english(token: str) -> Iterator[str]:
+    """Words of one written word."""
     token = unicodedata.normalize("NFC", token).lower()
     previous_end = 0
     for match in _PIECE.finditer(token):
@@ -144,7 +141,7 @@ def _english(token: str, before: str) -> Iterator[str]:
         if kind in ("amount", "place", "decade", "number"):
             if _is_minus(ahead, token, match.start()):
                 yield "minus"
-            yield from _numeral(match, token[match.end() :], before)
+            yield from _numeral(match, token[match.end() :])
         elif kind == "minute":
             yield from _time(int(match["hour"]), int(match["minute"]))
         elif kind == "lower":
@@ -161,7 +158,7 @@ def _is_minus(ahead: str, token: str, start: int) -> bool:
     return ahead[-1:] in ("-", "−") and (start < 2 or not token[start - 2].isalnum())
 
 
-def _numeral(match: re.Match[str], rest: str, before: str) -> Iterator[str]:
+def _numeral(match: re.Match[str], rest: str) -> Iterator[str]:
     if match["money"]:
         yield from _money(match["amount"], *_CURRENCIES[match["money"]])
     elif match["place"]:
@@ -172,7 +169,7 @@ def _numeral(match: re.Match[str], rest: str, before: str) -> Iterator[str]:
     else:
         number = match["number"]
         whole = number.replace(",", "")
-        is_year = re.fullmatch(r"(1[1-9]|20)\d\d", number) and not rest.startswith("%") and before not in _MAGNITUDES
+        is_year = re.fullmatch(r"(1[1-9]|20)\d\d", number) and not rest.startswith("%")
         yield from year(int(number)) if is_year else _quantity(whole)
 
 

@@ -179,7 +179,7 @@ _RULES = """
     - ng C -> NG; - nk -> NG K; - qu -> K W; - q -> K; - gh -> G; - sc F -> S; - cc F -> K S; - c F -> S; - c -> K
     - gg -> G; - g F -> JH; - g -> G; - mb $ -> M; - mn $ -> M; - x -> K S; - wh -> W
     - bb -> B; - dd -> D; - ff -> F; - kk -> K; - ll -> L; - mm -> M; - nn -> N; - pp -> P; - rr -> R; - ss -> S
-    - tt -> T; - vv -> V; - zz -> Z; - j -> JH
+    - tt -> T; - vv -> V; - zz -> Z; - j -> JH; - s $ -> Z
     - ees $ -> IY Z; - oes $ -> OW Z; - es $ -> Z; - ed $ -> D
     - ous $ -> AH S; - ful $ -> F AH L; - less $ -> L AH S; - able $ -> AH B AH L; - ible $ -> AH B AH L
     - le $ -> AH L; - man $ -> M AH N; - ski $ -> S K IY; - ism $ -> IH Z AH M

@@ -40,7 +40,7 @@ def _read_frames(path: Path, tier: Tier) -> tuple[Segment, ...]:
             continue
         if cells[0].lower() == "sfrm" and not begun:
             begun = True
-        elif cells[:2] == ["Total", "score"] or cells[:1] == ["Total"]:
+        elif cells[0] == "Total":
             ended = True
         elif ended:
             raise AlignmentError("there is a line below the total score", where=place, remedy="get the file again")

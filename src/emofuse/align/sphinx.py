@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse.align.edges import trim_to_sound
 from emofuse.align.normalise import is_english, spoken_words
 from emofuse.align.pronounce import pronounce
 from emofuse.align.syllables import syllable_segments
@@ -79,6 +80,7 @@ class SphinxAligner:
         sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()
         phones = self._decode(sound, words, seconds=len(clip) / SAMPLING_RATE)
         _check_pace([phone for own in phones for phone in own])
+        phones = trim_to_sound(phones, clip)
         said = [
             Segment(start=own[0].start, end=own[-1].end, label=word) for own, word in zip(phones, words, strict=True)
         ]

@@ -72,6 +72,7 @@ def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:
             )
         spoken = [segment for segment in segments if segment.label.strip() not in PAUSES]
         tiers[tier] = in_order(spoken, path, what=f"tier {name!r}")
+    tokens.end()
     if not tiers:
         raise AlignmentError(
             "there is no tier of words, syllables or phones", where=path, remedy="call them words, syllables and phones"
@@ -105,6 +106,10 @@ class _Tokens:
                 )
             return match[group]
         raise AlignmentError("the TextGrid breaks off", where=self._path, remedy=_REMEDY)
+
+    def end(self) -> None:
+        if any(match["text"] is not None or match["number"] is not None for match in self._found):
+            raise AlignmentError("there is more below the last tier", where=self._path, remedy=_REMEDY)
 
     def text(self) -> str:
         return self._next("text").replace('""', '"')

@@ -40,7 +40,7 @@ def write_files(
         >>> alignment = Alignment(utterance="a", tiers={"word": (word,)}, source="sphinx")
         >>> paths = write_files([alignment], Path(tempfile.mkdtemp()), style="ctm")
         >>> paths[0].name, paths[0].read_text()
-        ('words.ctm', 'a 1 0.1 0.3 hello\\n')
+        ('words.ctm', 'a 1 0.1 0.3 hello\n')
     """
     there = [alignment for alignment in alignments if any(alignment.tiers.values())]
     if style == "ctm":

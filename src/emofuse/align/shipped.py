@@ -112,8 +112,12 @@ class AlignmentFiles:
 
 def _cut(segments: tuple[Segment, ...], start: float, end: float | None) -> tuple[Segment, ...]:
     """Segments whose middles lie in a span of the file, counted from the span's beginning."""
-    inside = [one for one in segments if start <= (one.start + one.end) / 2 < (math.inf if end is None else end)]
-    return tuple(Segment(start=max(one.start - start, 0.0), end=one.end - start, label=one.label) for one in inside)
+    last = math.inf if end is None else end
+    return tuple(
+        Segment(start=max(one.start - start, 0.0), end=min(one.end, last) - start, label=one.label)
+        for one in segments
+        if start <= (one.start + one.end) / 2 < last
+    )
 
 
 def within(tiers: Tiers, duration: float) -> Tiers:

@@ -77,9 +77,9 @@ def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file")
                     remedy="align anew, or mend the times",
                 )
             start = found[-1].end
-        if segment.end < start:
+        if segment.end < start or start < 0:
             raise AlignmentError(
-                f"{what} has {segment.label[:40]!r} ending at {segment.end:g} s, before it begins",
+                f"{what} has {segment.label[:40]!r} from {start:g} to {segment.end:g} s",
                 where=path,
                 remedy="align anew, or mend the times",
             )

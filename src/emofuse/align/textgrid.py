@@ -21,7 +21,8 @@ NAMES: Mapping[Tier, tuple[str, ...]] = {
 PAUSES = frozenset({"", "sil", "sp", "SIL", "<eps>", "<sil>", "<p:>", "#"})
 
 _TOKEN = re.compile(
-    r'"(?P<text>(?:[^"]|"")*)"|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.])|<exists>|\[\d*\]'
+    r'"(?P<text>(?:[^"]|"")*)"|(?<![\w.])(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?![\w.])'
+    r"|<exists>|\[[0-9]*\]"
 )
 _REMEDY = "write it anew from Praat or the aligner"
 
@@ -70,8 +71,8 @@ def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:
             raise AlignmentError(
                 f"there are two tiers of {tier}s", where=path, remedy="keep one speaker and one tier of each"
             )
-        spoken = [segment for segment in segments if segment.label.strip() not in PAUSES]
-        tiers[tier] = in_order(spoken, path, what=f"tier {name!r}")
+        checked = in_order(segments, path, what=f"tier {name!r}")
+        tiers[tier] = tuple(segment for segment in checked if segment.label not in PAUSES)
     tokens.end()
     if not tiers:
         raise AlignmentError(

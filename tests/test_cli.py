@@ -23,6 +23,7 @@ from emofuse.testing import tiny_corpus
 VERBS = (
     "run",
     "prepare",
+    "align",
     "extract",
     "train",
     "evaluate",

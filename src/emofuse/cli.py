@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__, cli_distill, cli_scores
+from emofuse import __version__, cli_align, cli_distill, cli_scores
 from emofuse.errors import EmofuseError, SettingsError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(cli_align.align)
 app.add_typer(cli_distill.app, name="distill")
 
 

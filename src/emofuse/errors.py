@@ -55,6 +55,10 @@ class ProtocolError(EmofuseError):
     """A way of splitting a corpus into folds that the corpus does not allow."""
 
 
+class AlignmentError(EmofuseError):
+    """An utterance that cannot be aligned, or a file of alignments that cannot be read."""
+
+
 class EncoderError(EmofuseError):
     """An encoder that cannot be found, or is not of a supported family."""
 

@@ -1,0 +1,1 @@
+"""When the words, syllables and phones of an utterance are said: readers, aligners, writers."""

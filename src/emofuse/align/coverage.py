@@ -1,0 +1,68 @@
+"""How much of a corpus is aligned, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from emofuse.types import TIERS, Alignment, Tier
+
+_SHOWN = 3  # Names that a line lists.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What came of an alignment.
+
+    Attributes:
+        utterances: How many there are.
+        aligned: How many have segments, by tier.
+        problems: Names of those that have none, by reason.
+    """
+
+    utterances: int
+    aligned: Mapping[Tier, int]
+    problems: Mapping[str, tuple[str, ...]]
+
+    def share(self, tier: Tier) -> float:
+        """Share of the utterances that have segments in a tier."""
+        return self.aligned[tier] / self.utterances if self.utterances else 0.0
+
+    def summary(self) -> str:
+        """One line: shares by tier."""
+        shares = ", ".join(f"{tier} {100 * self.share(tier):.1f} %" for tier in TIERS)
+        return f"{self.utterances} utterances, aligned by {shares}"
+
+    def reasons(self) -> list[str]:
+        """One line a problem, the most frequent first."""
+        often = sorted(self.problems.items(), key=lambda item: (-len(item[1]), item[0]))
+        return [
+            f"{len(names)} not aligned: {reason} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+            for reason, names in often
+        ]
+
+
+def coverage(alignments: Iterable[Alignment]) -> Coverage:
+    """Count what is aligned.
+
+    Example:
+        >>> failed = Alignment(utterance="a", tiers={}, source="sphinx", problem="no such file; check the path")
+        >>> found = coverage([failed])
+        >>> found.summary()
+        '1 utterances, aligned by word 0.0 %, syllable 0.0 %, phone 0.0 %'
+        >>> found.reasons()
+        ['1 not aligned: no such file; check the path (a)']
+    """
+    count = 0
+    aligned: dict[Tier, int] = dict.fromkeys(TIERS, 0)
+    problems: dict[str, list[str]] = defaultdict(list)
+    for alignment in alignments:
+        count += 1
+        for tier in TIERS:
+            aligned[tier] += bool(alignment.tiers.get(tier))
+        if alignment.problem is not None:
+            problems[alignment.problem].append(alignment.utterance)
+    return Coverage(
+        utterances=count, aligned=aligned, problems={reason: tuple(names) for reason, names in problems.items()}
+    )

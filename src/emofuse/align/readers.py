@@ -1,0 +1,221 @@
+"""Alignments as corpora and other tools ship them: IEMOCAP's Sphinx files, EmoDB's hand labels, CTM."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from emofuse.align.syllables import PHONES, phones_by_word, plain, syllable_segments
+from emofuse.align.text_files import in_order, read_text, seconds
+from emofuse.errors import AlignmentError
+from emofuse.types import Segment, Tier
+
+_FRAME = 0.01  # Seconds; Sphinx counts frames.
+_VARIANT = re.compile(r"\(\d+\)$")
+_NOISE = re.compile(r"<s>|</s>|<sil>|sil|\+\+.*\+\+|\[.*\]|\+[^+\s]+\+", re.IGNORECASE)
+_ENDINGS: Mapping[Tier, str] = {"word": ".wdseg", "syllable": ".syseg", "phone": ".phseg"}
+
+
+def read_iemocap(stem: Path) -> dict[Tier, tuple[Segment, ...]]:
+    """Read the three alignment files of an utterance of IEMOCAP; noises and pauses are left out.
+
+    Args:
+        stem: Path without the ending, such as `Session1/sentences/ForcedAlignment/Ses01F_impro01/Ses01F_impro01_F000`.
+
+    Raises:
+        AlignmentError: A file is absent or damaged.
+    """
+    return {tier: _read_frames(stem.with_name(stem.name + ending), tier) for tier, ending in _ENDINGS.items()}
+
+
+def _read_frames(path: Path, tier: Tier) -> tuple[Segment, ...]:
+    segments = []
+    ended = begun = False
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        cells = line.split()
+        place = f"{path}, line {number}"
+        if not cells:
+            continue
+        if cells[0].lower() == "sfrm" and not begun:
+            begun = True
+        elif cells[0] == "Total":
+            ended = True
+        elif ended:
+            raise AlignmentError("there is a line below the total score", where=place, remedy="get the file again")
+        else:
+            segments.append(_frames(cells, tier, place))
+    # Syllables were made from the other two, and have neither header nor score.
+    if tier != "syllable" and not (begun and ended):
+        lacking = "header" if not begun else "total score at its end"
+        raise AlignmentError(f"the file has no {lacking}, so it is not whole", where=path, remedy="get the file again")
+    if not segments:
+        raise AlignmentError("the file has no segments", where=path, remedy="get the file again")
+    return in_order([one for one in segments if not _NOISE.fullmatch(one.label)], path)
+
+
+def _frames(cells: Sequence[str], tier: Tier, place: str) -> Segment:
+    if len(cells) < (3 if tier == "syllable" else 4):
+        raise AlignmentError(f"the line has {len(cells)} columns", where=place, remedy="get the file again")
+    if not (cells[0].isascii() and cells[0].isdigit() and cells[1].isascii() and cells[1].isdigit()):
+        raise AlignmentError(
+            f"{cells[0][:20]!r} to {cells[1][:20]!r} are no frames", where=place, remedy="get the file again"
+        )
+    start, last = (seconds(cell, where=place, scale=_FRAME) for cell in cells[:2])
+    rest = cells[2:]
+    if tier != "syllable" or (len(rest) > 1 and re.fullmatch(r"-?\d+", rest[0])):
+        rest = rest[1:]
+    if tier == "syllable":
+        label = " ".join(rest)
+        parts = re.split(r"[_\s]+", label)
+        label = " ".join(parts) if PHONES.issuperset(map(plain, parts)) else label
+    else:
+        # A phone may be followed by its neighbours and its place in the word.
+        label = rest[0]
+    # The last frame belongs to the segment.
+    return Segment(start=round(start, 4), end=round(last + _FRAME, 4), label=_VARIANT.sub("", label))
+
+
+_XLABEL = re.compile(r"\s*(?P<time>\S+)\s+-?\d+(?:\s(?P<label>.*))?")
+
+
+def read_emodb(folder: Path, name: str, *, duration: float) -> dict[Tier, tuple[Segment, ...]]:
+    """Read the hand labels of an EmoDB clip: phones of `lablaut`, syllables of `silb` or else `labsilb`.
+
+    A label's time is where its segment begins: sibilants have their noise there, and not before it. Closure, release
+    and aspiration of a plosive become one phone, as do the parts of a phone whose voice changes.
+
+    Args:
+        folder: Of the corpus.
+        name: Of the clip, such as `03a01Fa`.
+        duration: Of the clip in seconds; labels beyond it are of a longer recording and left out.
+
+    Raises:
+        AlignmentError: There are no labels, or they are damaged.
+    """
+    found: dict[Tier, tuple[Segment, ...]] = {}
+    places: tuple[tuple[Tier, Path], ...] = (
+        ("phone", folder / "lablaut" / f"{name}xx.lablaut"),
+        ("phone", folder / "lablaut" / f"{name}.lablaut"),
+        ("syllable", folder / "silb" / f"{name}.silb"),
+        ("syllable", folder / "labsilb" / f"{name}.labsilb"),
+    )
+    for tier, path in places:
+        # Of a few clips the publishers ship a file without labels.
+        if tier not in found and path.exists() and path.stat().st_size:
+            starts = _read_pairs(path) if path.suffix == ".silb" else _read_xlabel(path)
+            if starts:
+                found[tier] = _segments_from_starts(_joined(starts) if tier == "phone" else starts, path, duration)
+    if not any(found.values()):
+        raise AlignmentError(f"there are no hand labels of {name}", where=folder, remedy="add lablaut and silb")
+    return found
+
+
+def _read_xlabel(path: Path) -> list[tuple[float, str]]:
+    head, hash_line, body = read_text(path).replace("\r", "").partition("\n#\n")
+    if not hash_line:
+        raise AlignmentError("the line # above the labels is missing", where=path, remedy="get the file again")
+    found = []
+    first = head.count("\n") + 3
+    for number, line in enumerate(body.split("\n"), start=first):
+        if not line.strip():
+            continue
+        match = _XLABEL.fullmatch(line)
+        place = f"{path}, line {number}"
+        if match is None:
+            raise AlignmentError("the line is not time, colour and label", where=place, remedy="get the file again")
+        # What comes after a tab or a sign is how the sound is said: `d -sth` is a d without voice.
+        label = re.split(r"[\t\s]", match["label"] or "", maxsplit=1)[0]
+        found.append((seconds(match["time"], where=place), re.split(r"[-+\[\]]", label, maxsplit=1)[0]))
+    return found
+
+
+def _read_pairs(path: Path) -> list[tuple[float, str]]:
+    found = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        cells = line.split()
+        if cells:
+            place = f"{path}, line {number}"
+            if len(cells) > 2:
+                raise AlignmentError("the line is not time and label", where=place, remedy="get the file again")
+            found.append((seconds(cells[0], where=place), cells[1] if len(cells) > 1 else ""))
+    return found
+
+
+def _joined(starts: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Parts of one phone under its name."""
+    found: list[tuple[float, str]] = []
+    for start, label in starts:
+        base = re.sub(r"^[!_]|asp$", "", label)
+        if found and (not base or (base != label and base == found[-1][1])):
+            continue
+        found.append((start, base))
+    return found
+
+
+def _segments_from_starts(starts: list[tuple[float, str]], path: Path, duration: float) -> tuple[Segment, ...]:
+    segments = []
+    for (start, label), (end, _) in itertools.pairwise(starts):
+        if end < start:
+            raise AlignmentError(
+                f"the label at {end:g} s stands below one at {start:g} s", where=path, remedy="get the file again"
+            )
+        # A full stop ends the utterance, a bracket is a pause.
+        if label and label[0] not in ".(" and start < duration:
+            segments.append(Segment(start=start, end=min(end, duration), label=label))
+    return in_order(segments, path)
+
+
+def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...]]:
+    """Read a CTM: utterance, channel, start, duration, label on each line, and perhaps a confidence.
+
+    Args:
+        path: The file.
+        tier: What its labels are; the phones of a syllable are joined by `_`.
+
+    Returns:
+        Segments by utterance; pauses are left out.
+
+    Raises:
+        AlignmentError: The file is absent or damaged.
+    """
+    rows: dict[str, list[Segment]] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        cells = line.split()
+        if not cells or line.startswith(";;"):
+            continue
+        place = f"{path}, line {number}"
+        if len(cells) not in (5, 6):
+            raise AlignmentError(
+                f"the line has {len(cells)} columns",
+                where=place,
+                remedy="write utterance, channel, start, duration, label",
+            )
+        start, length = (seconds(cell, where=place) for cell in cells[2:4])
+        label = cells[4].replace("_", " ") if tier == "syllable" else cells[4]
+        own = rows.setdefault(cells[0], [])
+        if not _NOISE.fullmatch(label) and label not in ("<eps>", "sp"):
+            # Nanoseconds: the sum of two decimal numbers is not exact.
+            own.append(Segment(start=start, end=round(start + length, 9), label=label))
+    if not rows:
+        raise AlignmentError("the file has no segments", where=path, remedy="check what it is")
+    return {
+        name: in_order(sorted(own, key=lambda one: (one.start, one.end)), path, what=name) for name, own in rows.items()
+    }
+
+
+def with_syllables(tiers: Mapping[Tier, tuple[Segment, ...]]) -> dict[Tier, tuple[Segment, ...]]:
+    """Add the syllables that words and their ARPAbet phones imply, where there are none.
+
+    Example:
+        >>> word = Segment(start=0.0, end=0.2, label="oh")
+        >>> phone = Segment(start=0.0, end=0.2, label="OW1")
+        >>> with_syllables({"word": (word,), "phone": (phone,)})["syllable"][0].label
+        'OW1'
+    """
+    found = dict(tiers)
+    words, phones = tiers.get("word"), tiers.get("phone")
+    if "syllable" not in tiers and words and phones and all(plain(one.label) in PHONES for one in phones):
+        found["syllable"] = syllable_segments(phones_by_word(words, phones))
+    return {tier: found[tier] for tier in ("word", "syllable", "phone") if tier in found}

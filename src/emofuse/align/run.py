@@ -1,0 +1,266 @@
+"""All utterances of a manifest aligned, in parallel, and again from where it was cut off."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from emofuse.align.ctc import CtcAligner
+from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
+from emofuse.align.sphinx import SphinxAligner
+from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.audio import audio_duration, content_key, load_audio
+from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
+from emofuse.manifest import utterances
+from emofuse.progress import Progress, Silent
+from emofuse.settings import fingerprint
+from emofuse.types import Alignment, Utterance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AlignerName = Literal["sphinx", "ctc", "shipped"]
+ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
+
+LABEL = "Aligning"
+_VERSION = 1  # Of what an aligner makes of the same sound and words.
+_AHEAD = 4  # Utterances that wait for each process.
+_SAVE_EVERY = 30.0  # Seconds.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """An utterance, what else the manifest knows of it, and who aligns it."""
+
+    utterance: Utterance
+    corpus: str | None
+    language: str | None
+    aligner: AlignerName
+
+
+def align_manifest(
+    manifest: pd.DataFrame,
+    out: Path | None = None,
+    *,
+    aligner: AlignerName | None = None,
+    model: str | None = None,
+    files: Path | None = None,
+    jobs: int | None = None,
+    device: str = "cpu",
+    progress: Progress = Silent(),
+) -> dict[str, Alignment]:
+    """Align every utterance of a manifest with its words.
+
+    An utterance that cannot be aligned gets an alignment without segments that says why.
+
+    Args:
+        manifest: One row an utterance.
+        out: Table of alignments to write, now and then and at the end. What it holds of the same sound, words and
+            aligner is kept; only what failed is tried again.
+        aligner: `sphinx`, `ctc` or `shipped`; None takes what the corpus ships, and Sphinx where it ships nothing.
+        model: For `ctc`: a Hub id or a folder.
+        files: Another aligner's TextGrids or CTM, instead of an aligner.
+        jobs: Parallel processes for Sphinx; by default one a core.
+        device: For `ctc`: where to compute.
+        progress: Told about every utterance.
+
+    Returns:
+        Alignments by utterance, in the manifest's order.
+
+    Raises:
+        SettingsError: The choices do not go together.
+        EncoderError: The CTC model cannot be had.
+        AlignmentError: `files` holds no alignments, or `out` is something else.
+
+    Example:
+        >>> from emofuse.manifest import make_manifest
+        >>> manifest = make_manifest([{"utterance": "a", "text": "hello"}], source="example")
+        >>> align_manifest(manifest)["a"].problem
+        'there is no sound; align recordings only'
+    """
+    _check(aligner, model, files)
+    tasks = list(_tasks(manifest, aligner))
+    marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, model))}
+    done = _kept(out, marks)
+    others = {name: one for name, one in _there(out).items() if name not in {t.utterance.utterance for t in tasks}}
+    todo = [task for task in tasks if task.utterance.utterance not in done]
+    progress.start(LABEL, len(tasks))
+    progress.advance(LABEL, len(tasks) - len(todo))
+    saved = time.monotonic()
+
+    def save() -> None:
+        if out is not None:
+            held = [done[name] for task in tasks if (name := task.utterance.utterance) in done]
+            write_alignments([*held, *others.values()], out, marks={**_marks(out), **marks})
+
+    try:
+        for alignment in _align(todo, model=model, files=files, jobs=jobs or os.cpu_count() or 1, device=device):
+            done[alignment.utterance] = alignment
+            progress.advance(LABEL)
+            if time.monotonic() - saved > _SAVE_EVERY:
+                save()
+                saved = time.monotonic()
+    finally:
+        progress.finish(LABEL)
+        save()
+    return {task.utterance.utterance: done[task.utterance.utterance] for task in tasks}
+
+
+def _check(aligner: AlignerName | None, model: str | None, files: Path | None) -> None:
+    if aligner is not None and aligner not in ALIGNERS:
+        raise SettingsError(f"{aligner!r} is no aligner", where="--aligner", remedy=f"use one of {', '.join(ALIGNERS)}")
+    if aligner == "ctc" and not model:
+        raise SettingsError("no model is named", where="--aligner ctc", remedy="name a CTC model with --model")
+    if model and aligner != "ctc":
+        raise SettingsError("only ctc has a model to choose", where="--model", remedy="add --aligner ctc")
+    if files is not None and aligner not in (None, "shipped"):
+        raise SettingsError(
+            f"alignments are either read or made by {aligner}", where="--from", remedy="leave out --aligner"
+        )
+
+
+def _tasks(manifest: pd.DataFrame, aligner: AlignerName | None) -> Iterator[_Task]:
+    about = [
+        manifest[name].astype("object").where(manifest[name].notna(), None).tolist() for name in ("corpus", "language")
+    ]
+    for utterance, corpus, language in zip(utterances(manifest), *about, strict=True):
+        chosen: AlignerName = aligner or ("shipped" if ships_alignments(corpus) else "sphinx")
+        yield _Task(utterance=utterance, corpus=corpus, language=language, aligner=chosen)
+
+
+def _mark(task: _Task, model: str | None) -> str | None:
+    """Changes with whatever shapes the alignment; None where it is read, not made, or cannot be known."""
+    one = task.utterance
+    if task.aligner == "shipped" or one.audio is None:
+        return None
+    try:
+        sound = content_key(one.audio, start=one.start, end=one.end)
+    except AudioError:
+        return None
+    return fingerprint(_VERSION, task.aligner, model, sound, one.text, task.language)
+
+
+def _there(out: Path | None) -> dict[str, Alignment]:
+    return read_alignments(out) if out is not None and out.exists() else {}
+
+
+def _marks(out: Path) -> dict[str, str]:
+    return read_marks(out) if out.exists() else {}
+
+
+def _kept(out: Path | None, marks: Mapping[str, str]) -> dict[str, Alignment]:
+    if out is None or not out.exists():
+        return {}
+    before = _marks(out)
+    return {
+        name: alignment
+        for name, alignment in _there(out).items()
+        if alignment.problem is None and name in marks and before.get(name) == marks[name]
+    }
+
+
+def _align(
+    tasks: Sequence[_Task], *, model: str | None, files: Path | None, jobs: int, device: str
+) -> Iterator[Alignment]:
+    read = AlignmentFiles(files) if files is not None else None
+    if read is not None:
+        yield from (_attempt(task, lambda task: _from_files(read, task), source=read.source) for task in tasks)
+        return
+    yield from (_attempt(task, _from_corpus, source="shipped") for task in tasks if task.aligner == "shipped")
+    if by_ctc := [task for task in tasks if task.aligner == "ctc"]:
+        recogniser = CtcAligner(model or "", device=device)
+        yield from (_attempt(task, lambda task: _by(recogniser, task), source="ctc") for task in by_ctc)
+    by_sphinx = [task for task in tasks if task.aligner == "sphinx"]
+    if min(jobs, len(by_sphinx)) > 1:
+        yield from _in_parallel(by_sphinx, jobs=min(jobs, len(by_sphinx)))
+    else:
+        yield from map(_sphinx, by_sphinx)
+
+
+def _attempt(task: _Task, work: Callable[[_Task], Mapping[Any, Any]], *, source: str) -> Alignment:
+    name = task.utterance.utterance
+    try:
+        return Alignment(utterance=name, tiers=work(task), source=source)
+    except EmofuseError as error:
+        return Alignment(utterance=name, tiers={}, source=source, problem=error.advice)
+
+
+def _by(aligner: SphinxAligner | CtcAligner, task: _Task) -> Mapping[Any, Any]:
+    one = task.utterance
+    if one.audio is None:
+        raise AlignmentError("there is no sound", remedy="align recordings only")
+    if one.text is None:
+        raise AlignmentError("there is no transcript", remedy="write down what is said")
+    return aligner.align(load_audio(one.audio, start=one.start, end=one.end), one.text, language=task.language)
+
+
+def _from_corpus(task: _Task) -> Mapping[Any, Any]:
+    return read_shipped(task.utterance, corpus=task.corpus, duration=_duration(task.utterance))
+
+
+def _from_files(files: AlignmentFiles, task: _Task) -> Mapping[Any, Any]:
+    return files.read(task.utterance, duration=_duration(task.utterance))
+
+
+def _duration(one: Utterance) -> float:
+    if one.audio is None:
+        raise AlignmentError("there is no sound", remedy="align recordings only")
+    return audio_duration(one.audio, start=one.start, end=one.end)
+
+
+_WORKER: dict[str, SphinxAligner] = {}
+
+
+def _sphinx(task: _Task) -> Alignment:
+    if "sphinx" not in _WORKER:
+        _WORKER["sphinx"] = SphinxAligner()
+    return _attempt(task, lambda task: _by(_WORKER["sphinx"], task), source="sphinx")
+
+
+def _in_parallel(tasks: Sequence[_Task], *, jobs: int) -> Iterator[Alignment]:
+    """Align in worker processes; a sound on which one dies is found out and reported, and the rest goes on."""
+    waiting = deque(tasks)
+    while waiting:
+        running: dict[Future[Alignment], _Task] = {}
+        pool = _pool(jobs)
+        try:
+            while waiting or running:
+                while waiting and len(running) < _AHEAD * jobs:
+                    running[pool.submit(_sphinx, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    alignment = future.result()
+                    del running[future]
+                    yield alignment
+        except BrokenProcessPool:
+            for task in running.values():
+                yield _alone(task)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone(task: _Task) -> Alignment:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(_sphinx, task).result()
+        except BrokenProcessPool:
+            return Alignment(
+                utterance=task.utterance.utterance,
+                tiers={},
+                source="sphinx",
+                problem="the aligner died of this sound; check the recording, or make more memory free",
+            )
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    # Forking a process that holds threads can hang, so every worker starts afresh.
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))

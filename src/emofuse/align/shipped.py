@@ -1,0 +1,142 @@
+"""Alignments that come with a corpus or from another aligner, by utterance of a manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
+from emofuse.align.textgrid import NAMES, read_textgrid
+from emofuse.errors import AlignmentError
+from emofuse.types import Segment, Tier, Utterance
+
+Tiers = Mapping[Tier, tuple[Segment, ...]]
+
+_BEYOND = 0.1  # Seconds that an alignment may reach past the sound, whose frames do not end with it.
+
+
+def _iemocap(sound: Path, duration: float) -> Tiers:
+    # Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+    if len(sound.parents) < 3:
+        raise AlignmentError("this is not a place in IEMOCAP", where=sound, remedy="prepare the corpus anew")
+    return read_iemocap(sound.parents[2] / "ForcedAlignment" / sound.parent.name / sound.stem)
+
+
+def _emodb(sound: Path, duration: float) -> Tiers:
+    return read_emodb(sound.parent.parent, sound.stem, duration=duration)
+
+
+_CORPORA: Mapping[str, Callable[[Path, float], Tiers]] = {"iemocap": _iemocap, "emodb": _emodb}
+
+
+def ships_alignments(corpus: str | None) -> bool:
+    """Whether a corpus comes with alignments that can be read.
+
+    Example:
+        >>> ships_alignments("iemocap"), ships_alignments("ravdess")
+        (True, False)
+    """
+    return corpus in _CORPORA
+
+
+def read_shipped(utterance: Utterance, *, corpus: str | None, duration: float) -> Tiers:
+    """Read the alignment that a corpus ships for an utterance.
+
+    Raises:
+        AlignmentError: The corpus ships none, or the files are absent, damaged, or of a longer sound.
+    """
+    if corpus is None or corpus not in _CORPORA or utterance.audio is None:
+        raise AlignmentError(
+            f"corpus {corpus or 'unknown'} ships no alignments that can be read here",
+            remedy="use --aligner sphinx or ctc, or name TextGrids or CTMs with --from",
+        )
+    return within(_CORPORA[corpus](utterance.audio, duration), duration)
+
+
+class AlignmentFiles:
+    """A folder of TextGrids, or one or more CTMs, made by another aligner.
+
+    TextGrids are found by the utterance's name or by that of its sound file; times in the latter are of the whole file.
+
+    Args:
+        place: A folder with `*.TextGrid` at any depth; a `.ctm` of words; or a folder with `words.ctm`, `phones.ctm`,
+            `syllables.ctm`.
+
+    Raises:
+        AlignmentError: There is nothing of the kind, or a CTM is damaged.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._ctms: dict[Tier, dict[str, tuple[Segment, ...]]] = {}
+        self._grids: dict[str, Path | None] = {}
+        if place.is_file() and place.suffix.lower() == ".ctm":
+            self._ctms = {"word": read_ctm(place)}
+        elif place.is_dir():
+            for tier, names in NAMES.items():
+                if (path := place / f"{names[0]}.ctm").is_file():
+                    self._ctms[tier] = read_ctm(path, tier=tier)
+            if not self._ctms:
+                for path in sorted(place.rglob("*.[Tt]ext[Gg]rid")):
+                    relative = path.relative_to(place).with_suffix("").as_posix()
+                    self._grids[relative] = path
+                    # A name that two folders share tells nothing by itself.
+                    self._grids[path.stem] = None if path.stem in self._grids and path.stem != relative else path
+        if not self._ctms and not self._grids:
+            raise AlignmentError(
+                "there are no alignments here", where=place, remedy="name a folder of TextGrids, or a .ctm"
+            )
+        self.source = "ctm" if self._ctms else "textgrid"
+
+    def read(self, utterance: Utterance, *, duration: float) -> Tiers:
+        """Read one utterance's alignment; syllables are made from words and ARPAbet phones where there are none.
+
+        Raises:
+            AlignmentError: There is none, or it is damaged or of a longer sound.
+        """
+        found = {tier: rows[utterance.utterance] for tier, rows in self._ctms.items() if utterance.utterance in rows}
+        sound = utterance.audio.stem if utterance.audio else ""
+        own, of_file = self._grids.get(utterance.utterance), self._grids.get(sound)
+        if own is not None:
+            found = read_textgrid(own)
+        elif of_file is not None:
+            tiers = read_textgrid(of_file)
+            found = {tier: _cut(segments, utterance.start, utterance.end) for tier, segments in tiers.items()}
+        if not found:
+            raise AlignmentError(
+                f"there is no alignment of {utterance.utterance}", where=self._place, remedy="align it, or leave it out"
+            )
+        return within(with_syllables(found), duration)
+
+
+def _cut(segments: tuple[Segment, ...], start: float, end: float | None) -> tuple[Segment, ...]:
+    """Segments whose middles lie in a span of the file, counted from the span's beginning."""
+    last = math.inf if end is None else end
+    return tuple(
+        Segment(start=max(one.start - start, 0.0), end=min(one.end, last) - start, label=one.label)
+        for one in segments
+        if start <= (one.start + one.end) / 2 < last
+    )
+
+
+def within(tiers: Tiers, duration: float) -> Tiers:
+    """Cut what rounding lets reach past the end of the sound.
+
+    Raises:
+        AlignmentError: More than rounding does.
+    """
+    last = max((segments[-1].end for segments in tiers.values() if segments), default=0.0)
+    if last > duration + _BEYOND:
+        raise AlignmentError(
+            f"the alignment ends at {last:.2f} s and the sound at {duration:.2f} s",
+            remedy="check that they are of the same recording",
+        )
+    return {
+        tier: tuple(
+            Segment(start=one.start, end=min(one.end, duration), label=one.label)
+            for one in segments
+            if one.start < duration
+        )
+        for tier, segments in tiers.items()
+    }

@@ -1,0 +1,165 @@
+"""Forced alignment of English by PocketSphinx, which needs nothing beside its package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emofuse.align.edges import trim_to_sound
+from emofuse.align.normalise import is_english, spoken_words
+from emofuse.align.pronounce import pronounce
+from emofuse.align.syllables import syllable_segments
+from emofuse.audio import SAMPLING_RATE
+from emofuse.errors import AlignmentError
+from emofuse.types import Segment, Tier
+
+# Emotional speech strays from the model: a search that prunes, or that goes over its own lattice again, loses the path.
+_SEARCH = {
+    "lm": None,
+    "cmn": "batch",
+    "beam": 0.0,
+    "wbeam": 0.0,
+    "pbeam": 0.0,
+    "bestpath": False,
+    "fwdflat": False,
+    "loglevel": "FATAL",
+}
+_FRAME = 0.01  # Seconds from frame to frame.
+_WINDOW = 410 / SAMPLING_RATE
+# A frame speaks for the middle of its window, and a border lies half-way between the frames on its sides.
+_BORDER = (_WINDOW - _FRAME) / 2
+_CHEAP = "a"  # The word of fewest phones.
+_STATES = 3  # Frames that a phone takes at least.
+# Nobody speaks 25 phones a second; words of another recording are squeezed like that into where they hurt least.
+_HASTE = 0.04
+_JUDGED = 8  # Phones that it takes to tell.
+
+
+class SphinxAligner:
+    """Words, syllables and phones of English speech, with the US English model of pocketsphinx.
+
+    Words outside its dictionary are pronounced by `emofuse.align.pronounce`.
+
+    Example:
+        >>> from emofuse.testing import tone
+        >>> tiers = SphinxAligner().align(tone(1.0, seed=0), "Hello there")
+        >>> [segment.label for segment in tiers["syllable"]]  # In what is no speech, the times mean nothing.
+        ['HH AH', 'L OW', 'DH EH R']
+    """
+
+    name = "sphinx"
+
+    def __init__(self) -> None:
+        from pocketsphinx import Config, Decoder
+
+        self._decoder: Any = Decoder(Config(**_SEARCH))
+
+    def align(
+        self, clip: NDArray[np.float32], text: str, *, language: str | None = None
+    ) -> Mapping[Tier, tuple[Segment, ...]]:
+        """Align a clip with its words.
+
+        Args:
+            clip: Mono samples `(time,)` at 16 kHz.
+            text: What is said, as it is written.
+            language: ISO 639-1 code; None counts as English.
+
+        Raises:
+            AlignmentError: The words are not English, there are none, or they do not fit the clip.
+        """
+        if not is_english(language):
+            raise AlignmentError(
+                f"the language is {language}, and Sphinx knows English only",
+                remedy="align with --aligner ctc and a model of that language",
+            )
+        words = self._words(text)
+        sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()
+        phones = self._decode(sound, words, seconds=len(clip) / SAMPLING_RATE)
+        _check_pace([phone for own in phones for phone in own])
+        phones = trim_to_sound(phones, clip)
+        said = [
+            Segment(start=own[0].start, end=own[-1].end, label=word) for own, word in zip(phones, words, strict=True)
+        ]
+        return {
+            "word": tuple(said),
+            "syllable": syllable_segments(phones),
+            "phone": tuple(phone for own in phones for phone in own),
+        }
+
+    def _words(self, text: str) -> list[str]:
+        """The spoken words, all of which the decoder's dictionary knows afterwards."""
+        words = [word.text for word in spoken_words(text)]
+        if not words:
+            raise AlignmentError("the transcript has no words", remedy="write down what is said")
+        for word in dict.fromkeys(words):
+            if self._decoder.lookup_word(word) is None:
+                phones = pronounce(word)
+                if not phones:
+                    raise AlignmentError(
+                        f"the word {word!r} has no English letters",
+                        remedy="write it in English letters, or align with --aligner ctc",
+                    )
+                self._decoder.add_word(word, " ".join(phones), True)
+        return words
+
+    def _decode(self, sound: bytes, words: Sequence[str], *, seconds: float) -> list[list[Segment]]:
+        """The phones of each word."""
+        shortest = sum(len(self._decoder.lookup_word(word).split()) for word in words) * _STATES * _FRAME
+        try:
+            # The front end counts one frame of its last utterance into this one's mean: make it one of this.
+            self._decoder.set_align_text(_CHEAP)
+            self._listen(sound)
+            self._decoder.set_align_text(" ".join(words))
+            self._listen(sound)
+            # The first pass finds the words and pauses; the second, their phones.
+            self._decoder.set_alignment()
+            self._listen(sound)
+            # Entries are read while the alignment is held: without it, their memory is gone.
+            alignment = self._decoder.get_alignment()
+            found = [
+                (entry.name.split("(")[0], [_segment(phone, seconds) for phone in entry])
+                for entry in alignment
+                if _is_word(entry.name)
+            ]
+        except (RuntimeError, TypeError) as error:
+            if seconds < shortest:
+                raise AlignmentError(
+                    f"{seconds:.2f} s are too short for {len(words)} words", remedy="check the words and the span"
+                ) from error
+            raise AlignmentError(
+                "the words do not fit the sound", remedy="check that the transcript is of this recording"
+            ) from error
+        if [word for word, _ in found] != list(words):
+            raise AlignmentError(
+                "the aligner lost some of the words", remedy="check that the transcript is of this recording"
+            )
+        return [phones for _, phones in found]
+
+    def _listen(self, sound: bytes) -> None:
+        self._decoder.start_utt()
+        try:
+            self._decoder.process_raw(sound, full_utt=True)
+        finally:
+            self._decoder.end_utt()
+
+
+def _check_pace(phones: Sequence[Segment]) -> None:
+    lengths = [phone.end - phone.start for phone in phones]
+    if len(lengths) >= _JUDGED and median(lengths) < _HASTE + _FRAME / 2:
+        raise AlignmentError("the words do not fit the sound", remedy="check that the transcript is of this recording")
+
+
+def _is_word(name: str) -> bool:
+    """Whether an entry is not a pause or noise."""
+    return not name.startswith(("<", "[", "(", "+"))
+
+
+def _segment(phone: Any, end: float) -> Segment:
+    start = 0.0 if phone.start == 0 else phone.start * _FRAME + _BORDER
+    stop = (phone.start + phone.duration) * _FRAME + _BORDER
+    # Rounded, since a tenth of a millisecond is finer than any aligner and sums of hundredths are not exact.
+    return Segment(start=round(min(start, end), 4), end=round(min(stop, end), 4), label=phone.name)

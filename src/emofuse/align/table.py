@@ -1,0 +1,165 @@
+"""The alignments of a corpus as one Parquet table: one row a segment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from emofuse.errors import AlignmentError
+from emofuse.files import written_whole
+from emofuse.types import TIERS, Alignment, Segment, Tier
+
+COLUMNS: Mapping[str, str] = {
+    "utterance": "string",
+    "tier": "string",
+    "start": "Float64",
+    "end": "Float64",
+    "label": "string",
+    "source": "string",
+    "problem": "string",
+}
+"""Columns of the table and their types. Times are seconds from the beginning of the utterance. An utterance without
+segments has one row without tier, a tier without segments one row without times; `problem` says why."""
+
+_MARKS = "emofuse.marks"
+_REMEDY = "make it again with `emofuse align`"
+
+
+def write_alignments(alignments: Iterable[Alignment], path: Path, *, marks: Mapping[str, str] | None = None) -> None:
+    """Write alignments as Parquet, whole or not at all.
+
+    Args:
+        alignments: One for each utterance.
+        path: The table.
+        marks: What each utterance was aligned from, for `read_marks`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "alignments.parquet"
+        >>> word = Segment(start=0.1, end=0.4, label="hello")
+        >>> write_alignments([Alignment(utterance="a", tiers={"word": (word,)}, source="sphinx")], path)
+        >>> read_alignments(path)["a"].tiers["word"]
+        (Segment(start=0.1, end=0.4, label='hello'),)
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [row for alignment in alignments for row in _rows(alignment)]
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(COLUMNS)}
+    kinds = [pa.float64() if kind == "Float64" else pa.string() for kind in COLUMNS.values()]
+    table = pa.table(columns, schema=pa.schema(list(zip(COLUMNS, kinds, strict=True))))
+    if marks is not None:
+        table = table.replace_schema_metadata({_MARKS: json.dumps(dict(marks))})
+    with written_whole(path) as part, part.open("wb") as file:
+        pyarrow.parquet.write_table(table, file)
+
+
+def _rows(alignment: Alignment) -> list[tuple[Any, ...]]:
+    name, about = alignment.utterance, (alignment.source, alignment.problem)
+    rows: list[tuple[Any, ...]] = []
+    for tier, segments in alignment.tiers.items():
+        rows += [(name, tier, segment.start, segment.end, segment.label, *about) for segment in segments]
+        if not segments:
+            rows.append((name, tier, None, None, None, *about))
+    return rows or [(name, None, None, None, None, *about)]
+
+
+def read_alignments(path: Path) -> dict[str, Alignment]:
+    """Read and check a table of alignments.
+
+    Returns:
+        Alignments by utterance, in the table's order.
+
+    Raises:
+        AlignmentError: The file is absent or not Parquet, or a row breaks the schema.
+    """
+    frame = _frame(path)
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise AlignmentError(f"column {missing[0]!r} is missing", where=path, remedy=_REMEDY)
+    tiers: dict[str, dict[Tier, list[Segment]]] = {}
+    about: dict[str, tuple[str, str | None]] = {}
+    columns = [frame[name].astype("object").where(frame[name].notna(), None) for name in COLUMNS]
+    for number, row in enumerate(zip(*columns, strict=True), start=1):
+        name, tier, start, end, label, source, problem = row
+        wrong = _wrong(*row) or (name in about and about[name] != (source, problem) and "another source or problem")
+        if not wrong and start is not None:
+            before = tiers.get(name, {}).get(tier, [])
+            wrong = "a segment that begins before the one above it" if before and start < before[-1].start else ""
+        if wrong:
+            raise AlignmentError(f"row {number} has {wrong}", where=path, remedy=_REMEDY)
+        about[name] = (source, problem)
+        own = tiers.setdefault(name, {})
+        if tier is not None:
+            segments = own.setdefault(tier, [])
+            if start is not None:
+                segments.append(Segment(start=float(start), end=float(end), label=label))
+    return {
+        name: Alignment(
+            utterance=name,
+            tiers={tier: tuple(segments) for tier, segments in own.items()},
+            source=about[name][0],
+            problem=about[name][1],
+        )
+        for name, own in tiers.items()
+    }
+
+
+def read_marks(path: Path) -> dict[str, str]:
+    """What each utterance of a table was aligned from, as `write_alignments` was told; empty where it was not.
+
+    Raises:
+        AlignmentError: The file is absent or not Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        with path.open("rb") as file:
+            kept = (pyarrow.parquet.read_schema(file).metadata or {}).get(_MARKS.encode(), b"{}")
+        marks = json.loads(kept)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise AlignmentError("this is not a table of alignments", where=path, remedy=_REMEDY) from error
+    return {str(name): str(mark) for name, mark in marks.items()} if isinstance(marks, dict) else {}
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise AlignmentError("no such table of alignments", where=path, remedy="make it with `emofuse align`")
+    try:
+        with path.open("rb") as file:
+            frame: pd.DataFrame = pyarrow.parquet.read_table(file).to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise AlignmentError("this is not a Parquet table", where=path, remedy=_REMEDY) from error
+    return frame
+
+
+def _wrong(name: Any, tier: Any, start: Any, end: Any, label: Any, source: Any, problem: Any) -> str:
+    """What is wrong with a row by itself; empty where nothing is."""
+    if not isinstance(name, str) or not name.strip():
+        return "no name in column 'utterance'"
+    if tier is not None and tier not in TIERS:
+        return f"{tier!r} in column 'tier', which is none of {', '.join(TIERS)}"
+    if not isinstance(source, str) or not source:
+        return "nothing in column 'source'"
+    if problem is not None and not isinstance(problem, str):
+        return f"{problem!r} in column 'problem'"
+    if start is None and end is None and label is None:
+        return ""
+    if tier is None or not isinstance(label, str):
+        return "a segment without tier or label"
+    if not _is_time(start) or not _is_time(end) or end < start:
+        return f"the times {start} to {end}, which must be seconds in order"
+    return ""
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0

@@ -1,0 +1,87 @@
+"""What the readers of alignment files have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from emofuse.errors import AlignmentError
+from emofuse.types import Segment
+
+_LARGEST = 64 << 20  # Bytes; no text file of alignments comes near.
+_SLACK = 1e-3  # Seconds by which rounded borders may overlap.
+
+
+def read_text(path: Path) -> str:
+    """Read a text file whole: UTF-16 if it says so, else UTF-8, and what that cannot be is Latin 1.
+
+    Args:
+        path: The file.
+
+    Raises:
+        AlignmentError: The file is absent, a folder, empty, too large or no text.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise AlignmentError("the file is too large for alignments", where=path, remedy="check what it is")
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise AlignmentError("no such file", where=path, remedy="check the path") from error
+    except OSError as error:
+        raise AlignmentError(f"the file cannot be read ({error.strerror})", where=path, remedy="check it") from error
+    if not content.strip():
+        raise AlignmentError("the file is empty", where=path, remedy="align anew, or get it again")
+    try:
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    if "\0" in text:
+        raise AlignmentError("this is not a text file", where=path, remedy="align anew, or get it again")
+    return text
+
+
+def seconds(cell: str, *, where: str, scale: float = 1.0) -> float:
+    """A time in a text file.
+
+    Raises:
+        AlignmentError: It is not a number of zero or more.
+
+    Example:
+        >>> seconds("12", where="a.wdseg, line 2", scale=0.01)
+        0.12
+    """
+    try:
+        value = float(cell) * scale if not set(cell) - set("0123456789.+-eE") else math.nan
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise AlignmentError(f"{cell[:40]!r} is no time", where=where, remedy="it must be a number of zero or more")
+    return value
+
+
+def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file") -> tuple[Segment, ...]:
+    """Check that segments follow each other; an overlap of less than a millisecond is rounding and is mended.
+
+    Raises:
+        AlignmentError: A segment ends before it begins, or two overlap.
+    """
+    found: list[Segment] = []
+    for segment in segments:
+        start = segment.start
+        if found and start < found[-1].end:
+            if found[-1].end - start > _SLACK:
+                raise AlignmentError(
+                    f"{what} has {segment.label[:40]!r} at {start:g} s, before the segment ahead of it ends",
+                    where=path,
+                    remedy="align anew, or mend the times",
+                )
+            start = found[-1].end
+        if segment.end < start or start < 0:
+            raise AlignmentError(
+                f"{what} has {segment.label[:40]!r} from {start:g} to {segment.end:g} s",
+                where=path,
+                remedy="align anew, or mend the times",
+            )
+        found.append(Segment(start=start, end=segment.end, label=segment.label.strip()))
+    return tuple(found)

@@ -1,0 +1,166 @@
+"""Praat's TextGrid, long and short, as the Montreal Forced Aligner and Praat write it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from emofuse.align.text_files import in_order, read_text
+from emofuse.errors import AlignmentError
+from emofuse.types import Segment, Tier
+
+NAMES: Mapping[Tier, tuple[str, ...]] = {
+    "word": ("words", "word", "ort"),
+    "syllable": ("syllables", "syllable", "syl"),
+    "phone": ("phones", "phone", "segments", "phonemes"),
+}
+"""What tiers are called in TextGrids; MFA puts `speaker - ` before it. The first is what is written."""
+
+PAUSES = frozenset({"", "sil", "sp", "SIL", "<eps>", "<sil>", "<p:>", "#"})
+
+_TOKEN = re.compile(
+    r'"(?P<text>(?:[^"]|"")*)"|(?<![\w.])(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?![\w.])'
+    r"|<exists>|\[[0-9]*\]"
+)
+_REMEDY = "write it anew from Praat or the aligner"
+
+
+def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:
+    """Read the word, syllable and phone tiers of a TextGrid; pauses are left out.
+
+    Args:
+        path: Long or short text format, in UTF-8 or UTF-16.
+
+    Returns:
+        The tiers that are there, by the names in `NAMES`, whatever their case.
+
+    Raises:
+        AlignmentError: The file is absent, no TextGrid, cut short or contradicts itself.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.TextGrid"
+        >>> write_textgrid({"word": (Segment(start=0.1, end=0.4, label="hello"),)}, path, duration=1.0)
+        >>> read_textgrid(path)
+        {'word': (Segment(start=0.1, end=0.4, label='hello'),)}
+    """
+    text = read_text(path)
+    if "ooTextFile" not in text[:200] or "TextGrid" not in text[:400]:
+        raise AlignmentError("this is not a TextGrid", where=path, remedy=_REMEDY)
+    tokens = _Tokens(text, path)
+    tokens.number()
+    tokens.number()
+    tiers: dict[Tier, tuple[Segment, ...]] = {}
+    for _ in range(tokens.count("tiers")):
+        kind, name = tokens.text(), tokens.text()
+        tokens.number()
+        tokens.number()
+        segments = []
+        for _ in range(tokens.count("intervals")):
+            if kind != "IntervalTier":
+                tokens.number()
+                tokens.text()
+                continue
+            segments.append(Segment(start=tokens.number(), end=tokens.number(), label=tokens.text()))
+        tier = _tier(name)
+        if kind != "IntervalTier" or tier is None:
+            continue
+        if tier in tiers:
+            raise AlignmentError(
+                f"there are two tiers of {tier}s", where=path, remedy="keep one speaker and one tier of each"
+            )
+        checked = in_order(segments, path, what=f"tier {name!r}")
+        tiers[tier] = tuple(segment for segment in checked if segment.label not in PAUSES)
+    tokens.end()
+    if not tiers:
+        raise AlignmentError(
+            "there is no tier of words, syllables or phones", where=path, remedy="call them words, syllables and phones"
+        )
+    return tiers
+
+
+def _tier(name: str) -> Tier | None:
+    last = name.rpartition(" - ")[2].strip().lower()
+    return next((tier for tier, names in NAMES.items() if last in names), None)
+
+
+class _Tokens:
+    """The values of a TextGrid in order; long format is short format with remarks between the values."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        body = text.split("TextGrid", 1)[1].lstrip('"')
+        self._found = _TOKEN.finditer(body)
+        self._path = path
+
+    def _next(self, group: str) -> str:
+        for match in self._found:
+            # Remarks such as `intervals [12]:` hold numbers that are no values.
+            if match[0] == "<exists>" or match[0].startswith("["):
+                continue
+            if match[group] is None:
+                raise AlignmentError(
+                    f"{match[0][:40]!r} is not the {'label' if group == 'text' else 'number'} that belongs here",
+                    where=self._path,
+                    remedy=_REMEDY,
+                )
+            return match[group]
+        raise AlignmentError("the TextGrid breaks off", where=self._path, remedy=_REMEDY)
+
+    def end(self) -> None:
+        if any(match["text"] is not None or match["number"] is not None for match in self._found):
+            raise AlignmentError("there is more below the last tier", where=self._path, remedy=_REMEDY)
+
+    def text(self) -> str:
+        return self._next("text").replace('""', '"')
+
+    def number(self) -> float:
+        value = float(self._next("number"))
+        if not math.isfinite(value):
+            raise AlignmentError("a time is not finite", where=self._path, remedy=_REMEDY)
+        return value
+
+    def count(self, what: str) -> int:
+        value = self.number()
+        if value < 0 or value != int(value):
+            raise AlignmentError(f"{value} is no number of {what}", where=self._path, remedy=_REMEDY)
+        return int(value)
+
+
+def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, duration: float) -> None:
+    """Write tiers as a TextGrid in the long format; what lies between segments becomes empty intervals.
+
+    Args:
+        tiers: Segments in order, without overlaps.
+        path: File to write.
+        duration: Of the sound, in seconds.
+    """
+    from emofuse.files import written_whole
+
+    end = max([duration, *(segment.end for segments in tiers.values() for segment in segments)])
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end!r}"]
+    lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
+    for number, (tier, segments) in enumerate(tiers.items(), start=1):
+        intervals = _filled(segments, end)
+        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{NAMES[tier][0]}"']
+        lines += ["        xmin = 0", f"        xmax = {end!r}", f"        intervals: size = {len(intervals)}"]
+        for place, one in enumerate(intervals, start=1):
+            label = one.label.replace('"', '""')
+            lines += [f"        intervals [{place}]:", f"            xmin = {one.start!r}"]
+            lines += [f"            xmax = {one.end!r}", f'            text = "{label}"']
+    with written_whole(path) as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _filled(segments: Sequence[Segment], end: float) -> list[Segment]:
+    filled: list[Segment] = []
+    last = 0.0
+    for segment in segments:
+        if segment.start > last:
+            filled.append(Segment(start=last, end=segment.start, label=""))
+        filled.append(segment)
+        last = segment.end
+    if last < end or not filled:
+        filled.append(Segment(start=last, end=end, label=""))
+    return filled

@@ -1,0 +1,62 @@
+"""The verb that finds when words, syllables and phones are said: `emofuse align`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from emofuse.errors import SettingsError
+
+
+def align(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, from `emofuse prepare`.")],
+    out: Annotated[Path, typer.Option(help="Table of alignments (.parquet); what it holds is not aligned again.")],
+    aligner: Annotated[
+        str | None,
+        typer.Option(help="sphinx (English), ctc or shipped (default: what the corpus ships, else sphinx)."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="For ctc: the Hub id or folder of a CTC model.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Read another aligner's TextGrids (folder) or CTM instead.")
+    ] = None,
+    write: Annotated[str | None, typer.Option(help="Also write files: textgrid, ctm or json.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to write them.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")] = None,
+    device: Annotated[str, typer.Option(help="For ctc, where to compute: cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Find when the words, syllables and phones of a corpus are said."""
+    from emofuse.align.coverage import coverage
+    from emofuse.align.run import AlignerName, align_manifest
+    from emofuse.align.writers import FORMATS, write_files
+    from emofuse.console import SOME_SKIPPED, Bars, say, warn
+    from emofuse.manifest import read_manifest
+
+    if write is not None and write not in FORMATS:
+        raise SettingsError(f"{write!r} is no format", where="--write", remedy=f"use one of {', '.join(FORMATS)}")
+    if (write is None) != (folder is None):
+        raise SettingsError("one is given without the other", where="--write and --folder", remedy="give both")
+    table = read_manifest(manifest)
+    with Bars() as bars:
+        found = align_manifest(
+            table,
+            out,
+            aligner=cast("AlignerName | None", aligner),
+            model=model,
+            files=source,
+            jobs=jobs,
+            device=device,
+            progress=bars,
+        )
+    if write is not None and folder is not None:
+        known = table[table["duration"].notna()]
+        durations = dict(zip(known["utterance"], known["duration"].astype(float), strict=True))
+        files = write_files(found.values(), folder, style=write, durations=durations)
+        say(f"{folder}: {len(files)} files")
+    counted = coverage(found.values())
+    say(f"{out}: {counted.summary()}")
+    for line in counted.reasons():
+        warn(line)
+    if counted.problems:
+        raise typer.Exit(SOME_SKIPPED)

@@ -1,0 +1,711 @@
+"""Files of alignments: what is written is read back, and of whatever is wrong one sentence says what and where."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
+from emofuse.align.run import align_manifest
+from emofuse.align.shipped import AlignmentFiles
+from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.align.textgrid import read_textgrid, write_textgrid
+from emofuse.align.writers import read_json, write_files
+from emofuse.audio import SAMPLING_RATE
+from emofuse.cli import app
+from emofuse.errors import AlignmentError, EmofuseError, SettingsError
+from emofuse.manifest import make_manifest, write_manifest
+from emofuse.testing import tone
+from emofuse.types import TIERS, Alignment, Segment, Tier, Utterance
+
+Tiers = Mapping[Tier, tuple[Segment, ...]]
+
+
+def triples(segments: Sequence[Segment]) -> list[tuple[float, float, str]]:
+    return [(segment.start, segment.end, segment.label) for segment in segments]
+
+
+# Round trips
+
+LABELS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=8).filter(
+    lambda label: (
+        label.lower() not in ("sil", "sp", "<eps>", "<sil>", "<p:>", "#", "<s>", "</s>")
+        and not label.startswith((";;", "[", "+"))
+        and label == label.strip()
+    )
+)
+
+
+@st.composite
+def tiers(draw: st.DrawFn, *, plain: bool = False) -> dict[Tier, tuple[Segment, ...]]:
+    """Segments in order, with gaps, to tenths of milliseconds."""
+    found: dict[Tier, tuple[Segment, ...]] = {}
+    for tier in draw(st.sets(st.sampled_from(TIERS), min_size=1)):
+        marks = draw(st.lists(st.integers(0, 100_000), min_size=2, max_size=9, unique=True))
+        times = [mark / 10_000 for mark in sorted(marks)]
+        spans = [span for span in itertools.pairwise(times) if draw(st.booleans())] or [(0.5, 0.75)]
+        names = [draw(st.sampled_from(["AH", "W ER D"]) if tier == "syllable" else LABELS) for _ in spans]
+        found[tier] = tuple(
+            Segment(start=start, end=end, label=name) for (start, end), name in zip(spans, names, strict=True)
+        )
+    return {tier: found[tier] for tier in TIERS if tier in found}
+
+
+@given(tiers())
+@settings(max_examples=25, deadline=None)
+def test_a_textgrid_is_read_as_it_was_written(found: Tiers) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.TextGrid"
+        write_textgrid(found, path, duration=10.0)
+        assert read_textgrid(path) == found
+
+
+@given(st.lists(tiers(), min_size=1, max_size=3))
+@settings(max_examples=20, deadline=None)
+def test_ctms_are_read_as_they_were_written(many: list[Tiers]) -> None:
+    alignments = [Alignment(utterance=f"u{n}", tiers=found, source="sphinx") for n, found in enumerate(many)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(alignments, Path(folder), style="ctm")
+        files = AlignmentFiles(Path(folder))
+        for alignment in alignments:
+            read = files.read(Utterance(utterance=alignment.utterance), duration=10.0)
+            for tier, segments in alignment.tiers.items():
+                assert [one.label for one in read[tier]] == [one.label for one in segments]
+                times = [[one.start, one.end] for one in read[tier]]
+                np.testing.assert_allclose(times, [[one.start, one.end] for one in segments], atol=1e-8)
+
+
+@given(tiers(), st.text(st.characters(codec="utf-8"), max_size=9))
+@settings(max_examples=20, deadline=None)
+def test_json_is_read_as_it_was_written(found: Tiers, problem: str) -> None:
+    alignment = Alignment(utterance="deep/a", tiers=found, source="ctc", problem=problem or None)
+    with tempfile.TemporaryDirectory() as folder:
+        [path] = write_files([alignment], Path(folder), style="json")
+        assert path == Path(folder) / "deep" / "a.json"
+        assert read_json(path) == alignment
+
+
+@given(st.lists(st.one_of(tiers(), st.just({}), st.just({"word": (), "phone": ()})), max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_a_table_is_read_as_it_was_written(many: list[Any]) -> None:
+    alignments = [
+        Alignment(utterance=f"u{n}", tiers=found, source="sphinx", problem=None if found else "too short")
+        for n, found in enumerate(many)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "alignments.parquet"
+        write_alignments(alignments, path, marks={"u0": "x"})
+        assert read_alignments(path) == {one.utterance: one for one in alignments}
+        assert list(read_alignments(path)) == [one.utterance for one in alignments]
+        assert read_marks(path) == {"u0": "x"}
+
+
+def test_an_independent_reader_takes_the_table(tmp_path: Path) -> None:
+    word = Segment(start=0.1, end=0.4, label="hello")
+    failed = Alignment(utterance="b", tiers={}, source="sphinx", problem="silent")
+    path = tmp_path / "a.parquet"
+    write_alignments([Alignment(utterance="a", tiers={"word": (word,)}, source="sphinx"), failed], path)
+    frame = pd.read_parquet(path)
+    assert list(frame.columns) == ["utterance", "tier", "start", "end", "label", "source", "problem"]
+    assert frame.loc[0].tolist()[:6] == ["a", "word", 0.1, 0.4, "hello", "sphinx"]
+    assert frame.loc[1, ["utterance", "problem"]].tolist() == ["b", "silent"]
+    assert frame.loc[1, ["tier", "start", "end", "label"]].isna().all()
+
+
+# What other tools write
+
+IEMOCAP = {
+    ".wdseg": """\t SFrm  EFrm    SegAScr Word
+\t    0    37     -53234 <s>
+\t   38    64     -92134 EXCUSE
+\t   65    80     -10234 ME(2)
+\t   81    90      -3333 <sil>
+\t   91    99      -4444 ++BREATHING++
+\t  100   120      -5555 YEAH
+\t  121   130      -6666 </s>
+Total score:     -173580
+""",
+    ".syseg": """    38    52 IH_K
+    53    64 S K Y UW Z
+    65    80 M IY
+   100   120 Y AE
+""",
+    ".phseg": """\t SFrm  EFrm    SegAScr Phone
+\t    0    37     -53234 SIL
+\t   38    45     -1000 IH SIL K b
+\t   46    52     -1000 K IH S i
+\t   53    64     -1000 S K Y e
+\t   65    80     -1000 M SIL IY b
+\t   81    99     -1000 +NOISE+
+\t  100   120     -1000 Y SIL AE b
+\t  121   130     -1000 SIL
+Total score:     -173580
+""",
+}
+
+LONG = '''File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 2.5
+tiers? <exists>
+size = 3
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "speaker 1 - words"
+        xmin = 0
+        xmax = 2.5
+        intervals: size = 3
+        intervals [1]:
+            xmin = 0
+            xmax = 0.5
+            text = ""
+        intervals [2]:
+            xmin = 0.5
+            xmax = 1.25
+            text = "say ""ah"""
+        intervals [3]:
+            xmin = 1.25
+            xmax = 2.5
+            text = "sp"
+    item [2]:
+        class = "IntervalTier"
+        name = "speaker 1 - phones"
+        xmin = 0
+        xmax = 2.5
+        intervals: size = 2
+        intervals [1]:
+            xmin = 0.5
+            xmax = 1
+            text = "S"
+        intervals [2]:
+            xmin = 1
+            xmax = 1.25
+            text = "EY1"
+    item [3]:
+        class = "TextTier"
+        name = "bell"
+        xmin = 0
+        xmax = 2.5
+        points: size = 1
+        points [1]:
+            number = 1.5
+            mark = "ding [2]: 7"
+'''
+
+SHORT = '''File type = "ooTextFile"
+Object class = "TextGrid"
+
+0
+2.5
+<exists>
+1
+"IntervalTier"
+"words"
+0
+2.5
+3
+0
+0.5
+""
+0.5
+1.25
+"say ""ah"""
+1.25
+2.5
+"sil"
+'''
+
+CTM = """;; comment
+a 1 0.10 0.25 hello 0.98
+a 1 0.35 0.40 there
+b A 0.00 0.50 <eps>
+b A 0.50 0.25 yes
+"""
+
+LABLAUT = """signal wochenAO
+type 0
+comment created using xlabel Wed Apr 26 12:59:18 2000
+color 125
+separator ;
+nfields 1
+#
+    0.080109   -1 _t
+    0.119160   -1 !t\t+asp
+    0.144370   -1 E6
+    0.244223   -1 l
+    0.348031   -1 d\t-sth
+    0.427091   -1 \t-lar
+    0.509149   -1 !d
+    0.551660   -1 (
+    0.602575   -1 k
+    0.698978   -1 kasp
+    0.768183   -1 a-lar
+    2.100000   -1 n
+    2.200000   -1 .
+"""
+
+SILB = "0.080080\tder\n0.244195\tla\n0.427094\t(\n0.643428\tliegt\n1.841390\t.\n"
+
+
+def iemocap(folder: Path, contents: Mapping[str, str] = IEMOCAP) -> Path:
+    for ending, text in contents.items():
+        (folder / f"a{ending}").write_bytes(text.encode())
+    return folder / "a"
+
+
+def test_the_files_of_iemocap(tmp_path: Path) -> None:
+    found = read_iemocap(iemocap(tmp_path))
+    assert triples(found["word"]) == [(0.38, 0.65, "EXCUSE"), (0.65, 0.81, "ME"), (1.0, 1.21, "YEAH")]
+    assert triples(found["syllable"]) == [
+        (0.38, 0.53, "IH K"), (0.53, 0.65, "S K Y UW Z"), (0.65, 0.81, "M IY"), (1.0, 1.21, "Y AE"),
+    ]  # fmt: skip
+    assert [one.label for one in found["phone"]] == ["IH", "K", "S", "M", "Y"]
+
+
+def test_textgrids_long_and_short(tmp_path: Path) -> None:
+    long, short, wide = tmp_path / "long.TextGrid", tmp_path / "short.TextGrid", tmp_path / "wide.TextGrid"
+    long.write_text(LONG)
+    short.write_text(SHORT)
+    wide.write_text(LONG, encoding="utf-16")
+    word = (Segment(start=0.5, end=1.25, label='say "ah"'),)
+    phones = (Segment(start=0.5, end=1.0, label="S"), Segment(start=1.0, end=1.25, label="EY1"))
+    assert read_textgrid(short) == {"word": word}
+    assert read_textgrid(long) == read_textgrid(wide) == {"word": word, "phone": phones}
+    assert triples(with_syllables(read_textgrid(long))["syllable"]) == [(0.5, 1.25, "S EY1")]
+
+
+def test_a_ctm(tmp_path: Path) -> None:
+    (tmp_path / "a.ctm").write_text(CTM)
+    found = read_ctm(tmp_path / "a.ctm")
+    assert triples(found["a"]) == [(0.1, 0.35, "hello"), (0.35, 0.75, "there")]
+    assert triples(found["b"]) == [(0.5, 0.75, "yes")]
+
+
+def emodb(folder: Path, *, phones: str | None = LABLAUT, syllables: str | None = SILB) -> Path:
+    for kind, name, text in (("lablaut", "03a01Faxx.lablaut", phones), ("silb", "03a01Fa.silb", syllables)):
+        (folder / kind).mkdir(exist_ok=True)
+        if text is not None:
+            (folder / kind / name).write_bytes(text.encode("latin-1"))
+    return folder
+
+
+def test_the_hand_labels_of_emodb(tmp_path: Path) -> None:
+    found = read_emodb(emodb(tmp_path), "03a01Fa", duration=2.0)
+    # Labels say where segments begin; parts of a plosive are one phone; beyond 2 s is another recording.
+    assert triples(found["phone"]) == [
+        (0.080109, 0.14437, "t"),
+        (0.14437, 0.244223, "E6"),
+        (0.244223, 0.348031, "l"),
+        (0.348031, 0.55166, "d"),
+        (0.602575, 0.768183, "k"),
+        (0.768183, 2.0, "a"),
+    ]
+    assert [one[2] for one in triples(found["syllable"])] == ["der", "la", "liegt"]
+    assert found["syllable"][-1].end == 1.84139
+    # Some clips have no phones, or syllables in the older format alone.
+    (tmp_path / "lablaut" / "03a01Faxx.lablaut").write_text(LABLAUT.split("#")[0] + "#\n")
+    (tmp_path / "silb" / "03a01Fa.silb").write_text("")
+    (tmp_path / "labsilb").mkdir()
+    (tmp_path / "labsilb" / "03a01Fa.labsilb").write_text("signal x\n#\n 0.1 -1 der\t0.4\n 0.2 -1 .\n")
+    assert {tier: triples(one) for tier, one in read_emodb(tmp_path, "03a01Fa", duration=2.0).items()} == {
+        "syllable": [(0.1, 0.2, "der")]
+    }
+
+
+# Damage: each changes the bytes of a good file, or puts something else in its place.
+
+Damage = Callable[[Path], None]
+
+
+def put(content: bytes) -> Damage:
+    return lambda path: void(path.write_bytes(content))
+
+
+def change(old: str, new: str) -> Damage:
+    def do(path: Path) -> None:
+        text = path.read_bytes().decode()
+        assert old in text, f"{old!r} is not in the sample"
+        path.write_bytes(text.replace(old, new, 1).encode())
+
+    return do
+
+
+def void(_: object) -> None:
+    """Throw a result away."""
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def huge(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(80 << 20)
+
+
+def twice(path: Path) -> None:
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+EVERYWHERE: dict[str, Damage] = {
+    "absent": lambda path: path.unlink(),
+    "folder": folder_instead,
+    "empty": put(b""),
+    "blank": put(b" \n\t\n\n"),
+    "zeros": put(b"\0" * 400),
+    "picture": put(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x10"),
+    "page": put(b"<!DOCTYPE html><html><body>404 Not Found, sorry about that</body></html>"),
+    "noise": put(bytes(range(128, 256)) * 3),
+    "prose": put(b"This is a readme. It has words\nand lines, and no times.\n"),
+    "huge": huge,
+    "twice": twice,
+}
+
+
+def times(good: str) -> dict[str, Damage]:
+    """A time in the sample replaced by what is no time."""
+    bad = ("abc", "nan", "inf", "-1", "1e999", "0x10", "1,5", "\u0661")
+    return {f"time {value}": change(good, good[0] + value + good[-1]) for value in bad}
+
+
+DAMAGES: dict[str, dict[str, Damage]] = {
+    "wdseg": {
+        **EVERYWHERE,
+        **times(" 38 "),
+        "cut": cut,
+        "overlap": change("   65    80", "   60    80"),
+        "backwards": change("   38    64", "   64    38"),
+        "no header": change("\t SFrm  EFrm    SegAScr Word\n", ""),
+        "no score": change("Total score:     -173580\n", ""),
+        "no label": change("-92134 EXCUSE", "-92134"),
+        "half a frame": change("   38 ", "   38.5 "),
+    },
+    "syseg": {
+        **EVERYWHERE,
+        **times(" 38 "),
+        "overlap": change("    65    80", "    60    80"),
+        "backwards": change("    38    52", "    52    38"),
+        "no label": change("M IY", ""),
+        "half a frame": change(" 38 ", " 38.5 "),
+    },
+    "phseg": {
+        **EVERYWHERE,
+        **times(" 38 "),
+        "cut": cut,
+        "overlap": change("   65    80", "   60    80"),
+        "backwards": change("   38    45", "   45    38"),
+        "no header": change("\t SFrm  EFrm    SegAScr Phone\n", ""),
+        "no score": change("Total score:     -173580\n", ""),
+    },
+    "textgrid": {
+        **EVERYWHERE,
+        **times(" 0.5\n"),
+        "cut": cut,
+        "overlap": change("xmin = 1\n", "xmin = 0.7\n"),
+        "backwards": change("xmax = 1.25\n", "xmax = 0.25\n"),
+        "too many": change("intervals: size = 2", "intervals: size = 3"),
+        "too few": change("intervals: size = 2", "intervals: size = 1"),
+        "half a tier": change("size = 3", "size = 2.5"),
+        "less than none": change("size = 3", "size = -3"),
+        "open quotation": change('text = "S"', 'text = "S'),
+        "label without quotation": change('text = "S"', "text = 5"),
+        "strange names": lambda path: void(path.write_text(LONG.replace("words", "mots").replace("phones", "sons"))),
+        "two speakers": change("speaker 1 - phones", "speaker 2 - words"),
+    },
+    "ctm": {
+        **EVERYWHERE,
+        **times(" 0.10 "),
+        "overlap": change("a 1 0.35", "a 1 0.15"),
+        "too few columns": change(" there", ""),
+        "too many columns": change(" there", " there 0.5 x y"),
+        "commas": lambda path: void(path.write_text(CTM.replace(" ", ","))),
+    },
+    "lablaut": {
+        **EVERYWHERE,
+        **times(" 0.244223 "),
+        "no head": change("#\n", ""),
+        "backwards": change("0.144370", "0.344370"),
+        "no colour": change("0.244223   -1 l", "0.244223"),
+        "no marks": lambda path: void(path.write_text(LABLAUT.split("#")[0] + "#\n")),
+    },
+    "silb": {
+        **EVERYWHERE,
+        **{name.replace("time", "first"): change("0.244195", name[5:]) for name in times(" 1 ")},
+        "backwards": change("0.244195", "0.044195"),
+        "three columns": change("la", "la 0.4"),
+    },
+    "json": {
+        **EVERYWHERE,
+        "cut": cut,
+        "list": put(b"[]"),
+        "number": put(b"5"),
+        "deep": put(b"[" * 100_000),
+        "no tiers": change('"tiers"', '"teirs"'),
+        "no source": change('"source"', '"sauce"'),
+        "no problem": change('"problem"', '"trouble"'),
+        "time as text": change("0.1", '"0.1"'),
+        "negative time": change("0.1", "-0.1"),
+        "endless time": change("0.1", "1e999"),
+        "no number": change("0.1", "NaN"),
+        "true": change("0.1", "true"),
+        "backwards": change("0.1", "9.1"),
+        "label of a number": change('"hello"', "5"),
+    },
+}
+
+
+def sample(kind: str, folder: Path) -> tuple[Path, Callable[[], Any]]:
+    """A good file, and what reads it."""
+    if kind in ("wdseg", "syseg", "phseg"):
+        stem = iemocap(folder)
+        return folder / f"a.{kind}", lambda: read_iemocap(stem)
+    if kind == "lablaut":
+        emodb(folder, syllables=None)
+        return folder / "lablaut" / "03a01Faxx.lablaut", lambda: read_emodb(folder, "03a01Fa", duration=2.0)
+    if kind == "silb":
+        emodb(folder, phones=None)
+        return folder / "silb" / "03a01Fa.silb", lambda: read_emodb(folder, "03a01Fa", duration=2.0)
+    if kind == "json":
+        alignment = Alignment(
+            utterance="a", tiers={"word": (Segment(start=0.1, end=0.4, label="hello"),)}, source="sphinx"
+        )
+        [path] = write_files([alignment], folder, style="json")
+        return path, lambda: read_json(path)
+    path = folder / f"a.{kind}"
+    path.write_text({"textgrid": LONG, "ctm": CTM}[kind])
+    return path, lambda: {"textgrid": read_textgrid, "ctm": read_ctm}[kind](path)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, damages in DAMAGES.items() for name in damages])
+def test_damage_is_reported_in_one_sentence(kind: str, name: str, tmp_path: Path) -> None:
+    path, read = sample(kind, tmp_path)
+    assert read()
+    DAMAGES[kind][name](path)
+    with pytest.raises(AlignmentError) as caught:
+        read()
+    error = caught.value
+    # Where a clip's only file of labels is gone or empty, it is the folder that lacks it.
+    absent = str(tmp_path) if "no hand labels" in error.what else str(path)
+    assert error.where is not None
+    assert error.where.startswith(absent)
+    assert str(error) == f"{error.where}: {error.what}; {error.remedy}."
+    assert "\n" not in str(error)
+    assert 5 < len(error.what) < 150
+    assert len(error.remedy) > 5
+
+
+def test_every_reader_is_damaged_in_twenty_ways() -> None:
+    assert {kind: len(damages) for kind, damages in DAMAGES.items() if len(damages) < 20} == {}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_random_damage_gives_segments_in_order_or_one_error(kind: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, read = sample(kind, Path(folder))
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 3))):
+            place = data.draw(st.integers(0, len(content) - 1))
+            if data.draw(st.booleans()):
+                content[place] = data.draw(st.integers(0, 255))
+            else:
+                del content[place : place + data.draw(st.integers(1, 40))]
+            content = content or bytearray(b" ")
+        path.write_bytes(bytes(content))
+        try:
+            found = read()
+        except AlignmentError:
+            return
+        tiers = found.tiers if isinstance(found, Alignment) else found
+        for segments in tiers.values():
+            for one, two in itertools.pairwise(segments):
+                assert 0 <= one.start <= one.end <= two.start <= two.end < float("inf")
+
+
+# The table
+
+
+def damaged(frame: pd.DataFrame, **cells: Any) -> pd.DataFrame:
+    frame = frame.astype(object)
+    for column, value in cells.items():
+        frame.loc[1, column] = value
+    return frame
+
+
+WORDS = Alignment(
+    utterance="a",
+    tiers={"word": tuple(Segment(start=n / 10, end=n / 10 + 0.1, label=f"w{n}") for n in range(4))},
+    source="sphinx",
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "make"),
+    [
+        ("'utterance'", lambda f: damaged(f, utterance=None)),
+        ("'utterance'", lambda f: damaged(f, utterance=" ")),
+        ("none of word, syllable, phone", lambda f: damaged(f, tier="sentence")),
+        ("without tier", lambda f: damaged(f, tier=None)),
+        ("'source'", lambda f: damaged(f, source=None)),
+        ("without tier or label", lambda f: damaged(f, label=None)),
+        ("seconds in order", lambda f: damaged(f, start=-0.1)),
+        ("seconds in order", lambda f: damaged(f, start=9.0)),
+        ("seconds in order", lambda f: damaged(f, end=float("inf"))),
+        ("seconds in order", lambda f: damaged(f, start=None)),
+        ("seconds in order", lambda f: damaged(f, end=None)),
+        ("another source", lambda f: damaged(f, source="ctc")),
+        ("another source", lambda f: damaged(f, problem="odd")),
+        ("begins before", lambda f: f.iloc[[1, 0, 2, 3]]),
+        ("'tier' is missing", lambda f: f.drop(columns="tier")),
+        ("'problem' is missing", lambda f: f.drop(columns="problem")),
+        ("'utterance' is missing", lambda f: pd.DataFrame({"x": [1]})),
+        ("seconds in order", lambda f: f.assign(start=["a", "b", "c", "d"])),
+    ],
+)
+def test_a_bad_table_is_refused(what: str, make: Callable[[pd.DataFrame], pd.DataFrame], tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_alignments([WORDS], path)
+    make(pd.read_parquet(path)).to_parquet(path)
+    with pytest.raises(AlignmentError, match=what) as caught:
+        read_alignments(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize("damage", ["absent", "folder", "empty", "prose", "cut"])
+def test_what_is_no_table_is_refused(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_alignments([WORDS], path)
+    {**EVERYWHERE, "cut": cut}[damage](path)
+    for read in (read_alignments, read_marks):
+        with pytest.raises(AlignmentError) as caught:
+            read(path)
+        assert caught.value.where == str(path)
+
+
+# Alignments that are at hand
+
+
+def sounds(folder: Path, seconds: float = 3.0, name: str = "a.wav") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / name, tone(seconds, seed=0), SAMPLING_RATE)
+    return folder / name
+
+
+def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
+    sentences = tmp_path / "Session1" / "sentences"
+    sound = sounds(sentences / "wav" / "Ses01F_impro01", name="a.wav")
+    bare = sounds(sentences / "wav" / "Ses01F_impro01", name="b.wav")
+    (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)
+    iemocap(sentences / "ForcedAlignment" / "Ses01F_impro01")
+    short = sounds(tmp_path / "emodb" / "audio-2s", seconds=2.0, name="03a01Fa.wav")
+    emodb(tmp_path / "emodb")
+    rows = [
+        {"utterance": "a", "corpus": "iemocap", "audio": str(sound), "text": "Excuse me."},
+        {"utterance": "b", "corpus": "iemocap", "audio": str(bare), "text": "Excuse me."},
+        {"utterance": "emodb/03a01Fa", "corpus": "emodb", "audio": str(short), "text": "Der Lappen", "language": "de"},
+    ]
+    found = align_manifest(make_manifest(rows, source="test"), jobs=1)
+    assert {name: one.source for name, one in found.items()} == dict.fromkeys(found, "shipped")
+    assert [one.label for one in found["a"].tiers["word"]] == ["EXCUSE", "ME", "YEAH"]
+    assert "no such file" in str(found["b"].problem)
+    assert [one.label for one in found["emodb/03a01Fa"].tiers["syllable"]] == ["der", "la", "liegt"]
+    other = make_manifest([{**rows[0], "corpus": "mine"}], source="test")
+    assert "ships no alignments" in str(align_manifest(other, aligner="shipped")["a"].problem)
+
+
+def test_textgrids_of_another_aligner_are_found(tmp_path: Path) -> None:
+    sound = sounds(tmp_path / "audio")
+    (tmp_path / "grids" / "speaker").mkdir(parents=True)
+    (tmp_path / "grids" / "speaker" / "a.TextGrid").write_text(LONG)
+    rows = [
+        {"utterance": "whole", "audio": str(sound)},
+        {"utterance": "part", "audio": str(sound), "start": 0.25, "end": 2.0},
+        {"utterance": "short", "audio": str(sound), "start": 0.0, "end": 0.8},
+        {"utterance": "other", "audio": str(sounds(tmp_path / "audio", name="b.wav"))},
+    ]
+    found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "grids")
+    assert triples(found["whole"].tiers["word"]) == [(0.5, 1.25, 'say "ah"')]
+    assert triples(found["part"].tiers["word"]) == [(0.25, 1.0, 'say "ah"')]
+    assert list(found["part"].tiers) == list(TIERS)
+    assert found["short"].tiers["word"] == ()
+    assert triples(found["short"].tiers["phone"]) == [(0.5, 0.8, "S")]
+    assert "no alignment of other" in str(found["other"].problem)
+    assert {one.source for one in found.values()} == {"textgrid"}
+
+
+def test_an_alignment_of_a_longer_sound_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.ctm").write_text("a 1 0.5 0.6 yes\nb 1 0.5 2.0 yes\n")
+    files = AlignmentFiles(tmp_path / "a.ctm")
+    assert files.read(Utterance(utterance="a"), duration=1.05)["word"][0].end == 1.05
+    with pytest.raises(AlignmentError, match=r"ends at 2.50 s and the sound at 1.00 s"):
+        files.read(Utterance(utterance="b"), duration=1.0)
+    with pytest.raises(AlignmentError, match="no alignments here"):
+        AlignmentFiles(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/etc/a", "a\\b", "a\0b", ""])
+def test_no_name_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    alignment = Alignment(utterance=name, tiers=WORDS.tiers, source="sphinx")
+    for style in ("textgrid", "json"):
+        with pytest.raises(AlignmentError, match="cannot be that of a file"):
+            write_files([alignment], tmp_path / "out", style=style)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ctm_cannot_hold_white_space(tmp_path: Path) -> None:
+    alignment = Alignment(utterance="my clip", tiers=WORDS.tiers, source="sphinx")
+    with pytest.raises(AlignmentError, match="cannot stand in a CTM"):
+        write_files([alignment], tmp_path, style="ctm")
+
+
+# The command
+
+
+def test_the_command_aligns_writes_and_counts(tmp_path: Path) -> None:
+    sound = sounds(tmp_path / "audio")
+    (tmp_path / "words.ctm").write_text("a 1 0.5 0.25 yes\n")
+    rows = [{"utterance": name, "audio": str(sound), "text": "yes"} for name in ("a", "b")]
+    write_manifest(make_manifest(rows, source="test"), tmp_path / "m.parquet")
+    out, folder = tmp_path / "out.parquet", tmp_path / "files"
+    command = ["align", str(tmp_path / "m.parquet"), "--out", str(out), "--from", str(tmp_path / "words.ctm")]
+    done = CliRunner().invoke(app, [*command, "--write", "textgrid", "--folder", str(folder)])
+    assert done.exit_code == 1
+    assert "2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 %" in done.output
+    assert "1 not aligned: there is no alignment of b" in done.output
+    assert [path.name for path in folder.iterdir()] == ["a.TextGrid"]
+    assert read_textgrid(folder / "a.TextGrid") == read_alignments(out)["a"].tiers
+    write_manifest(make_manifest(rows[:1], source="test"), tmp_path / "m.parquet")
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
+@pytest.mark.parametrize("options", [["--write", "elan", "--folder", "x"], ["--write", "ctm"], ["--folder", "x"]])
+def test_the_command_refuses_half_an_order(options: list[str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["align", "m.parquet", "--out", str(tmp_path / "o.parquet"), *options])
+    assert isinstance(done.exception, SettingsError)
+    assert isinstance(done.exception, EmofuseError)
+
+
+def test_json_is_plain(tmp_path: Path) -> None:
+    [path] = write_files([WORDS], tmp_path, style="json")
+    assert json.loads(path.read_text())["tiers"]["word"][0] == {"start": 0.0, "end": 0.1, "label": "w0"}

@@ -13,15 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emofuse import experiment, load
+from emofuse.align.sphinx import SphinxAligner
+from emofuse.align.table import read_alignments
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.checkpoint import load_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder
-from emofuse.experiment import extract, train
+from emofuse.errors import AlignmentError
+from emofuse.experiment import extract, run, train
 from emofuse.features.extract import extract_speech, extract_text
 from emofuse.features.segments import SegmentPooling, frame_bounds, pool_segments
 from emofuse.manifest import make_manifest
 from emofuse.protocols import make_protocol
+from emofuse.scoring.table import read_scores
 from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
 from emofuse.testing import tiny_corpus, tiny_text_encoder, tone
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
@@ -232,3 +236,52 @@ def test_a_model_that_reads_segments_predicts_as_it_was_scored(kind: Any, tmp_pa
         row = manifest.set_index("utterance").loc[name]
         found = predictor.predict(row["audio"], text=row["text"], alignment=alignments.get(name))
         assert list(found.posteriors.values()) == pytest.approx(posterior.tolist(), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def multi_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The whole chain on a small corpus, to the paper's final system."""
+    folder = tmp_path_factory.mktemp("multi-level")
+    corpus = tiny_corpus(folder / "corpus", utterances=1)
+    recipe = Recipe(
+        name="all levels", models=("concat", "early-joint", "multi-granularity", "late", "multi-level"), seeds=(0,),
+        text=TextSettings(encoder="words"), speech=SpeechSettings(encoder="logmel", frames_per_step=5),
+        model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=1),
+        protocol=ProtocolSettings(kind="speaker", validation_groups=1),
+    )  # fmt: skip
+    return folder, run(recipe, "table", corpus, folder / "run", jobs=1)
+
+
+def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any]) -> None:
+    folder, outcome = multi_level
+    scores = read_scores(folder / "run" / "scores.parquet")
+    parts = {"speech", "text", "early-frame", "early-phone", "early-syllable", "early-word"}
+    assert set(scores.models) == parts | {"concat", "early-joint", "multi-granularity", "late", "multi-level"}
+    assert set(outcome.result["joined_weights"]) == {"multi-granularity", "late", "multi-level"}
+    alignments = read_alignments(folder / "run" / "alignments.parquet")
+    count = outcome.result["alignment"]["utterances"]
+    assert count == len(alignments) == 16
+    shares = {tier: sum(bool(one.tiers.get(tier)) for one in alignments.values()) for tier in TIERS}
+    assert outcome.result["alignment"]["aligned"] == shares
+    assert any("aligned by word" in note for note in outcome.result["notes"])
+    assert (folder / "run" / "table.tex").is_file()
+
+
+def test_a_model_that_reads_segments_aligns_what_it_is_asked_about(multi_level: tuple[Path, Any]) -> None:
+    folder, _ = multi_level
+    predictor = load(folder / "run" / "models" / "early-joint")
+    clip = tone(1.0, seed=0)
+    tiers = SphinxAligner().align(clip, "Hello there")
+    given = Alignment(utterance="a", tiers=tiers, source="sphinx")
+    asked = predictor.predict(clip, text="Hello there")
+    assert asked.posteriors == predictor.predict(clip, text="Hello there", alignment=given).posteriors
+    nothing = Alignment(utterance="a", tiers={}, source="test")
+    assert asked.posteriors != predictor.predict(clip, text="Hello there", alignment=nothing).posteriors
+    assert any("not aligned" in note for note in predictor.predict(clip, text="...").notes)
+
+
+def test_segments_without_an_alignment_are_refused(tmp_path: Path) -> None:
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
+    recipe = Recipe(name="x", models=("early-word",), text=TextSettings(encoder="words"))
+    with pytest.raises(AlignmentError, match="no alignment is given"):
+        extract(manifest, recipe, tmp_path / "store")

@@ -61,6 +61,9 @@ Option = Annotated[
         "--option", metavar="NAME=VALUE", help="What is read of a corpus, as labels=six; `emofuse corpora` lists them."
     ),
 ]
+Alignments = Annotated[
+    Path | None, typer.Option(help="Table from `emofuse align`, for models that read words, syllables or phones.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -178,16 +181,25 @@ def extract(
     speech_encoder: SpeechEncoder = None,
     text_encoder: TextEncoder = None,
     settings: Set = None,
+    alignments: Alignments = None,
     device: Device = "cpu",
 ) -> None:
     """Compute the features that a recipe reads."""
+    from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, say
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
     chosen = _recipe(recipe, settings, speech_encoder, text_encoder, None)
     with Bars() as bars:
-        features = extract_features(read_manifest(manifest), chosen, store, device=device, progress=bars)
+        features = extract_features(
+            read_manifest(manifest),
+            chosen,
+            store,
+            alignments=read_alignments(alignments) if alignments else None,
+            device=device,
+            progress=bars,
+        )
     for stream, found in (("speech", features.speech), ("text", features.text)):
         if found is not None:
             say(
@@ -207,10 +219,12 @@ def train(
     text_encoder: TextEncoder = None,
     seeds: Seeds = None,
     settings: Set = None,
+    alignments: Alignments = None,
     jobs: Jobs = None,
     device: Device = "cpu",
 ) -> None:
     """Cross-validate a recipe's models and keep one of each, trained on all speakers."""
+    from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import MANIFEST
     from emofuse.experiment import extract as extract_features
@@ -221,7 +235,8 @@ def train(
     table = read_manifest(manifest)
     write_manifest(table, out / MANIFEST)
     with Bars() as bars:
-        features = extract_features(table, chosen, store, device=device, progress=bars)
+        found = read_alignments(alignments) if alignments else None
+        features = extract_features(table, chosen, store, alignments=found, device=device, progress=bars)
         outcome = train_models(
             table, chosen, features, out, jobs=jobs, device=device, command=typed_command(), progress=bars
         )

@@ -11,11 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from emofuse.align.coverage import Coverage, coverage
+from emofuse.align.run import align_manifest
 from emofuse.checkpoint import Checkpoint, late_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AudioError, ManifestError
+from emofuse.errors import AlignmentError, AudioError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import written_whole
 from emofuse.manifest import read_manifest, utterances, write_manifest
@@ -38,9 +40,9 @@ from emofuse.training.material import (
     trained_kinds,
 )
 from emofuse.training.units import Unit, joined_unit, read_unit, run_units
-from emofuse.types import Alignment, Fold
+from emofuse.types import TIERS, Alignment, Fold
 
-MANIFEST, STORE, UNITS, MODELS = "manifest.parquet", "features", "units", "models"
+MANIFEST, ALIGNMENTS, STORE, UNITS, MODELS = "manifest.parquet", "alignments.parquet", "features", "units", "models"
 SINGLE = ("speech", "text")
 
 
@@ -52,11 +54,13 @@ class Features:
         store: Folder of the feature store.
         speech: What speech extraction left; None where no model reads speech.
         text: What text extraction left; None where no model reads text, or word pieces are trained.
+        alignment: How much of the manifest is aligned; None where no model reads segments.
     """
 
     store: Path
     speech: Extracted | None
     text: Extracted | None
+    alignment: Coverage | None = None
 
     @property
     def failed(self) -> Mapping[str, AudioError]:
@@ -100,6 +104,28 @@ def prepare(
     return found
 
 
+def align(
+    manifest: pd.DataFrame, recipe: Recipe, out: Path, *, jobs: int | None = None, progress: Progress = Silent()
+) -> Mapping[str, Alignment]:
+    """Align a manifest where a model of the recipe reads words, syllables or phones, and write the table `out`.
+
+    What the corpus ships is read, and Sphinx aligns the rest; what `out` holds already is kept.
+
+    Raises:
+        AlignmentError: `out` is something else.
+    """
+    if not _tiers(recipe):
+        return {}
+    heard = manifest.assign(text=manifest["spoken"].fillna(manifest["text"]))
+    return align_manifest(heard, out, jobs=jobs, progress=progress)
+
+
+def _tiers(recipe: Recipe) -> list[str]:
+    """Tiers of the alignment that some model of the recipe reads."""
+    read = {step for kind in trained_kinds(recipe) for step in granularities_of(kind, recipe)}
+    return [tier for tier in TIERS if tier in read]
+
+
 def extract(
     manifest: pd.DataFrame,
     recipe: Recipe,
@@ -117,9 +143,15 @@ def extract(
         EncoderError: An encoder cannot be had.
         StoreError: The store is damaged, full or in use.
         ManifestError: No utterance has the stream that the recipe reads.
+        AlignmentError: The recipe reads segments and there are no alignments.
     """
     check_device(device)
     kinds = trained_kinds(recipe)
+    if alignments is None and _tiers(recipe):
+        raise AlignmentError(
+            f"the recipe reads {', '.join(_tiers(recipe))} segments and no alignment is given",
+            remedy="run `emofuse align` and name its table with --alignments",
+        )
     streams = {stream for kind in kinds for stream in streams_of(kind)}
     speech = text = None
     if "speech" in streams:
@@ -148,7 +180,8 @@ def extract(
             encoder = load_text_encoder(recipe.text, device=device)
             steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
             text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
-    return Features(store=store, speech=speech, text=text)
+    found = coverage(alignments.values()) if alignments else None
+    return Features(store=store, speech=speech, text=text, alignment=found)
 
 
 def train(
@@ -191,9 +224,7 @@ def train(
     tables = [read_scores(out / UNITS / unit.folder / "scores.parquet") for unit in units if unit.fold.test]
     weights: dict[str, dict[str, list[float]]] = {}
     for fold, seed in [*folds, final]:
-        for table in _joined(fold, seed, material, out, weights):
-            if table.models[0] in recipe.models:
-                tables.append(table)
+        tables += _joined(fold, seed, material, out, weights)
     scores = join_scores(tables)
     write_scores(scores, out / "scores.parquet")
     result = {
@@ -217,7 +248,8 @@ def train(
         "joined_weights": weights,
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
-        "notes": list(notes),
+        "alignment": None if features.alignment is None else asdict(features.alignment),
+        "notes": [*notes, *_alignment_notes(features.alignment)],
         "versions": versions(),
         "command": command,
     }
@@ -264,7 +296,8 @@ def run(
     check_device(device)
     found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, options=options, progress=progress)
     manifest = read_manifest(out / MANIFEST)
-    features = extract(manifest, recipe, store or out / STORE, device=device, progress=progress)
+    alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
+    features = extract(manifest, recipe, store or out / STORE, alignments=alignments, device=device, progress=progress)
     # A file that cannot be opened has no row in the manifest, so it goes by the file's name.
     unread = {Path(error.where or "").name: error.advice for error in found.skipped}
     outcome = train(
@@ -299,6 +332,12 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
         texts = {name: view.key for name, view in features.text.views.items()}
         material = replace(material, text=texts, text_keys=features.text.keys)
     return material
+
+
+def _alignment_notes(found: Coverage | None) -> list[str]:
+    if found is None:
+        return []
+    return [found.summary(), *(f"{reason}; frames stand for its segments" for reason in found.reasons())]
 
 
 def _joined(

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emofuse.align.sphinx import SphinxAligner
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
-from emofuse.errors import AudioError, CheckpointError, SettingsError
+from emofuse.errors import AlignmentError, AudioError, CheckpointError, SettingsError
 from emofuse.features.dataset import pad
 from emofuse.features.extract import features_of, to_steps, to_words
 from emofuse.language import is_foreign
@@ -25,7 +26,7 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
 from emofuse.training.material import granularities_of, streams_of, text_granularity_of
 from emofuse.transcribe import Transcriber, load_transcriber
-from emofuse.types import Alignment, Prediction
+from emofuse.types import TIERS, Alignment, Prediction
 
 DEFAULT = Path(__file__).parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
@@ -72,6 +73,7 @@ class Predictor:
         self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
         streams = streams_of(checkpoint.kind)
+        self._aligner: SphinxAligner | None = None
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
         if "speech" in streams:
@@ -120,7 +122,8 @@ class Predictor:
         Args:
             audio: A sound file, or mono samples at 16 kHz, `(samples,)`.
             text: Its words.
-            alignment: When its words, syllables and phones are said; without, a model that reads them gets frames.
+            alignment: When its words, syllables and phones are said; without, Sphinx aligns where the model reads
+                them, and frames stand for what it cannot align.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
 
         Raises:
@@ -141,6 +144,9 @@ class Predictor:
             heard = "heard no words" if text is None else "wrote down the words"
             notes.append(f"{self._transcriber.name} {heard}")
         if "speech" in takes and clip is not None:
+            if alignment is None and set(granularities_of(self.checkpoint.kind, self.checkpoint.recipe)) & set(TIERS):
+                alignment = self._align(clip, text)
+                notes += [f"not aligned, so frames stand for segments: {alignment.problem}"] * bool(alignment.problem)
             inputs["speech"] = self._read_speech(clip, alignment)
         spoken = text
         if text is not None and inputs and not self.needs and is_foreign(text, self.checkpoint.text_languages):
@@ -202,6 +208,15 @@ class Predictor:
                 yield self.predict(file, text=text)
             except AudioError as error:
                 yield error
+
+    def _align(self, clip: NDArray[np.float32], text: str | None) -> Alignment:
+        # Loaded on first need: the dictionary takes as long as a small encoder.
+        if self._aligner is None:
+            self._aligner = SphinxAligner()
+        try:
+            return Alignment(utterance="", tiers=self._aligner.align(clip, text or ""), source=self._aligner.name)
+        except AlignmentError as error:
+            return Alignment(utterance="", tiers={}, source=self._aligner.name, problem=error.what)
 
     def _read_speech(self, clip: NDArray[np.float32], alignment: Alignment | None) -> torch.Tensor:
         assert self._speech is not None  # noqa: S101

@@ -41,10 +41,8 @@ def finetune(
     """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
     from emofuse.console import Bars, finish, say, show_results, typed_command
     from emofuse.corpora import read_corpus
-    from emofuse.experiment import MANIFEST
     from emofuse.finetune.processes import Processes
     from emofuse.finetune.run import finetune as tune
-    from emofuse.manifest import read_manifest, write_manifest
     from emofuse.progress import Silent
     from emofuse.settings import ModelKind
 
@@ -54,11 +52,8 @@ def finetune(
         with Bars() as bars:
             progress = bars if processes.main else Silent()
             found = read_corpus(corpus, root, partial=partial, columns=columns_of(column), progress=progress)
-            if processes.main:
-                write_manifest(found.manifest, out / MANIFEST)
-            processes.wait()
             outcome = tune(
-                read_manifest(out / MANIFEST),
+                found.manifest,
                 chosen,
                 out,
                 kind=cast(ModelKind, model),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,13 +18,13 @@ from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError
-from emofuse.experiment import MODELS, UNITS, Outcome
+from emofuse.experiment import MANIFEST, MODELS, UNITS, Outcome
 from emofuse.files import written_whole
 from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
-from emofuse.manifest import utterances
+from emofuse.manifest import utterances, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, final_fold, make_protocol, save_protocol
@@ -41,7 +41,7 @@ from emofuse.types import EncoderSpecification
 
 VERSION = 1
 RESULT, ENCODERS, HEAD = "result.json", "encoders", "model.safetensors"
-KINDS: tuple[ModelKind, ...] = tuple(kind for kind in get_args(ModelKind) if kind != "late")
+KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early")
 """What can be trained with its encoders; late fusion joins the tables of two of them."""
 
 
@@ -121,6 +121,7 @@ def finetune(
     units = _units(kind, protocol, usable, recipe, folds)
     if processes.main:
         out.mkdir(parents=True, exist_ok=True)
+        write_manifest(manifest, out / MANIFEST)
         save_protocol(protocol, out / "protocol.json")
     for unit in units:
         if not job.is_done(unit):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from emofuse import cli
@@ -26,7 +27,7 @@ from emofuse.encoders import load_speech_encoder, load_text_encoder, load_traina
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
-from emofuse.finetune.loop import CHECKPOINT, Tuner
+from emofuse.finetune.loop import BEST, CHECKPOINT, Tuner
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import listen
@@ -308,6 +309,14 @@ def test_bfloat16_is_near(encoders: Path, manifest: pd.DataFrame, tmp_path: Path
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
 
 
+def test_layers_that_would_be_dropped_still_leave_their_states(encoders: Path) -> None:
+    encoder: Any = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "wav2vec2")))
+    encoder.model.config.layerdrop = 0.99
+    encoder.thaw()
+    encoder.model.train()
+    assert encoder.states([tone(0.5, seed=1)])[0].shape == (3, 24, 32)
+
+
 def test_clips_shorter_than_a_mask_can_be_trained_on(encoders: Path) -> None:
     encoder: Any = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "wav2vec2")))
     encoder.thaw()
@@ -441,13 +450,15 @@ def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.D
     for after in (3, 1):
         with pytest.raises(CutOffError):
             finetune(manifest, how, tmp_path / "cut", progress=Interrupting(after), **options)
-    unit = tmp_path / "cut/units/early/final-seed0"
-    assert (unit / CHECKPOINT).exists()
-    assert not (unit / "unit.json").exists()
+    unit = "units/early/final-seed0"
+    assert (tmp_path / "cut" / unit / CHECKPOINT).exists()
+    assert not (tmp_path / "cut" / unit / "unit.json").exists()
     finetune(manifest, how, tmp_path / "cut", **options)
     assert len(model_bytes(tmp_path / "whole")) == 3
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
-    assert not (unit / CHECKPOINT).exists(), "what is kept elsewhere takes no room"
+    told = [json.loads((tmp_path / run / unit / "unit.json").read_text())["history"] for run in ("whole", "cut")]
+    assert told[0] == told[1]
+    assert not (tmp_path / "cut" / unit / CHECKPOINT).exists(), "what is kept elsewhere takes no room"
 
 
 def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
@@ -472,7 +483,9 @@ def test_training_stops_when_validation_no_longer_rises(encoders: Path, manifest
 
 def test_a_small_task_is_learnt(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
     network = make_network(encoders / "wav2vec2", encoders / "bert")
-    how = settings(epochs=10, batch_size=4, learning_rate=3e-3, encoder_rate=1e-3, gradient_checkpointing=True)
+    how = settings(
+        epochs=12, patience=12, batch_size=4, learning_rate=3e-3, encoder_rate=1e-3, gradient_checkpointing=True
+    )
     tuner = make_tuner(network, manifest, tmp_path, how)
     unheard = names_of(manifest, "s2")
     tuned = tuner.run(names_of(manifest, "s0", "s1"), unheard)
@@ -481,7 +494,12 @@ def test_a_small_task_is_learnt(encoders: Path, manifest: pd.DataFrame, tmp_path
     assert max(found) > 0.7, "a quarter would be chance"
     assert tuned.epochs == found.index(max(found)) + 1
     right = tuned.validation.argmax(1) == [tuner.labels[name] for name in unheard]
-    assert right.mean() == pytest.approx(max(found)), "the weights of the best pass are those that are kept"
+    assert right.mean() == pytest.approx(max(found))
+    assert tuned.epochs < len(found), "the last pass must not be the best, or this proves nothing"
+    best, last = load_file(tmp_path / BEST), load_file(tmp_path / CHECKPOINT)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, best[name]), name
+    assert not torch.equal(best["head.head.1.weight"], last["model.head.head.1.weight"])
 
 
 @pytest.fixture(scope="module")

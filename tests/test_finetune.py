@@ -114,7 +114,7 @@ def recipe(encoders: Path, *, model: ModelSettings = STILL, still: bool = True, 
 
 
 def make_network(
-    speech: Path | str, text: Path | str, *, kind: ModelKind = "early", gradient_checkpointing: bool = False
+    speech: Path | str, text: Path | str, *, kind: ModelKind = "early-frame", gradient_checkpointing: bool = False
 ) -> TunedNetwork:
     torch.manual_seed(0)
     chosen: dict[str, SpeechSettings | TextSettings] = {
@@ -267,8 +267,7 @@ def test_layers_computed_anew_keep_less(encoders: Path, manifest: pd.DataFrame) 
     assert kept[1] < 0.7 * kept[0]
 
 
-@pytest.mark.parametrize("speech", ["wav2vec2", "whisper"])
-@pytest.mark.parametrize("micro_batch", [2, 3, 16])
+@pytest.mark.parametrize(("speech", "micro_batch"), [("wav2vec2", 3), ("wav2vec2", 16), ("whisper", 4)])
 def test_a_step_is_that_of_a_plain_loop(
     speech: str, micro_batch: int, encoders: Path, manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -399,7 +398,7 @@ def test_two_processes_train_as_one_does(corpus: Path, manifest: pd.DataFrame, e
     assert both.stdout.count("UA %") == 1, "only one of them speaks"
     how = load_recipe("fusion", overrides=overrides)
     finetune(manifest, how, tmp_path / "one", folds=["speaker-s0"], processes=Processes("cpu"))
-    units = [tmp_path / run / "units/early/speaker-s0-seed0/unit.json" for run in ("one", "two")]
+    units = [tmp_path / run / "units/early-frame/speaker-s0-seed0/unit.json" for run in ("one", "two")]
     one, two = (json.loads(path.read_text()) for path in units)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["mark"] == two["mark"]
@@ -439,7 +438,7 @@ class Interrupting:
 
 
 def model_bytes(out: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted((out / "models/early").rglob("*.safetensors"))]
+    return [path.read_bytes() for path in sorted((out / "models/early-frame").rglob("*.safetensors"))]
 
 
 def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
@@ -450,7 +449,7 @@ def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.D
     for after in (3, 1):
         with pytest.raises(CutOffError):
             finetune(manifest, how, tmp_path / "cut", progress=Interrupting(after), **options)
-    unit = "units/early/final-seed0"
+    unit = "units/early-frame/final-seed0"
     assert (tmp_path / "cut" / unit / CHECKPOINT).exists()
     assert not (tmp_path / "cut" / unit / "unit.json").exists()
     finetune(manifest, how, tmp_path / "cut", **options)
@@ -508,7 +507,7 @@ def tuned(encoders: Path, manifest: pd.DataFrame, tmp_path_factory: pytest.TempP
     root = tmp_path_factory.mktemp("tuned")
     how = recipe(encoders, learning_rate=3e-3, encoder_rate=3e-4)
     for kind in KINDS:
-        folds = ["speaker-s1", *(["final"] if kind == "early" else [])]
+        folds = ["speaker-s1", *(["final"] if kind == "early-frame" else [])]
         finetune(manifest, how, root / kind, kind=kind, folds=folds, keep_folds=True, processes=Processes("cpu"))
     return root
 
@@ -522,21 +521,21 @@ def test_tables_fit_the_other_verbs(tuned: Path) -> None:
         float(np.mean(early.posteriors().argmax(1) == early.labels()))
         - float(np.mean(text.posteriors().argmax(1) == text.labels()))
     )
-    assert (tuned / "early" / "report.html").is_file()
+    assert (tuned / "early-frame" / "report.html").is_file()
 
 
 def test_a_kept_model_predicts_what_was_scored(tuned: Path, manifest: pd.DataFrame) -> None:
     """The very fold's model, in a process that knows only its folder."""
-    scores = read_scores(tuned / "early" / "scores.parquet").frame.set_index("utterance")
-    model = load(tuned / "early/models/early-speaker-s1-seed0")
+    scores = read_scores(tuned / "early-frame" / "scores.parquet").frame.set_index("utterance")
+    model = load(tuned / "early-frame/models/early-frame-speaker-s1-seed0")
     for row in list(utterances(manifest))[8:12]:
         assert row.audio is not None
         answer = model.predict(row.audio, text=row.text)
         for name in CLASSES:
             # Prediction rounds features to halves, as the feature store does.
             assert answer.posteriors[name] == pytest.approx(float(scores.loc[row.utterance, name]), abs=5e-3)
-    assert load(tuned / "early/models/early").classes == CLASSES
-    card = (tuned / "early/models/early/README.md").read_text()
+    assert load(tuned / "early-frame/models/early-frame").classes == CLASSES
+    card = (tuned / "early-frame/models/early-frame/README.md").read_text()
     assert "UA" in card
 
 
@@ -556,7 +555,7 @@ def test_tuned_encoders_can_be_named_in_a_recipe(family: str, encoders: Path, tm
 
 
 def test_tuned_encoders_say_what_they_have_seen(tuned: Path) -> None:
-    place = tuned / "early/units/early/final-seed0/encoders"
+    place = tuned / "early-frame/units/early-frame/final-seed0/encoders"
     specification = load_speech_encoder(SpeechSettings(encoder=str(place / "speech"))).specification
     assert specification.exposure[0] == CORPORA["table"].title
     words = load_text_encoder(TextSettings(encoder=str(place / "text")))
@@ -622,6 +621,10 @@ def test_mistakes_are_told_in_one_sentence(encoders: Path, manifest: pd.DataFram
     error = complaint(manifest, good, tmp_path, folds=["monday"])
     assert isinstance(error, SettingsError)
     assert "speaker-s0" in str(error)
+    phones = good.model_copy(update={"model": STILL.model_copy(update={"speech_granularity": "phone"})})
+    assert "not tuned under phones" in str(complaint(manifest, phones, tmp_path, kind="speech"))
+    spread = good.model_copy(update={"speech": good.speech.model_copy(update={"segments": "mean+std"})})
+    assert "not tuned under mean+std of frames" in str(complaint(manifest, spread, tmp_path, kind="concat"))
     assert isinstance(complaint(manifest.assign(text=None), good, tmp_path), ManifestError)
     assert isinstance(complaint(manifest.assign(audio=None), good, tmp_path), ManifestError)
     many = Processes("cpu")

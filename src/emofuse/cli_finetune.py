@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from emofuse.cli_options import columns_of, recipe_of
+from emofuse.cli_options import pairs_of, recipe_of
 from emofuse.errors import EmofuseError
 
 STOPPED_ALREADY = 2
@@ -18,7 +18,9 @@ def finetune(
     corpus: Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")],
     root: Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")],
     out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
-    model: Annotated[str, typer.Option(help="What stands above the encoders: speech, text, concat, early.")] = "early",
+    model: Annotated[
+        str, typer.Option(help="What stands above the encoders: speech, text, concat, early-frame.")
+    ] = "early-frame",
     fold: Annotated[
         list[str] | None,
         typer.Option(help="Fold to train, as protocol.json names it, or final for the kept model (default: all)."),
@@ -37,6 +39,10 @@ def finetune(
         list[str] | None,
         typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: your name of a column."),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="What is read of a corpus, as labels=six."),
+    ] = None,
 ) -> None:
     """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
     from emofuse.console import Bars, finish, say, show_results, typed_command
@@ -51,7 +57,14 @@ def finetune(
         chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
         with Bars() as bars:
             progress = bars if processes.main else Silent()
-            found = read_corpus(corpus, root, partial=partial, columns=columns_of(column), progress=progress)
+            found = read_corpus(
+                corpus,
+                root,
+                partial=partial,
+                columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
+                options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
+                progress=progress,
+            )
             outcome = tune(
                 found.manifest,
                 chosen,

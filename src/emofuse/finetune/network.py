@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,8 +15,9 @@ from emofuse.encoders import TrainableEncoder
 from emofuse.features.pooling import pool_frames
 from emofuse.models.front import LayerMix
 from emofuse.models.streams import EmotionModel
-from emofuse.settings import FinetuneSettings, Granularity
+from emofuse.settings import FinetuneSettings
 
+Steps = Literal["utterance", "frame"]
 Items = Mapping[str, Sequence[Any]]
 """What each stream is given of some utterances: clips `(samples,)` for `speech`, texts for `text`."""
 
@@ -37,7 +38,7 @@ class TunedNetwork(nn.Module):
         head: EmotionModel,
         encoders: Mapping[str, TrainableEncoder],
         *,
-        granularity: Granularity,
+        granularity: Steps,
         frames_per_step: int = 1,
         gradient_checkpointing: bool = False,
     ) -> None:

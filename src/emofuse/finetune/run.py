@@ -21,7 +21,7 @@ from emofuse.errors import ManifestError, SettingsError
 from emofuse.experiment import MANIFEST, MODELS, UNITS, Outcome
 from emofuse.files import written_whole
 from emofuse.finetune.loop import Tuned, Tuner
-from emofuse.finetune.network import TunedNetwork
+from emofuse.finetune.network import Steps, TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
 from emofuse.manifest import utterances, write_manifest
@@ -35,13 +35,13 @@ from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint
 from emofuse.training.loop import layer_weights
-from emofuse.training.material import Material, granularity_of, streams_of
+from emofuse.training.material import Material, granularities_of, streams_of
 from emofuse.training.units import Unit, read_unit, write_unit_scores
 from emofuse.types import EncoderSpecification
 
 VERSION = 1
 RESULT, ENCODERS, HEAD = "result.json", "encoders", "model.safetensors"
-KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early")
+KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 """What can be trained with its encoders; late fusion joins the tables of two of them."""
 
 
@@ -50,7 +50,7 @@ def finetune(
     recipe: Recipe,
     out: Path,
     *,
-    kind: ModelKind = "early",
+    kind: ModelKind = "early-frame",
     folds: Sequence[str] = (),
     keep_folds: bool = False,
     processes: Processes | None = None,
@@ -93,6 +93,8 @@ def finetune(
     _check_folder(out, kind)
     streams = streams_of(kind)
     _check_streams(manifest, streams)
+    if "speech" in streams:
+        _steps(kind, recipe)
     specifications = {stream: encoder.specification for stream, encoder in _load(recipe, streams, "cpu").items()}
     recordings = listen(list(utterances(manifest)), streams, processes, progress=progress)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in recordings.failed.items()}}
@@ -214,7 +216,7 @@ class _Job:
         network = TunedNetwork(
             _head(self.kind, recipe, self.material.classes, self.specifications),
             encoders,
-            granularity=granularity_of(self.kind, recipe),
+            granularity=_steps(self.kind, recipe),
             frames_per_step=recipe.speech.frames_per_step,
             gradient_checkpointing=recipe.finetune.gradient_checkpointing,
         )
@@ -299,6 +301,22 @@ def _head(
 ) -> EmotionModel:
     shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
     return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
+
+
+def _steps(kind: ModelKind, recipe: Recipe) -> Steps:
+    """What speech frames are pooled to. Segments of an alignment are for features that are stored."""
+    (found,) = granularities_of(kind, recipe)
+    if found not in ("utterance", "frame"):
+        raise SettingsError(
+            f"encoders are not tuned under {found}s", where="model.speech_granularity", remedy="use utterance or frame"
+        )
+    if found == "utterance" and recipe.speech.segments != "mean":
+        raise SettingsError(
+            f"encoders are not tuned under {recipe.speech.segments} of frames",
+            where="speech.segments",
+            remedy="use mean, and pool in the model with model.speech_granularity=frame",
+        )
+    return "utterance" if found == "utterance" else "frame"
 
 
 def _units(

@@ -26,6 +26,7 @@ VERBS = (
     "align",
     "extract",
     "train",
+    "finetune",
     "evaluate",
     "compare",
     "fuse",

@@ -347,7 +347,7 @@ def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path) -> Non
 def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
     folder = record(tmp_path / "sound")
     distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings())
-    with pytest.raises(CheckpointError, match="other data, another teacher or other settings"):
+    with pytest.raises(CheckpointError, match="other data, other encoders or other settings"):
         distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings(learning_rate=0.1))
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__, cli_align, cli_distill, cli_scores
+from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_scores
+from emofuse.cli_options import pairs_of, recipe_of
 from emofuse.errors import EmofuseError, SettingsError
 
 if TYPE_CHECKING:
@@ -96,15 +97,15 @@ def run(
     from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import run as run_recipe
 
-    chosen = _recipe(recipe, settings, speech_encoder, text_encoder, seeds)
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
     if plan:
         _show_plan(
             chosen,
             corpus,
             root,
             partial=partial,
-            columns=_pairs(column, "--column", "OURS=YOURS", "label=emotion"),
-            options=_pairs(option, "--option", "NAME=VALUE", "labels=six"),
+            columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
+            options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
             jobs=jobs,
             device=device,
         )
@@ -119,8 +120,8 @@ def run(
             jobs=jobs,
             device=device,
             partial=partial,
-            columns=_pairs(column, "--column", "OURS=YOURS", "label=emotion"),
-            options=_pairs(option, "--option", "NAME=VALUE", "labels=six"),
+            columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
+            options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
             command=typed_command(),
             progress=bars,
         )
@@ -158,8 +159,8 @@ def prepare(
             root,
             out,
             partial=partial,
-            columns=_pairs(column, "--column", "OURS=YOURS", "label=emotion"),
-            options=_pairs(option, "--option", "NAME=VALUE", "labels=six"),
+            columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
+            options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
             progress=bars,
         )
     manifest = found.manifest
@@ -190,7 +191,7 @@ def extract(
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
-    chosen = _recipe(recipe, settings, speech_encoder, text_encoder, None)
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, None)
     with Bars() as bars:
         features = extract_features(
             read_manifest(manifest),
@@ -231,7 +232,7 @@ def train(
     from emofuse.experiment import train as train_models
     from emofuse.manifest import read_manifest, write_manifest
 
-    chosen = _recipe(recipe, settings, speech_encoder, text_encoder, seeds)
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
     table = read_manifest(manifest)
     write_manifest(table, out / MANIFEST)
     with Bars() as bars:
@@ -244,7 +245,7 @@ def train(
     finish(outcome.skipped)
 
 
-for verb in (cli_scores.evaluate, cli_scores.compare, cli_scores.fuse):
+for verb in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, cli_scores.fuse):
     app.command()(verb)
 
 
@@ -357,7 +358,7 @@ def demo(
     with Bars() as bars:
         table = make_demo_corpus(out / "corpus", progress=bars)
         outcome = run_recipe(
-            _recipe("demo", None, None, None, None),
+            recipe_of("demo", None, None, None, None),
             "table",
             table,
             out / "run",
@@ -378,27 +379,6 @@ def demo(
         answers = load().predict_many(chosen)
         show_predictions([answer for answer in answers if not isinstance(answer, AudioError)])
     finish(outcome.skipped)
-
-
-def _recipe(name: str, overrides: list[str] | None, speech: str | None, text: str | None, seeds: str | None) -> Recipe:
-    from emofuse.settings import load_recipe
-
-    flags = [f"speech.encoder={json.dumps(speech)}"] if speech else []
-    flags += [f"text.encoder={json.dumps(text)}"] if text else []
-    flags += [f"seeds=[{seeds}]"] if seeds else []
-    return load_recipe(name, overrides=[*flags, *(overrides or [])])
-
-
-def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mapping[str, str] | None:
-    if not pairs:
-        return None
-    values = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
-            raise SettingsError(f"{pair!r} is not {form}", where=flag, remedy=f"write, say, {example}")
-        values[name] = value
-    return values
 
 
 def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:

@@ -150,6 +150,45 @@ class TrainSettings(Settings):
     refit: bool = False
 
 
+class FinetuneSettings(Settings):
+    """How encoders and the model above them are trained together.
+
+    Attributes:
+        learning_rate: Peak of AdamW's rate for the model above the encoders.
+        layer_rate: Learning rate of the layer weights, as a multiple of it.
+        encoder_rate: Peak of AdamW's rate for the last layer of each encoder.
+        layer_decay: Each layer below has its rate multiplied by this; embeddings count as the lowest layer.
+        weight_decay: AdamW's decay, of matrices only.
+        batch_size: Utterances a step, over all processes.
+        micro_batch: Utterances that a process computes at once; gradients are summed up to the batch size.
+        gradient_checkpointing: Compute the layers of the encoders anew on the way back instead of keeping what they
+            gave: a third slower, in a fraction of the memory.
+        precision: Arithmetic of training; what is scored is computed in float32.
+        epochs: Most passes through the training part.
+        patience: Passes without a better validation UA before training stops.
+        warmup: Share of the steps in which the rates rise from zero; they then fall along a half cosine.
+        clip: Largest norm of the gradient.
+        class_weights: Weigh classes by the inverse of their frequency.
+        label_smoothing: Share of the target spread over all classes.
+    """
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    layer_rate: float = Field(default=10.0, gt=0)
+    encoder_rate: float = Field(default=1e-5, gt=0)
+    layer_decay: float = Field(default=0.9, gt=0, le=1)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
+    gradient_checkpointing: bool = True
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    epochs: int = Field(default=20, ge=1)
+    patience: int = Field(default=5, ge=1)
+    warmup: Fraction = 0.1
+    clip: float = Field(default=1.0, gt=0)
+    class_weights: bool = False
+    label_smoothing: Fraction = 0.0
+
+
 class ProtocolSettings(Settings):
     """How a corpus is split.
 
@@ -185,6 +224,7 @@ class Recipe(Settings):
         train: How models are trained.
         train_early: The same for `early-*`, where it differs: a network over sequences wants smaller steps than a head
             over one vector.
+        finetune: How `emofuse finetune` trains encoders and model together.
     """
 
     name: str
@@ -195,6 +235,7 @@ class Recipe(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     train_early: TrainSettings | None = None
+    finetune: FinetuneSettings = FinetuneSettings()
     protocol: ProtocolSettings = ProtocolSettings()
 
     @model_validator(mode="after")

@@ -22,11 +22,10 @@ from emofuse.distill.card import write_card
 from emofuse.distill.descriptor import STEPS_BETWEEN, Descriptor, moments
 from emofuse.distill.recordings import gather
 from emofuse.distill.settings import SpeechStudentSettings
-from emofuse.distill.state import digest, load_state, load_weights, save_state
 from emofuse.distill.student import SpeechStudent
 from emofuse.encoders import load_speech_encoder
 from emofuse.encoders.checkpoint import quiet
-from emofuse.encoders.waveform import frame_geometry, normalise
+from emofuse.encoders.waveform import frame_geometry, normalise, write_preprocessor
 from emofuse.errors import AudioError
 from emofuse.features.batching import plan_batches
 from emofuse.features.dataset import pad, statistics_of
@@ -39,6 +38,7 @@ from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import SpeechSettings, fingerprint
 from emofuse.training.loop import rate_at
+from emofuse.training.state import digest, load_state, load_weights, save_state
 from emofuse.types import EncoderSpecification, Utterance
 
 CHECKPOINT, HISTORY, STUDENT = "checkpoint.safetensors", "history.json", "student"
@@ -149,15 +149,7 @@ def save_student(student: SpeechStudent, folder: Path) -> None:
     encoder: Any = student.encoder
     with quiet():
         encoder.half().cpu().save_pretrained(folder)
-    values = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "do_normalize": True,
-        "feature_size": 1,
-        "padding_value": 0.0,
-        "return_attention_mask": True,
-        "sampling_rate": 16000,
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_preprocessor(folder)
 
 
 @dataclass(frozen=True)

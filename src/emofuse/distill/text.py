@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.distill.card import write_card
 from emofuse.distill.settings import TextStudentSettings
-from emofuse.distill.state import load_state, save_state
 from emofuse.encoders.checkpoint import load_weights, open_checkpoint, quiet
 from emofuse.errors import EncoderError
 from emofuse.models.device import check_device
@@ -26,6 +25,7 @@ from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import fingerprint
 from emofuse.training.loop import rate_at
+from emofuse.training.state import load_state, save_state
 
 LossOf = Callable[["_Batch"], torch.Tensor]
 STUDENT, TEACHER, HISTORY = "student", "teacher", "history.json"

@@ -14,11 +14,13 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from emofuse.encoders import logmel, text, waveform, whisper, words
 from emofuse.encoders.checkpoint import open_checkpoint
@@ -30,10 +32,12 @@ from emofuse.types import EncoderSpecification
 __all__ = [
     "SpeechEncoder",
     "TextEncoder",
+    "TrainableEncoder",
     "WordPieces",
     "is_trained_with_model",
     "load_speech_encoder",
     "load_text_encoder",
+    "load_trainable_encoder",
 ]
 
 
@@ -72,6 +76,55 @@ class TextEncoder(Protocol):
         """Which word of its text each token is of, counted as the spaces part them; None for special tokens."""
 
 
+class TrainableEncoder(Protocol):
+    """An encoder with weights of its own, of either stream, as fine-tuning needs it.
+
+    Attributes:
+        specification: What the encoder publishes.
+        model: The module of `transformers`, on its device.
+    """
+
+    specification: EncoderSpecification
+    model: Any
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Transformer layers, the one next to the input first."""
+
+    def states(self, items: Sequence[Any], /) -> list[torch.Tensor]:
+        """What `encode` gives, on the encoder's device and with gradients where its weights are trained."""
+
+    def thaw(self) -> None:
+        """Let all weights be trained but those of convolutions that read sound."""
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder so that the settings can name the folder."""
+
+
+def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: str = "cpu") -> TrainableEncoder:
+    """Load an encoder that fine-tuning can train; a built-in one as its like in `transformers`.
+
+    Raises:
+        EncoderError: As `load_speech_encoder` and `load_text_encoder`, or it has no weights to train.
+
+    Example:
+        >>> load_trainable_encoder(SpeechSettings(encoder="logmel"))
+        Traceback (most recent call last):
+        emofuse.errors.EncoderError: logmel: it has no weights that could be tuned; name another encoder.
+    """
+    if settings.encoder in (logmel.NAME, words.NAME):
+        raise EncoderError(
+            "it has no weights that could be tuned", where=settings.encoder, remedy="name another encoder"
+        )
+    loaded: Any
+    if isinstance(settings, TextSettings):
+        loaded = load_text_encoder(settings, device=device)
+    else:
+        loaded = _load_speech_encoder(settings, device=device, light=False)
+    encoder: TrainableEncoder = loaded
+    return encoder
+
+
 def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu") -> SpeechEncoder:
     """Load the speech encoder that the settings name: `logmel`, a Hub id, or a local folder.
 
@@ -83,6 +136,10 @@ def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu") -> Spe
         EncoderError: Not found, not reachable, of an unsupported family, damaged, made for another sampling rate,
             or without the chosen layers.
     """
+    return _load_speech_encoder(settings, device=device, light=True)
+
+
+def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool) -> SpeechEncoder:
     if settings.encoder == logmel.NAME:
         return logmel.LogMelEncoder(settings)
     checkpoint = open_checkpoint(
@@ -90,6 +147,7 @@ def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu") -> Spe
         revision=settings.revision,
         families=(*waveform.FAMILIES, *whisper.FAMILIES),
         preprocessed=True,
+        light=light,
     )
     if checkpoint.family in whisper.FAMILIES:
         return whisper.load_whisper_encoder(checkpoint, settings, device=torch.device(device))

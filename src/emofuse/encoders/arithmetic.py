@@ -1,4 +1,4 @@
-"""How encoders compute: without gradients, in one stated precision."""
+"""How encoders compute: in one stated precision, and without gradients unless they are trained."""
 
 from __future__ import annotations
 
@@ -17,8 +17,20 @@ def inference(device: torch.device, *, precision: str = "float32") -> Iterator[N
         ...     torch.is_inference_mode_enabled()
         True
     """
+    with torch.inference_mode(), arithmetic(device, precision=precision):
+        yield
+
+
+@contextmanager
+def arithmetic(device: torch.device, *, precision: str = "float32") -> Iterator[None]:
+    """Compute in `float32`, or in `bfloat16` where autocast allows it, with whatever gradients there are.
+
+    Example:
+        >>> with arithmetic(torch.device("cpu"), precision="bfloat16"):
+        ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+        torch.bfloat16
+    """
     with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"))
         if device.type == "cuda" and precision == "float32":
             # cuDNN convolutions default to TF32, whose ten bits would make a clip depend on its batch again.
@@ -34,12 +46,10 @@ def to_features(states: list[torch.Tensor], lengths: list[int]) -> list[torch.Te
         lengths: Valid frames of each clip.
 
     Returns:
-        One float32 CPU tensor `(layers, frames, width)` a clip, without padding and with memory of its own.
+        One float32 tensor `(layers, frames, width)` a clip, without padding and with memory of its own.
 
     Example:
         >>> [tuple(clip.shape) for clip in to_features([torch.zeros(2, 5, 4)] * 3, [5, 2])]
         [(3, 5, 4), (3, 2, 4)]
     """
-    return [
-        torch.stack([state[clip, :length].float() for state in states]).cpu() for clip, length in enumerate(lengths)
-    ]
+    return [torch.stack([state[clip, :length].float() for state in states]) for clip, length in enumerate(lengths)]

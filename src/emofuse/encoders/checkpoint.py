@@ -38,6 +38,7 @@ class Checkpoint:
         preprocessor: Contents of `preprocessor_config.json`; empty if there is none.
         safetensors: Whether the weights are safetensors.
         card: What is known of the weights.
+        light: Whether `config` is plain values, as the built-in module wants them and transformers does not.
     """
 
     name: str
@@ -49,10 +50,11 @@ class Checkpoint:
     preprocessor: dict[str, Any]
     safetensors: bool
     card: Card
+    light: bool = False
 
 
 def open_checkpoint(
-    encoder: str, *, revision: str | None, families: Iterable[str], preprocessed: bool = False
+    encoder: str, *, revision: str | None, families: Iterable[str], preprocessed: bool = False, light: bool = True
 ) -> Checkpoint:
     """Find an encoder by Hub id or folder and read what it says about itself.
 
@@ -61,13 +63,14 @@ def open_checkpoint(
         revision: Branch, tag or commit of a Hub id; None for the newest.
         families: Values of `model_type` that the caller can use.
         preprocessed: Whether the caller heeds `preprocessor_config.json`.
+        light: Whether a built-in encoder may do without transformers.
 
     Raises:
         EncoderError: Not found, not reachable, damaged, of another family, without safe weights, or made for
             another sampling rate.
     """
     if encoder.startswith(BUILTIN):
-        return replace(_open_folder(_builtin_folder(encoder), families=families, light=True), name=encoder)
+        return replace(_open_folder(_builtin_folder(encoder), families=families, light=light), name=encoder)
     folder = Path(encoder).expanduser()
     if encoder.strip() and folder.is_dir():
         return _open_folder(folder.resolve(), families=families)
@@ -106,16 +109,18 @@ def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) 
     if not any((folder / name).is_file() for name in _SAFETENSORS):
         raise _unsafe_weights(folder) if (folder / "pytorch_model.bin").is_file() else _no_weights(folder)
     preprocessor = _check_rate(_read_json(folder / "preprocessor_config.json") or {}, where=str(folder))
+    light = light and family in LIGHT
     return Checkpoint(
         name=str(folder),
         place=str(folder),
         commit=None,
         revision=content_hash(folder),
         family=family,
-        config=SimpleNamespace(**values) if light and family in LIGHT else _configuration(str(folder), commit=None),
+        config=SimpleNamespace(**values) if light else _configuration(str(folder), commit=None),
         preprocessor=preprocessor,
         safetensors=True,
         card=read_card(folder) or find_card(str(values.get("_name_or_path", ""))),
+        light=light,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from emofuse.encoders.arithmetic import inference, to_features
-from emofuse.encoders.checkpoint import Checkpoint, load_weights
+from emofuse.encoders.checkpoint import Checkpoint, load_weights, quiet
 from emofuse.encoders.layers import select_layers
 from emofuse.errors import EncoderError
 from emofuse.settings import TextSettings
@@ -41,7 +43,7 @@ class TransformerTextEncoder:
         device: torch.device,
     ) -> None:
         self.specification = specification
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._device = device
@@ -52,6 +54,11 @@ class TransformerTextEncoder:
         Returns:
             One float32 tensor `(layers, tokens, width)` a text, in memory of the CPU.
         """
+        with inference(self._device):
+            return [states.cpu() for states in self.states(texts)]
+
+    def states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """The same on the encoder's device, with gradients where its weights are trained."""
         if not texts:
             return []
         tokens = self._tokenizer(
@@ -63,10 +70,25 @@ class TransformerTextEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         ).to(self._device)
-        with inference(self._device):
-            states = self._model(**tokens, output_hidden_states=True).hidden_states
-            lengths: list[int] = tokens["attention_mask"].sum(dim=1).tolist()
-            return to_features([states[layer] for layer in self.specification.selected], lengths)
+        states = self.model(**tokens, output_hidden_states=True).hidden_states
+        lengths: list[int] = tokens["attention_mask"].sum(dim=1).tolist()
+        return to_features([states[layer] for layer in self.specification.selected], lengths)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Transformer layers, the one next to the embeddings first."""
+        model = self.model
+        return list(model.transformer.layer if self.specification.family == "distilbert" else model.encoder.layer)
+
+    def thaw(self) -> None:
+        """Let all weights be trained."""
+        self.model.requires_grad_(True)
+
+    def save(self, folder: Path) -> None:
+        """Write encoder and tokenizer as `save_pretrained` of transformers does."""
+        with quiet():
+            self.model.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
 
     def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
         """Which word of its text each token is of, as the spaces part them; None for special tokens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from emofuse.encoders.arithmetic import inference, to_features
-from emofuse.encoders.checkpoint import BUILTIN, SAMPLING_RATE, Checkpoint, load_weights
+from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights, quiet
 from emofuse.encoders.compact import load_compact
 from emofuse.encoders.layers import select_layers
 from emofuse.encoders.masking import MaskedGroupNorm, ValidLengths, frame_mask, mask_convolution_inputs
@@ -44,15 +46,16 @@ class WaveformEncoder:
         precision: str = "float32",
     ) -> None:
         self.specification = specification
-        self._model = model
+        self.model = model
         self._normalise = normalise
         self._device = device
         self._precision = precision
+        self._masks_time = bool(getattr(model.config, "apply_spec_augment", True))
         self._convolutions = tuple(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))
         self._after_first = ValidLengths()
         self._after_all = ValidLengths()
         first = model.feature_extractor.conv_layers[0]
-        if isinstance(getattr(first, "layer_norm", None), torch.nn.GroupNorm):
+        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             first.layer_norm = MaskedGroupNorm(first.layer_norm, self._after_first)
         mask_convolution_inputs(model.encoder.pos_conv_embed, self._after_all)
         # An adapter shortens the last hidden state only; frames shall mean the same time in every layer.
@@ -71,6 +74,11 @@ class WaveformEncoder:
         Returns:
             One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.
         """
+        with inference(self._device, precision=self._precision):
+            return [states.cpu() for states in self.states(clips)]
+
+    def states(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """The same on the encoder's device, with gradients where its weights are trained."""
         if not clips:
             return []
         lengths = [max(len(clip), self.specification.receptive_field) for clip in clips]
@@ -80,15 +88,47 @@ class WaveformEncoder:
         frames = [self._lengths(length) for length in lengths]
         self._after_first.set([counts[0] for counts in frames])
         self._after_all.set([counts[-1] for counts in frames])
-        with inference(self._device, precision=self._precision):
-            output = self._model(
-                samples.to(self._device),
-                attention_mask=frame_mask(lengths, total=samples.shape[1], device=self._device).long(),
-                output_hidden_states=True,
-            )
-            # Releases of transformers differ in whether the last entry has passed the final layer norm; this one has.
-            states = [*output.hidden_states[:-1], output.last_hidden_state]
-            return to_features([states[layer] for layer in self.specification.selected], list(self._after_all.frames))
+        if self.model.training:
+            # SpecAugment in transformers refuses a batch that is shorter than one of its masks.
+            longest = max(self._after_all.frames)
+            self.model.config.apply_spec_augment = self._masks_time and longest >= self.model.config.mask_time_length
+        output = self.model(
+            samples.to(self._device),
+            attention_mask=frame_mask(lengths, total=samples.shape[1], device=self._device).long(),
+            output_hidden_states=True,
+        )
+        # Releases of transformers differ in whether the last entry has passed the final layer norm; this one has.
+        states = [*output.hidden_states[:-1], output.last_hidden_state]
+        return to_features([states[layer] for layer in self.specification.selected], list(self._after_all.frames))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Transformer layers, the one next to the convolutions first."""
+        return list(self.model.encoder.layers)
+
+    def thaw(self) -> None:
+        """Let all weights be trained but those of the convolutions that read the waveform."""
+        self.model.requires_grad_(True)
+        self.model.feature_extractor._freeze_parameters()
+        # A layer that LayerDrop skips leaves no hidden state, and the others would be taken for their neighbours.
+        self.model.config.layerdrop = 0.0
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder as `save_pretrained` of transformers does, under the names that its weights came with."""
+        config, first = self.model.config, self.model.feature_extractor.conv_layers[0]
+        config.apply_spec_augment = self._masks_time
+        if getattr(config, "add_adapter", False):
+            config.add_adapter = False
+        masked = getattr(first, "layer_norm", None)
+        if isinstance(masked, MaskedGroupNorm):
+            first.layer_norm = masked.norm
+        try:
+            with quiet():
+                self.model.save_pretrained(folder)
+        finally:
+            if isinstance(masked, MaskedGroupNorm):
+                first.layer_norm = masked
+        write_preprocessor(folder, normalise=self._normalise)
 
     def _lengths(self, samples: int) -> list[int]:
         counts = []
@@ -110,6 +150,19 @@ def normalise(clip: NDArray[np.float32]) -> NDArray[np.float32]:
         return clip
     scaled: NDArray[np.float32] = (clip - clip.mean()) / np.sqrt(clip.var() + 1e-7)
     return scaled
+
+
+def write_preprocessor(folder: Path, *, normalise: bool = True) -> None:
+    """Write the `preprocessor_config.json` that belongs beside the weights of these families."""
+    values = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "do_normalize": normalise,
+        "feature_size": 1,
+        "padding_value": 0.0,
+        "return_attention_mask": True,
+        "sampling_rate": SAMPLING_RATE,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def frame_geometry(config: Any) -> tuple[int, int]:
@@ -164,7 +217,7 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
 
 
 def _load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
-    if checkpoint.name.startswith(BUILTIN):
+    if checkpoint.light:
         return load_compact(Path(checkpoint.place)).to(device)
     from transformers import AutoModel
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional as F
 
 from emofuse.encoders.arithmetic import inference, to_features
-from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights
+from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights, quiet
 from emofuse.encoders.layers import select_layers
 from emofuse.encoders.masking import frame_mask
 from emofuse.errors import EncoderError
@@ -45,7 +47,7 @@ class WhisperFeatures:
         precision: str = "float32",
     ) -> None:
         self.specification = specification
-        self._model = model
+        self.model = model
         self._extractor = extractor
         self._device = device
         self._precision = precision
@@ -64,13 +66,34 @@ class WhisperFeatures:
         Returns:
             One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.
         """
+        with inference(self._device, precision=self._precision):
+            return [states.cpu() for states in self.states(clips)]
+
+    def states(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        """The same on the encoder's device, with gradients where its weights are trained."""
         if not clips:
             return []
         windows = [self._windows(clip) for clip in clips]
         mels = [self.log_mel(window) for parts in windows for window in parts]
-        with inference(self._device, precision=self._precision):
-            encoded = iter(self._encode_mels(mels))
+        encoded = iter(self._encode_mels(mels))
         return [torch.cat([next(encoded) for _ in parts], dim=1) for parts in windows]
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Transformer layers, the one next to the convolutions first."""
+        return list(self.model.layers)
+
+    def thaw(self) -> None:
+        """Let all weights be trained but those of the convolutions and the fixed waves that tell positions."""
+        self.model.requires_grad_(True)
+        for fixed in (self.model.conv1, self.model.conv2, self.model.embed_positions):
+            fixed.requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder as `save_pretrained` of transformers does."""
+        with quiet():
+            self.model.save_pretrained(folder)
+        self._extractor.save_pretrained(folder)
 
     def log_mel(self, clip: NDArray[np.float32]) -> torch.Tensor:
         """Log-mel spectrogram of a clip of one window at most: that of the padded window, cropped to the clip.
@@ -83,7 +106,9 @@ class WhisperFeatures:
         # the last frame that sees the clip lies at the floor and cannot be that, so it need not be computed.
         padded = min(self._window, (len(clip) + size) // hop * hop + 2 * hop)
         sound = np.pad(clip, (0, padded - len(clip)))
-        mel = self._extractor(sound, sampling_rate=SAMPLING_RATE, padding="do_not_pad", return_tensors="np")
+        # The extractor multiplies matrices too, and must not do so in bfloat16.
+        with torch.autocast("cpu", enabled=False):
+            mel = self._extractor(sound, sampling_rate=SAMPLING_RATE, padding="do_not_pad", return_tensors="np")
         features = torch.from_numpy(np.asarray(mel["input_features"][0], dtype=np.float32))
         return features[:, : 2 * self.frames(len(clip))]
 
@@ -94,7 +119,7 @@ class WhisperFeatures:
         return [window for i, window in enumerate(windows) if i == 0 or len(window) >= self.specification.stride]
 
     def _encode_mels(self, mels: list[torch.Tensor]) -> list[torch.Tensor]:
-        model, selected = self._model, self.specification.selected
+        model, selected = self.model, self.specification.selected
         lengths = [mel.shape[1] // 2 for mel in mels]
         total = max(lengths)
         batch = torch.stack([F.pad(mel, (0, 2 * total - mel.shape[1])) for mel in mels]).to(self._device)

@@ -17,7 +17,7 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         kind: Which model.
         result: Content of `result.json`.
     """
-    protocol, entry = result["protocol"], result["models"][kind]
+    protocol, entry = result["protocol"], result["models"].get(kind)
     corpora = [name for name in result["corpus"].split(", ") if name]
     lines = [
         f"# emofuse `{kind}` model, trained on {result['corpus'] or 'a corpus without a name'}",
@@ -30,12 +30,7 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         "",
         "## How good it is",
         "",
-        "Measured by cross-validation of models trained in the same way on fewer speakers; this very model has seen "
-        "all of them. 95 % intervals by cluster bootstrap.",
-        "",
-        "| metric | value | interval |",
-        "|---|---|---|",
-        *(_row(name, entry[key]) for name, key in (("UA", "ua"), ("WA", "wa"), ("macro-F1", "macro_f1"))),
+        *(_measured(entry) if entry else ["It has not been measured: no fold was tested when it was made."]),
         "",
         "## Limits",
         "",
@@ -67,6 +62,17 @@ def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
         f"- **{stream.capitalize()} encoder**: `{name}` ({encoder['family']}), revision `{encoder['revision'][:16]}`, "
         f"licence {encoder['licence']}, known to have seen: {seen}"
     )
+
+
+def _measured(entry: Mapping[str, Any]) -> list[str]:
+    return [
+        "Measured by cross-validation of models trained in the same way on fewer speakers; this very model has seen "
+        "all of them. 95 % intervals by cluster bootstrap.",
+        "",
+        "| metric | value | interval |",
+        "|---|---|---|",
+        *(_row(name, entry[key]) for name, key in (("UA", "ua"), ("WA", "wa"), ("macro-F1", "macro_f1"))),
+    ]
 
 
 def _row(name: str, estimate: Mapping[str, float]) -> str:

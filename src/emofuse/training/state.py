@@ -1,4 +1,4 @@
-"""Checkpoints of a distillation: weights, optimiser and progress in one safetensors file, written whole."""
+"""Checkpoints of a long training: weights, optimiser and progress in one safetensors file, written whole."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_state(
         values: dict[str, Any] = json.loads(file.metadata()["progress"])
         if values["fingerprint"] != fingerprint:
             raise CheckpointError(
-                "the checkpoint is of other data, another teacher or other settings",
+                "the checkpoint is of other data, other encoders or other settings",
                 where=path,
                 remedy="choose another folder, or remove this one",
             )

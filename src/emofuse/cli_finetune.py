@@ -1,0 +1,92 @@
+"""The verb `emofuse finetune`, by itself or under `accelerate launch -m emofuse finetune ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from emofuse.cli_options import pairs_of, recipe_of
+from emofuse.errors import EmofuseError
+
+STOPPED_ALREADY = 2
+
+
+def finetune(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships, such as fusion, or a .toml.")],
+    corpus: Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")],
+    root: Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")],
+    out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
+    model: Annotated[
+        str, typer.Option(help="What stands above the encoders: speech, text, concat, early-frame.")
+    ] = "early-frame",
+    fold: Annotated[
+        list[str] | None,
+        typer.Option(help="Fold to train, as protocol.json names it, or final for the kept model (default: all)."),
+    ] = None,
+    keep_folds: Annotated[bool, typer.Option("--keep-folds", help="Keep the tuned encoders of each fold too.")] = False,
+    speech_encoder: Annotated[str | None, typer.Option(help="A Hub id or a folder; overrides the recipe.")] = None,
+    text_encoder: Annotated[str | None, typer.Option(help="A Hub id or a folder; overrides the recipe.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides the recipe.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as finetune.epochs=5."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps (default: a GPU where there is one).")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: your name of a column."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="NAME=VALUE", help="What is read of a corpus, as labels=six."),
+    ] = None,
+) -> None:
+    """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
+    from emofuse.console import Bars, finish, say, show_results, typed_command
+    from emofuse.corpora import read_corpus
+    from emofuse.finetune.processes import Processes
+    from emofuse.finetune.run import finetune as tune
+    from emofuse.progress import Silent
+    from emofuse.settings import ModelKind
+
+    processes = Processes(device)
+    try:
+        chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+        with Bars() as bars:
+            progress = bars if processes.main else Silent()
+            found = read_corpus(
+                corpus,
+                root,
+                partial=partial,
+                columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
+                options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
+                progress=progress,
+            )
+            outcome = tune(
+                found.manifest,
+                chosen,
+                out,
+                kind=cast(ModelKind, model),
+                folds=fold or (),
+                keep_folds=keep_folds,
+                processes=processes,
+                command=typed_command(),
+                notes=found.notes,
+                skipped={Path(error.where or "").name: error.advice for error in found.skipped},
+                progress=progress,
+            )
+    except EmofuseError:
+        # All processes find the same mistake, and it is told once.
+        if processes.main:
+            raise
+        raise typer.Exit(STOPPED_ALREADY) from None
+    finally:
+        processes.close()
+    if processes.main:
+        if outcome.result["models"]:
+            show_results(outcome.result["models"])
+        say(f"scores: {out / 'scores.parquet'}   models: {out / 'models'}")
+        finish(outcome.skipped)

@@ -1,0 +1,134 @@
+"""Encoders and the model above them as one module, with a learning rate for every depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
+
+from emofuse.encoders import TrainableEncoder
+from emofuse.features.pooling import pool_frames
+from emofuse.models.front import LayerMix
+from emofuse.models.streams import EmotionModel
+from emofuse.settings import FinetuneSettings
+
+Steps = Literal["utterance", "frame"]
+Items = Mapping[str, Sequence[Any]]
+"""What each stream is given of some utterances: clips `(samples,)` for `speech`, texts for `text`."""
+
+
+class TunedNetwork(nn.Module):
+    """Sound and words to logits. Convolutions that read sound stay as they are, all else is trained.
+
+    Args:
+        head: The model above the encoders, with a layer mix for each stream that it reads.
+        encoders: Encoder of each stream; their weights are let go.
+        granularity: What the speech frames are pooled to, as for stored features.
+        frames_per_step: Likewise.
+        gradient_checkpointing: Compute the encoders' layers anew on the way back.
+    """
+
+    def __init__(
+        self,
+        head: EmotionModel,
+        encoders: Mapping[str, TrainableEncoder],
+        *,
+        granularity: Steps,
+        frames_per_step: int = 1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.encoders = nn.ModuleDict({stream: encoder.model for stream, encoder in encoders.items()})
+        self._sources = dict(encoders)
+        self._granularity, self._frames_per_step = granularity, frames_per_step
+        for encoder in encoders.values():
+            encoder.thaw()
+            if gradient_checkpointing:
+                for layer in encoder.layers:
+                    _checkpointed(layer)
+
+    def train(self, mode: bool = True) -> TunedNetwork:
+        """As in every module, but batch norms keep their statistics: those of a padded batch are not the corpus's."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+    def features(self, stream: str, items: Sequence[Any]) -> list[torch.Tensor]:
+        """What the head reads of a stream, one `(layers, steps, width)` an utterance, on the device."""
+        states = self._sources[stream].states(items)
+        if stream == "text":
+            return states
+        return [
+            pool_frames(one, granularity=self._granularity, frames_per_step=self._frames_per_step) for one in states
+        ]
+
+    def forward(self, items: Items) -> torch.Tensor:
+        """Give logits `(utterances, classes)`, float32."""
+        inputs: dict[str, torch.Tensor] = {}
+        for stream in self._sources:
+            inputs[stream], inputs[f"{stream}_mask"] = pad_states(self.features(stream, items[stream]))
+        logits: torch.Tensor = self.head(**inputs)
+        return logits.float()
+
+    def mixes(self) -> dict[str, LayerMix]:
+        """The layer mix of each stream."""
+        named = dict(self.head.named_modules())
+        found = {stream: named.get(f"{stream}_front", named.get("front")) for stream in self._sources}
+        return {stream: mix for stream, mix in found.items() if isinstance(mix, LayerMix)}
+
+    def groups(self, settings: FinetuneSettings) -> list[dict[str, Any]]:
+        """Trained weights with their peak rate and decay, as an optimiser takes them.
+
+        Rates fall from layer to layer towards the input (Howard and Ruder, ACL 2018, sec. 3.2), and biases and norms do
+        not decay.
+        """
+        rates: dict[int, float] = {id(one.scores): settings.learning_rate * settings.layer_rate
+                                   for one in self.mixes().values()}  # fmt: skip
+        plain = set(rates)
+        for encoder in self._sources.values():
+            layers = encoder.layers
+            lowest = settings.encoder_rate * settings.layer_decay ** len(layers)
+            rates |= {id(parameter): lowest for parameter in encoder.model.parameters()}
+            for above, layer in enumerate(reversed(layers)):
+                rate = settings.encoder_rate * settings.layer_decay**above
+                rates |= {id(parameter): rate for parameter in layer.parameters()}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                decays = parameter.ndim > 1 and id(parameter) not in plain
+                key = rates.get(id(parameter), settings.learning_rate), settings.weight_decay if decays else 0.0
+                groups.setdefault(key, []).append(parameter)
+        return [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in groups.items()]
+
+
+def pad_states(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack `(layers, steps, width)` of different length with a mask, letting gradients through.
+
+    Example:
+        >>> values, mask = pad_states([torch.ones(2, 3, 4), torch.ones(2, 1, 4)])
+        >>> values.shape, mask.tolist()
+        (torch.Size([2, 2, 3, 4]), [[True, True, True], [True, False, False]])
+    """
+    padded = pad_sequence([item.transpose(0, 1) for item in items], batch_first=True).transpose(1, 2)
+    lengths = torch.tensor([item.shape[1] for item in items], device=padded.device)
+    return padded, torch.arange(padded.shape[2], device=padded.device) < lengths[:, None]
+
+
+def _checkpointed(layer: Any) -> None:
+    # Not the switch that transformers has for it: some families lack it.
+    forward = layer.forward
+
+    def forward_again(*args: Any, **kwargs: Any) -> Any:
+        if not layer.training:
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    layer.forward = forward_again

@@ -1,0 +1,103 @@
+"""The processes that share a training: one by itself, or as many as `accelerate launch` has started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import distributed
+
+from emofuse.errors import SettingsError
+from emofuse.models.device import check_device
+
+
+class Processes:
+    """This process among the others, and the sums over all of them.
+
+    What `accelerate launch` or `torchrun` says in the environment decides; without it there is one process. Sums are
+    the same in every process, to the last bit.
+
+    Args:
+        device: Where to compute, as torch names it; None for what accelerate finds. Of several processes each has a
+            device of its own, so that only `cpu` counts.
+
+    Attributes:
+        number: Of this process, from 0.
+        count: Of all.
+        device: Where this one computes.
+
+    Raises:
+        SettingsError: The device cannot be used, or not by all processes.
+
+    Example:
+        >>> alone = Processes("cpu")
+        >>> alone.main, alone.count, alone.total(torch.tensor([1, 2])).tolist()
+        (True, 1, [1, 2])
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        from accelerate import PartialState
+
+        if device is not None:
+            check_device(device)
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        # Where there is no device, accelerate takes processes that it is not told to keep on the CPU to be alone.
+        bare = launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available()
+        self._state = PartialState(cpu=device == "cpu" or (device is None and bare))
+        self.number: int = self._state.process_index
+        self.count: int = self._state.num_processes
+        if self.count != launched:
+            raise SettingsError(
+                f"{launched} processes were launched, and they do not find one another",
+                where="device",
+                remedy="name the device that all of them have, such as cpu",
+            )
+        self.device: torch.device = self._state.device
+        if self.device.type == "cpu":
+            # accelerate numbers CPUs, which safetensors does not know of.
+            self.device = torch.device("cpu")
+        if device is not None and self.count == 1:
+            self.device = torch.device(device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.number == 0
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        self._state.wait_for_everyone()
+
+    def close(self) -> None:
+        """Take leave of the others."""
+        self._state.destroy_process_group()
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over processes, of a tensor of the same shape in each, back on its device."""
+        if self.count == 1:
+            return values
+        summed = values.to(self.device, copy=True)
+        distributed.all_reduce(summed)
+        return summed.to(values.device)
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Put the sum over processes in the place of every gradient; what none has computed stays without.
+
+        One message of all gradients, after the last micro-batch of a step. `DistributedDataParallel` would send them
+        in many while they are computed, but must be told in advance which weights will have none, takes every
+        process to have as many utterances, and quarrels with weights that are used again on the way back.
+        """
+        if self.count == 1:
+            return
+        held = self.total(torch.tensor([parameter.grad is not None for parameter in parameters]).int())
+        used = [parameter for parameter, holders in zip(parameters, held.tolist(), strict=True) if holders]
+        flat = torch.cat([_gradient(parameter).flatten() for parameter in used])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [parameter.numel() for parameter in used])
+        for parameter, part in zip(used, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

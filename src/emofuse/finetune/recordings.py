@@ -1,0 +1,118 @@
+"""The utterances that training reads: checked once by all processes together, then decoded as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emofuse.audio import content_key, load_audio
+from emofuse.errors import AudioError
+from emofuse.finetune.processes import Processes
+from emofuse.progress import Progress, Silent, track
+from emofuse.types import Utterance
+
+DECODERS = 4
+KEY = 64
+LABEL = "Listening"
+
+Part = tuple[Sequence[str], dict[str, list[Any]]]
+"""Names of some utterances, and what each stream is given of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recordings:
+    """Utterances, and what was found when all were opened.
+
+    Attributes:
+        rows: Every utterance that can be used, by name.
+        sizes: Samples of each; letters of its text where no sound is read.
+        keys: What each is, as a hash of its sound, or its text.
+        failed: Utterances whose sound cannot be used, and why.
+        streams: What is read of them.
+    """
+
+    rows: Mapping[str, Utterance]
+    sizes: Mapping[str, float]
+    keys: Mapping[str, str]
+    failed: Mapping[str, AudioError]
+    streams: tuple[str, ...]
+
+    def load(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Clips and texts of some utterances."""
+        items: dict[str, list[Any]] = {}
+        if "speech" in self.streams:
+            items["speech"] = [_clip(self.rows[name]) for name in names]
+        if "text" in self.streams:
+            items["text"] = [self.rows[name].text or "" for name in names]
+        return items
+
+    def loaded(self, groups: Sequence[Sequence[str]]) -> Iterator[Part]:
+        """Groups with their clips and texts, the next one decoded while the caller computes."""
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(self.load, group) for group in groups[:1]]
+            for number, group in enumerate(groups):
+                items = coming.pop().result()
+                coming += [reader.submit(self.load, after) for after in groups[number + 1 : number + 2]]
+                yield group, items
+
+
+def listen(
+    rows: Sequence[Utterance], streams: Sequence[str], processes: Processes, *, progress: Progress = Silent()
+) -> Recordings:
+    """Open every recording once, each process its share, so that a bad one is known before training starts."""
+    if "speech" not in streams:
+        sizes = {row.utterance: float(len(row.text or "")) for row in rows}
+        keys = {row.utterance: row.text or "" for row in rows}
+        return Recordings(
+            rows={row.utterance: row for row in rows}, sizes=sizes, keys=keys, failed={}, streams=tuple(streams)
+        )
+    samples = torch.zeros(len(rows), dtype=torch.int64)
+    letters = torch.zeros(len(rows), KEY, dtype=torch.int32)
+    own = range(processes.number, len(rows), processes.count)
+    with ThreadPoolExecutor(DECODERS) as decoders:
+        heard = decoders.map(lambda place: _listen_to(rows[place]), own)
+        for place, (count, key) in track(zip(own, heard, strict=True), LABEL, total=len(own), progress=progress):
+            samples[place] = count
+            letters[place, : len(key)] = torch.tensor(list(key.encode()), dtype=torch.int32)
+    counts = dict(zip((row.utterance for row in rows), processes.total(samples).tolist(), strict=True))
+    codes = processes.total(letters).tolist()
+    # A process knows only why its own recordings failed, and all of them need to know.
+    failed = {row.utterance: _failure(row) for row in rows if not counts[row.utterance]}
+    texts = {row.utterance: row.text or "" if "text" in streams else "" for row in rows}
+    return Recordings(
+        rows={row.utterance: row for row in rows if row.utterance not in failed},
+        sizes={name: float(count) for name, count in counts.items()},
+        keys={
+            row.utterance: bytes(code).decode() + texts[row.utterance] for row, code in zip(rows, codes, strict=True)
+        },
+        failed=failed,
+        streams=tuple(streams),
+    )
+
+
+def _clip(row: Utterance) -> NDArray[np.float32]:
+    return load_audio(row.audio or "", start=row.start, end=row.end)
+
+
+def _listen_to(row: Utterance) -> tuple[int, str]:
+    """Samples and content key of a recording; none and nothing where it cannot be used."""
+    try:
+        return len(_clip(row)), content_key(row.audio or "", start=row.start, end=row.end)
+    except AudioError:
+        return 0, ""
+
+
+def _failure(row: Utterance) -> AudioError:
+    try:
+        _clip(row)
+    except AudioError as error:
+        return error
+    return AudioError(
+        "another process could not read it", where=row.audio, remedy="check that all machines see the same files"
+    )

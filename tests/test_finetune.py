@@ -1,0 +1,666 @@
+"""Encoders and the model above them, trained together."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from emofuse import cli
+from emofuse.audio import load_audio
+from emofuse.corpora import CORPORA, read_corpus
+from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
+from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError
+from emofuse.features.pooling import pool_frames
+from emofuse.finetune.batches import global_batches, micro_batches
+from emofuse.finetune.loop import BEST, CHECKPOINT, Tuner
+from emofuse.finetune.network import TunedNetwork
+from emofuse.finetune.processes import Processes
+from emofuse.finetune.recordings import listen
+from emofuse.finetune.run import KINDS, finetune
+from emofuse.manifest import utterances
+from emofuse.models import InputShape, build_model
+from emofuse.predict import load
+from emofuse.scoring.bootstrap import paired_difference
+from emofuse.scoring.fuse import fuse
+from emofuse.scoring.table import read_scores
+from emofuse.settings import (
+    FinetuneSettings,
+    ModelKind,
+    ModelSettings,
+    ProtocolSettings,
+    Recipe,
+    SpeechSettings,
+    TextSettings,
+    load_recipe,
+)
+from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
+from emofuse.training.material import streams_of
+
+CLASSES = ("angry", "happy", "neutral", "sad")
+STILL = ModelSettings(width=16, heads=2, dropout=0.0, attention_dropout=0.0)
+DROPOUTS = ("dropout", "dropout_prob", "dropout_rate")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_corpus(tmp_path_factory.mktemp("corpus"), speakers=3, utterances=2)
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus: Path) -> pd.DataFrame:
+    return read_corpus("table", corpus).manifest
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny encoders of every family, as they come and, in `still`, without anything random in training."""
+    folder = tmp_path_factory.mktemp("encoders")
+    for family in SPEECH_FAMILIES:
+        calm(tiny_speech_encoder(folder / "still" / family, family=family))
+    for family in TEXT_FAMILIES:
+        calm(tiny_text_encoder(folder / "still" / family, family=family))
+    tiny_speech_encoder(folder / "wav2vec2")
+    tiny_text_encoder(folder / "bert")
+    return folder
+
+
+def calm(folder: Path) -> None:
+    """Turn off dropout and SpecAugment of an encoder."""
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    values |= {name: 0.0 for name in values if name.endswith(DROPOUTS) or name == "layerdrop"}
+    path.write_text(json.dumps({**values, "apply_spec_augment": False}))
+
+
+def settings(**changes: Any) -> FinetuneSettings:
+    values: dict[str, Any] = {"batch_size": 8, "micro_batch": 4, "epochs": 2, "precision": "float32", "warmup": 0.0}
+    return FinetuneSettings(**{**values, "gradient_checkpointing": False, **changes})
+
+
+def recipe(encoders: Path, *, model: ModelSettings = STILL, still: bool = True, **changes: Any) -> Recipe:
+    place = encoders / "still" if still else encoders
+    return Recipe(
+        name="tiny",
+        seeds=(0,),
+        speech=SpeechSettings(encoder=str(place / "wav2vec2")),
+        text=TextSettings(encoder=str(place / "bert")),
+        model=model,
+        finetune=settings(**changes),
+        protocol=ProtocolSettings(kind="speaker"),
+    )
+
+
+def make_network(
+    speech: Path | str, text: Path | str, *, kind: ModelKind = "early-frame", gradient_checkpointing: bool = False
+) -> TunedNetwork:
+    torch.manual_seed(0)
+    chosen: dict[str, SpeechSettings | TextSettings] = {
+        "speech": SpeechSettings(encoder=str(speech)),
+        "text": TextSettings(encoder=str(text)),
+    }
+    loaded = {stream: load_trainable_encoder(chosen[stream]) for stream in streams_of(kind)}
+    shapes = {name: InputShape(len(one.specification.selected), 32) for name, one in loaded.items()}
+    head = build_model(kind, STILL, classes=4, speech=shapes.get("speech"), text=shapes.get("text"))
+    return TunedNetwork(head, loaded, granularity="frame", gradient_checkpointing=gradient_checkpointing)
+
+
+def make_tuner(network: TunedNetwork, manifest: pd.DataFrame, folder: Path, how: FinetuneSettings) -> Tuner:
+    processes = Processes("cpu")
+    recordings = listen(list(utterances(manifest)), network.head.streams, processes)
+    labels = {row.utterance: CLASSES.index(row.label or "") for row in utterances(manifest)}
+    return Tuner(
+        network, recordings, labels, how, classes=4, seed=0, processes=processes, folder=folder, mark="test"
+    )  # fmt: skip
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def names_of(manifest: pd.DataFrame, *speakers: str) -> list[str]:
+    return sorted(manifest["utterance"][manifest["speaker"].isin(speakers)])
+
+
+# What is trained, and how fast
+
+
+@pytest.mark.parametrize("family", SPEECH_FAMILIES)
+def test_convolutions_stay_and_layers_move(family: str, encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    network = make_network(encoders / "still" / family, encoders / "still" / "bert")
+    before = state(network)
+    tuner = make_tuner(network, manifest, tmp_path, settings(epochs=1))
+    tuner.run(names_of(manifest, "s0", "s1"), names_of(manifest, "s2"))
+    moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    still = [name for name in before if re.search(r"feature_extractor|\.conv[12]\.|embed_positions", name)]
+    assert len(still) > 3
+    assert moved.isdisjoint(still)
+    layers = [name for name in before if re.search(r"encoders\..*layers?\.\d+\..*(weight|bias)$", name)]
+    # A bias that is added to all keys alike cancels in the softmax.
+    trained = {name for name in layers if name not in still and not re.search(r"k(ey)?(_proj)?\.bias", name)}
+    assert len(trained) > 40
+    assert trained <= moved
+    assert {name for name in before if name.startswith("head.")} - moved <= {"head.co_attention.layers.0"}
+
+
+def depth_of(name: str) -> int | None:
+    """Number of a parameter's encoder layer, from its name alone; None below the layers."""
+    found = re.search(r"encoder\.layers?\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def test_every_depth_learns_at_its_rate(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """AdamW's first step has the length of the rate, whatever the gradient."""
+    network = make_network(encoders / "still" / "wav2vec2", encoders / "still" / "bert")
+    how = settings(
+        epochs=1, batch_size=16, weight_decay=0.0, clip=1e9,
+        learning_rate=1e-3, layer_rate=7.0, encoder_rate=2e-4, layer_decay=0.5,
+    )  # fmt: skip
+    before = state(network)
+    make_tuner(network, manifest, tmp_path, how).run(names_of(manifest, "s0", "s1"), names_of(manifest, "s2"))
+    seen = set()
+    for name, value in network.named_parameters():
+        distance = float((value.detach() - before[name]).abs().max())
+        # What is added to all keys or all scores alike cancels in the softmax.
+        if distance == 0 or re.search(r"key\.bias|k_proj\.bias|in_proj_bias|score\.bias", name):
+            continue
+        depth = depth_of(name)
+        if name.startswith("head."):
+            expected = 7e-3 if name.endswith("front.scores") else 1e-3
+        else:
+            expected = 2e-4 * {None: 0.25, 0: 0.5, 1: 1.0}[depth]
+        seen.add(expected)
+        assert distance == pytest.approx(expected, rel=0.05), name
+    assert seen == {7e-3, 1e-3, 2e-4, 1e-4, 5e-5}
+
+
+def test_only_matrices_decay(encoders: Path) -> None:
+    network = make_network(encoders / "still" / "wav2vec2", encoders / "still" / "bert")
+    names = {id(value): name for name, value in network.named_parameters()}
+    groups = network.groups(settings(weight_decay=0.1))
+    decaying = {names[id(one)] for group in groups if group["weight_decay"] for one in group["params"]}
+    resting = {names[id(one)] for group in groups if not group["weight_decay"] for one in group["params"]}
+    trained = {name for name, value in network.named_parameters() if value.requires_grad}
+    assert decaying | resting == trained
+    assert decaying.isdisjoint(resting)
+    assert resting == {name for name in trained if network.get_parameter(name).ndim < 2}
+
+
+# The same gradients, however they are computed
+
+
+def items_of(manifest: pd.DataFrame, names: Sequence[str]) -> dict[str, list[Any]]:
+    rows = {row.utterance: row for row in utterances(manifest)}
+    return {
+        "speech": [load_audio(rows[name].audio or "") for name in names],
+        "text": [rows[name].text or "" for name in names],
+    }
+
+
+FAMILIES = [*((family, "bert") for family in SPEECH_FAMILIES), *(("wav2vec2", family) for family in TEXT_FAMILIES[1:])]
+
+
+@pytest.mark.parametrize(("speech", "text"), FAMILIES)
+def test_layers_computed_anew_give_the_same_gradients(
+    speech: str, text: str, encoders: Path, manifest: pd.DataFrame
+) -> None:
+    """Dropout included, which must fall on the same units both times."""
+    items = items_of(manifest, names_of(manifest, "s0")[:3])
+    found = []
+    for again in (False, True):
+        network = make_network(
+            encoders / "still" / speech, encoders / "still" / text, gradient_checkpointing=again
+        ).train()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.3
+        torch.manual_seed(1)
+        loss = F.cross_entropy(network(items), torch.tensor([0, 1, 2]))
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append((loss, {name: one.grad for name, one in network.named_parameters() if one.grad is not None}))
+    (plain, gradients), (again_loss, recomputed) = found
+    assert torch.equal(plain, again_loss)
+    assert gradients.keys() == recomputed.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_layers_computed_anew_keep_less(encoders: Path, manifest: pd.DataFrame) -> None:
+    """Or the option would be for nothing."""
+    items = items_of(manifest, names_of(manifest, "s0"))
+    kept = []
+    for again in (False, True):
+        network = make_network(
+            encoders / "still" / "wav2vec2", encoders / "still" / "bert", gradient_checkpointing=again
+        ).train()
+        sizes: list[int] = []
+
+        def keep(value: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(value.numel())
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            network(items)
+        kept.append(sum(sizes))
+    assert kept[1] < 0.7 * kept[0]
+
+
+@pytest.mark.parametrize(("speech", "micro_batch"), [("wav2vec2", 3), ("wav2vec2", 16), ("whisper", 4)])
+def test_a_step_is_that_of_a_plain_loop(
+    speech: str, micro_batch: int, encoders: Path, manifest: pd.DataFrame, tmp_path: Path
+) -> None:
+    """One utterance at a time, without padding: neither company nor parts of a batch may move the gradient."""
+    train = names_of(manifest, "s0", "s1")[:11]
+    how = settings(
+        epochs=1, batch_size=16, micro_batch=micro_batch, clip=1e9, class_weights=True, label_smoothing=0.1
+    )  # fmt: skip
+    network = make_network(encoders / "still" / speech, encoders / "still" / "bert")
+    tuner = make_tuner(network, manifest, tmp_path, how)
+    twin = make_network(encoders / "still" / speech, encoders / "still" / "bert")
+    tuner._standardise(train)
+    twin.load_state_dict(network.state_dict())
+    labels = torch.tensor([tuner.labels[name] for name in train])
+    counts = torch.bincount(labels, minlength=4)
+    weight = len(train) / (counts.clamp(min=1) * int((counts > 0).sum())) * (counts > 0)
+    logits = torch.cat([twin.train()(items_of(manifest, [name])) for name in train])
+    loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    tuned = tuner.run(train, names_of(manifest, "s2"))
+    assert tuned.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    largest = max(float(one.grad.abs().max()) for one in twin.parameters() if one.grad is not None)
+    for name, expected in twin.named_parameters():
+        gradient = network.get_parameter(name).grad
+        assert (gradient is None) == (expected.grad is None), name
+        if gradient is not None and expected.grad is not None:
+            torch.testing.assert_close(gradient, expected.grad, rtol=2e-3, atol=1e-5 * largest, msg=name)
+
+
+def test_bfloat16_is_near(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        network = make_network(encoders / "still" / "wav2vec2", encoders / "still" / "bert")
+        tuner = make_tuner(network, manifest, tmp_path / precision, settings(epochs=1, precision=precision))
+        losses.append(tuner.run(names_of(manifest, "s0", "s1"), names_of(manifest, "s2")).history[0]["loss"])
+        assert all(value.dtype == torch.float32 for value in network.parameters())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
+def test_layers_that_would_be_dropped_still_leave_their_states(encoders: Path) -> None:
+    encoder: Any = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "wav2vec2")))
+    encoder.model.config.layerdrop = 0.99
+    encoder.thaw()
+    encoder.model.train()
+    assert encoder.states([tone(0.5, seed=1)])[0].shape == (3, 24, 32)
+
+
+def test_clips_shorter_than_a_mask_can_be_trained_on(encoders: Path) -> None:
+    encoder: Any = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "wav2vec2")))
+    encoder.thaw()
+    assert encoder.model.config.mask_time_prob > 0
+    encoder.model.train()
+    assert encoder.states([tone(0.1, seed=1)])[0].shape == (3, 4, 32)
+    assert len(encoder.states([tone(1.0, seed=1)])[0]) == 3
+
+
+def test_built_in_encoders_are_trained_as_their_like(encoders: Path) -> None:
+    clip = tone(0.7, seed=3)
+    plain = load_speech_encoder(SpeechSettings()).encode([clip])[0]
+    trainable = load_trainable_encoder(SpeechSettings())
+    trainable.thaw()
+    states = trainable.states([clip])[0]
+    assert states.requires_grad
+    torch.testing.assert_close(states.detach(), plain, rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+    words = load_trainable_encoder(TextSettings())
+    torch.testing.assert_close(words.states(["so good"])[0], load_text_encoder(TextSettings()).encode(["so good"])[0])
+
+
+# Who computes what
+
+
+@given(count=st.integers(1, 60), size=st.integers(1, 20), most=st.integers(1, 20), processes=st.integers(1, 5))
+def test_processes_share_the_batches_of_one(count: int, size: int, most: int, processes: int) -> None:
+    names = [f"u{number}" for number in range(count)]
+    sizes = {name: float(number % 7) for number, name in enumerate(names)}
+    batches = global_batches(names, size=size, seed=1, epoch=2)
+    assert sorted(name for batch in batches for name in batch) == sorted(names)
+    assert all(len(batch) == size for batch in batches[:-1])
+    assert batches == global_batches(names, size=size, seed=1, epoch=2)
+    for batch in batches:
+        parts = micro_batches(batch, sizes, most=most)
+        assert sorted(name for part in parts for name in part) == sorted(batch)
+        assert all(len(part) <= most for part in parts)
+        shares = [parts[number::processes] for number in range(processes)]
+        assert sorted(name for share in shares for part in share for name in part) == sorted(batch)
+
+
+def test_every_pass_has_an_order_of_its_own() -> None:
+    names = [f"u{number}" for number in range(40)]
+    orders = {str(global_batches(names, size=8, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (1, 2)}
+    assert len(orders) == 4
+
+
+OVERRIDES = (
+    "seeds=[0]",
+    "protocol.kind=speaker",
+    "finetune.epochs=2",
+    "finetune.batch_size=5",
+    "finetune.micro_batch=2",
+    "finetune.precision=float32",
+    "finetune.learning_rate=1e-3",
+    "finetune.encoder_rate=1e-4",
+)
+LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
+
+
+def test_two_processes_train_as_one_does(corpus: Path, manifest: pd.DataFrame, encoders: Path, tmp_path: Path) -> None:
+    """Dropout on, uneven shares, and a last batch in which one process has less."""
+    overrides = [
+        *OVERRIDES,
+        f'speech.encoder="{encoders / "wav2vec2"}"',
+        f'text.encoder="{encoders / "bert"}"',
+    ]
+    verb = ["-m", "emofuse", "finetune", "fusion", "--corpus", "table", "--root", str(corpus), "--device", "cpu",
+            "--fold", "speaker-s0", "--out", str(tmp_path / "two")]  # fmt: skip
+    for override in overrides:
+        verb += ["--set", override]
+    both = subprocess.run(
+        [sys.executable, *LAUNCH, *verb],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("UA %") == 1, "only one of them speaks"
+    how = load_recipe("fusion", overrides=overrides)
+    finetune(manifest, how, tmp_path / "one", folds=["speaker-s0"], processes=Processes("cpu"))
+    units = [tmp_path / run / "units/early-frame/speaker-s0-seed0/unit.json" for run in ("one", "two")]
+    one, two = (json.loads(path.read_text()) for path in units)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert one["mark"] == two["mark"]
+    assert len(one["history"]) == 2
+    for ours, theirs in zip(one["history"], two["history"], strict=True):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-6)
+        assert theirs["validation_ua"] == ours["validation_ua"]
+    first, second = (read_scores(tmp_path / run / "scores.parquet") for run in ("one", "two"))
+    assert list(first.frame["utterance"]) == list(second.frame["utterance"])
+    np.testing.assert_allclose(second.posteriors(), first.posteriors(), atol=1e-5)
+
+
+# Going on after a kill
+
+
+class CutOffError(Exception):
+    """What a test interrupts with."""
+
+
+class Interrupting:
+    """A progress display that breaks off after some steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def start(self, description: str, total: float | None) -> None: ...
+
+    def finish(self, description: str) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def advance(self, description: str, steps: float = 1) -> None:
+        if description == "Fine-tuning" and steps:
+            self.left -= 1
+            if self.left < 0:
+                raise CutOffError
+
+
+def model_bytes(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((out / "models/early-frame").rglob("*.safetensors"))]
+
+
+def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """With dropout and SpecAugment on, whose draws must be the same after a new start."""
+    how = recipe(encoders, still=False, model=ModelSettings(width=16, heads=2), epochs=3)
+    options: dict[str, Any] = {"folds": ["final"], "processes": Processes("cpu")}
+    finetune(manifest, how, tmp_path / "whole", **options)
+    for after in (3, 1):
+        with pytest.raises(CutOffError):
+            finetune(manifest, how, tmp_path / "cut", progress=Interrupting(after), **options)
+    unit = "units/early-frame/final-seed0"
+    assert (tmp_path / "cut" / unit / CHECKPOINT).exists()
+    assert not (tmp_path / "cut" / unit / "unit.json").exists()
+    finetune(manifest, how, tmp_path / "cut", **options)
+    assert len(model_bytes(tmp_path / "whole")) == 3
+    assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
+    told = [json.loads((tmp_path / run / unit / "unit.json").read_text())["history"] for run in ("whole", "cut")]
+    assert told[0] == told[1]
+    assert not (tmp_path / "cut" / unit / CHECKPOINT).exists(), "what is kept elsewhere takes no room"
+
+
+def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    train, validation = names_of(manifest, "s0", "s1"), names_of(manifest, "s2")
+    network = make_network(encoders / "still" / "wav2vec2", encoders / "still" / "bert")
+    tuner = make_tuner(network, manifest, tmp_path, settings(epochs=1))
+    tuner.run(train, validation)
+    tuner.mark = "other"
+    with pytest.raises(CheckpointError, match="other data, other encoders or other settings"):
+        tuner.run(train, validation)
+
+
+def test_training_stops_when_validation_no_longer_rises(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    network = make_network(encoders / "still" / "wav2vec2", encoders / "still" / "bert")
+    how = settings(epochs=9, patience=2, learning_rate=1e-12, encoder_rate=1e-12, layer_rate=1e-3)
+    tuned = make_tuner(network, manifest, tmp_path, how).run(names_of(manifest, "s0", "s1"), names_of(manifest, "s2"))
+    assert (tuned.epochs, len(tuned.history)) == (1, 3)
+
+
+# A run
+
+
+def test_a_small_task_is_learnt(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    network = make_network(encoders / "wav2vec2", encoders / "bert")
+    how = settings(
+        epochs=12, patience=12, batch_size=4, learning_rate=3e-3, encoder_rate=1e-3, gradient_checkpointing=True
+    )
+    tuner = make_tuner(network, manifest, tmp_path, how)
+    unheard = names_of(manifest, "s2")
+    tuned = tuner.run(names_of(manifest, "s0", "s1"), unheard)
+    assert tuned.history[-1]["loss"] < 0.5 * tuned.history[0]["loss"]
+    found = [entry["validation_ua"] for entry in tuned.history]
+    assert max(found) > 0.7, "a quarter would be chance"
+    assert tuned.epochs == found.index(max(found)) + 1
+    right = tuned.validation.argmax(1) == [tuner.labels[name] for name in unheard]
+    assert right.mean() == pytest.approx(max(found))
+    assert tuned.epochs < len(found), "the last pass must not be the best, or this proves nothing"
+    best, last = load_file(tmp_path / BEST), load_file(tmp_path / CHECKPOINT)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, best[name]), name
+    assert not torch.equal(best["head.head.1.weight"], last["model.head.head.1.weight"])
+
+
+@pytest.fixture(scope="module")
+def tuned(encoders: Path, manifest: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fold of speech, text and early, each in a run folder of its own."""
+    root = tmp_path_factory.mktemp("tuned")
+    how = recipe(encoders, learning_rate=3e-3, encoder_rate=3e-4)
+    for kind in KINDS:
+        folds = ["speaker-s1", *(["final"] if kind == "early-frame" else [])]
+        finetune(manifest, how, root / kind, kind=kind, folds=folds, keep_folds=True, processes=Processes("cpu"))
+    return root
+
+
+def test_tables_fit_the_other_verbs(tuned: Path) -> None:
+    speech, text, concat, early = (read_scores(tuned / kind / "scores.parquet") for kind in KINDS)
+    assert [len(table.frame) for table in (speech, text, concat, early)] == [8] * 4
+    joined, _ = fuse([speech, text], rule="mean")
+    np.testing.assert_allclose(joined.posteriors(), (speech.posteriors() + text.posteriors()) / 2, atol=1e-6)
+    assert paired_difference(early, text)["ua"].value == pytest.approx(
+        float(np.mean(early.posteriors().argmax(1) == early.labels()))
+        - float(np.mean(text.posteriors().argmax(1) == text.labels()))
+    )
+    assert (tuned / "early-frame" / "report.html").is_file()
+
+
+def test_a_kept_model_predicts_what_was_scored(tuned: Path, manifest: pd.DataFrame) -> None:
+    """The very fold's model, in a process that knows only its folder."""
+    scores = read_scores(tuned / "early-frame" / "scores.parquet").frame.set_index("utterance")
+    model = load(tuned / "early-frame/models/early-frame-speaker-s1-seed0")
+    for row in list(utterances(manifest))[8:12]:
+        assert row.audio is not None
+        answer = model.predict(row.audio, text=row.text)
+        for name in CLASSES:
+            # Prediction rounds features to halves, as the feature store does.
+            assert answer.posteriors[name] == pytest.approx(float(scores.loc[row.utterance, name]), abs=5e-3)
+    assert load(tuned / "early-frame/models/early-frame").classes == CLASSES
+    card = (tuned / "early-frame/models/early-frame/README.md").read_text()
+    assert "UA" in card
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "data2vec-audio", "whisper"])
+def test_tuned_encoders_can_be_named_in_a_recipe(family: str, encoders: Path, tmp_path: Path) -> None:
+    trainable: Any = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "still" / family)))
+    trainable.thaw()
+    with torch.no_grad():
+        for value in trainable.model.parameters():
+            value.add_(0.01 * torch.randn_like(value))
+    trainable.save(tmp_path)
+    clips = [tone(0.5, seed=1), tone(0.9, seed=2)]
+    again = load_speech_encoder(SpeechSettings(encoder=str(tmp_path)))
+    assert again.specification.family == family
+    for ours, theirs in zip(again.encode(clips), trainable.states(clips), strict=True):
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_tuned_encoders_say_what_they_have_seen(tuned: Path) -> None:
+    place = tuned / "early-frame/units/early-frame/final-seed0/encoders"
+    specification = load_speech_encoder(SpeechSettings(encoder=str(place / "speech"))).specification
+    assert specification.exposure[0] == CORPORA["table"].title
+    words = load_text_encoder(TextSettings(encoder=str(place / "text")))
+    assert words.encode(["so good"])[0].shape == (3, 4, 32)
+    assert "must not be used to test on them" in (place / "text/README.md").read_text()
+
+
+def test_pooled_granularity_is_that_of_frozen_runs(encoders: Path) -> None:
+    clips = [tone(0.5, seed=1), tone(0.9, seed=2)]
+    encoder = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "still/wav2vec2")))
+    head = build_model("speech", STILL, classes=4, speech=InputShape(3, 32), text=None)
+    network = TunedNetwork(head, {"speech": encoder}, granularity="utterance").eval()
+    frozen = load_speech_encoder(SpeechSettings(encoder=str(encoders / "still/wav2vec2"))).encode(clips)
+    for ours, theirs in zip(network.features("speech", clips), frozen, strict=True):
+        torch.testing.assert_close(ours.detach(), pool_frames(theirs, granularity="utterance"), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_done_is_not_done_again(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    def run(**changes: Any) -> int:
+        how = recipe(encoders, **{"epochs": 1, **changes})
+        finetune(manifest, how, tmp_path, kind="text", folds=["speaker-s0"], processes=Processes("cpu"))
+        return (tmp_path / "units/text/speaker-s0-seed0/unit.json").stat().st_mtime_ns
+
+    first = run()
+    assert run() == first
+    assert run(epochs=2) != first
+
+
+# What a person can mend
+
+
+def test_a_bad_recording_is_left_out(encoders: Path, corpus: Path, tmp_path: Path) -> None:
+    table = read_corpus("table", corpus).manifest
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"RIFF")
+    table.loc[0, "audio"] = str(bad)
+    outcome = finetune(
+        table, recipe(encoders, epochs=1), tmp_path / "run", kind="speech", folds=["speaker-s1"],
+        processes=Processes("cpu"),
+    )  # fmt: skip
+    assert list(outcome.skipped) == [table["utterance"].iloc[0]]
+    assert outcome.result["protocol"]["utterances"] == len(table) - 1
+
+
+def complaint(manifest: pd.DataFrame, how: Recipe, out: Path, **options: Any) -> EmofuseError:
+    with pytest.raises(EmofuseError) as caught:
+        finetune(manifest, how, out, **{"processes": Processes("cpu"), **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return caught.value
+
+
+def test_mistakes_are_told_in_one_sentence(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    good = recipe(encoders)
+    logmel = good.model_copy(update={"speech": SpeechSettings(encoder="logmel")})
+    words = good.model_copy(update={"text": TextSettings(encoder="words")})
+    for how in (logmel, words):
+        error = complaint(manifest, how, tmp_path)
+        assert isinstance(error, EncoderError)
+        assert "no weights that could be tuned" in str(error)
+    assert "late is not trained with its encoders" in str(complaint(manifest, good, tmp_path, kind="late"))
+    error = complaint(manifest, good, tmp_path, folds=["monday"])
+    assert isinstance(error, SettingsError)
+    assert "speaker-s0" in str(error)
+    phones = good.model_copy(update={"model": STILL.model_copy(update={"speech_granularity": "phone"})})
+    assert "not tuned under phones" in str(complaint(manifest, phones, tmp_path, kind="speech"))
+    spread = good.model_copy(update={"speech": good.speech.model_copy(update={"segments": "mean+std"})})
+    assert "not tuned under mean+std of frames" in str(complaint(manifest, spread, tmp_path, kind="concat"))
+    assert isinstance(complaint(manifest.assign(text=None), good, tmp_path), ManifestError)
+    assert isinstance(complaint(manifest.assign(audio=None), good, tmp_path), ManifestError)
+    many = Processes("cpu")
+    many.count = 3
+    with pytest.raises(SettingsError, match="3 processes cannot share batches of 8 utterances in 2 parts of 4"):
+        Tuner(
+            make_network(encoders / "still/wav2vec2", encoders / "still/bert"), None, {}, settings(),  # type: ignore[arg-type]
+            classes=4, seed=0, processes=many, folder=tmp_path, mark="",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("held", ['{"models": {}}', '{"tuned": "speech"}', "[]", "no JSON"])
+def test_the_folder_of_another_run_is_left_alone(
+    held: str, encoders: Path, manifest: pd.DataFrame, tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text(held)
+    assert "another model, or one on frozen features" in str(complaint(manifest, recipe(encoders), tmp_path))
+    assert (tmp_path / "result.json").read_text() == held
+
+
+def test_launched_processes_that_are_each_alone_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would write over what the others write."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="2 processes were launched"):
+        Processes("cpu")
+
+
+def test_the_verb_fails_in_one_sentence(
+    corpus: Path, encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["emofuse", "finetune", "fusion", "--corpus", "table", "--root", str(corpus), "--out", str(tmp_path),
+                 "--device", "cpu", "--speech-encoder", str(encoders / "nowhere")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.endswith("check the path, or give the id of a model on the Hub.")
+    assert "Traceback" not in error

@@ -46,6 +46,7 @@ LABELS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), mi
         and label == label.strip()
     )
 )
+AWKWARD = st.sampled_from(['"', 'say"ah""', "5", "a[2]:", "'s", "0.5"])
 
 
 @st.composite
@@ -56,7 +57,7 @@ def tiers(draw: st.DrawFn, *, plain: bool = False) -> dict[Tier, tuple[Segment, 
         marks = draw(st.lists(st.integers(0, 100_000), min_size=2, max_size=9, unique=True))
         times = [mark / 10_000 for mark in sorted(marks)]
         spans = [span for span in itertools.pairwise(times) if draw(st.booleans())] or [(0.5, 0.75)]
-        names = [draw(st.sampled_from(["AH", "W ER D"]) if tier == "syllable" else LABELS) for _ in spans]
+        names = [draw(st.sampled_from(["AH", "W ER D"]) if tier == "syllable" else AWKWARD | LABELS) for _ in spans]
         found[tier] = tuple(
             Segment(start=start, end=end, label=name) for (start, end), name in zip(spans, names, strict=True)
         )

@@ -156,6 +156,7 @@ def test_words_of_another_aligner_are_linked_where_they_agree() -> None:
         ("googled", "G UW G AH L D"),
         ("snape's", "S N EY P S"),
         ("splinks", "S P L IH NG K Z"),
+        ("blorch's", "B L AO R CH IH Z"),
         ("phight", "F AY T"),
         ("naïve", "N AY IY V"),
     ],

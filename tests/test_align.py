@@ -30,6 +30,7 @@ from emofuse.align.run import align_manifest
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.syllables import ONSETS, PHONES, VOWELS, phones_by_word, syllabify
 from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.align.writers import write_files
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.corpora import read_corpus
 from emofuse.errors import AlignmentError, EncoderError, SettingsError
@@ -710,3 +711,24 @@ class TestSharedRecordings:
                     shares.append(energy[high].sum() / energy.sum())
         assert len(shares) > 20
         assert np.median(shares) > 0.5
+
+
+def test_an_aligner_does_not_take_another_s_work_for_its_own(tmp_path: Path) -> None:
+    """Read from a file in between, an utterance is aligned anew when Sphinx is asked for."""
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, tone(1.0, seed=0), 16000)
+    manifest = make_manifest([{"utterance": "a", "audio": str(clip), "text": "Hello there"}], source="test")
+    out, grids = tmp_path / "table.parquet", tmp_path / "grids"
+    first = align_manifest(manifest, out, aligner="sphinx", jobs=1)
+    other = Alignment(utterance="a", tiers={"word": (Segment(start=0.2, end=0.4, label="x"),)}, source="test")
+    write_files([other], grids, style="textgrid", durations={"a": 1.0})
+    assert align_manifest(manifest, out, files=grids)["a"].source == "textgrid"
+    assert align_manifest(manifest, out, aligner="sphinx", jobs=1) == first
+
+
+def test_what_is_heard_is_aligned_where_the_words_are_others(tmp_path: Path) -> None:
+    clip = tmp_path / "a.wav"
+    soundfile.write(clip, tone(1.0, seed=0), 16000)
+    row = {"utterance": "a", "audio": str(clip), "text": "Something else", "spoken": "Hello there"}
+    found = align_manifest(make_manifest([row], source="test"), jobs=1)["a"]
+    assert [segment.label for segment in found.tiers["word"]] == ["hello", "there"]

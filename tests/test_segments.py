@@ -285,3 +285,18 @@ def test_segments_without_an_alignment_are_refused(tmp_path: Path) -> None:
     recipe = Recipe(name="x", models=("early-word",), text=TextSettings(encoder="words"))
     with pytest.raises(AlignmentError, match="no alignment is given"):
         extract(manifest, recipe, tmp_path / "store")
+
+
+def test_coverage_is_that_of_the_manifest_not_of_the_table(tmp_path: Path) -> None:
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
+    recipe = Recipe(
+        name="x", models=("early-word",), text=TextSettings(encoder="words"), speech=SpeechSettings(encoder="logmel")
+    )
+    first = str(manifest["utterance"].iloc[0])
+    one = Alignment(utterance=first, tiers={"word": (Segment(start=0.0, end=0.2, label="x"),)}, source="test")
+    found = extract(manifest, recipe, tmp_path / "store", alignments={first: one, "elsewhere": one}).alignment
+    assert found is not None
+    assert (found.utterances, found.aligned["word"]) == (len(manifest), 1)
+    assert [len(names) for names in found.problems.values()] == [len(manifest) - 1]
+    with pytest.raises(AlignmentError, match="no utterance of the manifest"):
+        extract(manifest, recipe, tmp_path / "store", alignments={"elsewhere": one})

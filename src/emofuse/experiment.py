@@ -116,8 +116,7 @@ def align(
     """
     if not _tiers(recipe):
         return {}
-    heard = manifest.assign(text=manifest["spoken"].fillna(manifest["text"]))
-    return align_manifest(heard, out, jobs=jobs, progress=progress)
+    return align_manifest(manifest, out, jobs=jobs, progress=progress)
 
 
 def _tiers(recipe: Recipe) -> list[str]:
@@ -180,8 +179,24 @@ def extract(
             encoder = load_text_encoder(recipe.text, device=device)
             steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
             text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
-    found = coverage(alignments.values()) if alignments else None
+    found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
     return Features(store=store, speech=speech, text=text, alignment=found)
+
+
+def _coverage(manifest: pd.DataFrame, alignments: Mapping[str, Alignment]) -> Coverage:
+    """How much of a manifest is aligned, whatever else the table of alignments holds.
+
+    Raises:
+        AlignmentError: The table is of other utterances.
+    """
+    names = [str(name) for name in manifest["utterance"]]
+    if not any(name in alignments for name in names):
+        raise AlignmentError(
+            f"no utterance of the manifest, such as {names[0]!r}, is in the table of alignments",
+            remedy="name the table that `emofuse align` made of this manifest",
+        )
+    absent = Alignment(utterance="", tiers={}, source="", problem="it is not in the table of alignments")
+    return coverage(alignments.get(name) or replace(absent, utterance=name) for name in names)
 
 
 def train(

@@ -92,6 +92,7 @@ def align_manifest(
     done = _kept(out, marks)
     others = {name: one for name, one in _there(out).items() if name not in {t.utterance.utterance for t in tasks}}
     todo = [task for task in tasks if task.utterance.utterance not in done]
+    elsewhere = {name: mark for name, mark in _marks(out).items() if name in others} if out is not None else {}
     progress.start(LABEL, len(tasks))
     progress.advance(LABEL, len(tasks) - len(todo))
     saved = time.monotonic()
@@ -99,7 +100,7 @@ def align_manifest(
     def save() -> None:
         if out is not None:
             held = [done[name] for task in tasks if (name := task.utterance.utterance) in done]
-            write_alignments([*held, *others.values()], out, marks={**_marks(out), **marks})
+            write_alignments([*held, *others.values()], out, marks={**elsewhere, **marks})
 
     try:
         for alignment in _align(todo, model=model, files=files, jobs=jobs or os.cpu_count() or 1, device=device):
@@ -128,6 +129,8 @@ def _check(aligner: AlignerName | None, model: str | None, files: Path | None) -
 
 
 def _tasks(manifest: pd.DataFrame, aligner: AlignerName | None) -> Iterator[_Task]:
+    # What is heard may be other than what the models read.
+    manifest = manifest.assign(text=manifest["spoken"].fillna(manifest["text"]))
     about = [
         manifest[name].astype("object").where(manifest[name].notna(), None).tolist() for name in ("corpus", "language")
     ]

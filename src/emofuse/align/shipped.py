@@ -98,7 +98,7 @@ class AlignmentFiles:
         found = {tier: rows[utterance.utterance] for tier, rows in self._ctms.items() if utterance.utterance in rows}
         sound = utterance.audio.stem if utterance.audio else ""
         own, of_file = self._grids.get(utterance.utterance), self._grids.get(sound)
-        if own is not None:
+        if own is not None and own != of_file:
             found = read_textgrid(own)
         elif of_file is not None:
             tiers = read_textgrid(of_file)

@@ -49,6 +49,7 @@ class CorpusCard:
         counts: Utterances for each value of a manifest column, or of several such as `session+label`, whose values
             are then joined by a plus too.
         options: What may be chosen when the corpus is read, and the values; the first is the default.
+        sources: Corpora that it is put together from.
 
     Example:
         >>> card = CorpusCard(name="tiny", title="Tiny", languages=("en",), streams=("text",), labels=("happy", "sad"),
@@ -70,6 +71,7 @@ class CorpusCard:
     note: str = ""
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     def chosen(self, options: Mapping[str, str]) -> dict[str, str]:
         """A value for every option: the given one, or the default.

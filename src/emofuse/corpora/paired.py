@@ -40,21 +40,23 @@ CARD = CorpusCard(
     note="artificial: nobody said these words in this voice, each clip having been given a comment of the same label; "
     "it shows whether fusion works when both streams carry something, and nothing about real conversations",
     options={"voices": tuple(_VOICES)},
+    sources=(*_VOICES, goemotions.CARD.name),
 )
 
 
 def read(root: Path, *, voices: str = "ravdess") -> Listing:
     """Give every clip of a corpus of acted speech a comment of GoEmotions with the same label.
 
-    No comment is given twice, so that folds that share no speaker share no sentence either. What is said in the clip
-    stands in column `spoken`, for alignment.
+    No comment is given twice, so that folds that share no speaker share no sentence either; clips for which none is
+    left are left out. Comments come from the development and test splits, since text encoders learn from the training
+    split. What is said in the clip stands in column `spoken`, for alignment.
 
     Args:
         root: Folder that holds `goemotions` and the voices' corpus under their names.
         voices: `ravdess`, `nemo` or `emodb`.
 
     Raises:
-        ManifestError: A corpus is absent, or has too few comments of a label.
+        ManifestError: A corpus is absent, or has no comment of a label.
     """
     folder = CARD.folder(root)
     for needed in (voices, goemotions.CARD.name):
@@ -65,21 +67,24 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
     seen: set[str] = set()
     for row in read_words.rows:
         label = _TEXT_LABELS.get(str(row["label"]))
-        if label and row["text"] not in seen:
+        if label and row["session"] != "train" and row["text"] not in seen:
             seen.add(str(row["text"]))
             comments[label].append(row)
     rng = np.random.default_rng(derive_seed(0, "paired", voices))
     for found in comments.values():
         rng.shuffle(found)
     rows: list[Row] = []
-    for row in heard.rows:
-        label = _SPEECH_LABELS.get(str(row["label"]), "")
-        if not label:
-            continue
+    if absent := [label for label, found in comments.items() if not found]:
+        raise ManifestError(
+            f"there is no {absent[0]} comment in dev.tsv and test.tsv", where=folder, remedy="complete goemotions"
+        )
+    fitting = [row for row in heard.rows if row["label"] in _SPEECH_LABELS]
+    # Drawn, so that it is not always the last speaker who goes without.
+    for index in rng.permutation(len(fitting)):
+        row = fitting[index]
+        label = _SPEECH_LABELS[str(row["label"])]
         if not comments[label]:
-            raise ManifestError(
-                f"there are fewer {label} comments than clips", where=folder, remedy="complete goemotions"
-            )
+            continue
         comment = comments[label].pop()
         rows.append(
             {**row, "text": comment["text"], "label": label, "spoken": row["text"],
@@ -89,5 +94,10 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
         raise CARD.absent(folder, f"clip of {voices} with one of four labels")
     title = _VOICES[voices].CARD.title
     card = replace(CARD, licence=f"{_VOICES[voices].CARD.licence} and CC BY 4.0")
-    notes = (f"artificial: voices of {title}, each with a comment of GoEmotions of the same label",)
+    notes = [f"artificial: voices of {title}, each with a comment of GoEmotions of the same label"]
+    if len(rows) < len(fitting):
+        notes.append(
+            f"{len(fitting) - len(rows)} clips were left out, as GoEmotions has no more comments of their label"
+        )
+    rows.sort(key=lambda row: str(row["utterance"]))
     return Listing(rows=rows, source=folder, notes=(*heard.notes, *notes), card=card)

@@ -182,6 +182,11 @@ class _Job:
         """Train, score, write; `unit.json` comes last and says that all is there."""
         started = time.monotonic()
         recipe, folder = self.recipe, self.root / unit.folder
+        if self.processes.main:
+            # What an earlier training left would otherwise pass for what this one leaves.
+            for name in ("unit.json", HEAD):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / ENCODERS, ignore_errors=True)
         seed = derive_seed(unit.seed, "finetune", unit.kind, unit.fold.name)
         encoders = _load(recipe, streams_of(unit.kind), str(self.processes.device))
         network = self._network(encoders, seed)

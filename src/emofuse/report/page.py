@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from emofuse.corpora import CORPORA
 from emofuse.errors import EmofuseError, ScoresError
 from emofuse.manifest import read_manifest
 from emofuse.progress import Progress, Silent, track
@@ -388,11 +389,13 @@ def _warnings(run: _Run, *, empty_words: str) -> list[str]:
         told.append(
             f"This split is not speaker-independent: up to {_count(found, 'speaker')} are in training and test."
         )
-    corpus = str(run.result.get("corpus") or "")
+    corpora = [name for name in str(run.result.get("corpus") or "").split(", ") if name]
+    corpora += [source for name in corpora if name in CORPORA for source in CORPORA[name].sources]
     for stream, encoder in run.section("encoders").items():
-        if any(_same_corpus(corpus, str(name)) for name in encoder.get("exposure") or ()):
+        exposure = [str(name) for name in encoder.get("exposure") or ()]
+        if seen := [one_line(corpus) for corpus in corpora if any(_same_corpus(corpus, name) for name in exposure)]:
             told.append(
-                f"The {stream} encoder {one_line(encoder.get('name', ''))} is known to have seen {one_line(corpus)} "
+                f"The {stream} encoder {one_line(encoder.get('name', ''))} is known to have seen {_and(seen)} "
                 "in its own training: its figures on this corpus are optimistic."
             )
     first = next(iter(run.models.values()))

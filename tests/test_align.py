@@ -723,7 +723,8 @@ def test_an_aligner_does_not_take_another_s_work_for_its_own(tmp_path: Path) -> 
     other = Alignment(utterance="a", tiers={"word": (Segment(start=0.2, end=0.4, label="x"),)}, source="test")
     write_files([other], grids, style="textgrid", durations={"a": 1.0})
     assert align_manifest(manifest, out, files=grids)["a"].source == "textgrid"
-    assert align_manifest(manifest, out, aligner="sphinx", jobs=1) == first
+    again = align_manifest(manifest, out, aligner="sphinx", jobs=1)
+    assert again["a"].source == first["a"].source == "sphinx"
 
 
 def test_what_is_heard_is_aligned_where_the_words_are_others(tmp_path: Path) -> None:

@@ -228,6 +228,123 @@ def test_no_fold_of_any_corpus_shares_an_utterance_or_speaker(
     assert protocol.leakage["speakers"] == 0
 
 
+# Scripts.
+
+
+def acted(*, scripts: Sequence[str | None] = ("script01", "script02", "impro01"), sessions: int = 4) -> pd.DataFrame:
+    """Sessions of two speakers who all act the same scripts, with every emotion in each."""
+    rows = [
+        {
+            "utterance": f"{session}{speaker}-{script}-{label}",
+            "text": f"{script} {label}",
+            "label": label,
+            "speaker": f"{session}{speaker}",
+            "session": str(session),
+            "script": script,
+        }
+        for session in range(sessions)
+        for speaker in "FM"
+        for script in scripts
+        for label in ("angry", "sad")
+    ]
+    return make_manifest(rows, source="test")
+
+
+def scripts_of(manifest: pd.DataFrame, names: Sequence[str]) -> set[str]:
+    """Scripts with given words among some utterances."""
+    return {one for one in value_of(manifest, names, "script") if not pd.isna(one) and not one.startswith("impro")}
+
+
+def test_no_fold_trains_on_a_script_that_it_tests() -> None:
+    manifest = acted()
+    assert split(manifest, kind="session").leakage["scripts"] == 2
+    protocol = split(manifest, kind="session", apart="script")
+    assert protocol.leakage["scripts"] == 0
+    for fold in protocol.folds:
+        tested = manifest[manifest["utterance"].isin(fold.test)]
+        (session,) = tested["session"].unique()
+        (script,) = tested["script"].unique()
+        # Everything else trains: no other session is lost, and no other script.
+        others = manifest[manifest["session"] != session]
+        if script != "impro01":
+            others = others[others["script"] != script]
+        assert {*fold.train, *fold.validation} == set(others["utterance"])
+        assert fold.train
+        assert fold.validation
+    assert Counter(name for fold in protocol.folds for name in fold.test) == dict.fromkeys(manifest["utterance"], 1)
+    assert [fold.name for fold in protocol.folds][:3] == [
+        "session-0",
+        "session-0, script script01",
+        "session-0, script script02",
+    ]
+    assert len(protocol.folds) == 4 * 3
+
+
+@fewer
+@given(manifest=manifests(), data=st.data(), kind=st.sampled_from(["speaker", "speakers", "session"]))
+def test_folds_of_any_corpus_can_keep_scripts_apart(manifest: pd.DataFrame, data: st.DataObject, kind: str) -> None:
+    names = st.lists(st.sampled_from(["p1", "p2", "p3", "impro1", None]), min_size=len(manifest), max_size=len(manifest))
+    manifest["script"] = pd.array(data.draw(names), dtype="string")
+    try:
+        protocol = split(manifest, kind=kind, folds=2, apart="script")
+    except ProtocolError:
+        assume(False)
+    assert Counter(name for fold in protocol.folds for name in fold.test) == dict.fromkeys(protocol.labels, 1)
+    assert len({fold.name for fold in protocol.folds}) == len(protocol.folds)
+    assert protocol.leakage["scripts"] == 0
+    for fold in protocol.folds:
+        seen = (*fold.train, *fold.validation)
+        assert not scripts_of(manifest, fold.test) & scripts_of(manifest, seen)
+        assert not value_of(manifest, fold.test, "speaker") & value_of(manifest, seen, "speaker")
+        assert not set(fold.train) & set(fold.validation)
+
+
+def test_a_script_that_one_session_has_alone_divides_nothing() -> None:
+    manifest = acted(scripts=("impro01", None)).assign(script=lambda frame: "play of " + frame["session"])
+    plain = split(manifest, kind="session")
+    kept = split(manifest, kind="session", apart="script")
+    assert kept.folds == plain.folds
+    assert kept.fingerprint == plain.fingerprint
+    assert kept.leakage["scripts"] == 0
+
+
+def test_many_scripts_are_drawn_into_groups() -> None:
+    manifest = acted(scripts=[f"sentence {number}" for number in range(7)])
+    protocol = split(manifest, kind="session", folds=3, apart="script")
+    assert len(protocol.folds) == 4 * 3
+    sizes = sorted(len(scripts_of(manifest, fold.test)) for fold in protocol.folds)
+    assert sizes == [2] * 8 + [3] * 4
+    assert protocol.leakage["scripts"] == 0
+
+
+def test_a_development_part_of_tested_scripts_only_cannot_validate() -> None:
+    names = {"0": "test", "1": "dev"}
+    manifest = acted().assign(session=lambda frame: frame["session"].map(names).fillna("train"))
+    manifest = manifest[(manifest["session"] != "dev") | (manifest["script"] == "script01")]
+    with pytest.raises(ProtocolError, match=r"fold test, script script01 has nothing left to validate on; use a kind"):
+        split(manifest.reset_index(drop=True), kind="split", apart="script")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (acted(scripts=("script01",)), r"protocol.apart = script: fold session-0 has nothing left to train on without"),
+        (acted(scripts=("impro01", None)), r"no utterance has a script whose words were given; fill in column 'script'"),
+    ],
+)
+def test_scripts_that_cannot_be_kept_apart_are_told(manifest: pd.DataFrame, message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        split(manifest, kind="session", apart="script")
+
+
+def test_the_corpus_own_split_can_keep_scripts_apart_too() -> None:
+    manifest = acted().assign(session=lambda frame: frame["session"].map({"0": "test", "1": "dev"}).fillna("train"))
+    for fold in split(manifest, kind="split", apart="script").folds:
+        assert value_of(manifest, fold.train, "session") == {"train"}
+        assert value_of(manifest, fold.validation, "session") == {"dev"}
+        assert not scripts_of(manifest, fold.test) & scripts_of(manifest, (*fold.train, *fold.validation))
+
+
 # Validation.
 
 
@@ -472,15 +589,15 @@ def slow_leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
     rows = {row["utterance"]: row for row in frame.to_dict("records")}
     words = {name: "" if pd.isna(row["text"]) else slow_normalise(row["text"]) for name, row in rows.items()}
     similar = cosines(sorted({text for text in words.values() if text}))
-    shared = {"speaker": [0], "dialogue": [0]}
+    shared = {"speaker": [0], "dialogue": [0], "script": [0]}
     found: dict[str, list[float]] = {"exact": [], "near": []}
+    guessed: dict[str, list[float]] = {"exact": [], "near": []}
     tested = 0
     for fold in folds:
         seen = (*fold.train, *fold.validation)
         for column, values in shared.items():
-            values.append(
-                len({rows[a][column] for a in fold.test for b in seen if rows[a][column] == rows[b][column]} - {None})
-            )
+            both = {rows[a][column] for a in fold.test for b in seen if rows[a][column] == rows[b][column]} - {None}
+            values.append(len([one for one in both if column != "script" or not one.startswith("impro")]))
         for name in fold.test:
             if not words[name]:
                 continue
@@ -491,13 +608,16 @@ def slow_leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
                 if others:
                     agree = [rows[other]["label"] == rows[name]["label"] for other in others]
                     found[kind].append(sum(agree) / len(agree))
+                    labels = [rows[other]["label"] for other in others]
+                    best = [one for one in set(labels) if labels.count(one) == max(map(labels.count, labels))]
+                    guessed[kind].append(best.count(rows[name]["label"]) / len(best))
     return {
-        "speakers": max(shared["speaker"]),
-        "dialogues": max(shared["dialogue"]),
+        **{f"{column}s": max(values) for column, values in shared.items()},
         **{
             kind: {
                 "share": len(values) / tested if tested else None,
                 "agreement": sum(values) / len(values) if values else None,
+                "lookup": sum(guessed[kind]) / len(values) if values else None,
             }
             for kind, values in found.items()
         },
@@ -509,6 +629,7 @@ def slow_leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
 def test_leakage_is_that_of_a_plain_loop(manifest: pd.DataFrame, seed: int) -> None:
     generator = np.random.default_rng(seed)
     manifest["dialogue"] = pd.array(generator.choice(["d1", "d2", "d3", None], len(manifest)), dtype="string")
+    manifest["script"] = pd.array(generator.choice(["p1", "p2", "impro1", None], len(manifest)), dtype="string")
     frame = manifest.astype("object").where(manifest.notna(), None)
     names = generator.permutation(frame["utterance"].to_numpy(dtype=object)).tolist()
     folds = []
@@ -519,9 +640,8 @@ def test_leakage_is_that_of_a_plain_loop(manifest: pd.DataFrame, seed: int) -> N
         folds.append(Fold(name=f"{number}b", train=tuple(test), validation=tuple(validation), test=tuple(train)))
     found = leakage(manifest, folds)
     expected = slow_leakage(frame, folds)
-    assert {key: found[key] for key in ("speakers", "dialogues")} == {
-        key: expected[key] for key in ("speakers", "dialogues")
-    }
+    for kind in ("speakers", "dialogues", "scripts"):
+        assert found[kind] == expected[kind]
     for kind in ("exact", "near"):
         assert found[kind] == pytest.approx(expected[kind])
 
@@ -533,11 +653,11 @@ def test_the_wordings_above_include_near_copies_and_others() -> None:
         ("i am so happy to see you here again to day", "i am so happy to see you here again today")
     ]
     assert sum(0.5 < value < NEAR - 0.1 for value in pairs.values()) > 2
-    rows = [{"utterance": text, "text": text, "label": "sad", "speaker": text, "dialogue": None} for text in texts]
+    rows = [{"utterance": text, "text": text, "label": "sad", "speaker": text} for text in texts]
     # Each wording is tested against all others, and only the two above are near copies of one another.
     folds = [Fold(name=one, train=tuple(o for o in texts if o != one), validation=(), test=(one,)) for one in texts]
-    found = leakage(pd.DataFrame(rows), folds)
-    assert found["near"] == {"share": pytest.approx(2 / len(texts)), "agreement": 1.0}
+    found = leakage(make_manifest(rows, source="test"), folds)
+    assert found["near"] == {"share": pytest.approx(2 / len(texts)), "agreement": 1.0, "lookup": 1.0}
     assert found["exact"]["share"] == 0.0
 
 
@@ -550,11 +670,14 @@ def test_copies_that_carry_the_label_are_told_from_those_that_do_not() -> None:
         ("e", "Something quite different?", "sad", "3"),
         ("f", "never said before", "sad", "3"),
     ]
-    frame = pd.DataFrame(rows, columns=["utterance", "text", "label", "speaker"]).assign(dialogue="one")
+    columns = ["utterance", "text", "label", "speaker"]
+    frame = make_manifest(pd.DataFrame(rows, columns=columns).assign(dialogue="one"), source="test")
     fold = Fold(name="1", train=("b", "c"), validation=("d",), test=("a", "e", "f"))
     found = leakage(frame, [fold])
-    assert found["exact"] == {"share": pytest.approx(2 / 3), "agreement": pytest.approx((1 / 2 + 0) / 2)}
-    assert found["near"] == {"share": 0.0, "agreement": None}
+    # Of two labels that are as frequent, one is drawn.
+    halves = pytest.approx((1 / 2 + 0) / 2)
+    assert found["exact"] == {"share": pytest.approx(2 / 3), "agreement": halves, "lookup": halves}
+    assert found["near"] == {"share": 0.0, "agreement": None, "lookup": None}
     assert (found["speakers"], found["dialogues"]) == (0, 1)
     assert leakage(frame, [Fold(name="1", train=("b",), validation=("e",), test=("c", "f"))])["speakers"] == 2
 
@@ -569,8 +692,17 @@ def test_too_many_wordings_leave_near_copies_unknown(monkeypatch: pytest.MonkeyP
 
 def test_a_corpus_without_words_has_no_copies() -> None:
     manifest = corpus().assign(text=pd.array([None] * 36, dtype="string"), audio="a.wav")
-    nothing = {"share": None, "agreement": None}
-    assert split(manifest, kind="speaker").leakage == {"speakers": 0, "dialogues": 0, "exact": nothing, "near": nothing}
+    nothing = {"share": None, "agreement": None, "lookup": None}
+    found = split(manifest, kind="speaker").leakage
+    assert found == {"speakers": 0, "dialogues": 0, "scripts": 0, "exact": nothing, "near": nothing}
+
+
+def test_a_look_up_answers_with_the_most_frequent_label_of_the_copies() -> None:
+    labels = {"a": "sad", "b": "sad", "c": "angry", "d": "sad", "e": "angry"}
+    rows = [{"utterance": name, "text": "it is over", "label": label} for name, label in labels.items()]
+    fold = Fold(name="1", train=("a", "b"), validation=("c",), test=("d", "e"))
+    found = leakage(make_manifest(rows, source="test"), [fold])["exact"]
+    assert found == {"share": 1.0, "agreement": pytest.approx((2 / 3 + 1 / 3) / 2), "lookup": 1 / 2}
 
 
 @few

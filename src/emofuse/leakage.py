@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from emofuse.manifest import scripted
 from emofuse.types import Fold
 
 NEAR = 0.8
@@ -23,23 +24,25 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
         folds: The splits.
 
     Returns:
-        `speakers`, `dialogues`: most that any fold shares. `exact`, `near`: over all test utterances with words,
-        the `share` whose transcript occurs in training word for word (near: only almost, cosine of character
-        n-grams at least 0.8), and `agreement`, how often those copies carry the same label. `near` is None where
-        there are too many transcripts to compare.
+        `speakers`, `dialogues`, `scripts`: most that any fold shares; of scripts those whose words were given.
+        `exact`, `near`: over all test utterances with words, the `share` whose transcript occurs in training word for
+        word (near: only almost, cosine of character n-grams at least 0.8); `agreement`, how often those copies carry
+        the same label; and `lookup`, how often the most frequent label of the copies is right (one of several drawn
+        at random). `near` is None where there are too many transcripts to compare.
 
     Example:
-        >>> frame = pd.DataFrame({"utterance": ["a", "b"], "speaker": ["1", "2"], "dialogue": [None, None],
-        ...                       "text": ["Oh no!", "oh, no"], "label": ["sad", "sad"]})
+        >>> from emofuse.manifest import make_manifest
+        >>> rows = [{"utterance": name, "text": text, "label": "sad"} for name, text in (("a", "Oh no!"), ("b", "oh, no"))]
+        >>> frame = make_manifest(rows, source="example")
         >>> leakage(frame, [Fold(name="1", train=("a",), validation=(), test=("b",))])["exact"]
-        {'share': 1.0, 'agreement': 1.0}
+        {'share': 1.0, 'agreement': 1.0, 'lookup': 1.0}
     """
-    rows = frame.set_index("utterance")
+    rows = frame.assign(script=frame["script"].where(scripted(frame))).set_index("utterance")
     words = {name: normalise(text) for name, text in rows["text"].dropna().items()}
     labels = rows["label"].to_dict()
     neighbours = _neighbours(sorted({text for text in words.values() if text}))
     exact, near = _Tally(), _Tally()
-    shared = {"speaker": 0, "dialogue": 0}
+    shared = {"speaker": 0, "dialogue": 0, "script": 0}
     for fold in folds:
         seen = [*fold.train, *fold.validation]
         for column in shared:
@@ -58,8 +61,7 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
                 copies = sum((known[other] for other in neighbours[text] if other in known), Counter())
                 near.add(copies if text not in known else None, labels[name])
     return {
-        "speakers": shared["speaker"],
-        "dialogues": shared["dialogue"],
+        **{f"{column}s": count for column, count in shared.items()},
         "exact": exact.summary(),
         "near": None if neighbours is None else near.summary(),
     }
@@ -80,17 +82,21 @@ class _Tally:
         self.all = 0
         self.found = 0
         self.agreement = 0.0
+        self.lookup = 0.0
 
     def add(self, copies: Counter[str] | None, label: str) -> None:
         self.all += 1
         if copies:
             self.found += 1
             self.agreement += copies[label] / sum(copies.values())
+            most = max(copies.values())
+            self.lookup += (copies[label] == most) / sum(count == most for count in copies.values())
 
     def summary(self) -> dict[str, float | None]:
         return {
             "share": self.found / self.all if self.all else None,
             "agreement": self.agreement / self.found if self.found else None,
+            "lookup": self.lookup / self.found if self.found else None,
         }
 
 

@@ -44,7 +44,7 @@ that is something else. `language` is the language that is heard.
 `session` is what the corpus was recorded or published in: a recording session, or `train`, `dev` and `test`.
 `dialogue` names one conversation, whose rows stand in the order in which they are said. `script` names what several
 speakers were given to say or to act: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can be
-made which share none."""
+made which share none. What begins with `impro` is a situation: it recurs, and its words do not."""
 
 SECONDS = ("start", "end", "duration")
 """Columns that hold times."""
@@ -154,6 +154,18 @@ def read_manifest(path: Path) -> pd.DataFrame:
             "this is not a Parquet table", where=path, remedy="make it again with `emofuse prepare`"
         ) from error
     return make_manifest(frame, source=path)
+
+
+def scripted(manifest: pd.DataFrame) -> pd.Series[bool]:
+    """Whether the words of each utterance were given: it has a script, and that is no situation to improvise in.
+
+    Example:
+        >>> rows = [{"utterance": name, "text": "so", "script": name} for name in ("script01", "impro03")]
+        >>> scripted(make_manifest(rows, source="example")).tolist()
+        [True, False]
+    """
+    script = manifest["script"]
+    return (script.notna() & ~script.str.startswith("impro").fillna(False)).astype(bool)
 
 
 def utterances(manifest: pd.DataFrame) -> Iterator[Utterance]:

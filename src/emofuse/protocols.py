@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 from emofuse.errors import ProtocolError
 from emofuse.files import written_whole
 from emofuse.leakage import leakage
+from emofuse.manifest import scripted
 from emofuse.seeds import derive_seed
 from emofuse.settings import ProtocolSettings, fingerprint
 from emofuse.types import Fold
@@ -72,14 +73,16 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
     """
     frame, classes = _select(manifest, settings)
     settings = resolve(frame, settings)
-    tests = _test_groups(frame, settings)
+    parts = _script_groups(frame, settings)
     folds = []
-    for name, column, values in tests:
+    for name, column, values in _test_groups(frame, settings):
         test = frame[column].isin(values)
-        rest = frame[~test]
-        folds.append(_carve(name, rest, frame[test], settings, classes))
+        for part, tested, rest in _divided(name, frame[test], frame[~test], parts):
+            folds.append(_carve(part, rest, tested, settings, classes))
     labels = dict(zip(frame["utterance"], frame["label"], strict=True))
-    mark = fingerprint(settings, list(classes), labels, [asdict(fold) for fold in folds])
+    # What is kept apart shows in the folds.
+    plain = settings.model_dump(mode="json", exclude={"apart"})
+    mark = fingerprint(plain, list(classes), labels, [asdict(fold) for fold in folds])
     return Protocol(settings, classes, labels, tuple(folds), mark, leakage(frame, folds))
 
 
@@ -185,6 +188,44 @@ def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence
     return lists
 
 
+def _script_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> Mapping[str, str]:
+    """Group of every script that is to be kept apart; none where nothing is."""
+    if settings.apart is None:
+        return {}
+    scripts = sorted(frame["script"][scripted(frame)].unique())
+    if not scripts:
+        raise ProtocolError(
+            "no utterance has a script whose words were given",
+            where="protocol.apart = script",
+            remedy="fill in column 'script' of the manifest, or leave this setting out",
+        )
+    if len(scripts) <= settings.folds:
+        return {script: f"script {script}" for script in scripts}
+    order = np.random.default_rng(derive_seed(0, "scripts")).permutation(len(scripts))
+    parts = np.array_split(order, settings.folds)
+    return {scripts[place]: f"scripts {number}" for number, part in enumerate(parts, start=1) for place in part}
+
+
+def _divided(
+    name: str, test: pd.DataFrame, rest: pd.DataFrame, groups: Mapping[str, str]
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Name, test and rest of each part of a test set, divided where its scripts occur in the rest too."""
+    shared = set(test["script"].dropna()) & set(rest["script"].dropna())
+    part = test["script"].map({script: group for script, group in groups.items() if script in shared})
+    if part.isna().any():
+        yield name, test[part.isna()], rest
+    for group in sorted(part.dropna().unique()):
+        tested = test[part == group]
+        without = rest[~rest["script"].isin(tested["script"].unique())]
+        if without.empty:
+            raise ProtocolError(
+                f"fold {name} has nothing left to train on without {group}",
+                where="protocol.apart = script",
+                remedy="leave this setting out: the corpus has too few scripts to keep them apart",
+            )
+        yield f"{name}, {group}", tested, without
+
+
 def _groups(frame: pd.DataFrame, column: str) -> list[str]:
     unnamed = frame[column].isna()
     if unnamed.any():
@@ -204,6 +245,12 @@ def _carve(
         # Some corpora have further test sets beside these three.
         rest = rest[rest["session"].isin(["train", "dev"])]
         validation = rest["session"] == "dev"
+        if not validation.any():
+            raise ProtocolError(
+                f"fold {name} has nothing left to validate on",
+                where="protocol.kind = split",
+                remedy="use a kind that makes its own folds, or leave out protocol.apart",
+            )
     else:
         column = settings.validation_by
         groups = _groups(rest, column)

@@ -197,12 +197,16 @@ class ProtocolSettings(Settings):
             corpora out), `speakers` (k folds by speaker), `fixed` (folds by list), `split` (sessions named train, dev
             and test), or `auto`: built-in folds where the corpus has them, its own split where it has one,
             leave-one-speaker-out for up to twelve speakers, else `speakers`.
-        folds: Number of folds (`speakers` only).
+        folds: Number of folds (`speakers`), and most groups that scripts make (`apart`).
         fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
         validation_by: What the validation part is carved by.
         validation_groups: How many speakers or sessions go to validation; None for one in five.
         labels: Classes to keep, in this order; empty keeps all that occur.
         merge: Labels to rename before that, such as `excited` to `happy`.
+        apart: `script` lets no fold train on words that were given to its tested speakers too: every test set is
+            divided by script, and each part is tested by a model that has trained and validated without its scripts.
+            What is improvised, or said in no other fold, stays together in one part. More than `folds` scripts are
+            drawn into so many groups.
     """
 
     kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split"] = "auto"
@@ -212,6 +216,7 @@ class ProtocolSettings(Settings):
     validation_groups: int | None = Field(default=None, ge=1)
     labels: tuple[str, ...] = ()
     merge: Mapping[str, str] = Field(default_factory=dict)
+    apart: Literal["script"] | None = None
 
 
 class Recipe(Settings):

@@ -283,7 +283,9 @@ def test_no_fold_trains_on_a_script_that_it_tests() -> None:
 @fewer
 @given(manifest=manifests(), data=st.data(), kind=st.sampled_from(["speaker", "speakers", "session"]))
 def test_folds_of_any_corpus_can_keep_scripts_apart(manifest: pd.DataFrame, data: st.DataObject, kind: str) -> None:
-    names = st.lists(st.sampled_from(["p1", "p2", "p3", "impro1", None]), min_size=len(manifest), max_size=len(manifest))
+    names = st.lists(
+        st.sampled_from(["p1", "p2", "p3", "impro1", None]), min_size=len(manifest), max_size=len(manifest)
+    )
     manifest["script"] = pd.array(data.draw(names), dtype="string")
     try:
         protocol = split(manifest, kind=kind, folds=2, apart="script")
@@ -329,7 +331,10 @@ def test_a_development_part_of_tested_scripts_only_cannot_validate() -> None:
     ("manifest", "message"),
     [
         (acted(scripts=("script01",)), r"protocol.apart = script: fold session-0 has nothing left to train on without"),
-        (acted(scripts=("impro01", None)), r"no utterance has a script whose words were given; fill in column 'script'"),
+        (
+            acted(scripts=("impro01", None)),
+            r"no utterance has a script whose words were given; fill in column 'script'",
+        ),
     ],
 )
 def test_scripts_that_cannot_be_kept_apart_are_told(manifest: pd.DataFrame, message: str) -> None:

@@ -20,7 +20,7 @@ from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, AudioError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import written_whole
-from emofuse.manifest import read_manifest, utterances, write_manifest
+from emofuse.manifest import parts, read_manifest, text_sources, utterances, write_manifest
 from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
@@ -28,7 +28,7 @@ from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.bootstrap import paired_difference
-from emofuse.scoring.result import evaluate, tested_fingerprint, versions
+from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import ModelKind, Recipe
 from emofuse.training.material import (
@@ -246,6 +246,7 @@ def train(
         "name": recipe.name,
         "corpus": ", ".join(sorted(usable["corpus"].dropna().unique())),
         "models": evaluate(scores),
+        "parts": evaluate_parts(scores, parts(usable)),
         "comparisons": _comparisons(scores),
         "protocol": {
             **protocol.settings.model_dump(mode="json"),
@@ -257,6 +258,8 @@ def train(
             "speakers": int(usable["speaker"].nunique()),
             "leakage": protocol.leakage,
         },
+        "text_sources": text_sources(usable[usable["utterance"].isin(list(protocol.labels))]),
+        "context": recipe.text.context,
         "encoders": _encoders(features, recipe),
         "layer_weights": _layer_weights(units, out),
         "late_weights": weights.get("late", {}),

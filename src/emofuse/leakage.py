@@ -32,9 +32,9 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
 
     Example:
         >>> from emofuse.manifest import make_manifest
-        >>> rows = [{"utterance": name, "text": text, "label": "sad"} for name, text in (("a", "Oh no!"), ("b", "oh, no"))]
+        >>> rows = [{"utterance": text, "text": text, "label": "sad"} for text in ("Oh no!", "oh, no")]
         >>> frame = make_manifest(rows, source="example")
-        >>> leakage(frame, [Fold(name="1", train=("a",), validation=(), test=("b",))])["exact"]
+        >>> leakage(frame, [Fold(name="1", train=("Oh no!",), validation=(), test=("oh, no",))])["exact"]
         {'share': 1.0, 'agreement': 1.0, 'lookup': 1.0}
     """
     rows = frame.assign(script=frame["script"].where(scripted(frame))).set_index("utterance")

@@ -168,6 +168,32 @@ def scripted(manifest: pd.DataFrame) -> pd.Series[bool]:
     return (script.notna() & ~script.str.startswith("impro").fillna(False)).astype(bool)
 
 
+def parts(manifest: pd.DataFrame) -> dict[str, str]:
+    """Whether each utterance is `scripted` or `improvised`, which is whatever was not given word for word.
+
+    Example:
+        >>> rows = [{"utterance": name, "text": "so", "script": name} for name in ("script01", "impro03")]
+        >>> parts(make_manifest(rows, source="example"))
+        {'script01': 'scripted', 'impro03': 'improvised'}
+    """
+    told = scripted(manifest).map({True: "scripted", False: "improvised"})
+    return dict(zip(manifest["utterance"], told, strict=True))
+
+
+def text_sources(manifest: pd.DataFrame) -> dict[str, int]:
+    """Where the words come from, and how many utterances' words do.
+
+    Example:
+        >>> rows = [{"utterance": "a", "text": "so", "text_source": "sphinx"}, {"utterance": "b", "text": "so"}]
+        >>> text_sources(make_manifest(rows, source="example"))
+        {'not stated': 1, 'sphinx': 1}
+    """
+    # A recogniser may have heard no words.
+    heard = manifest["text"].notna() | manifest["text_source"].notna()
+    counts = manifest["text_source"][heard].fillna("not stated").value_counts()
+    return {str(source): int(counts[source]) for source in sorted(counts.index)}
+
+
 def utterances(manifest: pd.DataFrame) -> Iterator[Utterance]:
     """Walk through a manifest row by row.
 

@@ -155,6 +155,8 @@ class Predictor:
             text = None
         if "text" in takes and text is not None:
             inputs["text"] = self._read_text(text)
+            if self.checkpoint.recipe.text.context:
+                notes.append("the model was trained on words in their dialogue, and here they are read without one")
         for stream, value, remedy in (
             ("speech", audio, "give a sound file"),
             ("text", text, "give them with text= or --text, or use a speech or late model"),

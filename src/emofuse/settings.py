@@ -75,6 +75,7 @@ class TextSettings(Settings):
         layers: As for speech.
         max_tokens: Longest text, in word pieces; what is beyond is left out.
         batch_size: Texts in one batch.
+        context: How many earlier utterances of the dialogue the encoder reads before the utterance's own words.
     """
 
     encoder: str = "builtin:text"
@@ -82,6 +83,13 @@ class TextSettings(Settings):
     layers: str = "all"
     max_tokens: int = Field(default=128, ge=4, le=512)
     batch_size: int = Field(default=32, ge=1)
+    context: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _context_is_read(self) -> TextSettings:
+        if self.context and self.encoder == "words":
+            raise ValueError("context needs an encoder of whole texts, which words is not")
+        return self
 
 
 class ModelSettings(Settings):

@@ -65,8 +65,13 @@ class TextEncoder(Protocol):
 
     specification: EncoderSpecification
 
-    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+    def encode(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
         """Encode texts together; an empty text is allowed.
+
+        Args:
+            texts: What is said.
+            earlier: For each text what was said before it, the oldest first; empty for no context at all. It is read
+                before the text, and has no tokens of its own in what is returned.
 
         Returns:
             One float32 CPU tensor `(selected layers, tokens, width)` a text, special tokens kept.

@@ -48,28 +48,65 @@ class TransformerTextEncoder:
         self._max_tokens = max_tokens
         self._device = device
 
-    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+    def encode(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
         """Encode texts together; an empty one has its special tokens only.
 
+        Earlier texts and the text are the two segments of a pair. Too long a pair loses its oldest words, and the
+        text's own words are those that it has alone.
+
+        Args:
+            texts: What is said.
+            earlier: For each text what was said before it, the oldest first; empty for no context at all.
+
         Returns:
-            One float32 tensor `(layers, tokens, width)` a text, in memory of the CPU.
+            One float32 tensor `(layers, tokens, width)` a text, in memory of the CPU: its own tokens and the special
+            ones around them.
         """
         with inference(self._device):
-            return [states.cpu() for states in self.states(texts)]
+            return [states.cpu() for states in self.states(texts, earlier=earlier)]
 
-    def states(self, texts: Sequence[str]) -> list[torch.Tensor]:
+    def states(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
         """The same on the encoder's device, with gradients where its weights are trained."""
+        contexts = self._contexts(texts, earlier)
+        alone = [place for place in range(len(texts)) if place not in contexts]
+        found = dict(zip(alone, self._states([texts[place] for place in alone]), strict=True))
+        pairs = self._states([texts[place] for place in contexts], [context for context, _ in contexts.values()])
+        for (place, (_, own)), states in zip(contexts.items(), pairs, strict=True):
+            # The encoders of all families begin with one special token, and the text comes last.
+            found[place] = torch.cat([states[:, :1], states[:, states.shape[1] - own + 1 :]], dim=1)
+        return [found[place] for place in range(len(texts))]
+
+    def _contexts(self, texts: Sequence[str], earlier: Sequence[Sequence[str]]) -> dict[int, tuple[str, int]]:
+        """Context and own tokens of the texts, by their place, that have a context and room for a token of it."""
+        joined = [f" {self._tokenizer.sep_token} ".join(one) for one in earlier]
+        if not any(joined):
+            return {}
+        own = [len(ids) for ids in self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens).input_ids]
+        special = [self._tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)]
+        room = self._max_tokens - (special[1] - special[0])
+        places = zip(joined, own, strict=True)
+        return {place: (context, size) for place, (context, size) in enumerate(places) if context and size < room}
+
+    def _states(self, texts: Sequence[str], contexts: Sequence[str] = ()) -> list[torch.Tensor]:
+        """Hidden states of texts, or of pairs of context and text."""
         if not texts:
             return []
-        tokens = self._tokenizer(
-            list(texts),
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=self._max_tokens,
-            return_attention_mask=True,
-            return_tensors="pt",
-        ).to(self._device)
+        side = self._tokenizer.truncation_side
+        # Of a context the end is kept, of a text by itself the beginning.
+        self._tokenizer.truncation_side = "left" if contexts else side
+        try:
+            tokens = self._tokenizer(
+                *([list(contexts)] if contexts else []),
+                list(texts),
+                padding=True,
+                padding_side="right",
+                truncation="only_first",
+                max_length=self._max_tokens,
+                return_attention_mask=True,
+                return_tensors="pt",
+            ).to(self._device)
+        finally:
+            self._tokenizer.truncation_side = side
         states = self.model(**tokens, output_hidden_states=True).hidden_states
         lengths: list[int] = tokens["attention_mask"].sum(dim=1).tolist()
         return to_features([states[layer] for layer in self.specification.selected], lengths)

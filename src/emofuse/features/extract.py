@@ -20,6 +20,7 @@ from emofuse.audio import SAMPLING_RATE, audio_duration, content_key, load_audio
 from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
+from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, pool_segments
 from emofuse.features.store import View, ViewKey
@@ -160,7 +161,9 @@ def extract_text(
 ) -> Extracted:
     """Encode the transcripts of a manifest; each distinct text once, an absent one as no words.
 
-    At the granularity `word` a step is the average of a word's pieces; special tokens keep their steps.
+    At the granularity `word` a step is the average of a word's pieces; special tokens keep their steps. With dialogue
+    context the encoder reads the earlier utterances first, while steps are those of the utterance's own words; the
+    same words after others are another text.
 
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
@@ -170,19 +173,20 @@ def extract_text(
         for name in granularities
     }
     texts = {name: "" if text is None else text for name, text in _texts(manifest)}
-    keys = {name: sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    contents = {keys[name]: text for name, text in texts.items()}
+    earlier = earlier_texts(manifest, settings.context) if settings.context else {}
+    keys = {name: _text_key(text, earlier.get(name, ())) for name, text in texts.items()}
+    contents = {keys[name]: (text, earlier.get(name, ())) for name, text in texts.items()}
 
     def encode(batch: Sequence[str]) -> list[dict[str, NDArray[np.float32]]]:
-        written = [contents[key] for key in batch]
-        encoded = encoder.encode(written)
+        written, before = zip(*(contents[key] for key in batch), strict=True)
+        encoded = encoder.encode(written, earlier=before if any(before) else ())
         found = {"token": encoded}
         if "word" in views:
             words = encoder.word_of_tokens(written)
             found["word"] = [to_words(values, one) for values, one in zip(encoded, words, strict=True)]
         return [{key: one.numpy() for key, one in zip(batch, found[name], strict=True)} for name in views]
 
-    sizes = {key: float(len(text) + 1) for key, text in contents.items()}
+    sizes = {key: float(len(text) + 1 + sum(map(len, before))) for key, (text, before) in contents.items()}
     longest = max(sizes.values(), default=1.0)
     computed, padding = _fill(
         list(views.values()),
@@ -218,6 +222,11 @@ def to_words(tokens: torch.Tensor, words: Sequence[int | None]) -> torch.Tensor:
 
 def _texts(manifest: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
     return ((row.utterance, row.text) for row in utterances(manifest))
+
+
+def _text_key(text: str, earlier: Sequence[str]) -> str:
+    key = sha256(text.encode()).hexdigest()
+    return f"{key}-{fingerprint(list(earlier))}" if earlier else key
 
 
 def _speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from emofuse.corpora import CORPORA
 from emofuse.errors import EmofuseError, ScoresError
-from emofuse.manifest import read_manifest
+from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
 from emofuse.report.mistakes import LONGEST, Mistake, worst_mistakes
@@ -28,6 +28,7 @@ from emofuse.report.tables import (
     TITLES,
     check_result,
     comparisons,
+    context_of,
     encoder_rows,
     interval,
     late_weight_rows,
@@ -260,6 +261,7 @@ def _render(run: _Run, sections: Sequence[_Section]) -> str:
         notes=[str(note) for note in run.section("notes")],
         titles=TITLES,
         models=run.models,
+        parts=run.section("parts"),
         comparisons=comparisons(run.result),
         empty_words=empty_words,
         definitions=DEFINITIONS,
@@ -303,10 +305,15 @@ def _summary(run: _Run) -> str:
     split = f" ({KINDS.get(kind, kind)})" if kind else ""
     subject = f"The model {names[0]} was" if len(names) == 1 else f"The models {_and(names)} were each"
     speakers = "" if first["cluster"] != "speaker" else f" of {_count(first['clusters'], 'speaker')}"
-    return (
+    told = (
         f"{subject} trained with {_count(len(first['seeds']), 'seed')} in {_count(first['folds'], 'fold')}{split} and "
         f"tested on {_count(first['utterances'], 'utterance')}{speakers} in {_count(len(first['classes']), 'class')}."
     )
+    if run.section("encoders").get("text") and run.section("text_sources"):
+        told += f" Transcripts: {_and([one_line(name) for name in run.section('text_sources')])}."
+    if run.result.get("context"):
+        told += f" The text encoder also reads {context_of(run.result)}."
+    return told
 
 
 def _intervals(run: _Run) -> list[str]:
@@ -345,6 +352,14 @@ def _leakage(run: _Run) -> tuple[list[str], str]:
             told.append(f"Up to {_count(shared, column)} of a fold's test part also occur in its training part.")
         else:
             told.append(f"No {column} of a test part occurs in training.")
+    if "scripts" in found and scripted(run.manifest).any():
+        if found["scripts"]:
+            told.append(
+                f"Up to {_count(found['scripts'], 'script')} whose words were given occur in a fold's test part and in "
+                "its training part; --set protocol.apart=script makes folds that share none."
+            )
+        else:
+            told.append("No script of a test part whose words were given occurs in training.")
     exact, near, chance = found.get("exact") or {}, found.get("near"), run.chance
     share, agreement = exact.get("share"), exact.get("agreement")
     empty = False
@@ -374,7 +389,10 @@ def _agreeing(part: Mapping[str, float | None], chance: float) -> str:
     agreement = part.get("agreement")
     if agreement is None:
         return ""
-    return f"; those copies carry the same label in {percent(agreement)} % of cases (by chance: {percent(chance)} %)"
+    told = f"; those copies carry the same label in {percent(agreement)} % of cases (by chance: {percent(chance)} %)"
+    if part.get("lookup") is not None:
+        told += f", and to answer with their most frequent label is right in {percent(part['lookup'])} %"
+    return told
 
 
 EMPTY_WORDS = (

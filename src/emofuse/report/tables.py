@@ -83,17 +83,20 @@ class _Pair(_Part):
 class _Copies(_Part):
     share: Number | None
     agreement: Number | None
+    lookup: Number | None = None
 
 
 class _Leakage(_Part):
     speakers: int = 0
     dialogues: int = 0
+    scripts: int = 0
     exact: _Copies | None = None
     near: _Copies | None = None
 
 
 class _Protocol(_Part):
     kind: str | None = None
+    apart: str | None = None
     leakage: _Leakage | None = None
 
 
@@ -112,6 +115,9 @@ class _Result(_Part):
     name: str = ""
     corpus: str = ""
     models: dict[str, _Entry]
+    parts: dict[str, dict[str, _Entry]] | None = None
+    text_sources: dict[str, int] | None = None
+    context: int = 0
     comparisons: list[_Pair] | None = None
     protocol: _Protocol | None = None
     encoders: dict[str, _Encoder] | None = None
@@ -266,8 +272,24 @@ def protocol_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Speakers", told.get("speakers")),
         ("Labels kept", told.get("labels") or "all"),
         ("Labels merged", told.get("merge") or "none"),
+        ("Kept apart", f"{apart}s: no fold trains on one that it tests" if (apart := told.get("apart")) else None),
+        ("Transcripts", result.get("text_sources") or None),
+        ("Dialogue context", context_of(result)),
     ]
     return [(name, _plain(value)) for name, value in rows if value is not None] if told else []
+
+
+def context_of(result: Mapping[str, Any]) -> str | None:
+    """What the text encoder reads beside an utterance's own words; None where no text is read.
+
+    Example:
+        >>> context_of({"context": 2, "encoders": {"text": {}}})
+        'up to 2 earlier utterances of the dialogue'
+    """
+    if "text" not in (result.get("encoders") or {}):
+        return None
+    count = result.get("context") or 0
+    return f"up to {count} earlier utterance{'s' if count > 1 else ''} of the dialogue" if count else "none"
 
 
 def encoder_rows(result: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -34,6 +35,23 @@ def evaluate(scores: Scores) -> dict[str, Any]:
         {'value': 1.0, 'low': 1.0, 'high': 1.0}
     """
     return {model: _evaluate_one(scores.of(model)) for model in scores.models}
+
+
+def evaluate_parts(scores: Scores, parts: Mapping[str, str]) -> dict[str, Any]:
+    """The same figures of each part of what was tested, such as what is improvised and what is scripted.
+
+    Args:
+        scores: Of any models.
+        parts: Name of the part that an utterance belongs to.
+
+    Returns:
+        What `evaluate` returns, by part; nothing where all is one part.
+    """
+    part = scores.frame["utterance"].map(parts)
+    names = sorted(part.dropna().unique())
+    if len(names) < 2:
+        return {}
+    return {name: evaluate(Scores(scores.frame[part == name], scores.classes)) for name in names}
 
 
 def describe(scores: Scores) -> dict[str, Any]:

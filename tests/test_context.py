@@ -1,0 +1,201 @@
+"""Dialogue context: only what was said before counts, and the utterance's own words stay what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from emofuse.encoders import TextEncoder, load_text_encoder
+from emofuse.errors import ManifestError, SettingsError
+from emofuse.features.context import earlier_texts
+from emofuse.features.extract import Extracted, extract_text
+from emofuse.manifest import make_manifest
+from emofuse.settings import TextSettings, load_recipe
+from emofuse.testing import TEXT_FAMILIES, tiny_text_encoder
+
+SAID = ["so good", "why you bad", "it is", "i are so very sad"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: tiny_text_encoder(tmp_path_factory.mktemp(name), family=name) for name in TEXT_FAMILIES}
+
+
+def talk(texts: Sequence[str | None] = SAID, *, name: str = "d", **columns: Sequence[Any]) -> pd.DataFrame:
+    """A dialogue, its rows in the order of time."""
+    rows: list[dict[str, Any]] = [
+        {"utterance": f"{name}{place}", "audio": "unused.wav", "text": text, "dialogue": name}
+        for place, text in enumerate(texts)
+    ]
+    for column, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            row[column] = value
+    return make_manifest(rows, source="test")
+
+
+def features(manifest: pd.DataFrame, folder: Path, store: Path, **values: Any) -> dict[str, NDArray[np.float16]]:
+    found = extracted(manifest, folder, store, **values)
+    view = found.views["token"]
+    return {name: np.array(view.read(key)) for name, key in found.keys.items()}
+
+
+def extracted(manifest: pd.DataFrame, folder: Path, store: Path, **values: Any) -> Extracted:
+    told = TextSettings(encoder=str(folder), **values)
+    return extract_text(manifest, load_text_encoder(told), told, store=store, granularities=("token", "word"))
+
+
+# Which utterances.
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(data=st.data(), count=st.integers(1, 4))
+def test_context_is_what_a_plain_loop_finds(data: st.DataObject, count: int) -> None:
+    texts = st.sampled_from(["so", "it is", "", " ", None])
+    rows = data.draw(st.lists(st.tuples(st.sampled_from(["d1", "d2", None]), texts), min_size=1, max_size=12))
+    manifest = make_manifest(
+        [
+            {"utterance": str(place), "audio": "a.wav", "text": text, "dialogue": dialogue}
+            for place, (dialogue, text) in enumerate([("d1", "so"), *rows])
+        ],
+        source="test",
+    )
+    expected: dict[str, tuple[str, ...]] = {}
+    said: dict[str, list[str]] = {"d1": ["so"], "d2": []}
+    for place, (dialogue, text) in enumerate(rows, start=1):
+        if dialogue is not None:
+            before = [one for one in said[dialogue][-count:] if one]
+            if before:
+                expected[str(place)] = tuple(before)
+            said[dialogue].append((text or "").strip())
+    assert earlier_texts(manifest, count) == expected
+
+
+def test_stretches_of_one_file_go_by_their_times_and_others_by_their_order() -> None:
+    starts = {"start": [3.0, 0.0, 2.0, 1.0]}
+    assert earlier_texts(talk(**starts), 2)["d0"] == (SAID[3], SAID[2])
+    files = talk(**starts, audio=["a.wav", "b.wav", "a.wav", "b.wav"])
+    assert earlier_texts(files, 2) == earlier_texts(talk(), 2)
+    assert earlier_texts(talk(start=[3.0, None, 2.0, 1.0]), 2) == earlier_texts(talk(), 2)
+
+
+def test_a_corpus_without_dialogues_has_no_context(folders: dict[str, Path], tmp_path: Path) -> None:
+    manifest = make_manifest([{"utterance": "a", "text": "so"}], source="test")
+    with pytest.raises(ManifestError, match=r"no utterance is part of a dialogue.*; fill in column 'dialogue', or set"):
+        extracted(manifest, folders["bert"], tmp_path, context=1)
+
+
+# What is encoded.
+
+
+@pytest.mark.parametrize("family", TEXT_FAMILIES)
+def test_own_tokens_are_those_of_the_second_segment_of_a_pair(family: str, folders: dict[str, Path]) -> None:
+    encoder = load_text_encoder(TextSettings(encoder=str(folders[family])))
+    earlier = [[], ["why so angry", "it is ."], ["very bad"], []]
+    texts = ["so happy", "you are sad !", "", "it"]
+    found = encoder.encode(texts, earlier=earlier)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folders[family])
+    model = transformers.AutoModel.from_pretrained(folders[family]).eval()
+    for text, before, ours in zip(texts, earlier, found, strict=True):
+        # In lists, as a second text that is empty and alone counts as none.
+        pair = [[f" {tokenizer.sep_token} ".join(before)], [text]] if before else [[text]]
+        tokens = tokenizer(*pair, return_tensors="pt")
+        with torch.inference_mode():
+            states = torch.cat(model(**tokens, output_hidden_states=True).hidden_states)
+        own = [place for place, segment in enumerate(tokens.sequence_ids(0)) if segment == len(pair) - 1]
+        kept = [0, *own, states.shape[1] - 1]
+        torch.testing.assert_close(ours, states[:, kept], rtol=1e-4, atol=1e-4)
+        assert ours.shape == encoder.encode([text])[0].shape
+
+
+def test_context_changes_what_the_words_mean(folders: dict[str, Path]) -> None:
+    encoder = load_text_encoder(TextSettings(encoder=str(folders["bert"])))
+    one, other, none = encoder.encode(["it is"] * 3, earlier=[["so good"], ["so bad"], []])
+    assert not torch.allclose(one, other, atol=1e-3)
+    assert not torch.allclose(one, none, atol=1e-3)
+    torch.testing.assert_close(none, encoder.encode(["it is"])[0])
+
+
+def pair(encoder: TextEncoder, text: str, *earlier: str) -> torch.Tensor:
+    return encoder.encode([text], earlier=[list(earlier)])[0]
+
+
+def test_the_oldest_words_are_cut_first_and_the_own_words_never(folders: dict[str, Path]) -> None:
+    encoder = load_text_encoder(TextSettings(encoder=str(folders["bert"]), max_tokens=12))
+    own = "you are so sad"
+    # Five tokens of context fit beside four of its own and three special ones: the last five.
+    whole = pair(encoder, own, "why so bad", "it is very good")
+    torch.testing.assert_close(whole, pair(encoder, own, "what what what bad", "it is very good"), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(whole, pair(encoder, own, "why so bad", "it is very bad"), atol=1e-3)
+    assert whole.shape == encoder.encode([own])[0].shape
+    # Own words that leave no room are read alone, and cut as they are without a context.
+    for text in ("so " * 9, "so " * 10, "so " * 40):
+        torch.testing.assert_close(pair(encoder, text, "why"), encoder.encode([text])[0])
+    assert not torch.allclose(pair(encoder, "so " * 8, "why"), encoder.encode(["so " * 8])[0], atol=1e-3)
+
+
+def test_only_earlier_words_of_the_same_dialogue_enter(folders: dict[str, Path], tmp_path: Path) -> None:
+    def of(texts: Sequence[str | None], *, context: int = 2) -> dict[str, NDArray[np.float16]]:
+        store = tmp_path / str(len(list(tmp_path.iterdir())))
+        both = pd.concat([talk(texts[:4]), talk(texts[4:], name="e")], ignore_index=True)
+        return features(both, folders["bert"], store, context=context)
+
+    base = of([*SAID, "very good"])
+    for changed, moved in ((0, {"d1", "d2"}), (1, {"d2", "d3"}), (2, {"d3"}), (3, set()), (4, set())):
+        texts = [*SAID, "very good"]
+        texts[changed] = "what ?"
+        other = of(texts)
+        names = [name for name in base if name != ("d0", "d1", "d2", "d3", "e0")[changed]]
+        # Batches move features in their last bits; another context moves them by far more.
+        assert {name for name in names if not np.allclose(base[name], other[name], atol=1e-2)} == moved
+    assert all(np.array_equal(base[name], of([*SAID, "very good"])[name]) for name in base)
+
+
+def test_another_context_is_another_text_in_the_store(folders: dict[str, Path], tmp_path: Path) -> None:
+    manifest = talk(["so", "it is", "it is", "it is"])
+    plain = extracted(manifest, folders["bert"], tmp_path)
+    assert len(set(plain.keys.values())) == plain.computed == 2
+    one = extracted(manifest, folders["bert"], tmp_path, context=1)
+    # The first of the dialogue has none, and is at hand; the last two say the same after the same.
+    assert one.keys["d0"] == plain.keys["d0"]
+    assert len(set(one.keys.values()) - set(plain.keys.values())) == one.computed == 2
+    assert one.keys["d2"] == one.keys["d3"] != one.keys["d1"]
+    assert extracted(manifest, folders["bert"], tmp_path, context=3).computed == 2
+    assert extracted(manifest, folders["bert"], tmp_path, context=3).computed == 0
+
+
+def test_words_are_averages_of_own_tokens_only(folders: dict[str, Path], tmp_path: Path) -> None:
+    manifest = talk(["why so angry ?", "i'm sad", "you are happy !"])
+    found = extracted(manifest, folders["bert"], tmp_path, context=2)
+    encoder = load_text_encoder(TextSettings(encoder=str(folders["bert"])))
+    for name, text in zip(manifest["utterance"], manifest["text"], strict=True):
+        tokens = np.asarray(found.views["token"].read(found.keys[name]), dtype=np.float32)
+        steps = np.asarray(found.views["word"].read(found.keys[name]), dtype=np.float32)
+        (words,) = encoder.word_of_tokens([text])
+        assert tokens.shape[1] == len(words)
+        expected = [tokens[:, [place for place, one in enumerate(words) if one == word]].mean(1)
+                    for word in range(len(text.split()))]  # fmt: skip
+        np.testing.assert_allclose(steps, np.stack([tokens[:, 0], *expected, tokens[:, -1]], 1), rtol=1e-2, atol=1e-2)
+
+
+# Settings.
+
+
+def test_no_recipe_that_ships_reads_context() -> None:
+    from emofuse.settings import recipe_names
+
+    assert {load_recipe(name).text.context for name in recipe_names()} == {0}
+
+
+def test_word_pieces_have_no_context() -> None:
+    with pytest.raises(SettingsError, match="context needs an encoder of whole texts, which words is not"):
+        load_recipe("text", overrides=["text.encoder=words", "text.context=2"])

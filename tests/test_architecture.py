@@ -52,6 +52,7 @@ ORDER = (
     "cli_finetune",
     "cli_align",
     "cli_scores",
+    "cli_transcribe",
     "cli",
     "testing_corpora",
     "testing",

@@ -24,6 +24,7 @@ VERBS = (
     "run",
     "prepare",
     "align",
+    "transcribe",
     "extract",
     "train",
     "finetune",

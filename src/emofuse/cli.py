@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_scores
+from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_scores, cli_transcribe
 from emofuse.cli_options import pairs_of, recipe_of
 from emofuse.errors import EmofuseError, SettingsError
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 
 app.command()(cli_align.align)
+app.command()(cli_transcribe.transcribe)
 app.add_typer(cli_distill.app, name="distill")
 
 

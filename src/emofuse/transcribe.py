@@ -1,15 +1,23 @@
-"""What is said in a recording, for the user who has no transcript."""
+"""What is said in a recording, for the user who has no transcript, and for a corpus read as a recogniser hears it."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from emofuse.errors import EncoderError, SettingsError
+from emofuse.audio import content_key, load_audio
+from emofuse.errors import AudioError, EncoderError, ManifestError, SettingsError
+from emofuse.manifest import utterances, write_manifest
+from emofuse.progress import Progress, Silent, track
 
 Recogniser = Literal["whisper", "sphinx", "none"]
 RECOGNISERS: Sequence[Recogniser] = ("whisper", "sphinx", "none")
@@ -17,7 +25,7 @@ WHISPER = "base.en"
 
 
 class Transcriber(Protocol):
-    """What turns a clip into words."""
+    """What turns a clip into words; its `name` becomes the text's source."""
 
     name: str
 
@@ -62,8 +70,6 @@ class WhisperTranscriber:
         EncoderError: faster-whisper is not installed, or the model cannot be had.
     """
 
-    name = "whisper"
-
     def __init__(self, model: str = WHISPER, *, device: str = "cpu", local: bool = False) -> None:
         try:
             from faster_whisper import WhisperModel
@@ -77,8 +83,10 @@ class WhisperTranscriber:
             raise EncoderError(
                 "this speech recogniser cannot be loaded",
                 where=model,
-                remedy="give a name such as base.en while the Hub can be reached, or a folder with --asr-model",
+                remedy="give a name such as base.en while the Hub can be reached, or a folder",
             ) from error
+        # Models hear differently, so their words are told apart.
+        self.name = f"whisper {Path(model).name}"
 
     def transcribe(self, clip: NDArray[np.float32]) -> str:
         """See `Transcriber.transcribe`."""
@@ -114,3 +122,84 @@ def load_transcriber(choice: str | None, *, model: str | None = None, device: st
     if choice == "whisper":
         return WhisperTranscriber(model or WHISPER, device=device)
     return SphinxTranscriber() if choice == "sphinx" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcribed:
+    """A manifest whose words a recogniser has written down.
+
+    Attributes:
+        manifest: With its words in `text` and its name in `text_source`; the rest is as before.
+        failed: Utterances whose sound cannot be used, and why; they have no words.
+        computed: How many sounds were listened to now, not found in the journal.
+    """
+
+    manifest: pd.DataFrame
+    failed: Mapping[str, AudioError]
+    computed: int
+
+
+def transcribe_manifest(
+    manifest: pd.DataFrame, transcriber: Transcriber, out: Path, *, progress: Progress = Silent()
+) -> Transcribed:
+    """Write a manifest with the words that a recogniser hears in the place of its transcripts.
+
+    What is heard goes into a journal beside `out` at once, by the sound's content and the recogniser's name: a run
+    that was cut off goes on from there, and a manifest that has grown pays for what is new. An utterance without a
+    sound keeps its words and their source.
+
+    Args:
+        manifest: Whose sounds to listen to.
+        transcriber: The recogniser.
+        out: Manifest to write.
+        progress: Told about each utterance.
+
+    Raises:
+        ManifestError: No utterance has a sound.
+    """
+    spoken = [row for row in utterances(manifest) if row.audio is not None]
+    if not spoken:
+        raise ManifestError("no utterance has a sound to listen to", remedy="check column 'audio' of the manifest")
+    journal = out.with_name(f"{out.name}.heard.jsonl")
+    heard = _heard_before(journal)
+    failed: dict[str, AudioError] = {}
+    texts: dict[str, str] = {}
+    computed = 0
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        for row in track(spoken, "Transcribing", total=len(spoken), progress=progress):
+            assert row.audio is not None  # noqa: S101
+            try:
+                sound = content_key(row.audio, start=row.start, end=row.end)
+                if (transcriber.name, sound) not in heard:
+                    text = transcriber.transcribe(load_audio(row.audio, start=row.start, end=row.end))
+                    line = json.dumps({"recogniser": transcriber.name, "sound": sound, "text": text})
+                    # A line of its own, whatever was cut off before.
+                    file.write(f"\n{line}\n")
+                    file.flush()
+                    heard[transcriber.name, sound] = text
+                    computed += 1
+                texts[row.utterance] = heard[transcriber.name, sound]
+            except AudioError as error:
+                failed[row.utterance] = error
+    listened = manifest["utterance"].isin([row.utterance for row in spoken])
+    names = manifest["utterance"]
+    found = manifest.assign(
+        text=manifest["text"].mask(listened, names.map({name: text or None for name, text in texts.items()})),
+        text_source=manifest["text_source"].mask(listened, names.map(dict.fromkeys(texts, transcriber.name))),
+    ).astype({"text": "string", "text_source": "string"})
+    write_manifest(found, out)
+    return Transcribed(manifest=found, failed=failed, computed=computed)
+
+
+def _heard_before(journal: Path) -> dict[tuple[str, str], str]:
+    """What was heard, by recogniser and sound."""
+    heard: dict[tuple[str, str], str] = {}
+    if journal.exists():
+        with journal.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                # A process that was killed may have left half a line behind, whose sound is heard again.
+                with suppress(ValueError, KeyError, TypeError):
+                    told = json.loads(line)
+                    heard[told["recogniser"], told["sound"]] = str(told["text"])
+    return heard

@@ -1,0 +1,32 @@
+"""The verb that writes down what is said: `emofuse transcribe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emofuse.errors import SettingsError
+
+
+def transcribe(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, from `emofuse prepare`.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write (.parquet); what is heard is kept beside it.")],
+    asr: Annotated[str, typer.Option(help="Who writes down the words: sphinx (English) or whisper.")] = "sphinx",
+    model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
+    device: Annotated[str, typer.Option(help="For whisper, where to compute: cpu, cuda.")] = "cpu",
+) -> None:
+    """Write a manifest with what a recogniser hears in the place of its transcripts."""
+    from emofuse.console import Bars, finish, say
+    from emofuse.manifest import read_manifest
+    from emofuse.transcribe import load_transcriber, transcribe_manifest
+
+    transcriber = load_transcriber(asr, model=model, device=device)
+    if transcriber is None:
+        raise SettingsError("no recogniser was chosen", where="--asr", remedy="use sphinx or whisper")
+    with Bars() as bars:
+        done = transcribe_manifest(read_manifest(manifest), transcriber, out, progress=bars)
+    words = int((done.manifest["text_source"] == transcriber.name).sum())
+    say(f"{out}: the words of {words} utterances are those of {transcriber.name}; {done.computed} sounds heard now")
+    finish({name: error.advice for name, error in done.failed.items()})

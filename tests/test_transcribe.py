@@ -1,0 +1,134 @@
+"""A manifest as a recogniser hears it: every sound once, whatever is broken or cut off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from emofuse.cli import app
+from emofuse.corpora import read_corpus
+from emofuse.errors import ManifestError
+from emofuse.manifest import COLUMNS, make_manifest, read_manifest, text_sources, write_manifest
+from emofuse.testing import tiny_corpus, tone
+from emofuse.transcribe import SphinxTranscriber, transcribe_manifest
+
+
+class Dictation:
+    """A recogniser that tells a clip by its length, and stops after some."""
+
+    def __init__(self, name: str = "dictation", *, fail_after: int = -1) -> None:
+        self.name = name
+        self.clips: list[int] = []
+        self._left = fail_after
+
+    def transcribe(self, clip: Any) -> str:
+        if not self._left:
+            raise KeyboardInterrupt
+        self._left -= 1
+        self.clips.append(len(clip))
+        return "" if len(clip) == 8000 else f"{len(clip)} samples \u2028 “heard”"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> pd.DataFrame:
+    rows = []
+    for number in range(4):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, tone(0.5 + number / 4, seed=number), 16000)
+        rows.append({"utterance": f"u{number}", "audio": str(path), "text": "as written", "text_source": "reference",
+                     "label": "sad", "speaker": "s", "duration": 0.5})  # fmt: skip
+    return make_manifest(rows, source="test")
+
+
+def test_words_are_those_of_the_recogniser_and_all_else_stays(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "heard.parquet"
+    done = transcribe_manifest(manifest, Dictation(), out)
+    found = read_manifest(out)
+    pd.testing.assert_frame_equal(found, done.manifest)
+    assert list(found["text"].fillna("none")) == [
+        "none",
+        *(f"{n} samples \u2028 “heard”" for n in (12000, 16000, 20000)),
+    ]
+    assert text_sources(found) == {"dictation": 4}
+    others = [name for name in COLUMNS if name not in ("text", "text_source")]
+    pd.testing.assert_frame_equal(found[others], manifest[others])
+    assert (done.computed, dict(done.failed)) == (4, {})
+
+
+def test_a_bad_file_is_told_and_has_no_words(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "1.wav").write_text("this is no sound")
+    (tmp_path / "2.wav").unlink()
+    done = transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet")
+    assert {name: Path(str(error.where)).name for name, error in done.failed.items()} == {"u1": "1.wav", "u2": "2.wav"}
+    assert done.manifest["text"].isna().tolist() == [True, True, True, False]
+    assert done.manifest["text_source"].fillna("none").tolist() == ["dictation", "none", "none", "dictation"]
+    assert read_manifest(tmp_path / "heard.parquet")["utterance"].tolist() == manifest["utterance"].tolist()
+
+
+def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    out = tmp_path / "heard.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        transcribe_manifest(manifest, Dictation(fail_after=2), out)
+    assert not out.exists()
+    journal = tmp_path / "heard.parquet.heard.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"recogniser": "dictation", "sou')
+    rest = Dictation()
+    done = transcribe_manifest(manifest, rest, out)
+    assert (rest.clips, done.computed) == ([16000, 20000], 2)
+    whole = transcribe_manifest(manifest, Dictation(), tmp_path / "other" / "whole.parquet").manifest
+    pd.testing.assert_frame_equal(done.manifest, whole)
+
+    again = Dictation(fail_after=0)
+    assert transcribe_manifest(manifest, again, out).computed == 0
+    # Another recogniser has heard nothing yet, and sound that was mended is listened to.
+    assert transcribe_manifest(manifest, Dictation("other"), out).computed == 4
+    soundfile.write(tmp_path / "3.wav", tone(2.0, seed=9), 16000)
+    mended = transcribe_manifest(manifest, Dictation(), out)
+    assert (mended.computed, mended.manifest["text"].iloc[3]) == (1, "32000 samples \u2028 “heard”")
+
+
+def test_spans_of_one_file_are_heard_apart_and_text_alone_is_kept(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    audio = str(tmp_path / "3.wav")
+    rows = [
+        {"utterance": "a", "audio": audio, "start": 0.0, "end": 0.25},
+        {"utterance": "b", "audio": audio, "start": 0.25, "end": 1.0},
+        {"utterance": "c", "text": "only written", "text_source": "reference"},
+    ]
+    done = transcribe_manifest(make_manifest(rows, source="test"), Dictation(), tmp_path / "heard.parquet")
+    assert [str(text).split()[0] for text in done.manifest["text"]] == ["4000", "12000", "only"]
+    assert text_sources(done.manifest) == {"dictation": 2, "reference": 1}
+    with pytest.raises(ManifestError, match="no utterance has a sound to listen to"):
+        transcribe_manifest(make_manifest(rows[2:], source="test"), Dictation(), tmp_path / "none.parquet")
+
+
+def test_sphinx_bears_clips_of_any_length() -> None:
+    sphinx = SphinxTranscriber()
+    for samples in (1, 100, 4000):
+        assert isinstance(sphinx.transcribe(np.zeros(samples, np.float32)), str)
+
+
+def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> None:
+    table = tiny_corpus(tmp_path / "corpus", speakers=1, utterances=1)
+    before = read_corpus("table", table).manifest
+    before.loc[0, "audio"] = str(tmp_path / "gone.wav")
+    write_manifest(before, tmp_path / "m.parquet")
+    out = tmp_path / "heard.parquet"
+    command = ["transcribe", str(tmp_path / "m.parquet"), "--asr", "sphinx", "--out", str(out)]
+    for heard in (3, 0):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 1
+        assert f"the words of 3 utterances are those of sphinx; {heard} sounds heard now" in done.output
+        assert "Skipped s0_angry_0: " in done.output
+    again = read_corpus("table", out, partial=True).manifest
+    assert again["text_source"].dropna().tolist() == ["sphinx"] * 3
+    assert again["utterance"].tolist() == before["utterance"].tolist()[1:]
+    lines = [json.loads(line) for line in (tmp_path / "heard.parquet.heard.jsonl").read_text().splitlines() if line]
+    assert {line["recogniser"] for line in lines} == {"sphinx"}
+    assert CliRunner().invoke(app, [*command, "--asr", "none"]).exit_code != 0

@@ -15,13 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from emofuse.corpora import read_corpus
 from emofuse.encoders import TextEncoder, load_text_encoder
 from emofuse.errors import ManifestError, SettingsError
+from emofuse.experiment import MANIFEST, extract, train
 from emofuse.features.context import earlier_texts
 from emofuse.features.extract import Extracted, extract_text
-from emofuse.manifest import make_manifest
-from emofuse.settings import TextSettings, load_recipe
-from emofuse.testing import TEXT_FAMILIES, tiny_text_encoder
+from emofuse.manifest import make_manifest, write_manifest
+from emofuse.predict import load
+from emofuse.report import plots, write_report
+from emofuse.report.plots import Plot
+from emofuse.scoring.table import read_scores
+from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, TextSettings, TrainSettings, load_recipe
+from emofuse.testing import TEXT_FAMILIES, miniature_iemocap, tiny_text_encoder
 
 SAID = ["so good", "why you bad", "it is", "i are so very sad"]
 
@@ -199,3 +205,58 @@ def test_no_recipe_that_ships_reads_context() -> None:
 def test_word_pieces_have_no_context() -> None:
     with pytest.raises(SettingsError, match="context needs an encoder of whole texts, which words is not"):
         load_recipe("text", overrides=["text.encoder=words", "text.context=2"])
+
+
+# A whole run.
+
+
+def test_a_run_is_stamped_with_context_parts_and_text_source(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "_plot", lambda draw, *, width, height, alt: Plot(b"PNG", 96, 96, alt))
+    manifest = read_corpus("iemocap", miniature_iemocap(tmp_path), partial=True).manifest
+    manifest.loc[:9, "text_source"] = "sphinx"
+    recipe = Recipe(
+        name="talk",
+        models=("text",),
+        seeds=(0,),
+        text=TextSettings(encoder=str(folders["bert"]), context=2),
+        model=ModelSettings(width=8, heads=2),
+        train=TrainSettings(epochs=1),
+        protocol=ProtocolSettings(kind="session", validation_by="session", apart="script"),
+    )
+    found = extract(manifest, recipe, tmp_path / "store")
+    outcome = train(manifest, recipe, found, tmp_path / "run", jobs=1)
+    write_manifest(manifest, tmp_path / "run" / MANIFEST)
+    result = outcome.result
+
+    assert (result["context"], result["text_sources"]) == (2, {"reference": 60, "sphinx": 10})
+    assert result["protocol"]["apart"] == "script"
+    assert result["protocol"]["leakage"]["scripts"] == 0
+    assert len(result["protocol"]["leakage"]["exact"]) == 3
+    frame = read_scores(tmp_path / "run" / "scores.parquet").frame
+    assert sorted(result["parts"]) == ["improvised", "scripted"]
+    for part, entries in result["parts"].items():
+        rows = frame[frame["utterance"].str.contains("_impro" if part == "improvised" else "_script")]
+        classes = ["angry", "happy", "neutral", "sad"]
+        right = rows[classes].to_numpy().argmax(1) == rows["label"].map(classes.index).to_numpy()
+        assert entries["text"]["utterances"] == len(rows) == {"improvised": 30, "scripted": 40}[part]
+        assert entries["text"]["wa"]["value"] == pytest.approx(right.mean())
+        recalls = [right[rows["label"].to_numpy() == name].mean() for name in classes]
+        assert entries["text"]["ua"]["value"] == pytest.approx(np.mean(recalls))
+
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    for told in (
+        "Improvised and scripted apart", "up to 2 earlier utterances of the dialogue",
+        "Transcripts: reference and sphinx",
+        "scripts: no fold trains on one that it tests", "No script of a test part whose words were given occurs",
+        "to answer with their most frequent label is right in",
+    ):  # fmt: skip
+        assert told in page, told
+
+    answer = load(tmp_path / "run" / "models" / "text").predict(text="so happy")
+    assert answer.notes == ("the model was trained on words in their dialogue, and here they are read without one",)
+    plain = recipe.model_copy(update={"text": TextSettings(encoder=str(folders["bert"]))})
+    again = train(manifest, plain, extract(manifest, plain, tmp_path / "store"), tmp_path / "plain", jobs=1).result
+    assert again["context"] == 0
+    assert load(tmp_path / "plain" / "models" / "text").predict(text="so happy").notes == ()

@@ -625,6 +625,8 @@ def test_mistakes_are_told_in_one_sentence(encoders: Path, manifest: pd.DataFram
     assert "not tuned under phones" in str(complaint(manifest, phones, tmp_path, kind="speech"))
     spread = good.model_copy(update={"speech": good.speech.model_copy(update={"segments": "mean+std"})})
     assert "not tuned under mean+std of frames" in str(complaint(manifest, spread, tmp_path, kind="concat"))
+    talk = good.model_copy(update={"text": good.text.model_copy(update={"context": 1})})
+    assert "not tuned with dialogue context" in str(complaint(manifest, talk, tmp_path, kind="text"))
     assert isinstance(complaint(manifest.assign(text=None), good, tmp_path), ManifestError)
     assert isinstance(complaint(manifest.assign(audio=None), good, tmp_path), ManifestError)
     many = Processes("cpu")

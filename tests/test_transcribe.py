@@ -94,17 +94,18 @@ def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_p
     assert (mended.computed, mended.manifest["text"].iloc[3]) == (1, "32000 samples \u2028 “heard”")
 
 
-def test_spans_of_one_file_are_heard_apart_and_text_alone_is_kept(manifest: pd.DataFrame, tmp_path: Path) -> None:
+def test_spans_of_one_file_are_heard_apart_and_text_not_said_is_kept(manifest: pd.DataFrame, tmp_path: Path) -> None:
     audio = str(tmp_path / "3.wav")
     rows = [
         {"utterance": "a", "audio": audio, "start": 0.0, "end": 0.25},
         {"utterance": "b", "audio": audio, "start": 0.25, "end": 1.0},
         {"utterance": "c", "text": "only written", "text_source": "reference"},
+        {"utterance": "d", "audio": audio, "text": "not said", "spoken": "kids are", "text_source": "reference"},
     ]
     done = transcribe_manifest(make_manifest(rows, source="test"), Dictation(), tmp_path / "heard.parquet")
-    assert [str(text).split()[0] for text in done.manifest["text"]] == ["4000", "12000", "only"]
-    assert text_sources(done.manifest) == {"dictation": 2, "reference": 1}
-    with pytest.raises(ManifestError, match="no utterance has a sound to listen to"):
+    assert [str(text).split()[0] for text in done.manifest["text"]] == ["4000", "12000", "only", "not"]
+    assert text_sources(done.manifest) == {"dictation": 2, "reference": 2}
+    with pytest.raises(ManifestError, match="no utterance has a sound that says its text"):
         transcribe_manifest(make_manifest(rows[2:], source="test"), Dictation(), tmp_path / "none.parquet")
 
 

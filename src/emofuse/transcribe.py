@@ -146,7 +146,7 @@ def transcribe_manifest(
 
     What is heard goes into a journal beside `out` at once, by the sound's content and the recogniser's name: a run
     that was cut off goes on from there, and a manifest that has grown pays for what is new. An utterance without a
-    sound keeps its words and their source.
+    sound, or whose text is not what its sound says (column `spoken`), keeps its words and their source.
 
     Args:
         manifest: Whose sounds to listen to.
@@ -157,9 +157,9 @@ def transcribe_manifest(
     Raises:
         ManifestError: No utterance has a sound.
     """
-    spoken = [row for row in utterances(manifest) if row.audio is not None]
+    spoken = [row for row in utterances(manifest[manifest["spoken"].isna()]) if row.audio is not None]
     if not spoken:
-        raise ManifestError("no utterance has a sound to listen to", remedy="check column 'audio' of the manifest")
+        raise ManifestError("no utterance has a sound that says its text", remedy="transcribe another manifest")
     journal = out.with_name(f"{out.name}.heard.jsonl")
     heard = _heard_before(journal)
     failed: dict[str, AudioError] = {}

@@ -24,13 +24,13 @@ from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import Steps, TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
-from emofuse.manifest import utterances, write_manifest
+from emofuse.manifest import parts, text_sources, utterances, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, final_fold, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
-from emofuse.scoring.result import evaluate, tested_fingerprint, versions
+from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint
@@ -95,6 +95,8 @@ def finetune(
     _check_streams(manifest, streams)
     if "speech" in streams:
         _steps(kind, recipe)
+    if "text" in streams and recipe.text.context:
+        raise SettingsError("encoders are not tuned with dialogue context", where="text.context", remedy="set it to 0")
     specifications = {stream: encoder.specification for stream, encoder in _load(recipe, streams, "cpu").items()}
     recordings = listen(list(utterances(manifest)), streams, processes, progress=progress)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in recordings.failed.items()}}
@@ -383,11 +385,12 @@ def _gather(
     done = [unit for unit in units if job.finished(unit)]
     tables = [read_scores(job.root / unit.folder / "scores.parquet") for unit in done if unit.fold.test]
     models: dict[str, Any] = {}
-    tested = ""
+    tested, apart = "", {}
     if tables:
         scores = join_scores(tables)
         write_scores(scores, out / "scores.parquet")
         models, tested = evaluate(scores), tested_fingerprint(scores)
+        apart = evaluate_parts(scores, parts(manifest))
     mixes: dict[str, list[list[float]]] = {}
     for unit in done:
         for stream, weights in read_unit(job.root / unit.folder)["layer_weights"].items():
@@ -398,6 +401,7 @@ def _gather(
         "tuned": kind,
         "corpus": ", ".join(sorted(manifest["corpus"].dropna().unique())),
         "models": models,
+        "parts": apart,
         "comparisons": [],
         "protocol": {
             **protocol.settings.model_dump(mode="json"),
@@ -409,6 +413,8 @@ def _gather(
             "speakers": int(manifest["speaker"].nunique()),
             "leakage": protocol.leakage,
         },
+        "text_sources": text_sources(manifest[manifest["utterance"].isin(list(protocol.labels))]),
+        "context": 0,
         "encoders": {stream: asdict(one) for stream, one in job.specifications.items()},
         "layer_weights": {kind: mixes},
         "recipe": recipe.model_dump(mode="json"),

@@ -16,11 +16,13 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from emofuse import leakage as leakage_module
+from emofuse.corpora import read_corpus
 from emofuse.errors import ProtocolError
 from emofuse.leakage import NEAR, leakage, normalise
 from emofuse.manifest import make_manifest
 from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
 from emofuse.settings import ProtocolSettings
+from emofuse.testing import miniature_iemocap
 from emofuse.types import Fold
 
 few = settings(deadline=None, derandomize=True, max_examples=60)
@@ -725,3 +727,9 @@ def test_normalising_is_that_of_a_plain_loop_and_settles(text: str) -> None:
 )
 def test_normalising_drops_case_and_punctuation(text: str, expected: str) -> None:
     assert normalise(text) == expected
+
+
+def test_iemocap_leaves_one_session_out_where_nothing_else_is_asked_for(tmp_path: Path) -> None:
+    manifest = read_corpus("iemocap", miniature_iemocap(tmp_path / "mini"), partial=True).manifest
+    folds = make_protocol(manifest, ProtocolSettings(validation_groups=1)).folds
+    assert [fold.name for fold in folds] == [f"session-{number}" for number in range(1, 6)]

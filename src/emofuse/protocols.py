@@ -102,6 +102,8 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     corpora, speakers = set(frame["corpus"].dropna().unique()), set(frame["speaker"].dropna().unique())
     if any(corpora == {name} and speakers.issuperset(chain(*folds)) for name, folds in EMOBOX.items()):
         return settings.model_copy(update={"kind": "fixed", "fixed": "emobox"})
+    if corpora == {"iemocap"}:
+        return settings.model_copy(update={"kind": "session"})
     if {"train", "dev", "test"} <= set(frame["session"].dropna().unique()):
         return settings.model_copy(update={"kind": "split"})
     few = frame["speaker"].nunique() <= FEW_SPEAKERS

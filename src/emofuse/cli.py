@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_scores, cli_transcribe
-from emofuse.cli_options import pairs_of, recipe_of
+from emofuse.cli_options import reading_of, recipe_of
 from emofuse.errors import EmofuseError, SettingsError
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def run(
             chosen,
             corpus,
             root,
-            partial=partial,
-            columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
-            options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
+            **reading_of(partial, column, option),
             jobs=jobs,
             device=device,
         )
@@ -120,9 +118,7 @@ def run(
             store=store,
             jobs=jobs,
             device=device,
-            partial=partial,
-            columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
-            options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
+            **reading_of(partial, column, option),
             command=typed_command(),
             progress=bars,
         )
@@ -159,9 +155,7 @@ def prepare(
             corpus,
             root,
             out,
-            partial=partial,
-            columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
-            options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
+            **reading_of(partial, column, option),
             progress=bars,
         )
     manifest = found.manifest

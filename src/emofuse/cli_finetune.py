@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from emofuse.cli_options import pairs_of, recipe_of
+from emofuse.cli_options import reading_of, recipe_of
 from emofuse.errors import EmofuseError
 
 STOPPED_ALREADY = 2
@@ -60,9 +60,7 @@ def finetune(
             found = read_corpus(
                 corpus,
                 root,
-                partial=partial,
-                columns=pairs_of(column, "--column", "OURS=YOURS", "label=emotion"),
-                options=pairs_of(option, "--option", "NAME=VALUE", "labels=six"),
+                **reading_of(partial, column, option),
                 progress=progress,
             )
             outcome = tune(

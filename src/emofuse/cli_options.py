@@ -1,10 +1,10 @@
-"""What verbs in different files share: reading a recipe, and pairs such as columns, from options."""
+"""What verbs in different files share: a recipe, and how a corpus is read, from options."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emofuse.errors import SettingsError
 
@@ -24,7 +24,16 @@ def recipe_of(
     return load_recipe(name, overrides=[*flags, *(overrides or [])])
 
 
-def pairs_of(pairs: list[str] | None, flag: str, form: str, example: str) -> Mapping[str, str] | None:
+def reading_of(partial: bool, column: list[str] | None, option: list[str] | None) -> dict[str, Any]:
+    """How a corpus is read, as `read_corpus` takes it, from the options of a verb."""
+    return {
+        "partial": partial,
+        "columns": _pairs(column, "--column", "OURS=YOURS", "label=emotion"),
+        "options": _pairs(option, "--option", "NAME=VALUE", "labels=six"),
+    }
+
+
+def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mapping[str, str] | None:
     """What an option names as often as one likes, such as `OURS=YOURS`."""
     if not pairs:
         return None

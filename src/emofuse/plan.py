@@ -22,6 +22,7 @@ from emofuse.training.material import (
     granularities_of,
     joined_kinds,
     speech_width,
+    step_width,
     streams_of,
     text_granularity_of,
     trained_kinds,
@@ -136,8 +137,7 @@ def _speech(
     disk = 0
     for step in steps:
         count = float(utterances) if step == "utterance" else seconds * _rate(step, one, recipe)
-        wide = recipe.speech.segments == "mean+std" and step != "frame"
-        disk += round(count * len(one.selected) * one.width * (2 if wide else 1) * HALF)
+        disk += round(count * len(one.selected) * step_width(step, recipe, one) * HALF)
     what = f"{one.name} at {', '.join(steps)}, {1 / taken:.0f} times as fast as speech"
     return one, Stage(name="speech features", what=what, seconds=seconds * taken, disk=disk)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -45,8 +45,12 @@ def granularities_of(kind: ModelKind, recipe: Recipe) -> tuple[Granularity, ...]
 
 def speech_width(kind: ModelKind, recipe: Recipe, encoder: EncoderSpecification) -> int:
     """Numbers a step of what a model reads of speech."""
-    frames = "frame" in granularities_of(kind, recipe)
-    return 2 * encoder.width if recipe.speech.segments == "mean+std" and not frames else encoder.width
+    return step_width(granularities_of(kind, recipe)[0], recipe, encoder)
+
+
+def step_width(granularity: Granularity, recipe: Recipe, encoder: EncoderSpecification) -> int:
+    """Numbers a step of speech at a granularity."""
+    return encoder.width * (2 if recipe.speech.segments == "mean+std" and granularity != "frame" else 1)
 
 
 def text_granularity_of(kind: ModelKind) -> TextGranularity:
@@ -61,25 +65,18 @@ def streams_of(kind: ModelKind) -> tuple[str, ...]:
 
 def trained_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
     """The models that a recipe has to train; those that are joined bring their parts with them."""
-    trained: dict[ModelKind, None] = {}
-
-    def add(kind: ModelKind) -> None:
-        for part in PARTS.get(kind, ()):
-            add(part)
-        if kind not in PARTS:
-            trained[kind] = None
-
-    for kind in recipe.models:
-        add(kind)
-    return tuple(sorted(trained, key=get_args(ModelKind).index))
+    wanted = _with_parts(recipe.models)
+    return tuple(kind for kind in get_args(ModelKind) if kind in wanted and kind not in PARTS)
 
 
 def joined_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
     """The models that a recipe joins from others, parts before what they are part of."""
-    wanted = set(recipe.models)
-    if "multi-level" in wanted:
-        wanted.add("late")
+    wanted = _with_parts(recipe.models)
     return tuple(kind for kind in PARTS if kind in wanted)
+
+
+def _with_parts(kinds: Iterable[ModelKind]) -> set[ModelKind]:
+    return {one for kind in kinds for one in (kind, *_with_parts(PARTS.get(kind, ())))}
 
 
 @dataclass(frozen=True, kw_only=True)

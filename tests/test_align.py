@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -673,6 +674,31 @@ def test_a_manifest_is_aligned_by_ctc(recogniser: Path, tmp_path: Path) -> None:
     rows = [{"utterance": "a", "audio": str(tmp_path / "a.wav"), "text": "Abe, hello", "language": "de"}]
     found = align_manifest(make_manifest(rows, source="test"), aligner="ctc", model=str(recogniser))
     assert (found["a"].source, labels(found["a"].tiers["word"])) == ("ctc", ["abe", "hello"])
+
+
+def test_what_other_weights_have_aligned_is_aligned_again(recogniser: Path, tmp_path: Path) -> None:
+    """Weights count, not where they lie."""
+    soundfile.write(tmp_path / "a.wav", tone(1.0, seed=0), SAMPLING_RATE)
+    rows = [{"utterance": "a", "audio": str(tmp_path / "a.wav"), "text": "Abe, hello"}]
+    manifest, out = make_manifest(rows, source="test"), tmp_path / "alignments.parquet"
+    model, moved = shutil.copytree(recogniser, tmp_path / "model"), tmp_path / "moved"
+
+    def marked(place: Path) -> bool:
+        """Whether an alignment that was made before is kept."""
+        (found,) = align_manifest(manifest, out, aligner="ctc", model=str(place)).values()
+        kept = labels(found.tiers["word"]) == ["kept"]
+        write_alignments(
+            [replace(found, tiers={"word": (Segment(start=0, end=0.1, label="kept"),)})], out, marks=read_marks(out)
+        )
+        return kept
+
+    assert [marked(model), marked(model)] == [False, True]
+    model.rename(moved)
+    assert marked(moved)
+    network = transformers.Wav2Vec2ForCTC.from_pretrained(moved)
+    torch.nn.init.normal_(network.lm_head.weight, std=1.0)
+    network.save_pretrained(moved)
+    assert not marked(moved)
 
 
 # Real recordings

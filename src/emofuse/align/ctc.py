@@ -5,8 +5,8 @@ Method: Viterbi over the states of Graves et al., Connectionist Temporal Classif
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,22 +121,19 @@ class CtcAligner:
     def __init__(self, model: str, *, device: str = "cpu") -> None:
         import transformers
 
+        from emofuse.encoders.checkpoint import quiet
+
         # transformers leaves part of its public face untyped.
         auto: Any = transformers
 
         self.model = model
         try:
-            with _quietly():
+            with quiet():
                 self._network: Any = auto.AutoModelForCTC.from_pretrained(model, use_safetensors=True)
                 self._preprocessor: Any = auto.AutoFeatureExtractor.from_pretrained(model)
                 tokenizer: Any = auto.AutoTokenizer.from_pretrained(model)
         except Exception as error:
-            first = str(error).strip().split("\n")[0].rstrip(".")
-            raise EncoderError(
-                f"this is no CTC model that can be loaded ({first or type(error).__name__})",
-                where=model,
-                remedy="give the Hub id or the folder of one with safetensors weights, preprocessor and tokenizer",
-            ) from error
+            raise _no_model(model, error) from error
         self._network = self._network.eval().to(device)
         self._device = device
         self._symbols: dict[str, int] = tokenizer.get_vocab()
@@ -251,6 +248,35 @@ class CtcAligner:
         return spans
 
 
+def model_revision(model: str) -> str:
+    """What tells a model's weights from others, wherever they lie: the commit on the Hub, or a hash of the folder.
+
+    Raises:
+        EncoderError: The model cannot be had.
+    """
+    from transformers import AutoConfig
+
+    from emofuse.encoders.checkpoint import content_hash, quiet
+
+    try:
+        if Path(model).is_dir():
+            return content_hash(Path(model))
+        with quiet():
+            commit: str = AutoConfig.from_pretrained(model, trust_remote_code=False)._commit_hash
+        return commit
+    except Exception as error:
+        raise _no_model(model, error) from error
+
+
+def _no_model(model: str, error: Exception) -> EncoderError:
+    first = str(error).strip().split("\n")[0].rstrip(".")
+    return EncoderError(
+        f"this is no CTC model that can be loaded ({first or type(error).__name__})",
+        where=model,
+        remedy="give the Hub id or the folder of one with safetensors weights, preprocessor and tokenizer",
+    )
+
+
 def _phone_symbols(vocabulary: set[str]) -> dict[str, str]:
     """The model's symbol for each ARPAbet phone; empty where its symbols are letters."""
     arpabet = {plain(one): one for one in sorted(vocabulary, reverse=True) if plain(one) in PHONES}
@@ -262,20 +288,3 @@ def _phone_symbols(vocabulary: set[str]) -> dict[str, str]:
         if known:
             found[phone] = known[0]
     return found if found.keys() >= PHONES else {}
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the loading bars and remarks of transformers to itself."""
-    from transformers.utils import logging as remarks
-
-    logging: Any = remarks
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

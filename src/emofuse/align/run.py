@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from emofuse.align.ctc import CtcAligner
+from emofuse.align.ctc import CtcAligner, model_revision
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
@@ -63,8 +63,8 @@ def align_manifest(
 
     Args:
         manifest: One row an utterance.
-        out: Table of alignments to write, now and then and at the end. What it holds of the same sound, words and
-            aligner is kept; only what failed is tried again.
+        out: Table of alignments to write, now and then and at the end. What it holds of the same sound, words,
+            aligner and weights is kept; only what failed is tried again.
         aligner: `sphinx`, `ctc` or `shipped`; None takes what the corpus ships, and Sphinx where it ships nothing.
         model: For `ctc`: a Hub id or a folder.
         files: Another aligner's TextGrids or CTM, instead of an aligner.
@@ -88,7 +88,8 @@ def align_manifest(
     """
     _check(aligner, model, files)
     tasks = list(_tasks(manifest, aligner))
-    marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, model))}
+    weights = model_revision(model) if model else None
+    marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, weights))}
     done = _kept(out, marks)
     others = {name: one for name, one in _there(out).items() if name not in {t.utterance.utterance for t in tasks}}
     todo = [task for task in tasks if task.utterance.utterance not in done]
@@ -139,7 +140,7 @@ def _tasks(manifest: pd.DataFrame, aligner: AlignerName | None) -> Iterator[_Tas
         yield _Task(utterance=utterance, corpus=corpus, language=language, aligner=chosen)
 
 
-def _mark(task: _Task, model: str | None) -> str | None:
+def _mark(task: _Task, weights: str | None) -> str | None:
     """Changes with whatever shapes the alignment; None where it is read, not made, or cannot be known."""
     one = task.utterance
     if task.aligner == "shipped" or one.audio is None:
@@ -148,7 +149,7 @@ def _mark(task: _Task, model: str | None) -> str | None:
         sound = content_key(one.audio, start=one.start, end=one.end)
     except AudioError:
         return None
-    return fingerprint(_VERSION, task.aligner, model, sound, one.text, task.language)
+    return fingerprint(_VERSION, task.aligner, weights, sound, one.text, task.language)
 
 
 def _there(out: Path | None) -> dict[str, Alignment]:

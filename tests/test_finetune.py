@@ -19,12 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 from emofuse import cli
 from emofuse.audio import load_audio
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError
+from emofuse.experiment import check_folder
 from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
 from emofuse.finetune.loop import BEST, CHECKPOINT, Tuner
@@ -452,6 +454,8 @@ def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.D
     unit = "units/early-frame/final-seed0"
     assert (tmp_path / "cut" / unit / CHECKPOINT).exists()
     assert not (tmp_path / "cut" / unit / "unit.json").exists()
+    with pytest.raises(SettingsError, match="encoders are tuned"):
+        check_folder(tmp_path / "cut")
     finetune(manifest, how, tmp_path / "cut", **options)
     assert len(model_bytes(tmp_path / "whole")) == 3
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
@@ -645,6 +649,21 @@ def test_the_folder_of_another_run_is_left_alone(
     (tmp_path / "result.json").write_text(held)
     assert "another model, or one on frozen features" in str(complaint(manifest, recipe(encoders), tmp_path))
     assert (tmp_path / "result.json").read_text() == held
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_a_run_on_frozen_features_leaves_a_tuned_one_alone(verb: str, tuned: Path, corpus: Path) -> None:
+    place = tuned / "speech"
+    before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
+    out = ["--out", str(place), "--speech-encoder", "logmel", "--text-encoder", "words"]
+    found = {
+        "run": ["--corpus", "table", "--root", str(corpus)],
+        "train": ["--manifest", str(place / "manifest.parquet"), "--store", str(place / "features")],
+    }
+    done = CliRunner().invoke(cli.app, [verb, "fusion", *found[verb], *out])
+    assert isinstance(done.exception, SettingsError)
+    assert "encoders are tuned with the model; choose another folder." in str(done.exception)
+    assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
 
 
 def test_launched_processes_that_are_each_alone_do_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,13 +222,14 @@ def train(
     """Cross-validate a recipe's models and keep one of each that is trained, and `late`, from all speakers."""
     from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, typed_command
-    from emofuse.experiment import MANIFEST
+    from emofuse.experiment import MANIFEST, check_folder
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
     from emofuse.manifest import read_manifest, write_manifest
 
     chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
     table = read_manifest(manifest)
+    check_folder(out)
     write_manifest(table, out / MANIFEST)
     with Bars() as bars:
         found = read_alignments(alignments) if alignments else None

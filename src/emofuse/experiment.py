@@ -17,7 +17,7 @@ from emofuse.checkpoint import Checkpoint, late_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AlignmentError, AudioError, ManifestError
+from emofuse.errors import AlignmentError, AudioError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import written_whole
 from emofuse.manifest import parts, read_manifest, text_sources, utterances, write_manifest
@@ -44,6 +44,8 @@ from emofuse.types import TIERS, Alignment, Fold
 
 MANIFEST, ALIGNMENTS, STORE, UNITS, MODELS = "manifest.parquet", "alignments.parquet", "features", "units", "models"
 SINGLE = ("speech", "text")
+TUNED = ("encoders", "checkpoint.safetensors")
+"""What fine-tuning leaves in a unit's folder beside the files that every training does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,23 @@ class Outcome:
     out: Path
     result: Mapping[str, Any]
     skipped: Mapping[str, str]
+
+
+def check_folder(out: Path) -> None:
+    """See that no training on frozen features writes over what fine-tuning has done, or was cut off in.
+
+    Raises:
+        SettingsError: The folder holds a run whose encoders are tuned.
+    """
+    units = [path.parent for path in out.glob(f"{UNITS}/*/*/*") if path.name in TUNED]
+    try:
+        held = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        held = {}
+    if units or (isinstance(held, dict) and "tuned" in held):
+        raise SettingsError(
+            "the folder holds a run whose encoders are tuned with the model", where=out, remedy="choose another folder"
+        )
 
 
 def prepare(
@@ -219,8 +238,10 @@ def train(
 
     Raises:
         ProtocolError: The corpus cannot be split as asked.
+        SettingsError: The folder holds a run whose encoders are tuned.
     """
     check_device(device)
+    check_folder(out)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in features.failed.items()}}
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
@@ -312,6 +333,7 @@ def run(
         EmofuseError: The first thing that a person has to mend.
     """
     check_device(device)
+    check_folder(out)
     found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, options=options, progress=progress)
     manifest = read_manifest(out / MANIFEST)
     alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)

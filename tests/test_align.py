@@ -38,6 +38,7 @@ from emofuse.errors import AlignmentError, EncoderError, SettingsError
 from emofuse.manifest import make_manifest
 from emofuse.testing import tone
 from emofuse.types import TIERS, Alignment, Segment, Utterance
+from emofuse.workers import in_processes
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -648,7 +649,8 @@ def test_a_process_that_dies_costs_one_utterance(tmp_path: Path) -> None:
         return run._Task(utterance=one, corpus=None, language=language, aligner="sphinx")
 
     tasks = [task("a", None), task("b", Deadly("en")), task("c", None)]
-    found = {one.utterance: one.problem for one in run._in_parallel(tasks, jobs=1)}
+    done = in_processes(run._sphinx, tasks, jobs=2, died=run._died)
+    found = {one.utterance: one.problem for one in done}
     assert found.keys() == {"a", "b", "c"}
     assert "died" in str(found["b"])
     assert "no such file" in str(found["a"])

@@ -21,6 +21,7 @@ ORDER = (
     "types",
     "settings",
     "seeds",
+    "workers",
     "manifest",
     "containers",
     "audio",

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from emofuse.cli import app
 from emofuse.corpora import read_corpus
-from emofuse.errors import ManifestError
+from emofuse.errors import ManifestError, SettingsError
 from emofuse.manifest import COLUMNS, make_manifest, read_manifest, text_sources, write_manifest
 from emofuse.testing import tiny_corpus, tone
 from emofuse.transcribe import SphinxTranscriber, transcribe_manifest
@@ -113,6 +113,44 @@ def test_sphinx_bears_clips_of_any_length() -> None:
     sphinx = SphinxTranscriber()
     for samples in (1, 100, 4000):
         assert isinstance(sphinx.transcribe(np.zeros(samples, np.float32)), str)
+
+
+def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """Sounds heard twice, files that are broken or gone, and text that is not said included."""
+    (tmp_path / "2.wav").write_text("this is no sound")
+    gone = {**manifest.iloc[0].to_dict(), "utterance": "gone", "audio": str(tmp_path / "gone.wav")}
+    twice = {**manifest.iloc[0].to_dict(), "utterance": "twice"}
+    whole = make_manifest([*manifest.to_dict("records"), gone, twice], source="test")
+    sphinx = SphinxTranscriber()
+    one, two = (transcribe_manifest(whole, sphinx, tmp_path / f"{jobs}.parquet", jobs=jobs) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(one.manifest, two.manifest)
+    assert {name: str(error) for name, error in one.failed.items()} == {
+        name: str(error) for name, error in two.failed.items()
+    }
+    assert list(one.failed) == list(two.failed) == ["u2", "gone"]
+    assert one.computed == two.computed == 3
+    lines = [(tmp_path / f"{jobs}.parquet.heard.jsonl").read_text().split("\n") for jobs in (1, 2)]
+    assert sorted(lines[0]) == sorted(lines[1])
+
+
+def test_what_sphinx_hears_does_not_depend_on_what_came_before() -> None:
+    """Or the share of work that a process gets would show in the words."""
+    sphinx = SphinxTranscriber()
+    clip = tone(1.0, seed=3)
+
+    def heard() -> tuple[str, float]:
+        text = sphinx.transcribe(clip)
+        return text, sphinx._decoder.hyp().best_score
+
+    first = heard()
+    sphinx.transcribe(0.05 * np.random.default_rng(0).normal(size=16000).astype(np.float32))
+    assert heard() == first
+
+
+def test_other_recognisers_share_one_process(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="dictation hears in one process; leave it out, or use --asr sphinx"):
+        transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", jobs=2)
+    assert transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", jobs=1).computed == 4
 
 
 def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ def transcribe(
     out: Annotated[Path, typer.Option(help="Manifest to write (.parquet); what is heard is kept beside it.")],
     asr: Annotated[str, typer.Option(help="Who writes down the words: sphinx (English) or whisper.")] = "sphinx",
     model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="For sphinx: parallel processes (default: one a core).")
+    ] = None,
     device: Annotated[str, typer.Option(help="For whisper, where to compute: cpu, cuda.")] = "cpu",
 ) -> None:
     """Write a manifest with what a recogniser hears in the place of its transcripts."""
@@ -26,7 +29,7 @@ def transcribe(
     if transcriber is None:
         raise SettingsError("no recogniser was chosen", where="--asr", remedy="use sphinx or whisper")
     with Bars() as bars:
-        done = transcribe_manifest(read_manifest(manifest), transcriber, out, progress=bars)
+        done = transcribe_manifest(read_manifest(manifest), transcriber, out, jobs=jobs, progress=bars)
     words = int((done.manifest["text_source"] == transcriber.name).sum())
     say(f"{out}: the words of {words} utterances are those of {transcriber.name}; {done.computed} sounds heard now")
     finish({name: error.advice for name, error in done.failed.items()})

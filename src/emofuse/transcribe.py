@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 from emofuse.audio import content_key, load_audio
 from emofuse.errors import AudioError, EncoderError, ManifestError, SettingsError
 from emofuse.manifest import utterances, write_manifest
-from emofuse.progress import Progress, Silent, track
+from emofuse.progress import Progress, Silent
+from emofuse.types import Utterance
+from emofuse.workers import in_processes
 
 Recogniser = Literal["whisper", "sphinx", "none"]
 RECOGNISERS: Sequence[Recogniser] = ("whisper", "sphinx", "none")
 WHISPER = "base.en"
+LABEL = "Transcribing"
 
 
 class Transcriber(Protocol):
@@ -51,6 +55,8 @@ class SphinxTranscriber:
     def transcribe(self, clip: NDArray[np.float32]) -> str:
         """See `Transcriber.transcribe`."""
         sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16)
+        # The front end counts a frame of its last utterance into this one's mean: let it forget.
+        self._decoder.reinit_feat()
         self._decoder.start_utt()
         self._decoder.process_raw(sound.tobytes(), full_utt=True)
         self._decoder.end_utt()
@@ -140,7 +146,12 @@ class Transcribed:
 
 
 def transcribe_manifest(
-    manifest: pd.DataFrame, transcriber: Transcriber, out: Path, *, progress: Progress = Silent()
+    manifest: pd.DataFrame,
+    transcriber: Transcriber,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    progress: Progress = Silent(),
 ) -> Transcribed:
     """Write a manifest with the words that a recogniser hears in the place of its transcripts.
 
@@ -152,44 +163,93 @@ def transcribe_manifest(
         manifest: Whose sounds to listen to.
         transcriber: The recogniser.
         out: Manifest to write.
-        progress: Told about each utterance.
+        jobs: Parallel processes for Sphinx; by default one a core. Other recognisers share one process.
+        progress: Told about each sound.
 
     Raises:
         ManifestError: No utterance has a sound.
+        SettingsError: Several processes are asked for, and the recogniser is not Sphinx.
     """
+    if jobs is not None and jobs > 1 and not isinstance(transcriber, SphinxTranscriber):
+        raise SettingsError(
+            f"{transcriber.name} hears in one process", where="--jobs", remedy="leave it out, or use --asr sphinx"
+        )
     spoken = [row for row in utterances(manifest[manifest["spoken"].isna()]) if row.audio is not None]
     if not spoken:
         raise ManifestError("no utterance has a sound that says its text", remedy="transcribe another manifest")
     journal = out.with_name(f"{out.name}.heard.jsonl")
     heard = _heard_before(journal)
     failed: dict[str, AudioError] = {}
-    texts: dict[str, str] = {}
-    computed = 0
+    sounds: dict[str, str] = {}
+    for row in spoken:
+        try:
+            sounds[row.utterance] = content_key(row.audio or "", start=row.start, end=row.end)
+        except AudioError as error:
+            failed[row.utterance] = error
+    first = {sounds[row.utterance]: row for row in reversed(spoken) if row.utterance in sounds}
+    new = [row for row in first.values() if (transcriber.name, sounds[row.utterance]) not in heard][::-1]
+    deaf: dict[str, AudioError] = {}
+    progress.start(LABEL, len(first))
+    progress.advance(LABEL, len(first) - len(new))
     journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as file:
-        for row in track(spoken, "Transcribing", total=len(spoken), progress=progress):
-            assert row.audio is not None  # noqa: S101
-            try:
-                sound = content_key(row.audio, start=row.start, end=row.end)
-                if (transcriber.name, sound) not in heard:
-                    text = transcriber.transcribe(load_audio(row.audio, start=row.start, end=row.end))
-                    line = json.dumps({"recogniser": transcriber.name, "sound": sound, "text": text})
+    try:
+        with journal.open("a", encoding="utf-8") as file:
+            for row, found in _listen(new, transcriber, jobs=jobs or os.cpu_count() or 1):
+                sound = sounds[row.utterance]
+                if isinstance(found, AudioError):
+                    deaf[sound] = found
+                else:
                     # A line of its own, whatever was cut off before.
+                    line = json.dumps({"recogniser": transcriber.name, "sound": sound, "text": found})
                     file.write(f"\n{line}\n")
                     file.flush()
-                    heard[transcriber.name, sound] = text
-                    computed += 1
-                texts[row.utterance] = heard[transcriber.name, sound]
-            except AudioError as error:
-                failed[row.utterance] = error
+                    heard[transcriber.name, sound] = found
+                progress.advance(LABEL)
+    finally:
+        progress.finish(LABEL)
+    failed |= {name: deaf[sound] for name, sound in sounds.items() if sound in deaf}
+    texts = {name: heard[transcriber.name, sound] for name, sound in sounds.items() if sound not in deaf}
+    order = {row.utterance: place for place, row in enumerate(spoken)}
+    failed = dict(sorted(failed.items(), key=lambda one: order[one[0]]))
     listened = manifest["utterance"].isin([row.utterance for row in spoken])
     names = manifest["utterance"]
-    found = manifest.assign(
+    written = manifest.assign(
         text=manifest["text"].mask(listened, names.map({name: text or None for name, text in texts.items()})),
         text_source=manifest["text_source"].mask(listened, names.map(dict.fromkeys(texts, transcriber.name))),
     ).astype({"text": "string", "text_source": "string"})
-    write_manifest(found, out)
-    return Transcribed(manifest=found, failed=failed, computed=computed)
+    write_manifest(written, out)
+    return Transcribed(manifest=written, failed=failed, computed=len(new) - len(deaf))
+
+
+def _listen(
+    rows: Sequence[Utterance], transcriber: Transcriber, *, jobs: int
+) -> Iterator[tuple[Utterance, str | AudioError]]:
+    """What is heard in each recording, or why nothing can be, in the order in which that is known."""
+    if isinstance(transcriber, SphinxTranscriber) and min(jobs, len(rows)) > 1:
+        yield from in_processes(_by_sphinx, rows, jobs=jobs, died=_died)
+    else:
+        yield from ((row, _hear(row, transcriber)) for row in rows)
+
+
+def _hear(row: Utterance, transcriber: Transcriber) -> str | AudioError:
+    try:
+        return transcriber.transcribe(load_audio(row.audio or "", start=row.start, end=row.end))
+    except AudioError as error:
+        return error
+
+
+_WORKER: dict[str, SphinxTranscriber] = {}
+
+
+def _by_sphinx(row: Utterance) -> tuple[Utterance, str | AudioError]:
+    if "sphinx" not in _WORKER:
+        _WORKER["sphinx"] = SphinxTranscriber()
+    return row, _hear(row, _WORKER["sphinx"])
+
+
+def _died(row: Utterance) -> tuple[Utterance, AudioError]:
+    remedy = "check the recording, or make more memory free"
+    return row, AudioError("the recogniser died of this sound", where=row.audio, remedy=remedy)
 
 
 def _heard_before(journal: Path) -> dict[tuple[str, str], str]:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -23,6 +19,7 @@ from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
 from emofuse.types import Alignment, Utterance
+from emofuse.workers import in_processes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +29,6 @@ ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
 
 LABEL = "Aligning"
 _VERSION = 1  # Of what an aligner makes of the same sound and words.
-_AHEAD = 4  # Utterances that wait for each process.
 _SAVE_EVERY = 30.0  # Seconds.
 
 
@@ -183,10 +179,7 @@ def _align(
         recogniser = CtcAligner(model or "", device=device)
         yield from (_attempt(task, lambda task: _by(recogniser, task), source="ctc") for task in by_ctc)
     by_sphinx = [task for task in tasks if task.aligner == "sphinx"]
-    if min(jobs, len(by_sphinx)) > 1:
-        yield from _in_parallel(by_sphinx, jobs=min(jobs, len(by_sphinx)))
-    else:
-        yield from map(_sphinx, by_sphinx)
+    yield from in_processes(_sphinx, by_sphinx, jobs=jobs, died=_died)
 
 
 def _attempt(task: _Task, work: Callable[[_Task], Mapping[Any, Any]], *, source: str) -> Alignment:
@@ -229,42 +222,10 @@ def _sphinx(task: _Task) -> Alignment:
     return _attempt(task, lambda task: _by(_WORKER["sphinx"], task), source="sphinx")
 
 
-def _in_parallel(tasks: Sequence[_Task], *, jobs: int) -> Iterator[Alignment]:
-    """Align in worker processes; a sound on which one dies is found out and reported, and the rest goes on."""
-    waiting = deque(tasks)
-    while waiting:
-        running: dict[Future[Alignment], _Task] = {}
-        pool = _pool(jobs)
-        try:
-            while waiting or running:
-                while waiting and len(running) < _AHEAD * jobs:
-                    running[pool.submit(_sphinx, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    alignment = future.result()
-                    del running[future]
-                    yield alignment
-        except BrokenProcessPool:
-            for task in running.values():
-                yield _alone(task)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _alone(task: _Task) -> Alignment:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(_sphinx, task).result()
-        except BrokenProcessPool:
-            return Alignment(
-                utterance=task.utterance.utterance,
-                tiers={},
-                source="sphinx",
-                problem="the aligner died of this sound; check the recording, or make more memory free",
-            )
-
-
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Forking a process that holds threads can hang, so every worker starts afresh.
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+def _died(task: _Task) -> Alignment:
+    return Alignment(
+        utterance=task.utterance.utterance,
+        tiers={},
+        source="sphinx",
+        problem="the aligner died of this sound; check the recording, or make more memory free",
+    )

@@ -1,0 +1,68 @@
+"""Work in other processes, of which one that dies costs no more than the one thing that it died of."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_AHEAD = 4  # Tasks that wait for each process.
+
+
+def in_processes(
+    work: Callable[[Task], Result], tasks: Sequence[Task], *, jobs: int, died: Callable[[Task], Result]
+) -> Iterator[Result]:
+    """Do every task, in processes where that pays, and give each result as soon as it is there.
+
+    Args:
+        work: What is done to a task; a function of a module, so that other processes find it.
+        tasks: What to do, in the order of beginning.
+        jobs: Processes at most; with one, or a single task, all is done in this one.
+        died: The result of a task on which a process dies.
+
+    Example:
+        >>> list(in_processes(len, ["a", "bc"], jobs=1, died=lambda task: -1))
+        [1, 2]
+    """
+    jobs = min(jobs, len(tasks))
+    if jobs <= 1:
+        yield from map(work, tasks)
+        return
+    waiting = deque(tasks)
+    while waiting:
+        running: dict[Future[Result], Task] = {}
+        pool = _pool(jobs)
+        try:
+            while waiting or running:
+                while waiting and len(running) < _AHEAD * jobs:
+                    running[pool.submit(work, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    result = future.result()
+                    del running[future]
+                    yield result
+        except BrokenProcessPool:
+            for task in running.values():
+                yield _alone(work, task, died)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone(work: Callable[[Task], Result], task: Task, died: Callable[[Task], Result]) -> Result:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(work, task).result()
+        except BrokenProcessPool:
+            return died(task)
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    # Forking a process that holds threads can hang, so every worker starts afresh.
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))

@@ -10,10 +10,13 @@ from typer.testing import CliRunner
 
 from emofuse.cli import app
 from emofuse.corpora import read_corpus
+from emofuse.errors import ManifestError
 from emofuse.experiment import extract
 from emofuse.plan import make_plan
 from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
 from emofuse.testing import tiny_corpus, tiny_text_encoder
+
+OTHER = {"text": "speech", "audio": "text"}
 
 
 def recipe(folder: Path, **changes: Any) -> Recipe:
@@ -65,3 +68,18 @@ def test_the_command_only_plans(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "early-frame" in done.output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("absent", ["text", "audio"])
+@pytest.mark.parametrize("encoder", ["words", "bert"])
+def test_what_the_run_refuses_is_not_planned(absent: str, encoder: str, tmp_path: Path) -> None:
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest.assign(**{absent: None})
+    chosen = recipe(tmp_path, **({"text": TextSettings(encoder="words")} if encoder == "words" else {}))
+    said = []
+    for work in (lambda: make_plan(manifest, chosen, jobs=1), lambda: extract(manifest, chosen, tmp_path / "store")):
+        with pytest.raises(ManifestError) as caught:
+            work()
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+    assert {"text": "no utterance has text", "audio": "has no audio"}[absent] in said[0]
+    make_plan(manifest, recipe(tmp_path, models=(OTHER[absent],)), jobs=1)

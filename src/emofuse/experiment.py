@@ -164,6 +164,7 @@ def extract(
         AlignmentError: The recipe reads segments and there are no alignments.
     """
     check_device(device)
+    check_streams(manifest, recipe)
     kinds = trained_kinds(recipe)
     if alignments is None and _tiers(recipe):
         raise AlignmentError(
@@ -173,12 +174,6 @@ def extract(
     streams = {stream for kind in kinds for stream in streams_of(kind)}
     speech = text = None
     if "speech" in streams:
-        silent = manifest["audio"].isna()
-        if silent.any():
-            raise ManifestError(
-                f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio",
-                remedy="use a recipe that reads text only, such as `text`",
-            )
         granularities = sorted(
             {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
         )
@@ -191,15 +186,29 @@ def extract(
             alignments=alignments,
             progress=progress,
         )
-    if "text" in streams:
-        if manifest["text"].isna().all():
-            raise ManifestError("no utterance has text", remedy="use a recipe that reads speech only, such as `speech`")
-        if not is_trained_with_model(recipe.text.encoder):
-            encoder = load_text_encoder(recipe.text, device=device)
-            steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
-            text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
+    if "text" in streams and not is_trained_with_model(recipe.text.encoder):
+        encoder = load_text_encoder(recipe.text, device=device)
+        steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
+        text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
     found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
     return Features(store=store, speech=speech, text=text, alignment=found)
+
+
+def check_streams(manifest: pd.DataFrame, recipe: Recipe) -> None:
+    """See that a manifest has what the models of a recipe read.
+
+    Raises:
+        ManifestError: An utterance lacks sound, or all of them text.
+    """
+    streams = {stream for kind in trained_kinds(recipe) for stream in streams_of(kind)}
+    silent = manifest["audio"].isna()
+    if "speech" in streams and silent.any():
+        raise ManifestError(
+            f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio",
+            remedy="use a recipe that reads text only, such as `text`",
+        )
+    if "text" in streams and manifest["text"].isna().all():
+        raise ManifestError("no utterance has text", remedy="use a recipe that reads speech only, such as `speech`")
 
 
 def _coverage(manifest: pd.DataFrame, alignments: Mapping[str, Alignment]) -> Coverage:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
+from emofuse.experiment import check_streams
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import make_protocol
 from emofuse.settings import Granularity, ModelKind, Recipe
@@ -90,9 +91,11 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
         device: Where it would be computed.
 
     Raises:
+        ManifestError: The manifest lacks the sound or text that the recipe reads.
         EncoderError: An encoder cannot be had.
         ProtocolError: The manifest cannot be split as the recipe asks.
     """
+    check_streams(manifest, recipe)
     kinds = trained_kinds(recipe)
     protocol = make_protocol(manifest, recipe.protocol)
     seconds = float(manifest["duration"].fillna(0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -52,6 +54,7 @@ from emofuse.settings import (
 )
 from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.training.material import streams_of
+from emofuse.training.state import save_state
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 STILL = ModelSettings(width=16, heads=2, dropout=0.0, attention_dropout=0.0)
@@ -472,6 +475,89 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest
     tuner.mark = "other"
     with pytest.raises(CheckpointError, match="other data, other encoders or other settings"):
         tuner.run(train, validation)
+
+
+class Head(torch.nn.Module):
+    """A network without encoders, for what does not hang on them."""
+
+    streams = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 3))
+        self.bias = torch.nn.Parameter(torch.randn(4))
+
+    def groups(self, how: FinetuneSettings) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "lr": 1e-3}]
+
+
+def small_tuner(folder: Path) -> Tuner:
+    """A tuner that has two steps behind it and can go on."""
+    torch.manual_seed(0)
+    head: Any = Head()
+    recordings: Any = None
+    return Tuner(
+        head, recordings, {}, settings(), classes=4, seed=0, processes=Processes("cpu"), folder=folder, mark="test"
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What a training leaves that was cut off after its first pass."""
+    tuner = small_tuner(tmp_path_factory.mktemp("cut_off"))
+    sum(value.sum() for value in tuner.parameters).backward()  # type: ignore[union-attr]
+    tuner.optimizer.step()
+    values = {"epoch": 1, "best": {"ua": 0.5, "epoch": 1}, "history": [{"epoch": 1}], "fingerprint": "test"}
+    save_state(tuner.folder / CHECKPOINT, tuner.network, tuner.optimizer, values)
+    tuner._keep()
+    return {name: (tuner.folder / name).read_bytes() for name in (CHECKPOINT, BEST)}
+
+
+def go_on(folder: Path, files: dict[str, bytes]) -> Tuner:
+    """Take up what is there, and do a step."""
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    tuner = small_tuner(folder)
+    assert tuner._resume([])[0] == 1
+    sum(value.sum() for value in tuner.parameters).backward()  # type: ignore[union-attr]
+    tuner.optimizer.step()
+    tuner.network.load_state_dict(tuner._best())
+    return tuner
+
+
+@pytest.mark.parametrize("name", [CHECKPOINT, BEST])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"\0" * 500, b"\2\0\0\0\0\0\0\0{}", None])
+def test_a_damaged_checkpoint_is_named_with_the_remedy(
+    name: str, content: bytes | None, cut_off: dict[str, bytes], tmp_path: Path
+) -> None:
+    go_on(tmp_path, cut_off)
+    half = cut_off[name][: len(cut_off[name]) // 2]
+    with pytest.raises(CheckpointError) as caught:
+        go_on(tmp_path, {**cut_off, name: half if content is None else content})
+    assert str(caught.value).startswith(f"{tmp_path / name}: this checkpoint is damaged or cannot be read; remove it")
+    assert (CHECKPOINT in caught.value.remedy) == (name == BEST)
+
+
+@given(
+    name=st.sampled_from([CHECKPOINT, BEST]),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4),
+    share=st.floats(0.05, 1),
+    header=st.booleans(),
+)
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_is_borne_or_refused_in_one_sentence(
+    name: str, flips: list[tuple[float, int]], share: float, header: bool, cut_off: dict[str, bytes], tmp_path: Path
+) -> None:
+    content = bytearray(cut_off[name])
+    reach = 8 + int.from_bytes(content[:8], "little") if header else len(content)
+    for place, change in flips:
+        content[int(place * reach)] ^= change
+    with contextlib.suppress(CheckpointError):
+        go_on(
+            tmp_path,
+            {**cut_off, name: bytes(content[: max(1, round(share * len(content)))] if not header else content)},
+        )
 
 
 def test_training_stops_when_validation_no_longer_rises(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:

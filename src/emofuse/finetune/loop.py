@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,7 +27,7 @@ from emofuse.scoring.metrics import confusion, unweighted_accuracy
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import FinetuneSettings
 from emofuse.training.loop import class_weights, rate_at
-from emofuse.training.state import load_state, save_state
+from emofuse.training.state import damaged, load_state, save_state
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 SAMPLED = 128
@@ -101,7 +102,8 @@ class Tuner:
         """Train until validation no longer rises; nothing of a test set comes near it.
 
         Raises:
-            CheckpointError: The folder holds a checkpoint of something else, or processes see different ones.
+            CheckpointError: The folder holds a checkpoint that is damaged or of something else, or processes see
+                different ones.
         """
         settings, main = self.settings, self.processes.main
         weights = self._weights(train)
@@ -125,7 +127,7 @@ class Tuner:
         progress.finish(LABEL)
         # The others must not look for the best weights while they are being written.
         self.processes.wait()
-        self._take_best()
+        self.network.load_state_dict(self._best())
         return Tuned(int(best["epoch"]), history, self.posteriors(validation))
 
     def posteriors(self, names: Sequence[str]) -> NDArray[np.float64]:
@@ -208,6 +210,8 @@ class Tuner:
         if path.exists():
             device = self.processes.device
             values = load_state(path, self.network, self.optimizer, fingerprint=self.mark, device=device)
+            # Rather now than when all passes are done.
+            self._best()
             done, best, history = values["epoch"], values["best"], values["history"]
         else:
             self._standardise(train)
@@ -240,7 +244,13 @@ class Tuner:
         with written_whole(self.folder / BEST) as part:
             save_file(weights, part, metadata={"fingerprint": self.mark})
 
-    def _take_best(self) -> None:
-        from safetensors.torch import load_file
-
-        self.network.load_state_dict(load_file(self.folder / BEST, device=str(self.processes.device)))
+    def _best(self) -> dict[str, torch.Tensor]:
+        """Weights of the best pass."""
+        path = self.folder / BEST
+        try:
+            with safe_open(path, framework="pt", device=str(self.processes.device)) as file:
+                if file.metadata()["fingerprint"] == self.mark:
+                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
+            raise damaged(path, besides=f" and {CHECKPOINT}") from error
+        raise damaged(path, besides=f" and {CHECKPOINT}")

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from emofuse.errors import CheckpointError
 from emofuse.files import written_whole
+
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+"""What AdamW keeps of every parameter that it has moved."""
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> None:
@@ -23,7 +26,8 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, v
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     whole = {name: value.contiguous() for name, value in tensors.items()}
     with written_whole(path) as part:
-        save_file(whole, part, metadata={"progress": json.dumps(values)})
+        told = json.dumps(values)
+        save_file(whole, part, metadata={"progress": told, "sum": sha256(told.encode()).hexdigest()})
 
 
 def load_state(
@@ -32,39 +36,65 @@ def load_state(
     """Put weights and optimiser back, and return the values that were saved with them.
 
     Raises:
-        CheckpointError: The run had other data or settings.
+        CheckpointError: The run had other data or settings, or the file is damaged.
     """
-    weights: dict[str, torch.Tensor] = {}
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            about = file.metadata()
+            values: dict[str, Any] = json.loads(about["progress"])
+            mark = values["fingerprint"]
+            # Checkpoints of earlier versions have no sum.
+            if "sum" in about and about["sum"] != sha256(about["progress"].encode()).hexdigest():
+                raise ValueError("the progress is not what was written")
+            tensors = {name: file.get_tensor(name) for name in file.keys() if mark == fingerprint}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path) from error
+    if mark != fingerprint:
+        raise CheckpointError(
+            "the checkpoint is of other data, other encoders or other settings",
+            where=path,
+            remedy="choose another folder, or remove this one",
+        )
+    weights = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     state: dict[int, dict[str, torch.Tensor]] = {}
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        values: dict[str, Any] = json.loads(file.metadata()["progress"])
-        if values["fingerprint"] != fingerprint:
-            raise CheckpointError(
-                "the checkpoint is of other data, other encoders or other settings",
-                where=path,
-                remedy="choose another folder, or remove this one",
-            )
-        for name in file.keys():  # noqa: SIM118 - a safetensors file is no dictionary
-            kind, _, rest = name.partition(".")
-            if kind == "model":
-                weights[rest] = file.get_tensor(name)
-            else:
-                index, _, part = rest.partition(".")
-                state.setdefault(int(index), {})[part] = file.get_tensor(name)
-    model.load_state_dict(weights)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    try:
+        for name in tensors.keys() - {f"model.{known}" for known in weights}:
+            _, index, part = name.split(".", 2)
+            state.setdefault(int(index), {})[part] = tensors[name]
+        model.load_state_dict(weights)
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        raise damaged(path) from error
+    # The optimiser takes up anything, and stumbles over it at its next step.
+    for parameter, held in optimizer.state.items():
+        if held.keys() != MOMENTS or any(held[name].shape != parameter.shape for name in MOMENTS - {"step"}):
+            raise damaged(path)
     return values
+
+
+def damaged(path: Path, *, besides: str = "") -> CheckpointError:
+    """What is said of a file that a cut-off run cannot go on from."""
+    return CheckpointError(
+        "this checkpoint is damaged or cannot be read",
+        where=path,
+        remedy=f"remove it{besides}, and the same command begins this training anew",
+    )
 
 
 def load_weights(path: Path, model: nn.Module, *, parts: tuple[str, ...]) -> None:
     """Begin with the weights of another run, of some parts of the model.
 
     Raises:
-        CheckpointError: They are of a model of another shape.
+        CheckpointError: They are of a model of another shape, or the file is damaged.
     """
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(tuple(f"model.{part}." for part in parts))]  # noqa: SIM118
-        weights = {name.removeprefix("model."): file.get_tensor(name) for name in names}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(tuple(f"model.{part}." for part in parts))]  # noqa: SIM118
+            weights = {name.removeprefix("model."): file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            "this checkpoint is damaged or cannot be read", where=path, remedy="start from another, or from none"
+        ) from error
     wanted = {name: value.shape for name, value in model.state_dict().items() if name.startswith(parts)}
     if {name: value.shape for name, value in weights.items()} != wanted:
         raise CheckpointError(

@@ -440,6 +440,24 @@ def test_labels_are_merged_then_chosen_in_the_order_given() -> None:
     assert_sound(manifest, protocol)
 
 
+def test_a_label_to_merge_that_nobody_knows_is_refused_with_those_there_are() -> None:
+    manifest = corpus(labels=("angry", "excited", "happy"))
+    for work in (make_protocol, final_fold):
+        with pytest.raises(ProtocolError) as caught:
+            work(manifest, ProtocolSettings(kind="speaker", merge={"angry": "happy", "exited": "happy"}))
+        assert str(caught.value) == (
+            "protocol.merge: no utterance is labelled 'exited'; choose among angry, excited, happy."
+        )
+
+
+def test_a_recipe_for_several_corpora_serves_one_that_lacks_a_label() -> None:
+    """RAVDESS alone has calm, and `default-speech` merges it wherever it is run."""
+    lacking, having = corpus(labels=("angry", "neutral")), corpus(labels=("calm", "neutral"))
+    having = having.assign(utterance="other/" + having["utterance"], speaker="other/" + having["speaker"])
+    for manifest in (lacking, pd.concat([lacking, having], ignore_index=True)):
+        assert split(manifest, kind="speaker", merge={"calm": "neutral"}).classes == ("angry", "neutral")
+
+
 def test_a_swap_of_labels_is_no_chain() -> None:
     manifest = corpus(labels=("angry", "happy"))
     protocol = split(manifest, kind="speaker", merge={"angry": "happy", "happy": "angry"})

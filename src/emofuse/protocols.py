@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from emofuse.corpora import CORPORA
 from emofuse.errors import ProtocolError
 from emofuse.files import written_whole
 from emofuse.leakage import leakage
@@ -112,6 +113,16 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
 
 def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.DataFrame, tuple[str, ...]]:
     frame = manifest[manifest["label"].notna()].copy()
+    there = set(frame["label"])
+    # A recipe may be made for several corpora, of which one at hand, or the part of it that is, lacks a label.
+    known = there.union(*(card.labels for card in CORPORA.values()))
+    unknown = [name for name in settings.merge if name not in known]
+    if unknown:
+        raise ProtocolError(
+            f"no utterance is labelled {unknown[0]!r}",
+            where="protocol.merge",
+            remedy=f"choose among {', '.join(sorted(there)) or 'labels that the manifest has (it has none)'}",
+        )
     frame["label"] = frame["label"].replace(dict(settings.merge))
     present = sorted(frame["label"].unique())
     classes = settings.labels or tuple(present)

@@ -500,6 +500,38 @@ def test_a_table_of_one_seed_is_joined_with_every_seed_of_the_others() -> None:
         assert row["sad"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("bare", [0, 1])
+@pytest.mark.parametrize("rule", ["mean", "tuned"])
+def test_a_table_without_folds_takes_those_of_the_other(bare: int, rule: str) -> None:
+    frames = [table(), table(draw=1, model="two").sample(frac=1, random_state=0)]
+    expected, how = fuse([make_scores(frame, source="x") for frame in frames], rule=rule)
+    frames[bare] = frames[bare].drop(columns="fold")
+    found, done = fuse([make_scores(frame, source="x") for frame in frames], rule=rule)
+    pd.testing.assert_frame_equal(found.frame, expected.frame)
+    assert done == how
+    # One seed of a foreign table goes with every seed of ours.
+    frames[bare] = frames[bare][frames[bare]["seed"] == 0].drop(columns="seed")
+    found, _ = fuse([make_scores(frame, source="x") for frame in frames], rule=rule)
+    assert found.frame["fold"].tolist() == expected.frame["fold"].tolist()
+
+
+def test_a_table_without_folds_cannot_take_them_where_they_are_several() -> None:
+    one = table(seeds=[0])
+    twice = pd.concat([one, one.assign(fold="again")], ignore_index=True)
+    bare = make_scores(one.drop(columns="fold"), source="2")
+    with pytest.raises(ScoresError, match=r"table 2 has no folds, and table 1 tests utterance .* in several"):
+        fuse([make_scores(twice, source="1"), bare])
+    with pytest.raises(ScoresError, match="differ in 2 rows"):
+        fuse([make_scores(one[2:], source="1"), bare])
+
+
+def test_rows_that_two_tables_share_are_not_counted_twice() -> None:
+    one = scores()
+    name = one.frame["utterance"].iloc[0]
+    with pytest.raises(ScoresError, match=f"utterance '{name}' is scored twice by model 'one', seed 0, fold 'fold-0'"):
+        join_scores([one, scores(model="two"), Scores(one.frame[:1], one.classes)])
+
+
 def test_what_cannot_be_joined_is_refused() -> None:
     one = table()
     ours = make_scores(one, source="1")

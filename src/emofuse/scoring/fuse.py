@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
 from emofuse.scoring.metrics import confusion, unweighted_accuracy
-from emofuse.scoring.table import NAMES, Scores
+from emofuse.scoring.table import ALL, NAMES, Scores
 
 Rule = Literal["mean", "product"]
 Array = NDArray[np.float64]
@@ -115,7 +115,7 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
 
     Args:
         tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
-            joined with every seed of the others.
+            joined with every seed of the others, and one without folds takes those of the others.
         rule: `mean`, `product`, `tuned`, or `weights=W1,W2,...` of a mean.
         name: Name of the joined model.
 
@@ -163,7 +163,8 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
     if any(set(table.classes) != set(classes) for table in tables):
         raise ScoresError("the tables have different classes", remedy="give all tables the same class columns")
     seeds = max((sorted(set(table.frame["seed"])) for table in tables), key=len)
-    frames = [_with_seeds(table.frame, seeds).set_index(KEY).sort_index() for table in tables]
+    whole = _with_folds([_with_seeds(table.frame, seeds) for table in tables])
+    frames = [frame.set_index(KEY).sort_index() for frame in whole]
     first = frames[0]
     for number, frame in enumerate(frames[1:], start=2):
         if not frame.index.equals(first.index):
@@ -183,12 +184,34 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
             if column not in first.columns and column in frame.columns:
                 first[column] = frame[column]
     posteriors = np.stack([frame[list(classes)].to_numpy(dtype=np.float64) for frame in frames])
-    whole = first.reset_index()
-    names = [column for column in NAMES if column in whole.columns]
-    return Scores(whole[[*names, *classes]], classes), posteriors
+    rows = first.reset_index()
+    names = [column for column in NAMES if column in rows.columns]
+    return Scores(rows[[*names, *classes]], classes), posteriors
 
 
 def _with_seeds(frame: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
     if frame["seed"].nunique() > 1 or len(seeds) == 1:
         return frame.assign(seed=seeds[0]) if len(seeds) == 1 else frame
     return pd.concat([frame.assign(seed=seed) for seed in seeds], ignore_index=True)
+
+
+def _with_folds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Give tables without folds those of the first that has some."""
+    bare = [set(frame["fold"]) == {ALL} for frame in frames]
+    if all(bare) or not any(bare):
+        return list(frames)
+    told = frames[bare.index(False)].set_index(["seed", "utterance"])["fold"]
+    if not told.index.is_unique:
+        raise ScoresError(
+            f"table {bare.index(True) + 1} has no folds, and table {bare.index(False) + 1} tests utterance "
+            f"{told.index[told.index.duplicated()][0][1]!r} in several",
+            remedy="add the column fold",
+        )
+
+    def folds(frame: pd.DataFrame) -> pd.Series[str]:
+        return told.reindex(pd.MultiIndex.from_frame(frame[["seed", "utterance"]])).fillna(ALL)
+
+    return [
+        frame.assign(fold=folds(frame).to_numpy()) if without else frame
+        for frame, without in zip(frames, bare, strict=True)
+    ]

@@ -18,6 +18,12 @@ NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "d
 """Columns of a score table that are not classes. Every other column that holds numbers, or has the name of a label,
 is a class."""
 
+ROW = ["model", "seed", "fold", "utterance"]
+"""What tells a row from every other."""
+
+ALL = "all"
+"""Fold of a table that has none."""
+
 SUM_TOLERANCE = 1e-3
 
 
@@ -101,7 +107,7 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
         raise ScoresError(
             "there are fewer than two columns of posteriors", where=source, remedy="add one column of numbers a class"
         )
-    defaults: dict[str, object] = {"model": model, "seed": 0, "fold": "all"}
+    defaults: dict[str, object] = {"model": model, "seed": 0, "fold": ALL}
     columns: dict[str, pd.Series[Any]] = {}
     for name in NAMES:
         if name in frame.columns:
@@ -129,7 +135,7 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
     table = pd.DataFrame(columns)
     off = np.abs(table[list(classes)].sum(axis=1).to_numpy() - 1) > SUM_TOLERANCE * len(classes)
     _refuse(off, " + ".join(classes), "not 1 in sum", source, "normalise the posteriors of each row")
-    twice = table.duplicated(["model", "seed", "fold", "utterance"]).to_numpy()
+    twice = table.duplicated(ROW).to_numpy()
     _refuse(twice, "utterance", "there twice for its model, seed and fold", source, "keep one row of each")
     return Scores(table, classes)
 
@@ -188,7 +194,7 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
     """Put tables of several models, folds or seeds below one another.
 
     Raises:
-        ScoresError: Their classes differ.
+        ScoresError: Their classes differ, or they score an utterance twice by one model, seed and fold.
     """
     first = tables[0].classes
     for table in tables[1:]:
@@ -197,4 +203,12 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
                 f"the classes {', '.join(table.classes)} are not {', '.join(first)}",
                 remedy="give all tables the same class columns",
             )
-    return Scores(pd.concat([table.frame for table in tables], ignore_index=True), first)
+    frame = pd.concat([table.frame for table in tables], ignore_index=True)
+    twice = frame.duplicated(ROW).to_numpy()
+    if twice.any():
+        model, seed, fold, name = frame.loc[int(twice.argmax()), ROW]
+        raise ScoresError(
+            f"utterance {name!r} is scored twice by model {model!r}, seed {seed}, fold {fold!r}",
+            remedy="give tables of different models, seeds or folds",
+        )
+    return Scores(frame, first)

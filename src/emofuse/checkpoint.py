@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -14,10 +15,10 @@ import torch
 
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import CheckpointError, EmofuseError
-from emofuse.models import EmotionModel, InputShape, LateFusion, build_model
+from emofuse.models import EmotionModel, InputShape, JoinedModel, LateFusion, build_model
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
-from emofuse.training.material import speech_width, streams_of
+from emofuse.training.material import members_of, speech_width, streams_of
 from emofuse.types import EncoderSpecification
 
 FORMAT = 1
@@ -40,7 +41,7 @@ class Checkpoint:
     """
 
     kind: ModelKind
-    model: EmotionModel
+    model: EmotionModel | JoinedModel
     classes: tuple[str, ...]
     recipe: Recipe
     encoders: Mapping[str, EncoderSpecification]
@@ -77,8 +78,10 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
     pieces = checkpoint.pieces
     if pieces is not None:
         pieces.save(part / WORDS)
-    weights = {name: value.cpu().contiguous() for name, value in checkpoint.model.state_dict().items()}
+    model = checkpoint.model
+    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, part / WEIGHTS)
+    late = _late_within(model)
     values = {
         "format": FORMAT,
         "kind": checkpoint.kind,
@@ -89,8 +92,11 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
             else asdict(specification)
             for stream, specification in checkpoint.encoders.items()
         },
-        "late_weights": list(checkpoint.model.weights) if isinstance(checkpoint.model, LateFusion) else None,
-        "temperatures": list(checkpoint.model.temperatures) if isinstance(checkpoint.model, LateFusion) else None,
+        "late_weights": list(late.weights) if late else None,
+        "temperatures": list(late.temperatures) if late else None,
+        "joined_weights": dict(zip(model.parts, model.weights, strict=True))
+        if isinstance(model, JoinedModel)
+        else None,
         "text_languages": list(checkpoint.text_languages),
         "protocol": checkpoint.protocol,
         "recipe": recipe.model_dump(mode="json"),
@@ -140,14 +146,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         classes = tuple(values["classes"])
         model = _build(kind, recipe, classes, encoders, pieces)
         _load_weights(model, folder / WEIGHTS)
-        if isinstance(model, LateFusion):
-            model.weights = first, second = tuple(float(weight) for weight in values["late_weights"])
-            if min(first, second) < 0 or first + second == 0:
-                raise ValueError(f"{first} and {second} are no weights")
+        late = _late_within(model)
+        if late is not None:
+            late.weights = _weights(values["late_weights"], count=2)
             # Models of version 0.1 name none.
-            model.temperatures = tuple(float(one) for one in values.get("temperatures") or (1.0, 1.0))
-            if len(model.temperatures) != 2 or min(model.temperatures) <= 0:
-                raise ValueError(f"{model.temperatures} are no temperatures")
+            late.temperatures = tuple(float(one) for one in values.get("temperatures") or (1.0, 1.0))
+            if len(late.temperatures) != 2 or min(late.temperatures) <= 0:
+                raise ValueError(f"{late.temperatures} are no temperatures")
+        if isinstance(model, JoinedModel):
+            joined = values["joined_weights"]
+            if joined.keys() != model.parts.keys():
+                raise ValueError(f"{kind} is joined of {', '.join(model.parts)}, not of {', '.join(joined)}")
+            model.weights = _weights((joined[part] for part in model.parts), count=len(model.parts))
         protocol = str(values["protocol"])
         languages = tuple(map(str, values.get("text_languages", ())))
     except CheckpointError:
@@ -177,12 +187,37 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
+def _late_within(model: torch.nn.Module) -> LateFusion | None:
+    return next((one for one in model.modules() if isinstance(one, LateFusion)), None)
+
+
+def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
+    weights = tuple(float(one) for one in values)
+    if len(weights) != count or not all(one >= 0 for one in weights) or not 0 < sum(weights) < math.inf:
+        raise ValueError(f"{weights} are no weights")
+    return weights
+
+
 def _specification(values: dict[str, Any]) -> EncoderSpecification:
     lists = {name: tuple(values[name]) for name in ("selected", "exposure")}
     return EncoderSpecification(**{**values, **lists})
 
 
 def _build(
+    kind: ModelKind,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    encoders: Mapping[str, EncoderSpecification],
+    pieces: WordPieces | None,
+) -> EmotionModel | JoinedModel:
+    members = members_of(kind)
+    if members == (kind,):
+        return _build_one(kind, recipe, classes, encoders, pieces)
+    parts: dict[str, EmotionModel] = {part: _build_one(part, recipe, classes, encoders, pieces) for part in members}
+    return JoinedModel(parts, weights=[1 / len(parts)] * len(parts))
+
+
+def _build_one(
     kind: ModelKind,
     recipe: Recipe,
     classes: tuple[str, ...],
@@ -228,3 +263,19 @@ def late_checkpoint(
         temperatures=temperatures,
     )
     return replace(speech, kind="late", model=model, encoders={**speech.encoders, **text.encoders}, pieces=text.pieces)
+
+
+def joined_checkpoint(
+    kind: ModelKind, checkpoints: Mapping[ModelKind, Checkpoint], *, weights: tuple[float, ...]
+) -> Checkpoint:
+    """Join the checkpoints of a model's parts, all of one run, into that of the mean of their posteriors.
+
+    Args:
+        kind: The joined model.
+        checkpoints: Holds its parts, and what else there is.
+        weights: Of the parts, in the order of `PARTS`.
+    """
+    members = members_of(kind)
+    parts: dict[str, EmotionModel] = {part: checkpoints[part].model for part in members}  # type: ignore[misc]
+    # Of one run all parts read the same encoders, and word pieces that were learned from the same words.
+    return replace(checkpoints[members[0]], kind=kind, model=JoinedModel(parts, weights=weights).eval())

@@ -219,7 +219,7 @@ def train(
     jobs: Jobs = None,
     device: Device = "cpu",
 ) -> None:
-    """Cross-validate a recipe's models and keep one of each that is trained, and `late`, from all speakers."""
+    """Cross-validate a recipe's models and keep one of each, from all speakers."""
     from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import MANIFEST, check_folder

@@ -13,7 +13,7 @@ import pandas as pd
 
 from emofuse.align.coverage import Coverage, coverage
 from emofuse.align.run import align_manifest
-from emofuse.checkpoint import Checkpoint, late_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
@@ -409,12 +409,16 @@ def _joined(
 
 
 def _keep_models(units: Sequence[Unit], material: Material, result: Mapping[str, Any], out: Path) -> None:
-    """Make a checkpoint folder of every final unit, and of their late fusion."""
+    """Make a checkpoint folder of every final unit, and of every model that is joined from them."""
     final = [unit for unit in units if not unit.fold.test]
     kept = {unit.kind: _final_checkpoint(unit, material, result["protocol"]["fingerprint"], out) for unit in final}
-    if "late" in material.recipe.models:
-        weights = result["late_weights"][f"{final[0].fold.name}-seed{final[0].seed}"]
-        kept["late"] = late_checkpoint(kept["speech"], kept["text"], weights=tuple(weights))
+    for kind in joined_kinds(material.recipe):
+        weights = tuple(result["joined_weights"][kind][f"{final[0].fold.name}-seed{final[0].seed}"])
+        kept[kind] = (
+            late_checkpoint(kept["speech"], kept["text"], weights=weights)
+            if kind == "late"
+            else joined_checkpoint(kind, kept, weights=weights)
+        )
     for kind, checkpoint in kept.items():
         if kind in material.recipe.models:
             save_checkpoint(checkpoint, out / MODELS / kind, card=model_card(kind, result))

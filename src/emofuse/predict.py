@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -22,9 +22,11 @@ from emofuse.errors import AlignmentError, AudioError, CheckpointError, Settings
 from emofuse.features.dataset import pad
 from emofuse.features.extract import features_of, to_steps, to_words
 from emofuse.language import is_foreign
+from emofuse.models import JoinedModel
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
-from emofuse.training.material import granularities_of, streams_of, text_granularity_of
+from emofuse.settings import ModelKind
+from emofuse.training.material import granularities_of, members_of, streams_of, text_granularity_of
 from emofuse.transcribe import Transcriber, load_transcriber
 from emofuse.types import TIERS, Alignment, Prediction
 
@@ -72,6 +74,7 @@ class Predictor:
         self.device = device
         self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
+        self._members = members_of(checkpoint.kind)
         streams = streams_of(checkpoint.kind)
         self._aligner: SphinxAligner | None = None
         self._speech: SpeechEncoder | None = None
@@ -109,6 +112,11 @@ class Predictor:
         """Streams without which the model cannot answer; late fusion answers from either."""
         return self._model.streams
 
+    @property
+    def _reads_segments(self) -> bool:
+        recipe = self.checkpoint.recipe
+        return any(step in TIERS for member in self._members for step in granularities_of(member, recipe))
+
     def predict(
         self,
         audio: Path | str | NDArray[np.float32] | None = None,
@@ -136,7 +144,7 @@ class Predictor:
                 remedy=f"resample them to {SAMPLING_RATE} Hz or pass a file",
             )
         takes = streams_of(self.checkpoint.kind)
-        inputs: dict[str, torch.Tensor] = {}
+        inputs: dict[str, dict[ModelKind, torch.Tensor]] = {}
         notes = []
         clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
         if text is None and clip is not None and "text" in takes and self._transcriber is not None:
@@ -144,7 +152,7 @@ class Predictor:
             heard = "heard no words" if text is None else "wrote down the words"
             notes.append(f"{self._transcriber.name} {heard}")
         if "speech" in takes and clip is not None:
-            if alignment is None and set(granularities_of(self.checkpoint.kind, self.checkpoint.recipe)) & set(TIERS):
+            if alignment is None and self._reads_segments:
                 alignment = self._align(clip, text)
                 notes += [f"not aligned, so frames stand for segments: {alignment.problem}"] * bool(alignment.problem)
             inputs["speech"] = self._read_speech(clip, alignment)
@@ -222,32 +230,41 @@ class Predictor:
         except AlignmentError as error:
             return Alignment(utterance="", tiers={}, source=self._aligner.name, problem=error.what)
 
-    def _read_speech(self, clip: NDArray[np.float32], alignment: Alignment | None) -> torch.Tensor:
+    def _read_speech(self, clip: NDArray[np.float32], alignment: Alignment | None) -> dict[ModelKind, torch.Tensor]:
         assert self._speech is not None  # noqa: S101
         recipe = self.checkpoint.recipe
         frames = self._speech.encode([clip])[0]
-        steps = [
-            to_steps(frames, self._speech.specification, recipe.speech, granularity=one, alignment=alignment)
-            for one in granularities_of(self.checkpoint.kind, recipe)
-        ]
-        return torch.from_numpy(features_of(torch.cat(steps, dim=1)))
+        inputs: dict[ModelKind, torch.Tensor] = {}
+        for member in self._members:
+            steps = [
+                to_steps(frames, self._speech.specification, recipe.speech, granularity=one, alignment=alignment)
+                for one in granularities_of(member, recipe)
+            ]
+            inputs[member] = torch.from_numpy(features_of(torch.cat(steps, dim=1)))
+        return inputs
 
-    def _read_text(self, text: str) -> torch.Tensor:
+    def _read_text(self, text: str) -> dict[ModelKind, torch.Tensor]:
         if self.checkpoint.pieces is not None:
-            return self.checkpoint.pieces.encode([text])[0]
+            return dict.fromkeys(self._members, self.checkpoint.pieces.encode([text])[0])
         encoder = self._load_text()
         tokens = encoder.encode([text])[0]
-        if text_granularity_of(self.checkpoint.kind) == "word":
-            tokens = to_words(tokens, encoder.word_of_tokens([text])[0])
-        return torch.from_numpy(features_of(tokens))
+        steps = {"token": tokens}
+        if any(text_granularity_of(member) == "word" for member in self._members):
+            steps["word"] = to_words(tokens, encoder.word_of_tokens([text])[0])
+        return {member: torch.from_numpy(features_of(steps[text_granularity_of(member)])) for member in self._members}
 
-    def _posterior(self, inputs: dict[str, torch.Tensor]) -> NDArray[np.float64]:
-        batch: dict[str, torch.Tensor] = {}
-        for stream, values in inputs.items():
-            padded, mask = pad([values])
-            batch[stream], batch[f"{stream}_mask"] = padded.to(self.device), mask.to(self.device)
+    def _posterior(self, inputs: Mapping[str, Mapping[ModelKind, torch.Tensor]]) -> NDArray[np.float64]:
+        batches: dict[ModelKind, dict[str, torch.Tensor]] = {member: {} for member in self._members}
+        for stream, read in inputs.items():
+            for member, values in read.items():
+                padded, mask = pad([values])
+                batches[member] |= {stream: padded.to(self.device), f"{stream}_mask": mask.to(self.device)}
         with torch.inference_mode():
-            logits: torch.Tensor = self._model(**batch)
+            logits: torch.Tensor = (
+                self._model(batches)
+                if isinstance(self._model, JoinedModel)
+                else self._model(**batches[self.checkpoint.kind])
+            )
         return np.asarray(logits[0].double().softmax(-1).cpu().numpy())
 
 

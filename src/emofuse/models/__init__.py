@@ -2,7 +2,7 @@
 
 from emofuse.models.build import InputShape, build_model
 from emofuse.models.coattention import CoAttention, CoAttentionLayer
-from emofuse.models.fusion import ConcatModel, EarlyFusion, LateFusion
+from emofuse.models.fusion import ConcatModel, EarlyFusion, JoinedModel, LateFusion
 from emofuse.models.streams import EmotionModel, SpeechModel, TextModel
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "EarlyFusion",
     "EmotionModel",
     "InputShape",
+    "JoinedModel",
     "LateFusion",
     "SpeechModel",
     "TextModel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -160,8 +160,51 @@ class LateFusion(EmotionModel):
             raise SettingsError("late fusion was given neither speech nor text", remedy="pass at least one stream")
         if len(logs) == 1:
             return logs[0]
-        share = torch.tensor(weights, dtype=logs[0].dtype, device=logs[0].device)[:, None, None] / sum(weights)
-        stacked = torch.stack(logs)
+        stacked, share = torch.stack(logs), _shares(weights, logs[0])
         if self.rule == "mean":
             return torch.logsumexp(stacked + share.log(), dim=0)
         return (share * stacked).sum(0).log_softmax(-1)
+
+
+class JoinedModel(nn.Module):
+    """Weighted mean of the posteriors of several models, each with an input of its own.
+
+    Which models the paper joins into its final system is stated, that it takes their mean is inferred.
+
+    Args:
+        parts: The models, by name.
+        weights: Of each part in the same order, zero or more.
+
+    Attributes:
+        streams: The streams that the model cannot do without.
+
+    Example:
+        >>> from emofuse.models.front import LayerMix
+        >>> parts = {name: SpeechModel(LayerMix(3, 8), width=16, classes=4, dropout=0.1, pooling="mean")
+        ...          for name in ("frames", "words")}
+        >>> inputs = {name: {"speech": torch.zeros(2, 3, steps, 8), "speech_mask": torch.ones(2, steps).bool()}
+        ...           for name, steps in (("frames", 9), ("words", 2))}
+        >>> JoinedModel(parts, weights=(0.5, 0.5))(inputs).shape
+        torch.Size([2, 4])
+    """
+
+    streams = ("speech", "text")
+
+    def __init__(self, parts: Mapping[str, EmotionModel], *, weights: Sequence[float]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.weights = tuple(weights)
+
+    def forward(self, inputs: Mapping[str, Mapping[str, torch.Tensor]]) -> torch.Tensor:
+        """Give log posteriors `(batch, classes)`.
+
+        Args:
+            inputs: For each part, what its own `forward` takes by name.
+        """
+        logs = torch.stack([part(**inputs[name]).log_softmax(-1) for name, part in self.parts.items()])
+        return torch.logsumexp(logs + _shares(self.weights, logs).log(), dim=0)
+
+
+def _shares(weights: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """Weights brought to sum 1, for posteriors `(models, batch, classes)`."""
+    return torch.tensor(weights, dtype=like.dtype, device=like.device)[:, None, None] / sum(weights)

@@ -7,7 +7,7 @@ from typing import Any
 
 from emofuse.corpora import CORPORA
 from emofuse.settings import ModelKind
-from emofuse.training.material import streams_of
+from emofuse.training.material import PARTS, streams_of
 
 
 def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
@@ -25,6 +25,7 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         f"- **Classes**: {', '.join(protocol['classes'])}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
+        *([f"- **Joined from**: {', '.join(PARTS[kind])}"] if kind in PARTS else []),
         *(encoder_line(stream, one) for stream, one in result["encoders"].items() if stream in streams_of(kind)),
         f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint `{protocol['fingerprint']}`",
         "",

@@ -75,6 +75,12 @@ def joined_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
     return tuple(kind for kind in PARTS if kind in wanted)
 
 
+def members_of(kind: ModelKind) -> tuple[ModelKind, ...]:
+    """The models inside a model that each read an input of their own; what reads one input is its own only member."""
+    # The parts of `late` read one stream each, so one input serves both.
+    return (kind,) if kind == "late" else PARTS.get(kind, (kind,))
+
+
 def _with_parts(kinds: Iterable[ModelKind]) -> set[ModelKind]:
     return {one for kind in kinds for one in (kind, *_with_parts(PARTS.get(kind, ())))}
 

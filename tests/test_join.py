@@ -17,11 +17,12 @@ from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
 from emofuse.experiment import run
-from emofuse.join import cooled, fit_temperature, join_models
+from emofuse.join import join_models
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
 from emofuse.models import LateFusion
 from emofuse.protocols import make_protocol
+from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.settings import ProtocolSettings, load_recipe
 from emofuse.testing import tiny_corpus
 from emofuse.transcribe import SphinxTranscriber, load_transcriber

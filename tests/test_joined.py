@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.types import Alignment, Segment
 
 EARLY = ("early-frame", "early-phone", "early-syllable", "early-word")
-PARTS = {"multi-granularity": EARLY, "multi-level": (*EARLY, "late")}
+PARTS = {"multi-granularity": EARLY, "multi-level": ("multi-granularity", "late")}
 UNALIGNED = "s1_happy_0"
 
 
 def spans(count: int) -> tuple[Segment, ...]:
     """So many segments in the first 0.36 s."""
     edges = np.linspace(0, 0.36, count + 1)
-    return tuple(Segment(start=float(a), end=float(b), label="x") for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(Segment(start=float(a), end=float(b), label="x") for a, b in pairwise(edges))
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def mean(made: Made, kind: str, answers: Mapping[str, Any]) -> Any:
-    """By hand, from the weights of the run's result."""
-    weights = made.result["joined_weights"][kind]["final-seed0"]
-    return sum(weight * np.array(answers[part]) for part, weight in zip(PARTS[kind], weights, strict=True))
+    """By hand, from the weights and temperatures of the run's result."""
+    how = made.result["joined"][kind]["final-seed0"]
+    total = 0.0
+    for part, weight, temperature in zip(PARTS[kind], how["weights"], how["temperatures"], strict=True):
+        raised = np.array(answers[part]) ** (1 / temperature)
+        total += weight * raised / raised.sum(-1, keepdims=True)
+    return total
 
 
 @pytest.mark.parametrize("kind", PARTS)
@@ -103,24 +108,26 @@ def test_a_joined_model_answers_with_the_mean_of_its_parts(kind: str, name: str,
     assert len({tuple(np.round(one, 6)) for one in answers.values()}) == len(answers), "the parts read other inputs"
 
 
-def test_its_weights_are_those_that_were_tuned(made: Made) -> None:
-    tuned = made.result["joined_weights"]
-    assert len(set(tuned["multi-level"]["final-seed0"])) > 1, "an even mean would tell nothing"
-    for kind, parts in PARTS.items():
-        model = load_checkpoint(made.model(kind)).model
-        assert isinstance(model, JoinedModel)
-        assert dict(zip(model.parts, model.weights, strict=True)) == dict(
-            zip(parts, tuned[kind]["final-seed0"], strict=True)
-        )
-    within = load_checkpoint(made.model("multi-level")).model.parts["late"]
-    assert isinstance(within, LateFusion)
-    assert list(within.weights) == tuned["late"]["final-seed0"]
+def test_it_is_joined_as_the_run_chose(made: Made) -> None:
+    chosen = {kind: made.result["joined"][kind]["final-seed0"] for kind in (*PARTS, "late")}
+    assert len(set(chosen["multi-granularity"]["weights"])) > 1, "an even mean would tell nothing"
+    assert 1.0 not in chosen["multi-level"]["temperatures"], "temperatures of one would tell nothing"
+    outer = load_checkpoint(made.model("multi-level")).model
+    assert isinstance(outer, JoinedModel)
+    inner, late = outer.parts["multi-granularity"], outer.parts["late"]
+    assert isinstance(inner, JoinedModel)
+    assert isinstance(late, LateFusion)
+    for kind, model in (("multi-level", outer), ("multi-granularity", inner)):
+        assert tuple(model.parts) == PARTS[kind]
+        assert model.weights == tuple(chosen[kind]["weights"])
+        assert model.temperatures == tuple(chosen[kind]["temperatures"])
+    assert late.weights == tuple(chosen["late"]["weights"])
 
 
 def test_it_answers_as_it_was_scored(made: Made) -> None:
     """What weights were tuned on, from the tables of the units."""
     kind = "multi-level"
-    late = made.result["joined_weights"]["late"]["final-seed0"]
+    late = made.result["joined"]["late"]["final-seed0"]["weights"]
     tables = {
         part: read_scores(made.out / "units" / part / "final-seed0" / "validation.parquet")
         for part in ("speech", "text", *EARLY)
@@ -128,6 +135,7 @@ def test_it_answers_as_it_was_scored(made: Made) -> None:
     answers: dict[str, Any] = {part: table.posteriors() for part, table in tables.items()}
     product = answers["speech"] ** late[0] * answers["text"] ** late[1]
     answers["late"] = product / product.sum(1, keepdims=True)
+    answers["multi-granularity"] = mean(made, "multi-granularity", answers)
     names = list(tables["speech"].frame["utterance"])
     assert len(names) == 4
     found = [list(made.asked(made.model(kind), name).values()) for name in names]
@@ -192,28 +200,55 @@ def changed(made: Made, place: Path, **values: Any) -> Path:
     return place
 
 
+def joined(made: Made, kind: str, **values: Any) -> dict[str, Any]:
+    """What the final system's settings say of how it is joined, with other values for one kind."""
+    settings = json.loads((made.model("multi-level") / "settings.json").read_text())
+    return {**settings["joined"], kind: {**settings["joined"][kind], **values}}
+
+
 def test_all_weight_on_one_part_is_that_part(made: Made, tmp_path: Path) -> None:
+    plain = dict.fromkeys(PARTS["multi-level"], 1.0)
     for part in PARTS["multi-level"]:
         # Names count, not their order.
         weights = {name: float(name == part) for name in reversed(PARTS["multi-level"])}
-        found = made.asked(changed(made, tmp_path / part, joined_weights=weights), "s0_sad_0")
+        how = joined(made, "multi-level", weights=weights, temperatures=plain)
+        found = made.asked(changed(made, tmp_path / part, joined=how), "s0_sad_0")
         assert found == pytest.approx(made.asked(made.model(part), "s0_sad_0"), abs=1e-6)
 
 
-EVEN = dict.fromkeys(PARTS["multi-level"], 0.2)
+EVEN = dict.fromkeys(PARTS["multi-level"], 0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("multi-level", {"weights": None}),
+        ("multi-level", {"weights": [0.5] * 2}),
+        ("multi-granularity", {"weights": EVEN}),
+        ("multi-level", {"weights": {**EVEN, "concat": 0.2}}),
+        ("multi-level", {"weights": {**EVEN, "late": -0.1}}),
+        ("multi-level", {"weights": {**EVEN, "late": float("nan")}}),
+        ("multi-level", {"weights": {**EVEN, "late": "much"}}),
+        ("multi-level", {"weights": dict.fromkeys(EVEN, 0)}),
+        ("multi-level", {"temperatures": {**EVEN, "late": 0}}),
+        ("multi-level", {"temperatures": {**EVEN, "late": float("nan")}}),
+        ("multi-granularity", {"temperatures": dict.fromkeys(EARLY[:3], 1.0)}),
+    ],
+    ids=str,
+)
+def test_what_it_cannot_be_joined_by_is_named(kind: str, values: dict[str, Any], made: Made, tmp_path: Path) -> None:
+    folder = changed(made, tmp_path / "model", joined=joined(made, kind, **values))
+    with pytest.raises(CheckpointError, match="do not fit") as raised:
+        load(folder)
+    assert raised.value.where == str(folder)
+    assert "fit ()" not in str(raised.value), "the message says what is wrong"
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        {"joined_weights": None},
-        {"joined_weights": [0.2] * 5},
-        {"joined_weights": dict.fromkeys(EARLY, 0.25)},
-        {"joined_weights": {**EVEN, "concat": 0.2}},
-        {"joined_weights": {**EVEN, "late": -0.1}},
-        {"joined_weights": {**EVEN, "late": float("nan")}},
-        {"joined_weights": {**EVEN, "late": "much"}},
-        {"joined_weights": dict.fromkeys(EVEN, 0)},
+        {"joined": None},
+        {"joined": {}},
         {"late_weights": None},
         {"late_weights": [1, float("inf")]},
         {"temperatures": [0, 1]},

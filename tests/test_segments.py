@@ -257,7 +257,7 @@ def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any
     scores = read_scores(folder / "run" / "scores.parquet")
     parts = {"speech", "text", "early-frame", "early-phone", "early-syllable", "early-word"}
     assert set(scores.models) == parts | {"concat", "early-joint", "multi-granularity", "late", "multi-level"}
-    assert set(outcome.result["joined_weights"]) == {"multi-granularity", "late", "multi-level"}
+    assert set(outcome.result["joined"]) == {"multi-granularity", "late", "multi-level"}
     alignments = read_alignments(folder / "run" / "alignments.parquet")
     count = outcome.result["alignment"]["utterances"]
     assert count == len(alignments) == 16

@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_cosine_schedule_with_warmup
 
@@ -43,7 +43,7 @@ from emofuse.testing import tiny_corpus
 from emofuse.training import units
 from emofuse.training.loop import class_weights, fit, posteriors, rate_at
 from emofuse.training.material import EARLY, Material, joined_kinds, trained_kinds
-from emofuse.training.units import Unit, is_done, joined_unit, read_unit, run_unit, run_units
+from emofuse.training.units import Joining, Unit, is_done, joined_unit, read_unit, run_unit, run_units
 from emofuse.types import EncoderSpecification, Fold
 
 LAYERS, WIDTH = 2, 5
@@ -552,7 +552,7 @@ def test_late_weights_are_tuned_on_the_validation_part_only(rule: Any, material:
         (_, joined), found = joined_unit("late", material, tables)
         assert joined is not None
         assert joined.models == ("late",)
-        return found
+        return found.weights
 
     chosen = weights(held_out=10, tested=20)
     assert weights(held_out=10, tested=30) == chosen
@@ -581,33 +581,64 @@ def made_tables(fold: Fold, material: Material, kinds: Sequence[ModelKind]) -> A
 
 def test_equal_weights_ask_nobody(material: Material) -> None:
     tables = made_tables(make_fold(), material, SINGLE)
-    assert joined_unit("late", material, tables)[1] == (0.5, 0.5)
+    assert joined_unit("late", material, tables)[1] == Joining(weights=(0.5, 0.5), temperatures=(1.0, 1.0))
 
 
-def test_the_final_system_is_the_mean_of_four_early_models_and_late(material: Material) -> None:
+def softened(posteriors: Any, temperature: float) -> Any:
+    raised = posteriors ** (1 / temperature)
+    return raised / raised.sum(1, keepdims=True)
+
+
+def test_the_final_system_is_the_mean_of_both_levels_as_sure_as_they_are_right(material: Material) -> None:
     fold = make_fold()
     tables = made_tables(fold, material, (*SINGLE, *EARLY))
-    tables["late"], _ = joined_unit("late", material, tables)
-    (held_out, tested), weights = joined_unit("multi-level", material, tables)
-    assert weights == (0.2,) * 5
-    for place, joined in enumerate((held_out, tested)):
+    for kind in ("late", "multi-granularity"):
+        tables[kind], _ = joined_unit(kind, material, tables)
+    (held_out, tested), how = joined_unit("multi-level", material, tables)
+    assert how.weights == (0.5, 0.5)
+    levels = []
+    for place in range(2):
         speech, text = (tables[kind][place].posteriors() for kind in SINGLE)
         late = np.sqrt(speech * text)
-        total = late / late.sum(1, keepdims=True) + sum(tables[kind][place].posteriors() for kind in EARLY)
+        early = np.mean([tables[kind][place].posteriors() for kind in EARLY], axis=0)
+        levels.append((early, late / late.sum(1, keepdims=True)))
+    truth = held_out.labels()
+    grid = np.geomspace(1 / 20, 20, 2000)
+    best = [
+        min(grid, key=lambda value: log_loss(truth, softened(one, value), labels=range(len(CLASSES))))
+        for one in levels[0]
+    ]
+    assert how.temperatures == pytest.approx(best, rel=0.01)
+    assert max(best) > 1.1 * min(best), "levels that are equally sure would tell nothing"
+    for joined, parts in zip((held_out, tested), levels, strict=True):
         assert joined is not None
         assert joined.models == ("multi-level",)
-        np.testing.assert_allclose(joined.posteriors(), total / 5, atol=1e-9)
-    (_, granular), shares = joined_unit("multi-granularity", material, tables)
+        expected = np.mean([softened(one, value) for one, value in zip(parts, how.temperatures, strict=True)], axis=0)
+        np.testing.assert_allclose(joined.posteriors(), expected, atol=1e-9)
+
+
+def test_granularities_are_joined_as_they_are(material: Material) -> None:
+    tables = made_tables(make_fold(), material, EARLY)
+    (_, granular), how = joined_unit("multi-granularity", material, tables)
     assert granular is not None
-    assert shares == (0.25,) * 4
+    assert how == Joining(weights=(0.25,) * 4, temperatures=(1.0,) * 4)
     np.testing.assert_allclose(
         granular.posteriors(), np.mean([tables[kind][1].posteriors() for kind in EARLY], axis=0), atol=1e-9
     )
 
 
+def test_how_levels_are_joined_does_not_depend_on_what_is_tested(material: Material) -> None:
+    material = change_model(late_weights="tuned")(material)
+    tables = made_tables(make_fold(), material, ("multi-granularity", "late"))
+    _, how = joined_unit("multi-level", material, tables)
+    other = {kind: (held_out, table(make_fold(), "test", 90, material, model=kind))
+             for kind, (held_out, _) in tables.items()}  # fmt: skip
+    assert joined_unit("multi-level", material, other)[1] == how
+
+
 def test_what_is_joined_brings_its_parts() -> None:
     assert set(trained_kinds(recipe(models=("multi-level",)))) == {*SINGLE, *EARLY}
-    assert joined_kinds(recipe(models=("multi-level",))) == ("late", "multi-level")
+    assert joined_kinds(recipe(models=("multi-level",))) == ("late", "multi-granularity", "multi-level")
     assert trained_kinds(recipe(models=("late", "concat"))) == ("speech", "text", "concat")
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from emofuse.errors import CheckpointError, EmofuseError
 from emofuse.models import EmotionModel, InputShape, JoinedModel, LateFusion, build_model
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
-from emofuse.training.material import members_of, speech_width, streams_of
+from emofuse.training.material import PARTS, members_of, speech_width, streams_of
 from emofuse.types import EncoderSpecification
 
 FORMAT = 1
@@ -81,7 +81,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
     model = checkpoint.model
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, part / WEIGHTS)
-    late = _late_within(model)
+    late = next((one for one in model.modules() if isinstance(one, LateFusion)), None)
     values = {
         "format": FORMAT,
         "kind": checkpoint.kind,
@@ -94,9 +94,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
         },
         "late_weights": list(late.weights) if late else None,
         "temperatures": list(late.temperatures) if late else None,
-        "joined_weights": dict(zip(model.parts, model.weights, strict=True))
-        if isinstance(model, JoinedModel)
-        else None,
+        "joined": {name: _joining(one) for name, one in _joined_within(checkpoint.kind, model)},
         "text_languages": list(checkpoint.text_languages),
         "protocol": checkpoint.protocol,
         "recipe": recipe.model_dump(mode="json"),
@@ -146,18 +144,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         classes = tuple(values["classes"])
         model = _build(kind, recipe, classes, encoders, pieces)
         _load_weights(model, folder / WEIGHTS)
-        late = _late_within(model)
-        if late is not None:
+        for late in (one for one in model.modules() if isinstance(one, LateFusion)):
             late.weights = _weights(values["late_weights"], count=2)
             # Models of version 0.1 name none.
-            late.temperatures = tuple(float(one) for one in values.get("temperatures") or (1.0, 1.0))
-            if len(late.temperatures) != 2 or min(late.temperatures) <= 0:
+            late.temperatures = _temperatures(values.get("temperatures") or (1.0, 1.0))
+            if len(late.temperatures) != 2:
                 raise ValueError(f"{late.temperatures} are no temperatures")
-        if isinstance(model, JoinedModel):
-            joined = values["joined_weights"]
-            if joined.keys() != model.parts.keys():
-                raise ValueError(f"{kind} is joined of {', '.join(model.parts)}, not of {', '.join(joined)}")
-            model.weights = _weights((joined[part] for part in model.parts), count=len(model.parts))
+        for name, one in _joined_within(kind, model):
+            _restore_joining(one, values["joined"][name])
         protocol = str(values["protocol"])
         languages = tuple(map(str, values.get("text_languages", ())))
     except CheckpointError:
@@ -187,8 +181,27 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def _late_within(model: torch.nn.Module) -> LateFusion | None:
-    return next((one for one in model.modules() if isinstance(one, LateFusion)), None)
+def _joined_within(kind: ModelKind, model: torch.nn.Module) -> Iterator[tuple[str, JoinedModel]]:
+    """Every joined model in a model, by name."""
+    if isinstance(model, JoinedModel):
+        yield kind, model
+        for part in PARTS[kind]:
+            yield from _joined_within(part, model.parts[part])
+
+
+def _joining(model: JoinedModel) -> dict[str, dict[str, float]]:
+    return {
+        "weights": dict(zip(model.parts, model.weights, strict=True)),
+        "temperatures": dict(zip(model.parts, model.temperatures, strict=True)),
+    }
+
+
+def _restore_joining(model: JoinedModel, joining: Mapping[str, Mapping[str, Any]]) -> None:
+    for found in (joining["weights"], joining["temperatures"]):
+        if found.keys() != model.parts.keys():
+            raise ValueError(f"it is joined of {', '.join(model.parts)}, not of {', '.join(found)}")
+    model.weights = _weights((joining["weights"][part] for part in model.parts), count=len(model.parts))
+    model.temperatures = _temperatures(joining["temperatures"][part] for part in model.parts)
 
 
 def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
@@ -196,6 +209,13 @@ def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
     if len(weights) != count or not all(one >= 0 for one in weights) or not 0 < sum(weights) < math.inf:
         raise ValueError(f"{weights} are no weights")
     return weights
+
+
+def _temperatures(values: Iterable[Any]) -> tuple[float, ...]:
+    temperatures = tuple(float(one) for one in values)
+    if not all(0 < one < math.inf for one in temperatures):
+        raise ValueError(f"{temperatures} are no temperatures")
+    return temperatures
 
 
 def _specification(values: dict[str, Any]) -> EncoderSpecification:
@@ -210,10 +230,11 @@ def _build(
     encoders: Mapping[str, EncoderSpecification],
     pieces: WordPieces | None,
 ) -> EmotionModel | JoinedModel:
-    members = members_of(kind)
-    if members == (kind,):
+    if members_of(kind) == (kind,):
         return _build_one(kind, recipe, classes, encoders, pieces)
-    parts: dict[str, EmotionModel] = {part: _build_one(part, recipe, classes, encoders, pieces) for part in members}
+    parts: dict[str, EmotionModel | JoinedModel] = {
+        part: _build(part, recipe, classes, encoders, pieces) for part in PARTS[kind]
+    }
     return JoinedModel(parts, weights=[1 / len(parts)] * len(parts))
 
 
@@ -266,7 +287,11 @@ def late_checkpoint(
 
 
 def joined_checkpoint(
-    kind: ModelKind, checkpoints: Mapping[ModelKind, Checkpoint], *, weights: tuple[float, ...]
+    kind: ModelKind,
+    checkpoints: Mapping[ModelKind, Checkpoint],
+    *,
+    weights: tuple[float, ...],
+    temperatures: tuple[float, ...],
 ) -> Checkpoint:
     """Join the checkpoints of a model's parts, all of one run, into that of the mean of their posteriors.
 
@@ -274,8 +299,9 @@ def joined_checkpoint(
         kind: The joined model.
         checkpoints: Holds its parts, and what else there is.
         weights: Of the parts, in the order of `PARTS`.
+        temperatures: Of the parts, in the same order.
     """
-    members = members_of(kind)
-    parts: dict[str, EmotionModel] = {part: checkpoints[part].model for part in members}  # type: ignore[misc]
+    parts: dict[str, EmotionModel | JoinedModel] = {part: checkpoints[part].model for part in PARTS[kind]}
+    model = JoinedModel(parts, weights=weights, temperatures=temperatures).eval()
     # Of one run all parts read the same encoders, and word pieces that were learned from the same words.
-    return replace(checkpoints[members[0]], kind=kind, model=JoinedModel(parts, weights=weights).eval())
+    return replace(checkpoints[members_of(kind)[0]], kind=kind, model=model)

@@ -39,7 +39,7 @@ from emofuse.training.material import (
     text_granularity_of,
     trained_kinds,
 )
-from emofuse.training.units import Unit, joined_unit, read_unit, run_units
+from emofuse.training.units import Joining, Unit, joined_unit, read_unit, run_units
 from emofuse.types import TIERS, Alignment, Fold
 
 MANIFEST, ALIGNMENTS, STORE, UNITS, MODELS = "manifest.parquet", "alignments.parquet", "features", "units", "models"
@@ -267,9 +267,9 @@ def train(
     run_units(units, material, out / UNITS, jobs=jobs or os.cpu_count() or 1, device=device, progress=progress)
 
     tables = [read_scores(out / UNITS / unit.folder / "scores.parquet") for unit in units if unit.fold.test]
-    weights: dict[str, dict[str, list[float]]] = {}
+    joinings: dict[ModelKind, dict[str, Joining]] = {}
     for fold, seed in [*folds, final]:
-        tables += _joined(fold, seed, material, out, weights)
+        tables += _joined(fold, seed, material, out, joinings)
     scores = join_scores(tables)
     write_scores(scores, out / "scores.parquet")
     result = {
@@ -292,8 +292,8 @@ def train(
         "context": recipe.text.context,
         "encoders": _encoders(features, recipe),
         "layer_weights": _layer_weights(units, out),
-        "late_weights": weights.get("late", {}),
-        "joined_weights": weights,
+        "late_weights": {name: list(one.weights) for name, one in joinings.get("late", {}).items()},
+        "joined": {kind: {name: asdict(one) for name, one in found.items()} for kind, found in joinings.items()},
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "alignment": None if features.alignment is None else asdict(features.alignment),
@@ -301,7 +301,8 @@ def train(
         "versions": versions(),
         "command": command,
     }
-    _keep_models(units, material, result, out)
+    how = {kind: found[Unit(kind, *final).name] for kind, found in joinings.items()}
+    _keep_models(units, material, how, result, out)
     with written_whole(out / "result.json") as part:
         part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return Outcome(out=out, result=result, skipped=left_out)
@@ -390,9 +391,9 @@ def _alignment_notes(found: Coverage | None) -> list[str]:
 
 
 def _joined(
-    fold: Fold, seed: int, material: Material, out: Path, weights: dict[str, dict[str, list[float]]]
+    fold: Fold, seed: int, material: Material, out: Path, joinings: dict[ModelKind, dict[str, Joining]]
 ) -> list[Scores]:
-    """Test scores of the models that are joined from others, of one fold and seed; notes their weights."""
+    """Test scores of the models that are joined from others, of one fold and seed; notes how they were joined."""
     tables: dict[ModelKind, tuple[Scores, Scores | None]] = {}
     for kind in trained_kinds(material.recipe):
         folder = out / UNITS / Unit(kind, fold, seed).folder
@@ -400,24 +401,25 @@ def _joined(
         tables[kind] = (read_scores(folder / "validation.parquet"), tested)
     joined = []
     for kind in joined_kinds(material.recipe):
-        tables[kind], used = joined_unit(kind, material, tables)
-        weights.setdefault(kind, {})[f"{fold.name}-seed{seed}"] = list(used)
+        tables[kind], how = joined_unit(kind, material, tables)
+        joinings.setdefault(kind, {})[Unit(kind, fold, seed).name] = how
         test = tables[kind][1]
         if test is not None:
             joined.append(test)
     return joined
 
 
-def _keep_models(units: Sequence[Unit], material: Material, result: Mapping[str, Any], out: Path) -> None:
+def _keep_models(
+    units: Sequence[Unit], material: Material, how: Mapping[ModelKind, Joining], result: Mapping[str, Any], out: Path
+) -> None:
     """Make a checkpoint folder of every final unit, and of every model that is joined from them."""
     final = [unit for unit in units if not unit.fold.test]
     kept = {unit.kind: _final_checkpoint(unit, material, result["protocol"]["fingerprint"], out) for unit in final}
     for kind in joined_kinds(material.recipe):
-        weights = tuple(result["joined_weights"][kind][f"{final[0].fold.name}-seed{final[0].seed}"])
         kept[kind] = (
-            late_checkpoint(kept["speech"], kept["text"], weights=weights)
+            late_checkpoint(kept["speech"], kept["text"], weights=how[kind].weights)
             if kind == "late"
-            else joined_checkpoint(kind, kept, weights=weights)
+            else joined_checkpoint(kind, kept, weights=how[kind].weights, temperatures=how[kind].temperatures)
         )
     for kind, checkpoint in kept.items():
         if kind in material.recipe.models:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
@@ -19,12 +18,11 @@ from emofuse.experiment import MANIFEST, MODELS, UNITS
 from emofuse.manifest import read_manifest
 from emofuse.protocols import FINAL
 from emofuse.report.model_card import encoder_line
+from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.table import read_scores
 from emofuse.training.units import Unit
 from emofuse.types import Fold
-
-HOTTEST = 20.0
 
 
 def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
@@ -65,35 +63,6 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     )
     save_checkpoint(joined, out, card=_card(joined, {"speech": speech_run, "text": text_run}, answers, temperatures))
     return joined
-
-
-def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The temperature that makes the log likelihood of labels largest.
-
-    Args:
-        posteriors: `(utterances, classes)`.
-        labels: Index of the true class, `(utterances,)`.
-
-    Example:
-        >>> sure = np.array([[0.99, 0.01]] * 10)
-        >>> fit_temperature(sure, np.array([0] * 8 + [1] * 2)) > 2
-        True
-    """
-    logits = np.log(np.clip(posteriors, 1e-12, None))
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        norm = np.logaddexp.reduce(scaled, axis=1)
-        return float(np.mean(norm - scaled[np.arange(len(labels)), labels]))
-
-    limit = np.log(HOTTEST)
-    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))
-
-
-def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Posteriors at a temperature: above one they are less sure."""
-    logits = np.log(np.clip(posteriors, 1e-12, None)) / temperature
-    return np.asarray(np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)))
 
 
 def _held_out(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

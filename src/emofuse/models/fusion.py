@@ -167,13 +167,14 @@ class LateFusion(EmotionModel):
 
 
 class JoinedModel(nn.Module):
-    """Weighted mean of the posteriors of several models, each with an input of its own.
+    """Weighted mean of the calibrated posteriors of several models, each with an input of its own.
 
     Which models the paper joins into its final system is stated, that it takes their mean is inferred.
 
     Args:
-        parts: The models, by name.
+        parts: The models, by name; one of them may itself be joined.
         weights: Of each part in the same order, zero or more.
+        temperatures: Of each part: what its logits are divided by, above one for less sure answers; None for ones.
 
     Attributes:
         streams: The streams that the model cannot do without.
@@ -190,19 +191,30 @@ class JoinedModel(nn.Module):
 
     streams = ("speech", "text")
 
-    def __init__(self, parts: Mapping[str, EmotionModel], *, weights: Sequence[float]) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, EmotionModel | JoinedModel],
+        *,
+        weights: Sequence[float],
+        temperatures: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
         self.weights = tuple(weights)
+        self.temperatures = tuple(temperatures or [1.0] * len(parts))
 
     def forward(self, inputs: Mapping[str, Mapping[str, torch.Tensor]]) -> torch.Tensor:
         """Give log posteriors `(batch, classes)`.
 
         Args:
-            inputs: For each part, what its own `forward` takes by name.
+            inputs: For each model that is not joined itself, what its own `forward` takes by name.
         """
-        logs = torch.stack([part(**inputs[name]).log_softmax(-1) for name, part in self.parts.items()])
-        return torch.logsumexp(logs + _shares(self.weights, logs).log(), dim=0)
+        logs = []
+        for (name, part), temperature in zip(self.parts.items(), self.temperatures, strict=True):
+            logits = part(inputs) if isinstance(part, JoinedModel) else part(**inputs[name])
+            logs.append((logits / temperature).log_softmax(-1))
+        stacked = torch.stack(logs)
+        return torch.logsumexp(stacked + _shares(self.weights, stacked).log(), dim=0)
 
 
 def _shares(weights: Sequence[float], like: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ EARLY: tuple[ModelKind, ...] = ("early-frame", "early-phone", "early-syllable", 
 PARTS: Mapping[ModelKind, tuple[ModelKind, ...]] = {
     "late": ("speech", "text"),
     "multi-granularity": EARLY,
-    "multi-level": (*EARLY, "late"),
+    "multi-level": ("multi-granularity", "late"),
 }
 """Models that are joined from the posteriors of others, and of which."""
 
@@ -78,7 +78,9 @@ def joined_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
 def members_of(kind: ModelKind) -> tuple[ModelKind, ...]:
     """The models inside a model that each read an input of their own; what reads one input is its own only member."""
     # The parts of `late` read one stream each, so one input serves both.
-    return (kind,) if kind == "late" else PARTS.get(kind, (kind,))
+    if kind == "late" or kind not in PARTS:
+        return (kind,)
+    return tuple(member for part in PARTS[kind] for member in members_of(part))
 
 
 def _with_parts(kinds: Iterable[ModelKind]) -> set[ModelKind]:

@@ -23,6 +23,7 @@ from emofuse.errors import EmofuseError
 from emofuse.files import written_whole
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
+from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.fuse import combine, search_weights
 from emofuse.scoring.table import Scores, make_scores, write_scores
 from emofuse.seeds import derive_seed
@@ -44,10 +45,15 @@ class Unit:
     seed: int
 
     @property
+    def name(self) -> str:
+        """Its fold and seed."""
+        return f"{self.fold.name}-seed{self.seed}"
+
+    @property
     def folder(self) -> Path:
         """Where its results lie, below the folder of all units."""
         # Folds are named after speakers and sessions, and those may be called anything.
-        return Path(self.kind) / f"{quote(self.fold.name, safe=' ')}-seed{self.seed}"
+        return Path(self.kind) / quote(self.name, safe=" ")
 
     @property
     def result(self) -> str:
@@ -242,9 +248,22 @@ def _run_in_worker(unit: Unit) -> None:
     run_unit(unit, _WORKER["material"], _WORKER["root"], device=_WORKER["device"])
 
 
+@dataclass(frozen=True)
+class Joining:
+    """How a joined model weighs its parts, in their order; both come from the validation part only.
+
+    Attributes:
+        weights: Of the posteriors of each, summing to 1.
+        temperatures: What each one's posteriors are calibrated by before.
+    """
+
+    weights: tuple[float, ...]
+    temperatures: tuple[float, ...]
+
+
 def joined_unit(
     kind: ModelKind, material: Material, tables: Mapping[ModelKind, tuple[Scores, Scores | None]]
-) -> tuple[tuple[Scores, Scores | None], tuple[float, ...]]:
+) -> tuple[tuple[Scores, Scores | None], Joining]:
     """Join the scores of the parts of a model, of one fold and seed.
 
     Args:
@@ -253,22 +272,30 @@ def joined_unit(
         tables: For each part, validation scores and test scores (None for the final model).
 
     Returns:
-        The joined scores of both, and the weights in the order of the parts: tuned ones come from the validation part
-        only.
+        The joined scores of both, and how they were joined.
     """
     settings = material.recipe.model
     parts = PARTS[kind]
     held_out, tested = zip(*(tables[part] for part in parts), strict=True)
+    labels = held_out[0].labels()
     # The final system is a sum of posteriors; how speech and text alone are joined is its own choice.
     rule = settings.late_rule if kind == "late" else "mean"
+    temperatures = tuple([1.0] * len(parts))
+    if kind == "multi-level":
+        # Networks of both streams are surer than they are right, a product of posteriors less sure: summed as they are,
+        # the early level would drown the late one.
+        temperatures = tuple(fit_temperature(table.posteriors(), labels) for table in held_out)
+
+    def calibrated(several: Sequence[Scores]) -> NDArray[np.float64]:
+        return np.stack([cooled(one.posteriors(), value) for one, value in zip(several, temperatures, strict=True)])
+
     weights = tuple([1 / len(parts)] * len(parts))
     if settings.late_weights == "tuned":
-        stacked = np.stack([table.posteriors() for table in held_out])
-        weights = search_weights(stacked, held_out[0].labels(), rule=rule)
+        weights = search_weights(calibrated(held_out), labels, rule=rule)
 
     def join(several: Sequence[Scores]) -> Scores:
         frame = several[0].frame.assign(model=kind)
-        frame[list(material.classes)] = combine(np.stack([one.posteriors() for one in several]), weights, rule=rule)
+        frame[list(material.classes)] = combine(calibrated(several), weights, rule=rule)
         return Scores(frame, several[0].classes)
 
-    return (join(held_out), None if tested[0] is None else join(tested)), weights
+    return (join(held_out), None if tested[0] is None else join(tested)), Joining(weights, temperatures)

@@ -1,0 +1,43 @@
+"""Calibration: posteriors as sure as they are right."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+HOTTEST = 20.0
+
+
+def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The temperature that makes the log likelihood of labels largest (Guo et al., ICML 2017).
+
+    Args:
+        posteriors: `(utterances, classes)`, of utterances that the model has not been trained on.
+        labels: Index of the true class, `(utterances,)`.
+
+    Example:
+        >>> sure = np.array([[0.99, 0.01]] * 10)
+        >>> fit_temperature(sure, np.array([0] * 8 + [1] * 2)) > 2
+        True
+    """
+    logits = np.log(np.clip(posteriors, 1e-12, None))
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        norm = np.logaddexp.reduce(scaled, axis=1)
+        return float(np.mean(norm - scaled[np.arange(len(labels)), labels]))
+
+    limit = np.log(HOTTEST)
+    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))
+
+
+def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Posteriors at a temperature: above one they are less sure.
+
+    Example:
+        >>> cooled(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()
+        [[0.75, 0.25]]
+    """
+    logits = np.log(np.clip(posteriors, 1e-12, None)) / temperature
+    return np.asarray(np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)))

@@ -474,6 +474,17 @@ def test_columns_are_for_tables_alone(tmp_path: Path) -> None:
 # The real ones
 
 
+def test_files_of_one_name_are_left_out_each_under_its_own() -> None:
+    places = ("MELD/train/dia0_utt0.mp4", "MELD/dev/dia0_utt0.mp4", "elsewhere/dia0_utt0.mp4")
+    skipped = tuple(AudioError(f"no such file {place}", where=place, remedy="get it again") for place in places)
+    corpus = Corpus(manifest=pd.DataFrame(), skipped=skipped)
+    assert corpus.unread(Path("MELD")) == {
+        "train/dia0_utt0.mp4": "no such file MELD/train/dia0_utt0.mp4; get it again",
+        "dev/dia0_utt0.mp4": "no such file MELD/dev/dia0_utt0.mp4; get it again",
+        "dia0_utt0.mp4": "no such file elsewhere/dia0_utt0.mp4; get it again",
+    }
+
+
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the recordings in {SHARED} are not at hand")
 class TestSharedRecordings:

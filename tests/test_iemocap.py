@@ -449,6 +449,16 @@ def test_what_is_missing_without_harm_is_noted(root: Path, change: Callable[[Pat
     assert any(found.startswith(note) for found in corpus.notes), corpus.notes
 
 
+@pytest.mark.parametrize(("mark", "lost"), [("\n[8.9501", 4), ("C-F1:\tAnger", 4), ("\n[12.5301", 1)])
+def test_a_file_of_labels_that_is_cut_between_lines_is_noted_by_name(root: Path, mark: str, lost: int) -> None:
+    content = (root / LABELLED).read_text()
+    (root / LABELLED).write_text(content[: content.index(mark)])
+    corpus = get(root, labels="all")
+    assert (len(corpus.manifest), corpus.skipped) == (100 - lost, ())
+    told = f"{lost} sounds have no label, as where a file of EmoEvaluation is cut short: Ses01F_impro01.txt"
+    assert told in corpus.notes, corpus.notes
+
+
 def test_a_folder_of_nothing_but_damage_is_an_error(root: Path) -> None:
     for path in root.glob("Session?/dialog/EmoEvaluation/*.txt"):
         path.write_text("")

@@ -265,6 +265,8 @@ def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any
     assert outcome.result["alignment"]["aligned"] == shares
     assert any("aligned by word" in note for note in outcome.result["notes"])
     assert (folder / "run" / "table.tex").is_file()
+    kept = {path.name for path in (folder / "run" / "models").iterdir()}
+    assert kept == {"concat", "early-joint", "multi-granularity", "late", "multi-level"}
 
 
 def test_a_model_that_reads_segments_aligns_what_it_is_asked_about(multi_level: tuple[Path, Any]) -> None:

@@ -73,7 +73,7 @@ def finetune(
                 processes=processes,
                 command=typed_command(),
                 notes=found.notes,
-                skipped={Path(error.where or "").name: error.advice for error in found.skipped},
+                skipped=found.unread(root),
                 progress=progress,
             )
     except EmofuseError:

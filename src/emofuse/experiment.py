@@ -348,8 +348,6 @@ def run(
     manifest = read_manifest(out / MANIFEST)
     alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
     features = extract(manifest, recipe, store or out / STORE, alignments=alignments, device=device, progress=progress)
-    # A file that cannot be opened has no row in the manifest, so it goes by the file's name.
-    unread = {Path(error.where or "").name: error.advice for error in found.skipped}
     outcome = train(
         manifest,
         recipe,
@@ -359,7 +357,7 @@ def run(
         device=device,
         command=command,
         notes=found.notes,
-        skipped=unread,
+        skipped=found.unread(root),
         progress=progress,
     )
     write_report(out, progress=progress)

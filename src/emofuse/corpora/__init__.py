@@ -72,6 +72,19 @@ class Corpus:
     skipped: tuple[EmofuseError, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def unread(self, root: Path) -> dict[str, str]:
+        """Why each was left out, by its place in the corpus, since what has no row has no name.
+
+        Args:
+            root: The folder that was read; what lies elsewhere goes by the file's name.
+        """
+        # Names alone recur: those of MELD's clips do in train, dev and test.
+        return {_inside(Path(error.where or ""), root): error.advice for error in self.skipped}
+
+
+def _inside(place: Path, root: Path) -> str:
+    return str(place.relative_to(root)) if root in place.parents else place.name
+
 
 def read_corpus(
     name: str,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emofuse.corpora.card import NONE, CorpusCard, Listing, Row
+from emofuse.corpora.card import NONE, CorpusCard, Listing, Row, listed
 from emofuse.corpora.sources import AGAIN, no_sound, number, read_lines, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
@@ -181,6 +181,7 @@ class _Reading:
     strange: Counter[str] = field(default_factory=Counter)
     wordless: list[str] = field(default_factory=list)
     unaligned: list[str] = field(default_factory=list)
+    unlabelled: Counter[str] = field(default_factory=Counter)
 
     def dialogues(self, session: str) -> list[re.Match[str]]:
         """A session's dialogues, by labels or transcripts."""
@@ -198,12 +199,17 @@ class _Reading:
     def add(self, session: str, match: re.Match[str]) -> None:
         """Read a dialogue."""
         dialogue, place = match[0], self.folder / f"Session{session}"
+        known = len(self.errors)
         turns = list(self._turns(place / "dialog" / "EmoEvaluation" / f"{dialogue}.txt", dialogue))
+        whole = len(self.errors) == known
         if not turns:
             return
         words = self._words(place / "dialog" / "transcriptions" / f"{dialogue}.txt")
         clips = _files(place / "sentences" / "wav" / dialogue, (".wav",))
         aligned = _files(place / "sentences" / "ForcedAlignment" / dialogue, _ALIGNMENTS)
+        if whole:
+            heard = {Path(name).stem for name in clips if _NAME.fullmatch(Path(name).stem)}
+            self.unlabelled[f"{dialogue}.txt"] += len(heard - {turn.name for turn in turns})
         for turn in sorted(turns, key=lambda turn: turn.start):
             label = self._merged(_CODES[turn.code])
             if label not in _SETS[self.labels]:
@@ -239,6 +245,11 @@ class _Reading:
 
     def notes(self) -> Iterator[str]:
         """Remarks on what is there and what is not."""
+        if cut := sorted(name for name, count in self.unlabelled.items() if count):
+            yield (
+                f"{self.unlabelled.total()} sounds have no label, as where a file of EmoEvaluation is cut short: "
+                f"{listed(cut)}"
+            )
         if self.wordless:
             yield f"{len(self.wordless)} of {len(self.rows)} utterances have no transcript, as {self.wordless[0]}"
         if self.unaligned:

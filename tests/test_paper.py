@@ -1,0 +1,237 @@
+"""The paper's table from the licensed corpus's own folder: `emofuse run paper --corpus iemocap`, on a miniature."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from emofuse import load
+from emofuse.align.readers import read_iemocap
+from emofuse.align.table import read_alignments
+from emofuse.cli import app
+from emofuse.errors import ManifestError
+from emofuse.manifest import read_manifest
+from emofuse.scoring.table import read_scores
+from emofuse.testing import miniature_iemocap
+
+ROWS = (
+    "speech",
+    "text",
+    "concat",
+    "early-frame",
+    "early-phone",
+    "early-syllable",
+    "early-word",
+    "multi-granularity",
+    "late",
+    "multi-level",
+)
+CERTAINTY = {
+    "speech": "inferred",
+    "text": "inferred",
+    "concat": "our baseline",
+    "early-frame": "co-attention stated, equations inferred",
+    "early-phone": "granularity stated, pooling chosen",
+    "early-syllable": "granularity stated, pooling chosen",
+    "early-word": "granularity stated, pooling chosen",
+    "multi-granularity": "inferred",
+    "late": "existence stated, rule chosen",
+    "multi-level": "combination stated, form inferred",
+}
+LABELLED = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
+SHORTER = "Session2/dialog/EmoEvaluation/Ses02F_impro01.txt"
+CLIP = "Session4/sentences/wav/Ses04F_impro01/Ses04F_impro01_F000.wav"
+SPANS = "Session3/sentences/ForcedAlignment/Ses03M_script02_2/Ses03M_script02_2_F000.wdseg"
+# What costs time and leaves no step of the chain out.
+QUICK = (
+    "train.epochs=1",
+    "train.refit=false",
+    "train_early.epochs=1",
+    "train_early.refit=false",
+    "model.width=16",
+    "speech.frames_per_step=10",
+)
+
+
+@dataclass(frozen=True)
+class Paper:
+    root: Path
+    out: Path
+    done: Result
+    result: dict[str, Any]
+
+
+def command(root: Path, out: Path, *options: str) -> Result:
+    given = ["run", "paper", "--corpus", "iemocap", "--root", str(root), "--out", str(out), "--seeds", "0"]
+    given += ["--speech-encoder", "logmel", "--text-encoder", "words", "--jobs", "1"]
+    chosen = [word for one in QUICK for word in ("--set", one)]
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, [*given, *chosen, *options])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy where a clip and an alignment are missing, and labels are cut short: in a line, and between lines."""
+    folder = miniature_iemocap(tmp_path_factory.mktemp("iemocap"))
+    for place in (CLIP, SPANS):
+        (folder / place).unlink()
+    for place, mark in ((LABELLED, "Ses01F_impro01_F001"), (SHORTER, "[8.9501")):
+        content = (folder / place).read_text()
+        (folder / place).write_text(content[: content.index(mark)])
+    return folder
+
+
+DAMAGED = (LABELLED, CLIP)
+
+
+@pytest.fixture(scope="module")
+def paper(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Paper:
+    out = tmp_path_factory.mktemp("paper") / "run"
+    done = command(root, out, "--partial")
+    assert (out / "result.json").is_file(), done.output
+    return Paper(root, out, done, json.loads((out / "result.json").read_text()))
+
+
+def test_a_damaged_copy_is_refused_with_every_name(root: Path, tmp_path: Path) -> None:
+    refused = command(root, tmp_path / "run").exception
+    assert isinstance(refused, ManifestError)
+    assert "2 missing or damaged" in refused.what
+    assert all(place in refused.what for place in DAMAGED)
+    assert not (tmp_path / "run" / "units").exists()
+
+
+def test_accepted_as_partial_it_is_run_and_every_name_is_told(paper: Paper) -> None:
+    assert paper.done.exit_code == 1
+    told = dict(re.findall(r"^Skipped (Session\S+txt|Session\S+wav)(?:, line \d+)?: (.+)$", paper.done.output, re.M))
+    assert set(told) == set(DAMAGED)
+    assert "[START - END] NAME EMOTION" in told[LABELLED]
+    assert "no such file" in told[CLIP]
+    assert "2 skipped, the rest is done" in paper.done.output
+    named = {one["utterance"].partition(",")[0]: one["reason"] for one in paper.result["skipped"]}
+    assert set(named) == set(DAMAGED)
+    cut = "4 sounds have no label, as where a file of EmoEvaluation is cut short: Ses02F_impro01.txt"
+    for note in (cut, "found 67 of 5531 utterances"):
+        assert any(one.startswith(note) for one in paper.result["notes"])
+        assert f"Note: {note}" in paper.done.output
+
+
+def test_every_row_is_scored_on_every_utterance(paper: Paper) -> None:
+    scores = read_scores(paper.out / "scores.parquet")
+    names = sorted(read_manifest(paper.out / "manifest.parquet")["utterance"])
+    # Of 70 with one of the four labels, one is behind either cut, and one has no sound.
+    assert len(names) == 67
+    assert set(scores.models) == set(paper.result["models"]) == set(ROWS)
+    for model in ROWS:
+        one = scores.of(model).frame
+        assert sorted(one["utterance"]) == names
+        assert one.groupby("fold")["session"].nunique().tolist() == [1] * 5, "one session is left out at a time"
+
+
+def test_rows_that_are_joined_are_the_mean_of_their_parts(paper: Paper) -> None:
+    scores = read_scores(paper.out / "scores.parquet")
+    posteriors = {
+        model: scores.of(model).frame.set_index("utterance").sort_index()[list(scores.classes)].to_numpy()
+        for model in ROWS
+    }
+    early = [posteriors[model] for model in ROWS if model.startswith("early")]
+    assert len(early) == 4
+    np.testing.assert_allclose(posteriors["multi-granularity"], np.mean(early, axis=0), atol=1e-9)
+    np.testing.assert_allclose(posteriors["multi-level"], np.mean([*early, posteriors["late"]], axis=0), atol=1e-9)
+
+
+def test_shipped_alignments_are_used_and_coverage_is_told(paper: Paper) -> None:
+    alignments = read_alignments(paper.out / "alignments.parquet")
+    assert {one.source for one in alignments.values()} == {"shipped"}
+    rows = read_manifest(paper.out / "manifest.parquet").set_index("utterance")
+    lacking = Path(SPANS).stem
+    for name in rows.index:
+        place = Path(rows.loc[name, "audio"])
+        spans = place.parents[2] / "ForcedAlignment" / place.parent.name / name
+        assert alignments[name].tiers == ({} if name == lacking else read_iemocap(spans))
+    assert paper.result["alignment"]["utterances"] == 67
+    assert paper.result["alignment"]["aligned"] == {"word": 66, "syllable": 66, "phone": 66}
+    for note in (
+        "67 utterances, aligned by word 98.5 %, syllable 98.5 %, phone 98.5 %",
+        f"1 not aligned: no such file; check the path ({lacking}); frames stand for its segments",
+    ):
+        assert note in paper.result["notes"]
+        assert note in paper.done.output
+        assert note in (paper.out / "report.html").read_text()
+
+
+def test_leakage_and_parts_are_told(paper: Paper) -> None:
+    leakage = paper.result["protocol"]["leakage"]
+    assert paper.result["protocol"]["kind"] == "session"
+    # All sessions play the same two scripts, and improvise in the same words.
+    assert (leakage["speakers"], leakage["dialogues"], leakage["scripts"]) == (0, 0, 2)
+    assert leakage["exact"]["share"] > 0.9
+    manifest = read_manifest(paper.out / "manifest.parquet")
+    improvised = int(manifest["script"].str.startswith("impro").sum())
+    counts = {"improvised": improvised, "scripted": len(manifest) - improvised}
+    assert set(paper.result["parts"]) == set(counts)
+    for part, count in counts.items():
+        assert set(paper.result["parts"][part]) == set(ROWS)
+        for figures in paper.result["parts"][part].values():
+            assert np.sum(figures["confusion"]) == count
+    page = (paper.out / "report.html").read_text()
+    assert "improvised" in page
+    assert "scripted" in page
+
+
+def test_the_table_has_ten_rows_and_their_certainty_in_three_formats(paper: Paper) -> None:
+    markdown = [line.strip("| ").split(" | ") for line in (paper.out / "table.md").read_text().splitlines()]
+    lines = (paper.out / "table.tex").read_text().splitlines()
+    latex = [line.removesuffix(r" \\").split(" & ") for line in lines if line.count(" & ") == 6]
+    tree = ElementTree.fromstring((paper.out / "table.html").read_text())  # noqa: S314 - it is our own
+    html = [[cell.text or "" for cell in row] for row in tree.iter("tr")]
+    for rows in (markdown[:1] + markdown[2:], latex, html):
+        assert rows[0][-1] == "Reconstruction"
+        assert [row[0] for row in rows[1:]] == list(ROWS)
+        assert {row[0]: row[-1] for row in rows[1:]} == CERTAINTY
+        for row in rows[1:]:
+            ua = 100 * paper.result["models"][row[0]]["ua"]["value"]
+            assert row[1].startswith(f"{ua:.1f} [")
+
+
+def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
+    assert {path.name for path in (paper.out / "models").iterdir()} == set(ROWS)
+    row = read_manifest(paper.out / "manifest.parquet").iloc[0]
+    folder = paper.out / "models" / "multi-level"
+    asked = ["predict", row["audio"], "--text", row["text"], "--model", str(folder), "--format", "json"]
+    done = CliRunner().invoke(app, [*asked, "--asr", "none"])
+    assert done.exit_code == 0, done.output
+    [answer] = json.loads(done.stdout)
+    assert set(answer["posteriors"]) == {"angry", "happy", "neutral", "sad"}
+    assert sum(answer["posteriors"].values()) == pytest.approx(1)
+    assert answer["streams"] == ["speech", "text"]
+    assert answer["text"] == row["text"]
+
+    aligned = read_alignments(paper.out / "alignments.parquet")[row["utterance"]]
+    answers = {
+        kind: list(
+            load(paper.out / "models" / kind, asr="none")
+            .predict(row["audio"], text=row["text"], alignment=aligned)
+            .posteriors.values()
+        )
+        for kind in (*ROWS[3:7], *ROWS[8:])
+    }
+    final = answers.pop("multi-level")
+    assert final == pytest.approx(np.mean(list(answers.values()), axis=0), abs=1e-6)

@@ -104,7 +104,7 @@ class ModelSettings(Settings):
         pooling: How a sequence becomes one vector.
         late_rule: How `late` joins posteriors.
         late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned` on the validation
-            part of each fold.
+            part of each fold. `multi-level` joins two: early fusion of all granularities, and late fusion.
         vocabulary: Word pieces that the `words` baseline may learn.
     """
 

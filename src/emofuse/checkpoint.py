@@ -18,7 +18,7 @@ from emofuse.errors import CheckpointError, EmofuseError
 from emofuse.models import EmotionModel, InputShape, JoinedModel, LateFusion, build_model
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
-from emofuse.training.material import PARTS, members_of, speech_width, streams_of
+from emofuse.training.material import PARTS, members_of, speech_shape, streams_of
 from emofuse.types import EncoderSpecification
 
 FORMAT = 1
@@ -247,8 +247,7 @@ def _build_one(
 ) -> EmotionModel:
     shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
     if "speech" in encoders:
-        speech = encoders["speech"]
-        shapes["speech"] = InputShape(len(speech.selected), speech_width(kind, recipe, speech))
+        shapes["speech"] = speech_shape(kind, recipe, encoders["speech"])
     if pieces is not None:
         shapes["text"] = InputShape(0, pieces.size)
     unknown = [stream for stream in streams_of(kind) if stream not in shapes]

@@ -375,7 +375,8 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
     )
     if features.speech is not None:
         views = {name: view.key for name, view in features.speech.views.items()}
-        material = replace(material, speech=views, speech_keys=features.speech.keys)
+        bounds = features.speech.bounds
+        material = replace(material, speech=views, speech_keys=features.speech.keys, bounds=bounds)
     if features.text is not None:
         texts = {name: view.key for name, view in features.text.views.items()}
         material = replace(material, text=texts, text_keys=features.text.keys)

@@ -16,13 +16,14 @@ from torch.nn import functional as F
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.experiment import check_streams
+from emofuse.features.segments import is_pooled_in_model
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import make_protocol
 from emofuse.settings import Granularity, ModelKind, Recipe
 from emofuse.training.material import (
     granularities_of,
     joined_kinds,
-    speech_width,
+    speech_shape,
     step_width,
     streams_of,
     text_granularity_of,
@@ -137,10 +138,14 @@ def _speech(
     clip = np.random.default_rng(0).normal(size=round(PROBE_SECONDS * SAMPLING_RATE)).astype(np.float32)
     taken = _timed(lambda: encoder.encode([clip])) / PROBE_SECONDS
     one = encoder.specification
+    apart = [step for step in steps if not is_pooled_in_model(recipe.speech, step)]
     disk = 0
-    for step in steps:
+    for step in apart:
         count = float(utterances) if step == "utterance" else seconds * _rate(step, one, recipe)
         disk += round(count * len(one.selected) * step_width(step, recipe, one) * HALF)
+    if len(apart) < len(steps) and not (apart and recipe.speech.frames_per_step == 1):
+        # What models pool themselves is stored once, as every frame.
+        disk += round(seconds * one.frame_rate * len(one.selected) * one.width * HALF)
     what = f"{one.name} at {', '.join(steps)}, {1 / taken:.0f} times as fast as speech"
     return one, Stage(name="speech features", what=what, seconds=seconds * taken, disk=disk)
 
@@ -179,12 +184,18 @@ class _Shape:
         shapes: dict[str, InputShape | None] = {"speech": None, "text": None}
         size = settings.batch_size
         if "speech" in streams_of(kind) and speech is not None:
-            width = speech_width(kind, recipe, speech)
-            shapes["speech"] = InputShape(len(speech.selected), width)
+            heard = speech_shape(kind, recipe, speech)
+            shapes["speech"] = heard
             found = granularities_of(kind, recipe)
             count = sum(1.0 if one == "utterance" else seconds * _rate(one, speech, recipe) for one in found)
             steps = max(1, round(count))
-            self.inputs["speech"] = torch.randn(size, len(speech.selected), steps, width)
+            frames = steps
+            if heard.segments:
+                frames = max(1, round(seconds * speech.frame_rate))
+                first = torch.linspace(0, frames - 1, steps).long()
+                last = torch.cat([first[1:], torch.tensor([frames])]).clamp(min=first + 1)
+                self.inputs["speech_bounds"] = torch.stack([first, last], dim=-1).expand(size, -1, -1)
+            self.inputs["speech"] = torch.randn(size, heard.layers, frames, heard.width)
             self.inputs["speech_mask"] = torch.ones(size, steps, dtype=torch.bool)
         if "text" in streams_of(kind):
             steps = max(1, round(words * 1.3) + 2)

@@ -19,14 +19,15 @@ from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AlignmentError, AudioError, CheckpointError, SettingsError
-from emofuse.features.dataset import pad
+from emofuse.features.dataset import pad, pad_bounds
 from emofuse.features.extract import features_of, to_steps, to_words
+from emofuse.features.segments import step_bounds
 from emofuse.language import is_foreign
 from emofuse.models import JoinedModel
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
 from emofuse.settings import ModelKind
-from emofuse.training.material import granularities_of, members_of, streams_of, text_granularity_of
+from emofuse.training.material import granularities_of, members_of, pools_frames, streams_of, text_granularity_of
 from emofuse.transcribe import Transcriber, load_transcriber
 from emofuse.types import TIERS, Alignment, Prediction
 
@@ -144,7 +145,7 @@ class Predictor:
                 remedy=f"resample them to {SAMPLING_RATE} Hz or pass a file",
             )
         takes = streams_of(self.checkpoint.kind)
-        inputs: dict[str, dict[ModelKind, torch.Tensor]] = {}
+        inputs: dict[str, dict[ModelKind, dict[str, torch.Tensor]]] = {}
         notes = []
         clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
         if text is None and clip is not None and "text" in takes and self._transcriber is not None:
@@ -230,35 +231,52 @@ class Predictor:
         except AlignmentError as error:
             return Alignment(utterance="", tiers={}, source=self._aligner.name, problem=error.what)
 
-    def _read_speech(self, clip: NDArray[np.float32], alignment: Alignment | None) -> dict[ModelKind, torch.Tensor]:
+    def _read_speech(
+        self, clip: NDArray[np.float32], alignment: Alignment | None
+    ) -> dict[ModelKind, dict[str, torch.Tensor]]:
+        """What each model within takes of a clip: its steps; or frames, where it pools them, and which make a step."""
         assert self._speech is not None  # noqa: S101
-        recipe = self.checkpoint.recipe
+        recipe, encoder = self.checkpoint.recipe, self._speech.specification
         frames = self._speech.encode([clip])[0]
-        inputs: dict[ModelKind, torch.Tensor] = {}
+        inputs = {}
         for member in self._members:
-            steps = [
-                to_steps(frames, self._speech.specification, recipe.speech, granularity=one, alignment=alignment)
-                for one in granularities_of(member, recipe)
-            ]
-            inputs[member] = torch.from_numpy(features_of(torch.cat(steps, dim=1)))
+            steps = granularities_of(member, recipe)
+            if pools_frames(member, recipe):
+                count = frames.shape[1]
+                bounds = [
+                    step_bounds(encoder, recipe.speech, frames=count, granularity=one, alignment=alignment)
+                    for one in steps
+                ]
+                padded, mask = pad_bounds([torch.cat(bounds)])
+                inputs[member] = self._batch("speech", torch.from_numpy(features_of(frames)))
+                inputs[member] |= {"speech_bounds": padded.to(self.device), "speech_mask": mask.to(self.device)}
+            else:
+                values = [
+                    to_steps(frames, encoder, recipe.speech, granularity=one, alignment=alignment) for one in steps
+                ]
+                inputs[member] = self._batch("speech", torch.from_numpy(features_of(torch.cat(values, dim=1))))
         return inputs
 
-    def _read_text(self, text: str) -> dict[ModelKind, torch.Tensor]:
+    def _read_text(self, text: str) -> dict[ModelKind, dict[str, torch.Tensor]]:
         if self.checkpoint.pieces is not None:
-            return dict.fromkeys(self._members, self.checkpoint.pieces.encode([text])[0])
+            return dict.fromkeys(self._members, self._batch("text", self.checkpoint.pieces.encode([text])[0]))
         encoder = self._load_text()
         tokens = encoder.encode([text])[0]
         steps = {"token": tokens}
         if any(text_granularity_of(member) == "word" for member in self._members):
             steps["word"] = to_words(tokens, encoder.word_of_tokens([text])[0])
-        return {member: torch.from_numpy(features_of(steps[text_granularity_of(member)])) for member in self._members}
+        read = {name: self._batch("text", torch.from_numpy(features_of(values))) for name, values in steps.items()}
+        return {member: read[text_granularity_of(member)] for member in self._members}
 
-    def _posterior(self, inputs: Mapping[str, Mapping[ModelKind, torch.Tensor]]) -> NDArray[np.float64]:
+    def _batch(self, stream: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        padded, mask = pad([values])
+        return {stream: padded.to(self.device), f"{stream}_mask": mask.to(self.device)}
+
+    def _posterior(self, inputs: Mapping[str, Mapping[ModelKind, Mapping[str, torch.Tensor]]]) -> NDArray[np.float64]:
         batches: dict[ModelKind, dict[str, torch.Tensor]] = {member: {} for member in self._members}
-        for stream, read in inputs.items():
+        for read in inputs.values():
             for member, values in read.items():
-                padded, mask = pad([values])
-                batches[member] |= {stream: padded.to(self.device), f"{stream}_mask": mask.to(self.device)}
+                batches[member] |= values
         with torch.inference_mode():
             logits: torch.Tensor = (
                 self._model(batches)

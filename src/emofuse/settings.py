@@ -52,7 +52,8 @@ class SpeechSettings(Settings):
         layers: `all`, one hidden state (`6`, `-1`), a range with both ends (`4-10`), or several (`4,7,10`).
         frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
         segments: How the frames of a phone, syllable or word become one step, and those of an utterance where a
-            model reads it as one.
+            model reads it as one. `attentive` is learned with the model, which is given all frames: every one of them
+            is stored, whatever `frames_per_step`.
         precision: Arithmetic of the encoder.
         batch_seconds: Seconds of audio in one batch, padding counted.
     """
@@ -61,7 +62,7 @@ class SpeechSettings(Settings):
     revision: str | None = None
     layers: str = "all"
     frames_per_step: int = Field(default=1, ge=1)
-    segments: Literal["mean", "max", "mean+std"] = "mean"
+    segments: Literal["mean", "max", "mean+std", "attentive"] = "mean"
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_seconds: float = Field(default=60.0, gt=0)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from emofuse.errors import StoreError
 from emofuse.features.store import View
@@ -18,7 +19,9 @@ class Batch:
     Attributes:
         inputs: What a model's `forward` takes by name: `speech` `(batch, layers, steps, width)`, `text`
             `(batch, layers, tokens, width)` or `(batch, tokens)` of word-piece ids, and their masks
-            `speech_mask`, `text_mask` `(batch, steps)`, True where there is something.
+            `speech_mask`, `text_mask` `(batch, steps)`, True where there is something. Where the model pools frames
+            to segments, `speech` holds frames, `speech_bounds` `(batch, segments, 2)` says which of them a segment
+            has, `(0, 0)` for padding, and `speech_mask` is `(batch, segments)`.
         labels: Index of the true class, `(batch,)`.
         names: The utterances.
     """
@@ -38,12 +41,20 @@ class Dataset:
         names: Utterances, in order.
         labels: Class index of each utterance.
         streams: For `speech` and `text`, what reads an utterance's features or word pieces.
+        bounds: What reads the bounds of an utterance's segments, `(segments, 2)`, where the model pools its frames.
     """
 
-    def __init__(self, names: Sequence[str], labels: Mapping[str, int], streams: Mapping[str, Reader]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        labels: Mapping[str, int],
+        streams: Mapping[str, Reader],
+        *,
+        bounds: Reader | None = None,
+    ) -> None:
         self.names = tuple(names)
         self.labels = torch.tensor([labels[name] for name in names], dtype=torch.long)
-        self.streams = streams
+        self.streams, self.bounds = streams, bounds
 
     def __len__(self) -> int:
         return len(self.names)
@@ -51,7 +62,7 @@ class Dataset:
     def __add__(self, other: Dataset) -> Dataset:
         both = (*self.names, *other.names)
         values = torch.cat([self.labels, other.labels]).tolist()
-        return Dataset(both, dict(zip(both, values, strict=True)), self.streams)
+        return Dataset(both, dict(zip(both, values, strict=True)), self.streams, bounds=self.bounds)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The utterances at some places, padded to the longest of them."""
@@ -59,6 +70,8 @@ class Dataset:
         inputs: dict[str, torch.Tensor] = {}
         for stream, read in self.streams.items():
             inputs[stream], inputs[f"{stream}_mask"] = pad([read(name) for name in names])
+        if self.bounds is not None:
+            inputs["speech_bounds"], inputs["speech_mask"] = pad_bounds([self.bounds(name) for name in names])
         return Batch(inputs, self.labels[list(indices)], names)
 
     def batches(self, size: int, *, generator: torch.Generator | None = None) -> Iterator[Batch]:
@@ -95,6 +108,18 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         row.narrow(axis, 0, length).copy_(item)
         row.narrow(axis, length, longest - length).zero_()
     return values, torch.arange(longest) < lengths[:, None]
+
+
+def pad_bounds(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack bounds `(segments, 2)` of different length, padded with `(0, 0)`, with a mask `(batch, segments)`.
+
+    Example:
+        >>> bounds, mask = pad_bounds([torch.tensor([[0, 2], [2, 5]]), torch.tensor([[0, 4]])])
+        >>> bounds.tolist(), mask.tolist()
+        ([[[0, 2], [2, 5]], [[0, 4], [0, 0]]], [[True, True], [True, False]])
+    """
+    bounds = pad_sequence(list(items), batch_first=True)
+    return bounds, bounds[..., 1] > 0
 
 
 def view_reader(view: View, keys: Mapping[str, str]) -> Reader:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +22,13 @@ from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
-from emofuse.features.segments import frame_bounds, pool_segments
+from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
 from emofuse.features.store import View, ViewKey
 from emofuse.files import written_whole
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint
-from emofuse.types import Alignment, EncoderSpecification, Utterance
+from emofuse.types import TIERS, Alignment, EncoderSpecification, Utterance
 
 SHARD_SECONDS = 300.0
 SHARD_TEXTS = 4096
@@ -40,11 +40,13 @@ class Extracted:
     """What extraction left behind.
 
     Attributes:
-        views: The views of the store, by granularity.
+        views: The views of the store, by granularity; one and the same for all that a model pools itself.
         keys: Content key of every utterance that has features.
         failed: Utterances without, and why.
         computed: How many were computed now, not found in the store.
         padding: Share of the computed batches that was padding.
+        bounds: Where models pool frames themselves, by granularity and content key: first frame of each step and the
+            one after the last, `(steps, 2)`.
     """
 
     views: Mapping[str, View]
@@ -52,6 +54,7 @@ class Extracted:
     failed: Mapping[str, AudioError]
     computed: int
     padding: float
+    bounds: Mapping[str, Mapping[str, NDArray[np.int32]]] = field(default_factory=dict)
 
 
 def extract_speech(
@@ -66,7 +69,8 @@ def extract_speech(
 ) -> Extracted:
     """Encode the audio of a manifest, all granularities in one pass.
 
-    At a tier of the alignment a step is a segment; an utterance that has none keeps its frames there.
+    At a tier of the alignment a step is a segment; an utterance that has none keeps its frames there. What is pooled
+    by learned scores is stored as single frames, once for all granularities, and its bounds are returned.
 
     Features are keyed by content, so equal clips are encoded once and a second run computes only what is new. A
     killed run goes on where its last whole shard ended, with the same batches, and so leaves the same bytes.
@@ -74,12 +78,16 @@ def extract_speech(
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
     """
-    views = {name: View(store, _speech_key(encoder, settings, name)) for name in granularities}
-    aligned = alignments or {} if any(view.key.aligned for view in views.values()) else {}
+    wanted = {name: _speech_key(encoder, settings, name) for name in granularities}
+    # Granularities that are stored alike share a view: two of one folder would wait for each other's lock.
+    stored = {key: name for name, key in wanted.items()}
+    opened = {key: View(store, key) for key in stored}
+    views = {name: opened[key] for name, key in wanted.items()}
+    aligned = alignments or {} if set(granularities) & set(TIERS) else {}
     keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], aligned, progress)
     durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
 
-    def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> dict[str, dict[str, NDArray[np.float32]]]:
+    def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> list[dict[str, NDArray[np.float32]]]:
         clips: dict[str, NDArray[np.float32]] = {}
         for key, clip in zip(batch, decoders.map(lambda name: _decode(spoken[name]), batch), strict=True):
             if isinstance(clip, AudioError):
@@ -87,8 +95,8 @@ def extract_speech(
             else:
                 clips[key] = clip
         encoded = dict(zip(clips, encoder.encode(list(clips.values())), strict=True)) if clips else {}
-        return {
-            name: {
+        return [
+            {
                 key: to_steps(
                     values,
                     encoder.specification,
@@ -98,15 +106,15 @@ def extract_speech(
                 ).numpy()
                 for key, values in encoded.items()
             }
-            for name in granularities
-        }
+            for name in stored.values()
+        ]
 
     sizes = {key: _seconds(row, float(durations[row.utterance])) for key, row in spoken.items()}
     with ThreadPoolExecutor(DECODERS) as decoders:
         computed, padding = _fill(
-            list(views.values()),
+            list(opened.values()),
             sizes,
-            lambda batch: list(encode(batch, decoders).values()),
+            lambda batch: encode(batch, decoders),
             store=store,
             budget=settings.batch_seconds,
             shard=SHARD_SECONDS,
@@ -114,7 +122,20 @@ def extract_speech(
             progress=progress,
         )
     kept = {name: key for name, key in keys.items() if name not in failed}
-    return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding)
+    bounds: dict[str, dict[str, NDArray[np.int32]]] = {}
+    pooled = [view for name, view in views.items() if is_pooled_in_model(settings, name)]
+    for name in granularities if pooled else ():
+        bounds[name] = {
+            key: step_bounds(
+                encoder.specification,
+                settings,
+                frames=pooled[0].steps(key),
+                granularity=name,
+                alignment=aligned.get(spoken[key].utterance),
+            ).numpy()
+            for key in set(kept.values())
+        }
+    return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding, bounds)
 
 
 def to_steps(
@@ -135,8 +156,11 @@ def to_steps(
         alignment: Where segments begin and end; without any, a tier's steps are those of `frame`.
 
     Returns:
-        `(layers, steps, width)`; a tier is twice as wide where segments are pooled to `mean+std`.
+        `(layers, steps, width)`; a tier is twice as wide where segments are pooled to `mean+std`. All frames where the
+        model pools them, along `step_bounds`.
     """
+    if is_pooled_in_model(settings, granularity):
+        return frames
     if granularity == "frame" or (granularity == "utterance" and settings.segments == "mean"):
         return pool_frames(frames, granularity=granularity, frames_per_step=settings.frames_per_step)
     if granularity == "utterance":
@@ -230,6 +254,8 @@ def _text_key(text: str, earlier: Sequence[str]) -> str:
 
 
 def _speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
+    if is_pooled_in_model(settings, granularity):
+        return ViewKey(specification=encoder.specification, granularity="frame", precision=settings.precision)
     plain = granularity == "frame" or (granularity == "utterance" and settings.segments == "mean")
     return ViewKey(
         specification=encoder.specification,

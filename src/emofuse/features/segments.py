@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from emofuse.types import EncoderSpecification, Segment
+from emofuse.settings import Granularity, SpeechSettings
+from emofuse.types import Alignment, EncoderSpecification, Segment
 
 SegmentPooling = Literal["mean", "max", "mean+std", "attentive"]
 
@@ -50,6 +51,47 @@ def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, 
     return torch.tensor(bounds, dtype=torch.long).reshape(-1, 2)
 
 
+def is_pooled_in_model(settings: SpeechSettings, granularity: Granularity) -> bool:
+    """Whether the steps of a granularity come from scores that the model learns, so that it must be given frames."""
+    return settings.segments == "attentive" and granularity != "frame"
+
+
+def step_bounds(
+    encoder: EncoderSpecification,
+    settings: SpeechSettings,
+    *,
+    frames: int,
+    granularity: Granularity,
+    alignment: Alignment | None,
+) -> torch.Tensor:
+    """Which frames a model pools to each step of an utterance.
+
+    Args:
+        encoder: Says when a frame is.
+        settings: How long a run of frames is.
+        frames: How many the clip has, at least one.
+        granularity: What a step is; a run of frames for `frame`.
+        alignment: Where segments begin and end; without any, a tier's steps are those of `frame`.
+
+    Returns:
+        First frame and the one after the last, `(steps, 2)`, int32.
+
+    Example:
+        >>> encoder = EncoderSpecification(name="w", family="wav2vec2", stream="speech", revision="1", layers=1,
+        ...     selected=(0,), width=4, sampling_rate=16000, stride=320, receptive_field=400)
+        >>> step_bounds(encoder, SpeechSettings(frames_per_step=2), frames=5, granularity="word",
+        ...             alignment=None).tolist()
+        [[0, 2], [2, 4], [4, 5]]
+    """
+    if granularity == "utterance":
+        return torch.tensor([[0, frames]], dtype=torch.int32)
+    segments = alignment.tiers.get(granularity, ()) if alignment and granularity != "frame" else ()
+    if segments:
+        return frame_bounds(segments, encoder, frames=frames).to(torch.int32)
+    first = torch.arange(0, frames, settings.frames_per_step, dtype=torch.int32)
+    return torch.stack([first, (first + settings.frames_per_step).clamp(max=frames)], dim=-1)
+
+
 def pool_segments(
     frames: torch.Tensor, bounds: torch.Tensor, *, kind: SegmentPooling = "mean", scores: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -74,8 +116,10 @@ def pool_segments(
         >>> pool_segments(frames, torch.tensor([[[0, 2], [1, 3]]])).tolist()
         [[[2.0], [5.5]]]
     """
-    if kind == "attentive" and scores is None:
-        raise ValueError("attentive pooling needs scores")
+    if kind == "attentive":
+        if scores is None:
+            raise ValueError("attentive pooling needs scores")
+        return _attend(frames, bounds, scores)
     counts = bounds[..., 1] - bounds[..., 0]
     longest = max(1, int(counts.max())) if counts.numel() else 1
     steps = torch.arange(longest, device=frames.device)
@@ -86,15 +130,21 @@ def pool_segments(
     if kind == "max":
         lowest = gathered.masked_fill(~inside[..., None], float("-inf")).amax(2)
         return lowest.masked_fill((counts == 0)[..., None], 0.0)
-    if scores is not None and kind == "attentive":
-        weights = scores[batch, places].masked_fill(~inside, float("-inf"))
-        # A segment of padding has no frame to weigh, and a softmax over nothing is no number.
-        weights = weights.masked_fill((counts == 0)[..., None], 0.0).softmax(-1) * inside
-    else:
-        weights = inside / counts.clamp(min=1)[..., None]
+    weights = inside / counts.clamp(min=1)[..., None]
     mean = torch.einsum("bsl,bslw->bsw", weights.to(frames.dtype), gathered)
     if kind != "mean+std":
         return mean
     squares = (gathered - mean[:, :, None]).square()
     variance = torch.einsum("bsl,bslw->bsw", weights.to(frames.dtype), squares)
     return torch.cat([mean, variance.sqrt()], dim=-1)
+
+
+def _attend(frames: torch.Tensor, bounds: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    steps = torch.arange(frames.shape[1], device=frames.device)
+    inside = (steps >= bounds[..., :1]) & (steps < bounds[..., 1:])
+    weights = torch.where(inside, scores[:, None], float("-inf"))
+    # A segment of padding has no frame to weigh, and a softmax over nothing is no number.
+    weights = weights.masked_fill(~inside.any(-1, keepdim=True), 0.0).softmax(-1) * inside
+    # A gradient passes here, and frames gathered for each segment would be kept for it: one long segment among many
+    # short ones, and they take gigabytes.
+    return weights.to(frames.dtype) @ frames

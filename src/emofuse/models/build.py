@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from emofuse.models.front import LayerMix, WordEmbedding
+from emofuse.models.front import LayerMix, SegmentMix, WordEmbedding
 from emofuse.models.fusion import ConcatModel, EarlyFusion, LateFusion
 from emofuse.models.streams import EmotionModel, Front, SpeechModel, TextModel
 from emofuse.settings import ModelKind, ModelSettings
@@ -17,14 +17,18 @@ class InputShape:
     Attributes:
         layers: Hidden states (0: ids, whose embedding is trained with the model).
         width: Numbers a step, or words of the vocabulary.
+        segments: Whether frames come with the bounds of segments, to which the model pools them.
     """
 
     layers: int
     width: int
+    segments: bool = False
 
     def front(self, width: int) -> Front:
         """The layer that reads this input; `width` is that of a trained embedding."""
-        return LayerMix(self.layers, self.width) if self.layers else WordEmbedding(self.width, width)
+        if not self.layers:
+            return WordEmbedding(self.width, width)
+        return SegmentMix(self.layers, self.width) if self.segments else LayerMix(self.layers, self.width)
 
 
 def build_model(

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from emofuse.errors import SettingsError
+from emofuse.features.segments import pool_segments
+
 SMALLEST_DEVIATION = 1e-5
 
 
@@ -52,6 +55,38 @@ class LayerMix(nn.Module):
         for layer in range(1, len(scale)):
             mixed = torch.addcmul(mixed, features[:, layer], scale[layer])
         return mixed
+
+
+class SegmentMix(LayerMix):
+    """Layer mix of frames, which are then pooled to the segments of an alignment.
+
+    A segment is the average of its frames, weighed by the softmax of a learned score within it, as attentive `Pooling`
+    does over a whole sequence.
+
+    Args:
+        layers: Number of hidden states.
+        width: Numbers a frame.
+
+    Example:
+        >>> SegmentMix(3, 8)(torch.zeros(2, 3, 5, 8), torch.tensor([[[0, 2], [2, 5]], [[0, 4], [0, 0]]])).shape
+        torch.Size([2, 2, 8])
+    """
+
+    def __init__(self, layers: int, width: int) -> None:
+        super().__init__(layers, width)
+        # Without a bias, which a softmax would not notice.
+        self.frame_score = nn.Linear(width, 1, bias=False)
+
+    def forward(self, features: torch.Tensor, bounds: torch.Tensor | None = None) -> torch.Tensor:
+        """Mix and pool `(batch, layers, frames, width)` along `(batch, segments, 2)` to `(batch, segments, width)`.
+
+        Raises:
+            SettingsError: There are no bounds.
+        """
+        if bounds is None:
+            raise SettingsError("the model needs the bounds of segments", remedy="pass speech_bounds=")
+        mixed = super().forward(features)
+        return pool_segments(mixed, bounds, kind="attentive", scores=self.frame_score(mixed).squeeze(-1))
 
 
 class WordEmbedding(nn.Module):

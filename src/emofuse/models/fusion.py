@@ -12,7 +12,7 @@ from emofuse.errors import SettingsError
 from emofuse.models.coattention import CoAttention
 from emofuse.models.front import LockedDropout
 from emofuse.models.pooling import Pooling, PoolingKind
-from emofuse.models.streams import EmotionModel, Front, Head, SpeechModel, TextModel, needed
+from emofuse.models.streams import EmotionModel, Front, Head, SpeechModel, TextModel, needed, read
 
 
 class ConcatModel(EmotionModel):
@@ -35,6 +35,7 @@ class ConcatModel(EmotionModel):
         *,
         speech: torch.Tensor | None = None,
         speech_mask: torch.Tensor | None = None,
+        speech_bounds: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -42,7 +43,7 @@ class ConcatModel(EmotionModel):
         speech, speech_mask = needed(speech, speech_mask, "speech")
         text, text_mask = needed(text, text_mask, "text")
         pooled = [
-            self.speech_pooling(self.speech_front(speech), speech_mask),
+            self.speech_pooling(read(self.speech_front, speech, speech_bounds), speech_mask),
             self.text_pooling(self.text_front(text), text_mask),
         ]
         logits: torch.Tensor = self.head(torch.cat(pooled, dim=-1))
@@ -92,6 +93,7 @@ class EarlyFusion(EmotionModel):
         *,
         speech: torch.Tensor | None = None,
         speech_mask: torch.Tensor | None = None,
+        speech_bounds: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -99,7 +101,7 @@ class EarlyFusion(EmotionModel):
         speech, speech_mask = needed(speech, speech_mask, "speech")
         text, text_mask = needed(text, text_mask, "text")
         frames, tokens = self.co_attention(
-            self.speech_projection(self.speech_front(speech)),
+            self.speech_projection(read(self.speech_front, speech, speech_bounds)),
             self.text_projection(self.text_front(text)),
             speech_mask,
             text_mask,
@@ -144,6 +146,7 @@ class LateFusion(EmotionModel):
         *,
         speech: torch.Tensor | None = None,
         speech_mask: torch.Tensor | None = None,
+        speech_bounds: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -151,7 +154,8 @@ class LateFusion(EmotionModel):
         logs: list[torch.Tensor] = []
         weights: list[float] = []
         if speech is not None:
-            logs.append((self.speech(speech=speech, speech_mask=speech_mask) / self.temperatures[0]).log_softmax(-1))
+            logits = self.speech(speech=speech, speech_mask=speech_mask, speech_bounds=speech_bounds)
+            logs.append((logits / self.temperatures[0]).log_softmax(-1))
             weights.append(self.weights[0])
         if text is not None:
             logs.append((self.text(text=text, text_mask=text_mask) / self.temperatures[1]).log_softmax(-1))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from emofuse.errors import SettingsError
-from emofuse.models.front import LayerMix, WordEmbedding
+from emofuse.models.front import LayerMix, SegmentMix, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
 
 Front = LayerMix | WordEmbedding
@@ -28,6 +28,7 @@ class EmotionModel(nn.Module):
         *,
         speech: torch.Tensor | None = None,
         speech_mask: torch.Tensor | None = None,
+        speech_bounds: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -35,7 +36,9 @@ class EmotionModel(nn.Module):
 
         Args:
             speech: Hidden states `(batch, layers, frames, width)`.
-            speech_mask: `(batch, frames)`, True where valid.
+            speech_mask: `(batch, frames)`, True where valid; `(batch, segments)` where the model pools frames.
+            speech_bounds: Where it does: first frame of each segment and the one after the last,
+                `(batch, segments, 2)`, `(0, 0)` for padding.
             text: Hidden states `(batch, layers, tokens, width)`, or ids `(batch, tokens)` for trained word pieces.
             text_mask: `(batch, tokens)`, True where valid.
         """
@@ -58,6 +61,12 @@ def needed(values: torch.Tensor | None, mask: torch.Tensor | None, stream: str) 
     return values, mask
 
 
+def read(front: Front, values: torch.Tensor, bounds: torch.Tensor | None) -> torch.Tensor:
+    """A stream as one sequence of vectors, along bounds where its front pools frames to segments."""
+    sequence: torch.Tensor = front(values, bounds) if isinstance(front, SegmentMix) else front(values)
+    return sequence
+
+
 class _OneStream(EmotionModel):
     def __init__(self, front: Front, *, width: int, classes: int, dropout: float, pooling: PoolingKind) -> None:
         super().__init__()
@@ -65,9 +74,11 @@ class _OneStream(EmotionModel):
         self.pooling = Pooling(pooling, front.width)
         self.head = Head(self.pooling.size, width=width, classes=classes, dropout=dropout)
 
-    def _logits(self, values: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
+    def _logits(
+        self, values: torch.Tensor | None, mask: torch.Tensor | None, bounds: torch.Tensor | None = None
+    ) -> torch.Tensor:
         values, mask = needed(values, mask, self.streams[0])
-        logits: torch.Tensor = self.head(self.pooling(self.front(values), mask))
+        logits: torch.Tensor = self.head(self.pooling(read(self.front, values, bounds), mask))
         return logits
 
 
@@ -87,11 +98,12 @@ class SpeechModel(_OneStream):
         *,
         speech: torch.Tensor | None = None,
         speech_mask: torch.Tensor | None = None,
+        speech_bounds: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See `EmotionModel.forward`; text is ignored."""
-        return self._logits(speech, speech_mask)
+        return self._logits(speech, speech_mask, speech_bounds)
 
 
 class TextModel(_OneStream):
@@ -110,6 +122,7 @@ class TextModel(_OneStream):
         *,
         speech: torch.Tensor | None = None,
         speech_mask: torch.Tensor | None = None,
+        speech_bounds: torch.Tensor | None = None,
         text: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:

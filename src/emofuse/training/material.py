@@ -8,11 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from emofuse.encoders.words import WordPieces
 from emofuse.features.dataset import Dataset, Reader, view_reader
+from emofuse.features.segments import is_pooled_in_model
 from emofuse.features.store import View, ViewKey
 from emofuse.models import InputShape
 from emofuse.settings import Granularity, ModelKind, Recipe, TextGranularity
@@ -43,9 +46,15 @@ def granularities_of(kind: ModelKind, recipe: Recipe) -> tuple[Granularity, ...]
     return _EARLY_STEPS.get(kind) or (recipe.model.speech_granularity,)
 
 
-def speech_width(kind: ModelKind, recipe: Recipe, encoder: EncoderSpecification) -> int:
-    """Numbers a step of what a model reads of speech."""
-    return step_width(granularities_of(kind, recipe)[0], recipe, encoder)
+def pools_frames(kind: ModelKind, recipe: Recipe) -> bool:
+    """Whether a model is given frames and the bounds of its steps; of several granularities, all of them are."""
+    return any(is_pooled_in_model(recipe.speech, one) for one in granularities_of(kind, recipe))
+
+
+def speech_shape(kind: ModelKind, recipe: Recipe, encoder: EncoderSpecification) -> InputShape:
+    """What a model reads of speech."""
+    width = step_width(granularities_of(kind, recipe)[0], recipe, encoder)
+    return InputShape(len(encoder.selected), width, segments=pools_frames(kind, recipe))
 
 
 def step_width(granularity: Granularity, recipe: Recipe, encoder: EncoderSpecification) -> int:
@@ -99,6 +108,7 @@ class Material:
         store: Folder of the feature store.
         speech: Views of speech by granularity.
         speech_keys: Content key of every utterance's audio.
+        bounds: Which frames belong to each step, by granularity and content key, where models pool frames.
         text: Views of the text by granularity; none where word pieces are trained with the model.
         text_keys: Content key of every utterance's text.
         texts: The words, where word pieces are trained.
@@ -111,6 +121,7 @@ class Material:
     store: Path
     speech: Mapping[str, ViewKey] = field(default_factory=dict)
     speech_keys: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, Mapping[str, NDArray[np.int32]]] = field(default_factory=dict)
     text: Mapping[str, ViewKey] = field(default_factory=dict)
     text_keys: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -146,21 +157,34 @@ class Material:
             encoder = self.text[text_granularity_of(kind)].specification
             return InputShape(len(encoder.selected), encoder.width)
         encoder = self.speech[granularities_of(kind, self.recipe)[0]].specification
-        return InputShape(len(encoder.selected), speech_width(kind, self.recipe, encoder))
+        return speech_shape(kind, self.recipe, encoder)
 
     def dataset(self, kind: ModelKind, names: Sequence[str], pieces: WordPieces | None) -> Dataset:
         """Utterances with what the model reads of them."""
         index = {name: number for number, name in enumerate(self.classes)}
         labels = {name: index[self.labels[name]] for name in names}
         readers: dict[str, Reader] = {}
+        bounds = None
         for stream in streams_of(kind):
-            if stream == "speech":
-                readers[stream] = _in_a_row([self._speech_readers[one] for one in granularities_of(kind, self.recipe)])
+            found = granularities_of(kind, self.recipe)
+            if stream == "speech" and pools_frames(kind, self.recipe):
+                # All that is pooled is stored as the same frames.
+                readers[stream] = self._speech_readers[found[-1]]
+                bounds = self._bounds_reader(found)
+            elif stream == "speech":
+                readers[stream] = _in_a_row([self._speech_readers[one] for one in found])
             elif pieces is not None:
                 readers[stream] = self._piece_reader(pieces)
             else:
                 readers[stream] = self._text_readers[text_granularity_of(kind)]
-        return Dataset(names, labels, readers)
+        return Dataset(names, labels, readers, bounds=bounds)
+
+    def _bounds_reader(self, granularities: Sequence[Granularity]) -> Reader:
+        def read(name: str) -> torch.Tensor:
+            key = self.speech_keys[name]
+            return torch.from_numpy(np.concatenate([self.bounds[one][key] for one in granularities]))
+
+        return read
 
     def _piece_reader(self, pieces: WordPieces) -> Reader:
         def read(name: str) -> torch.Tensor:

@@ -29,8 +29,16 @@ from emofuse.scoring.table import Scores, make_scores, write_scores
 from emofuse.seeds import derive_seed
 from emofuse.settings import ModelKind, fingerprint
 from emofuse.training.loop import fit, layer_weights, posteriors
-from emofuse.training.material import CLUSTERS, PARTS, Material, granularities_of, streams_of, text_granularity_of
-from emofuse.types import Fold
+from emofuse.training.material import (
+    CLUSTERS,
+    PARTS,
+    Material,
+    granularities_of,
+    pools_frames,
+    streams_of,
+    text_granularity_of,
+)
+from emofuse.types import TIERS, Fold
 
 VERSION = 3
 LABEL = "Training"
@@ -69,10 +77,13 @@ def unit_mark(unit: Unit, material: Material) -> str:
     names = [name for part in fold for name in part]
     inputs: list[Any] = []
     if "speech" in streams:
-        views = [material.speech[one] for one in granularities_of(unit.kind, recipe)]
-        # Where no view depends on the alignment, neither does the unit.
-        keys = material.speech_keys if any(view.aligned for view in views) else material.content_keys
-        inputs += [*(view.folder for view in views), _each(names, keys)]
+        found = granularities_of(unit.kind, recipe)
+        # Where no step depends on the alignment, neither does the unit.
+        keys = material.speech_keys if set(found) & set(TIERS) else material.content_keys
+        inputs += [*(material.speech[one].folder for one in found), _each(names, keys)]
+        if pools_frames(unit.kind, recipe):
+            # Frames are the same whatever they are pooled to.
+            inputs.append([recipe.speech.segments, list(found), recipe.speech.frames_per_step])
     if "text" in streams and material.text:
         inputs += [material.text[text_granularity_of(unit.kind)].folder, _each(names, material.text_keys)]
     elif "text" in streams:

@@ -1,0 +1,406 @@
+"""Segments whose frames the model weighs itself: `speech.segments=attentive`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from emofuse import experiment
+from emofuse.align.sphinx import SphinxAligner
+from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.checkpoint import load_checkpoint
+from emofuse.corpora import read_corpus
+from emofuse.encoders import load_speech_encoder
+from emofuse.errors import SettingsError
+from emofuse.experiment import Features, extract, run, train
+from emofuse.features.dataset import Dataset
+from emofuse.features.extract import extract_speech, features_of
+from emofuse.features.segments import frame_bounds
+from emofuse.finetune.processes import Processes
+from emofuse.finetune.run import finetune
+from emofuse.manifest import make_manifest
+from emofuse.models import EmotionModel, InputShape, SpeechModel, build_model
+from emofuse.models.front import LayerMix, SegmentMix
+from emofuse.plan import make_plan
+from emofuse.predict import load
+from emofuse.protocols import make_protocol
+from emofuse.settings import ModelKind, ModelSettings, Recipe, SpeechSettings, load_recipe
+from emofuse.testing import tiny_corpus, tone
+from emofuse.training.material import Material
+from emofuse.training.units import Unit, is_done
+from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
+
+LAYERS, WIDTH = 3, 4
+READERS: tuple[ModelKind, ...] = ("speech", "concat", "late", "early-word")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# The network
+
+
+@st.composite
+def clips(draw: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Frames and bounds of some utterances: gaps, overlaps, single frames, a long segment beside short ones."""
+    found = []
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    for _ in range(draw(st.integers(1, 4))):
+        frames = draw(st.integers(1, 30))
+        firsts = draw(st.lists(st.integers(0, frames - 1), min_size=1, max_size=7))
+        bounds = [[first, draw(st.integers(first + 1, frames))] for first in firsts]
+        found.append((torch.randn(LAYERS, frames, WIDTH, generator=generator).double(), torch.tensor(bounds)))
+    return found
+
+
+def dataset(found: list[tuple[torch.Tensor, torch.Tensor]]) -> Dataset:
+    names = [f"u{number}" for number in range(len(found))]
+    items = dict(zip(names, found, strict=True))
+    return Dataset(
+        names, dict.fromkeys(names, 0),
+        {"speech": lambda name: items[name][0].float(), "text": lambda name: torch.arange(1, 3 + int(name[1:]))},
+        bounds=lambda name: items[name][1],
+    )  # fmt: skip
+
+
+def spread(module: torch.nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.6)
+    for one in module.modules():
+        if isinstance(one, LayerMix):
+            mean, deviation = torch.randn(LAYERS, WIDTH, generator=generator), torch.rand(LAYERS, WIDTH) + 0.5
+            one.standardise_by(mean, deviation)
+
+
+def model(kind: ModelKind) -> EmotionModel:
+    made = build_model(
+        kind, ModelSettings(width=8, heads=2), classes=3, speech=InputShape(LAYERS, WIDTH, segments=True),
+        text=InputShape(0, 20),
+    ).eval()  # fmt: skip
+    spread(made)
+    return made
+
+
+@settings(deadline=None, max_examples=40)
+@given(found=clips())
+def test_frames_are_weighed_as_in_a_loop_over_segments(found: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    front = SegmentMix(LAYERS, WIDTH)
+    spread(front)
+    inputs = dataset(found).batch(range(len(found))).inputs
+    pooled = front(inputs["speech"], inputs["speech_bounds"]).detach()
+    assert pooled.shape[:2] == inputs["speech_mask"].shape
+    own = {name: value.double().numpy() for name, value in front.state_dict().items()}
+    shares = np.exp(own["scores"]) / np.exp(own["scores"]).sum()
+    for number, (frames, bounds) in enumerate(found):
+        standard = (frames.numpy() - own["mean"][:, None]) / (own["deviation"][:, None] + 1e-5)
+        mixed = sum(share * layer for share, layer in zip(shares, standard, strict=True))
+        for place, (first, last) in enumerate(bounds.tolist()):
+            powers = [np.exp(own["frame_score.weight"][0] @ mixed[frame]) for frame in range(first, last)]
+            expected = sum(power * mixed[first + step] for step, power in enumerate(powers)) / sum(powers)
+            np.testing.assert_allclose(pooled[number, place], expected, rtol=1e-4, atol=1e-5)
+        assert inputs["speech_mask"][number].tolist() == [place < len(bounds) for place in range(pooled.shape[1])]
+        assert not pooled[number, len(bounds) :].any()
+
+
+@pytest.mark.parametrize("kind", READERS)
+@settings(deadline=None, max_examples=10)
+@given(found=clips())
+def test_an_answer_does_not_depend_on_what_it_is_batched_with(
+    kind: ModelKind, found: list[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    made, data = model(kind), dataset(found)
+    with torch.no_grad():
+        together = made(**data.batch(range(len(found))).inputs)
+        alone = torch.cat([made(**data.batch([place]).inputs) for place in range(len(found))])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_gradients_reach_the_scores(kind: ModelKind) -> None:
+    generator = torch.Generator().manual_seed(3)
+    frames = [torch.randn(LAYERS, count, WIDTH, generator=generator) for count in (9, 5)]
+    # The second has a segment of padding, over which a softmax is no number.
+    bounds = [torch.tensor([[0, 4], [4, 9]]), torch.tensor([[1, 4]])]
+    made = model(kind)
+    made(**dataset(list(zip(frames, bounds, strict=True))).batch([0, 1]).inputs)[:, 0].sum().backward()
+    gradients = {name: one.grad for name, one in made.named_parameters() if name.endswith("frame_score.weight")}
+    assert len(gradients) == 1
+    for gradient in gradients.values():
+        assert gradient is not None
+        assert gradient.abs().max() > 1e-6
+    assert all(one.grad is None or one.grad.isfinite().all() for one in made.parameters())
+
+
+def test_one_segment_over_the_clip_is_attentive_pooling_of_its_frames() -> None:
+    pooling = SpeechModel(LayerMix(LAYERS, WIDTH), width=8, classes=3, dropout=0.0, pooling="attentive").eval()
+    spread(pooling)
+    segments = SpeechModel(SegmentMix(LAYERS, WIDTH), width=8, classes=3, dropout=0.0, pooling="mean").eval()
+    weights = pooling.state_dict()
+    weights["front.frame_score.weight"] = weights.pop("pooling.score.weight")
+    del weights["pooling.score.bias"]
+    segments.load_state_dict(weights)
+    frames = torch.randn(2, LAYERS, 7, WIDTH, generator=torch.Generator().manual_seed(1))
+    lengths = torch.tensor([7, 4])
+    mask = torch.arange(7) < lengths[:, None]
+    bounds = torch.stack([torch.zeros(2, dtype=torch.long), lengths], dim=-1)[:, None]
+    torch.testing.assert_close(
+        segments(speech=frames, speech_mask=torch.ones(2, 1).bool(), speech_bounds=bounds),
+        pooling(speech=frames, speech_mask=mask),
+    )
+
+
+def test_a_model_without_its_bounds_says_what_it_needs() -> None:
+    with pytest.raises(SettingsError, match="needs the bounds of segments; pass speech_bounds="):
+        model("speech")(speech=torch.zeros(1, LAYERS, 5, WIDTH), speech_mask=torch.ones(1, 5).bool())
+
+
+# The store
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> tuple[pd.DataFrame, dict[str, Alignment]]:
+    """Three utterances: two alike in sound, and their alignments, one of which failed."""
+    rows = []
+    for number, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{number}.wav"
+        soundfile.write(path, tone(1.0, seed=seed), SAMPLING_RATE)
+        rows.append({"utterance": f"u{number}", "audio": str(path), "text": "so very good", "duration": 1.0})
+    words = (Segment(start=0.1, end=0.5, label="so"), Segment(start=0.5, end=0.9, label="good"))
+    tiers: list[dict[Any, Any]] = [{"word": words}, {"word": words[:1]}, {}]
+    return make_manifest(rows, source="test"), {
+        f"u{number}": Alignment(utterance=f"u{number}", tiers=one, source="test") for number, one in enumerate(tiers)
+    }
+
+
+@pytest.mark.parametrize("run_length", [1, 4])
+def test_every_frame_is_stored_once_and_bounds_are_those_of_the_alignment(
+    run_length: int, spoken: Any, tmp_path: Path
+) -> None:
+    manifest, alignments = spoken
+    how = SpeechSettings(encoder="logmel", frames_per_step=run_length, segments="attentive")
+    one = load_speech_encoder(how)
+    done = extract_speech(
+        manifest, one, how, store=tmp_path / "store", granularities=("frame", "phone", "utterance", "word"),
+        alignments=alignments,
+    )  # fmt: skip
+    folders = {name: view.folder for name, view in done.views.items()}
+    assert folders["word"] == folders["phone"] == folders["utterance"]
+    assert (folders["frame"] == folders["word"]) == (run_length == 1)
+    assert len([path for path in (tmp_path / "store").iterdir() if path.is_dir()]) == (1 if run_length == 1 else 2)
+    assert len(done.views["word"]) == 2
+    for row in manifest.itertuples():
+        key, frames = done.keys[row.utterance], one.encode([load_audio(row.audio)])[0]
+        np.testing.assert_allclose(done.views["word"].read(key), frames, rtol=2.0**-10, atol=1e-3)
+        words = alignments[row.utterance].tiers.get("word")
+        count = frames.shape[1]
+        runs = [[start, min(start + run_length, count)] for start in range(0, count, run_length)]
+        expected = frame_bounds(words, one.specification, frames=count).tolist() if words else runs
+        assert done.bounds["word"][key].tolist() == expected
+        assert done.bounds["phone"][key].tolist() == runs
+        assert done.bounds["utterance"][key].tolist() == [[0, count]]
+
+
+def test_frames_that_are_stored_are_found_whatever_they_were_stored_for(spoken: Any, tmp_path: Path) -> None:
+    manifest, alignments = spoken
+    plain = SpeechSettings(encoder="logmel")
+    one = load_speech_encoder(plain)
+    store = tmp_path / "store"
+    assert extract_speech(manifest, one, plain, store=store, granularities=("frame",)).computed == 2
+    learned = plain.model_copy(update={"segments": "attentive"})
+    again = extract_speech(manifest, one, learned, store=store, granularities=("word",), alignments=alignments)
+    assert again.computed == 0
+    moved = {**alignments, "u2": replace(alignments["u2"], tiers=alignments["u0"].tiers)}
+    other = extract_speech(manifest, one, learned, store=store, granularities=("word",), alignments=moved)
+    assert other.computed == 0
+    assert other.bounds["word"][other.keys["u2"]].tolist() == again.bounds["word"][again.keys["u0"]].tolist()
+    assert other.keys["u2"] != again.keys["u2"]
+
+
+# The whole chain
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run on features whose frames the models weigh."""
+
+    manifest: pd.DataFrame
+    alignments: dict[str, Alignment]
+    recipe: Recipe
+    features: Features
+    material: Material
+    out: Path
+    corpus: Path
+
+
+OVERRIDES = (
+    "speech.segments=attentive", "speech.encoder=logmel", "text.encoder=words", "model.width=8", "model.heads=2",
+    "seeds=[0]", "train.epochs=2", "train_early.epochs=2", "protocol.kind=speaker", "protocol.validation_groups=1",
+)  # fmt: skip
+KINDS: tuple[ModelKind, ...] = ("late", "concat", "early-frame", "early-phone", "early-word", "early-joint")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("attentive")
+    corpus = tiny_corpus(folder / "corpus", utterances=1)
+    manifest = read_corpus("table", corpus).manifest
+    alignments = {
+        name: Alignment(
+            utterance=name,
+            tiers={tier: (Segment(start=0.05, end=0.05 + 0.03 * (1 + number), label="x"),
+                          Segment(start=0.2, end=0.33, label="y"))
+                   for number, tier in enumerate(TIERS)},
+            source="test",
+        )
+        for name in manifest["utterance"][1:]
+    }  # fmt: skip
+    names = ",".join(f'"{kind}"' for kind in KINDS)
+    recipe = load_recipe("fusion", overrides=[*OVERRIDES, f"models=[{names}]", "speech.frames_per_step=2"])
+    features = extract(manifest, recipe, folder / "store", alignments=alignments)
+    out = train(manifest, recipe, features, folder / "run", jobs=1).out
+    material = experiment._material(manifest, recipe, make_protocol(manifest, recipe.protocol), features)
+    return Made(manifest, alignments, recipe, features, material, out, corpus)
+
+
+def by_hand(
+    made: Made, kind: ModelKind, row: Any, alignment: Alignment | None, specification: EncoderSpecification
+) -> list[float]:
+    """Posteriors of the kept network, given frames and bounds that are put together here."""
+    checkpoint = load_checkpoint(made.out / "models" / kind)
+    frames = load_speech_encoder(made.recipe.speech).encode([load_audio(row["audio"])])[0]
+    count = frames.shape[1]
+    runs = [[start, min(start + 2, count)] for start in range(0, count, 2)]
+    bounds: list[list[int]] = []
+    tiers = {"early-word": ["word"], "early-phone": ["phone"], "early-joint": ["", "phone", "syllable", "word"]}
+    for tier in tiers.get(kind, []):
+        segments = alignment.tiers.get(tier, ()) if alignment else ()  # type: ignore[call-overload]
+        bounds += frame_bounds(segments, specification, frames=count).tolist() if segments else runs
+    bounds = bounds or [[0, count]]
+    assert checkpoint.pieces is not None
+    [words] = checkpoint.pieces.encode([row["text"]])
+    with torch.no_grad():
+        logits = checkpoint.model(
+            speech=torch.from_numpy(features_of(frames))[None], speech_mask=torch.ones(1, len(bounds)).bool(),
+            speech_bounds=torch.tensor([bounds]), text=words[None], text_mask=torch.ones(1, len(words)).bool(),
+        )  # fmt: skip
+    found: list[float] = logits[0].double().softmax(-1).tolist()
+    return found
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "early-frame"])
+def test_a_prediction_is_what_the_network_says_of_frames_and_bounds(kind: ModelKind, made: Made) -> None:
+    predictor = load(made.out / "models" / kind)
+    specification = load_speech_encoder(made.recipe.speech).specification
+    rows = made.manifest.set_index("utterance")
+    # The first is not aligned.
+    for name in made.manifest["utterance"][:3]:
+        row, alignment = rows.loc[name], made.alignments.get(name)
+        given_ = alignment or Alignment(utterance=name, tiers={}, source="test")
+        asked = predictor.predict(row["audio"], text=row["text"], alignment=given_)
+        assert list(asked.posteriors.values()) == pytest.approx(
+            by_hand(made, kind, row, alignment, specification), abs=1e-5
+        )
+
+
+def test_what_is_trained_on_is_what_is_predicted_from(made: Made) -> None:
+    names = list(made.manifest["utterance"])
+    rows = made.manifest.set_index("utterance")
+    for kind in ("early-phone", "early-joint"):
+        predictor = load(made.out / "models" / kind)
+        data = made.material.dataset(kind, names, predictor.checkpoint.pieces)
+        with torch.no_grad():
+            logits = predictor.checkpoint.model(**data.batch(range(len(names))).inputs)
+        for name, expected in list(zip(names, logits.softmax(-1).tolist(), strict=True))[:3]:
+            given_ = made.alignments.get(name) or Alignment(utterance=name, tiers={}, source="test")
+            asked = predictor.predict(rows.loc[name]["audio"], text=rows.loc[name]["text"], alignment=given_)
+            assert list(asked.posteriors.values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_of_frames_alone_has_no_scores(made: Made) -> None:
+    def scores(kind: str) -> list[str]:
+        kept = load_checkpoint(made.out / "models" / kind).model.state_dict()
+        return [name for name in kept if "frame_score" in name]
+
+    assert scores("early-frame") == []
+    assert scores("early-joint") == ["speech_front.frame_score.weight"]
+    assert scores("late") == ["speech.front.frame_score.weight"]
+
+
+def test_another_alignment_trains_anew_what_reads_it_and_nothing_else(made: Made) -> None:
+    protocol = make_protocol(made.manifest, made.recipe.protocol)
+    kinds: tuple[ModelKind, ...] = ("speech", "concat", "early-frame", "early-phone", "early-word", "early-joint")
+    units = [Unit(kind, protocol.folds[0], 0) for kind in kinds]
+    root = made.out / "units"
+
+    def undone(material: Material) -> set[str]:
+        return {unit.kind for unit in units if not is_done(unit, material, root)}
+
+    def with_speech(**update: Any) -> Material:
+        recipe = made.recipe.model_copy(update={"speech": made.recipe.speech.model_copy(update=update)})
+        return replace(made.material, recipe=recipe)
+
+    segments = {"early-phone", "early-word", "early-joint"}
+    assert undone(made.material) == set()
+    name = protocol.folds[0].train[0]
+    keys = {**made.material.speech_keys, name: made.material.content_keys[name] + "+another"}
+    assert undone(replace(made.material, speech_keys=keys)) == segments
+    # The views are the same, and what is made of them is not.
+    assert undone(with_speech(segments="mean")) == {*segments, "speech", "concat"}
+    model_ = made.recipe.model.model_copy(update={"speech_granularity": "frame"})
+    changed = made.recipe.model_copy(update={"model": model_})
+    assert undone(replace(made.material, recipe=changed)) == {"speech", "concat"}
+
+
+def test_a_run_from_sound_files_aligns_and_predicts(made: Made, tmp_path: Path) -> None:
+    recipe = load_recipe("fusion", overrides=[*OVERRIDES, 'models=["early-syllable"]'])
+    done = run(recipe, "table", made.corpus, tmp_path / "run", jobs=1)
+    assert done.result["models"]["early-syllable"]["ua"]["value"] >= 0
+    predictor = load(tmp_path / "run" / "models" / "early-syllable")
+    clip = tone(1.0, seed=0)
+    asked = predictor.predict(clip, text="Hello there")
+    tiers = SphinxAligner().align(clip, "Hello there")
+    given_ = Alignment(utterance="a", tiers=tiers, source="sphinx")
+    assert asked.posteriors == predictor.predict(clip, text="Hello there", alignment=given_).posteriors
+    nothing = Alignment(utterance="a", tiers={}, source="test")
+    assert asked.posteriors != predictor.predict(clip, text="Hello there", alignment=nothing).posteriors
+
+
+@pytest.mark.parametrize("kinds", [("early-word",), ("early-frame", "early-phone", "concat")])
+@pytest.mark.parametrize("run_length", [1, 2])
+def test_the_plan_counts_the_frames_once(kinds: Any, run_length: int, made: Made, tmp_path: Path) -> None:
+    speech = made.recipe.speech.model_copy(update={"frames_per_step": run_length})
+    recipe = made.recipe.model_copy(update={"models": kinds, "speech": speech})
+    told = {stage.name: stage.disk for stage in make_plan(made.manifest, recipe, jobs=1).stages}
+    found = extract(made.manifest, recipe, tmp_path / "store", alignments=made.alignments).speech
+    assert found is not None
+    folders = {view.folder for view in found.views.values()}
+    real = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
+    assert told["speech features"] == pytest.approx(real, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("speech", r"not tuned under attentive of frames; use mean, and pool in the model"),
+        ("early-word", "early-word is not trained with its encoders"),
+    ],
+)
+def test_fine_tuning_names_its_own_way(kind: ModelKind, complaint: str, made: Made, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        finetune(made.manifest, made.recipe, tmp_path / "tuned", kind=kind, processes=Processes("cpu"))

@@ -360,6 +360,8 @@ def test_another_alignment_trains_anew_what_reads_it_and_nothing_else(made: Made
     name = protocol.folds[0].train[0]
     keys = {**made.material.speech_keys, name: made.material.content_keys[name] + "+another"}
     assert undone(replace(made.material, speech_keys=keys)) == segments
+    # Of what is not aligned, runs of frames are pooled.
+    assert undone(with_speech(frames_per_step=3)) == segments
     # The views are the same, and what is made of them is not.
     assert undone(with_speech(segments="mean")) == {*segments, "speech", "concat"}
     model_ = made.recipe.model.model_copy(update={"speech_granularity": "frame"})

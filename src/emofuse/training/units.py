@@ -78,12 +78,13 @@ def unit_mark(unit: Unit, material: Material) -> str:
     inputs: list[Any] = []
     if "speech" in streams:
         found = granularities_of(unit.kind, recipe)
+        tiers = set(found) & set(TIERS)
         # Where no step depends on the alignment, neither does the unit.
-        keys = material.speech_keys if set(found) & set(TIERS) else material.content_keys
+        keys = material.speech_keys if tiers else material.content_keys
         inputs += [*(material.speech[one].folder for one in found), _each(names, keys)]
         if pools_frames(unit.kind, recipe):
-            # Frames are the same whatever they are pooled to.
-            inputs.append([recipe.speech.segments, list(found), recipe.speech.frames_per_step])
+            # The view is the same whatever its frames are pooled to.
+            inputs.append([recipe.speech.segments, recipe.speech.frames_per_step if tiers else 1])
     if "text" in streams and material.text:
         inputs += [material.text[text_granularity_of(unit.kind)].folder, _each(names, material.text_keys)]
     elif "text" in streams:

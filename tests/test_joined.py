@@ -62,6 +62,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("joined")
     speech, text = tiny_speech_encoder(folder / "speech"), tiny_text_encoder(folder / "text")
     manifest = read_corpus("table", tiny_corpus(folder / "corpus", utterances=1)).manifest
+    # Of several pieces, so that words are not the same as pieces.
+    manifest["text"] += " teatime"
     alignments = {
         name: Alignment(
             utterance=name, tiers={"word": spans(2), "syllable": spans(3), "phone": spans(6)}, source="test"
@@ -214,6 +216,18 @@ def test_all_weight_on_one_part_is_that_part(made: Made, tmp_path: Path) -> None
         how = joined(made, "multi-level", weights=weights, temperatures=plain)
         found = made.asked(changed(made, tmp_path / part, joined=how), "s0_sad_0")
         assert found == pytest.approx(made.asked(made.model(part), "s0_sad_0"), abs=1e-6)
+
+
+def test_late_fusion_within_keeps_its_own_weights(made: Made, tmp_path: Path) -> None:
+    how = joined(
+        made,
+        "multi-level",
+        weights={"multi-granularity": 0, "late": 1},
+        temperatures=dict.fromkeys(PARTS["multi-level"], 1),
+    )
+    for stream, shares in (("speech", [1, 0]), ("text", [0, 1])):
+        folder = changed(made, tmp_path / stream, joined=how, late_weights=shares)
+        assert made.asked(folder, "s0_sad_0") == pytest.approx(made.asked(made.model(stream), "s0_sad_0"), abs=1e-6)
 
 
 EVEN = dict.fromkeys(PARTS["multi-level"], 0.5)

@@ -39,6 +39,7 @@ from emofuse.finetune.run import KINDS, finetune
 from emofuse.manifest import utterances
 from emofuse.models import InputShape, build_model
 from emofuse.predict import load
+from emofuse.report import write_report
 from emofuse.scoring.bootstrap import paired_difference
 from emofuse.scoring.fuse import fuse
 from emofuse.scoring.table import read_scores
@@ -67,6 +68,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_pages() -> Iterator[None]:
+    """Draw the page of one run only: its figures take longer than so small a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "emofuse.finetune.run.write_report", lambda out: write_report(out) if out.name == "early-frame" else None
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -505,7 +516,7 @@ def small_tuner(folder: Path) -> Tuner:
 def cut_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a training leaves that was cut off after its first pass."""
     tuner = small_tuner(tmp_path_factory.mktemp("cut_off"))
-    sum(value.sum() for value in tuner.parameters).backward()  # type: ignore[union-attr]
+    sum(value.sum() for value in tuner.parameters).backward()
     tuner.optimizer.step()
     values = {"epoch": 1, "best": {"ua": 0.5, "epoch": 1}, "history": [{"epoch": 1}], "fingerprint": "test"}
     save_state(tuner.folder / CHECKPOINT, tuner.network, tuner.optimizer, values)
@@ -520,7 +531,7 @@ def go_on(folder: Path, files: dict[str, bytes]) -> Tuner:
         (folder / name).write_bytes(content)
     tuner = small_tuner(folder)
     assert tuner._resume([])[0] == 1
-    sum(value.sum() for value in tuner.parameters).backward()  # type: ignore[union-attr]
+    sum(value.sum() for value in tuner.parameters).backward()
     tuner.optimizer.step()
     tuner.network.load_state_dict(tuner._best())
     return tuner

@@ -146,15 +146,20 @@ def test_every_row_is_scored_on_every_utterance(paper: Paper) -> None:
 
 
 def test_rows_that_are_joined_are_the_mean_of_their_parts(paper: Paper) -> None:
+    """Those of all granularities as they are, those of both levels as sure as the run found them right."""
     scores = read_scores(paper.out / "scores.parquet")
-    posteriors = {
-        model: scores.of(model).frame.set_index("utterance").sort_index()[list(scores.classes)].to_numpy()
-        for model in ROWS
-    }
+    frames = {model: scores.of(model).frame.set_index("utterance").sort_index() for model in ROWS}
+    posteriors = {model: frame[list(scores.classes)].to_numpy() for model, frame in frames.items()}
     early = [posteriors[model] for model in ROWS if model.startswith("early")]
     assert len(early) == 4
     np.testing.assert_allclose(posteriors["multi-granularity"], np.mean(early, axis=0), atol=1e-9)
-    np.testing.assert_allclose(posteriors["multi-level"], np.mean([*early, posteriors["late"]], axis=0), atol=1e-9)
+    how = [paper.result["joined"]["multi-level"][f"{fold}-seed0"] for fold in frames["multi-level"]["fold"]]
+    assert all(one["weights"] == [0.5, 0.5] for one in how)
+    levels = []
+    for place, part in enumerate(("multi-granularity", "late")):
+        raised = posteriors[part] ** (1 / np.array([one["temperatures"][place] for one in how]))[:, None]
+        levels.append(raised / raised.sum(1, keepdims=True))
+    np.testing.assert_allclose(posteriors["multi-level"], np.mean(levels, axis=0), atol=1e-9)
 
 
 def test_shipped_alignments_are_used_and_coverage_is_told(paper: Paper) -> None:
@@ -231,7 +236,11 @@ def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
             .predict(row["audio"], text=row["text"], alignment=aligned)
             .posteriors.values()
         )
-        for kind in (*ROWS[3:7], *ROWS[8:])
+        for kind in ("multi-granularity", "late", "multi-level")
     }
-    final = answers.pop("multi-level")
-    assert final == pytest.approx(np.mean(list(answers.values()), axis=0), abs=1e-6)
+    how = paper.result["joined"]["multi-level"]["final-seed0"]
+    early, late = (
+        np.array(answers[part]) ** (1 / temperature)
+        for part, temperature in zip(("multi-granularity", "late"), how["temperatures"], strict=True)
+    )
+    assert answers["multi-level"] == pytest.approx((early / early.sum() + late / late.sum()) / 2, abs=1e-6)

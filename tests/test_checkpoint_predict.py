@@ -167,7 +167,7 @@ def test_a_kept_model_is_the_one_that_was_trained(kind: ModelKind, made: Made) -
 def test_late_fusion_keeps_rule_and_weights(made: Made) -> None:
     model = load_checkpoint(made.model("late")).model
     assert isinstance(model, LateFusion)
-    assert list(model.weights) == made.result["late_weights"]["final-seed0"]
+    assert model.weights == made.result["joined"]["late"]["final-seed0"]["weights"]
     assert model.rule == "mean"
 
 

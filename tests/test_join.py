@@ -75,11 +75,30 @@ def test_the_best_temperature_is_that_of_a_search() -> None:
     rng = np.random.default_rng(0)
     posteriors, labels = rng.dirichlet(np.ones(4) * 0.3, 200), rng.integers(0, 4, 200)
 
+    # Of 200 labels one more is thought to be wrong (Platt, 1999).
+    sure = 201 / 202
+    targets = np.where(np.eye(4)[labels] > 0, sure, (1 - sure) / 3)
+
     def loss(temperature: float) -> float:
-        return float(-np.mean(np.log(cooled(posteriors, temperature)[np.arange(200), labels])))
+        return float(-np.mean(np.sum(targets * np.log(cooled(posteriors, temperature)), axis=1)))
 
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4000))
     assert fit_temperature(posteriors, labels) == pytest.approx(min(grid, key=loss), rel=5e-3)
+
+
+@pytest.mark.parametrize("count", [4, 16, 60])
+def test_a_few_answers_that_are_all_right_make_the_next_one_no_certainty(count: int) -> None:
+    posteriors = np.full((count, 3), 0.2)
+    posteriors[:, 0] = 0.6
+    answer = cooled(posteriors, fit_temperature(posteriors, np.zeros(count, dtype=np.int64)))[0, 0]
+    assert answer == pytest.approx((count + 1) / (count + 2), abs=0.01)
+
+
+def test_very_sure_answers_cool_as_their_logits_do() -> None:
+    logits = np.array([[90.0, 0.0, -30.0]])
+    posteriors = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    cool = np.exp(logits / 20) / np.exp(logits / 20).sum()
+    np.testing.assert_allclose(cooled(posteriors, 20.0), cool, rtol=1e-9)
 
 
 # Joining

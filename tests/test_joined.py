@@ -188,7 +188,10 @@ def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) ->
 @pytest.mark.parametrize("kind", PARTS)
 def test_it_can_be_saved_again_and_says_what_it_is(kind: str, made: Made, tmp_path: Path) -> None:
     card = (made.model(kind) / "README.md").read_text()
-    assert f"**Joined from**: {', '.join(PARTS[kind])}\n" in card
+    how = made.result["joined"][kind]["final-seed0"]
+    shares = zip(PARTS[kind], how["weights"], how["temperatures"], strict=True)
+    told = [f"{part} (weight {weight:.2f}, temperature {heat:.2f})" for part, weight, heat in shares]
+    assert f"**Joined from**: {', '.join(told)}\n" in card
     assert f"| UA | {100 * made.result['models'][kind]['ua']['value']:.1f} % |" in card
     save_checkpoint(load_checkpoint(made.model(kind)), tmp_path / "again", card=card)
     assert made.asked(tmp_path / "again", "s0_sad_0") == made.asked(made.model(kind), "s0_sad_0")

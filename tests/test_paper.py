@@ -47,7 +47,7 @@ CERTAINTY = {
     "early-word": "granularity stated, pooling chosen",
     "multi-granularity": "inferred",
     "late": "existence stated, rule chosen",
-    "multi-level": "combination stated, form inferred",
+    "multi-level": "combination stated, form chosen",
 }
 LABELLED = "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
 SHORTER = "Session2/dialog/EmoEvaluation/Ses02F_impro01.txt"

@@ -80,7 +80,7 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     }  # fmt: skip
     weights = generator.dirichlet(np.ones(3), size=6).tolist()
     result["layer_weights"] = {models[0]: {"speech": weights}, models[1]: {"speech": weights, "text": [[1.0]] * 6}}
-    result["late_weights"] = {"fold-1-seed0": [0.25, 0.75]}
+    result["joined"] = {"late": {"fold-1-seed0": {"weights": [0.25, 0.75], "temperatures": [1.0, 1.5]}}}
     result["recipe"] = {"name": "Two models", "train": {"epochs": 5}}
     result["skipped"] = [{"utterance": "u999", "reason": "the sound is silent"}]
     result["notes"] = ["a remark"]
@@ -273,7 +273,7 @@ def test_optional_sections_may_be_absent(tmp_path: Path) -> None:
     scores = pd.read_parquet(tmp_path / "scores.parquet").drop(columns="speaker")
     save(tmp_path, {"models": evaluate(rewrite(tmp_path, scores))})
     page = Page(write_report(tmp_path))
-    for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "Weights of late"):
+    for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "How models are joined"):
         assert absent not in page.text
     assert "Speakers are not known" in page.text
     assert not (tmp_path / "plots" / "speech-speakers.png").exists()
@@ -481,7 +481,7 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     cell = rows[3].split("|")[6].strip()
     bounds = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
     assert cell == f"{100 * gap.value:+.1f} {bounds}" + ("*" if gap.low > 0 or gap.high < 0 else "")
-    assert "combination stated, form inferred" in rows[3]
+    assert "combination stated, form chosen" in rows[3]
     table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
     assert len(table.findall("tbody/tr")) == 4
     assert {line.count(" & ") for line in paper_table(result, style="latex").splitlines() if r"\\" in line} == {6}

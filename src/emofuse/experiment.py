@@ -292,7 +292,6 @@ def train(
         "context": recipe.text.context,
         "encoders": _encoders(features, recipe),
         "layer_weights": _layer_weights(units, out),
-        "late_weights": {name: list(one.weights) for name, one in joinings.get("late", {}).items()},
         "joined": {kind: {name: asdict(one) for name, one in found.items()} for kind, found in joinings.items()},
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],

@@ -105,7 +105,9 @@ class ModelSettings(Settings):
         pooling: How a sequence becomes one vector.
         late_rule: How `late` joins posteriors.
         late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned` on the validation
-            part of each fold. `multi-level` joins two: early fusion of all granularities, and late fusion.
+            part of each fold.
+        final: What counts alike in `multi-level`: both `levels`, early fusion of all granularities and late fusion,
+            each made as sure as it is right by a temperature from the validation part; or all `models`, as they are.
         vocabulary: Word pieces that the `words` baseline may learn.
     """
 
@@ -118,6 +120,7 @@ class ModelSettings(Settings):
     speech_granularity: Literal["utterance", "frame"] = "utterance"
     late_rule: Literal["mean", "product"] = "product"
     late_weights: Literal["equal", "tuned"] = "equal"
+    final: Literal["levels", "models"] = "levels"
     vocabulary: int = Field(default=2000, ge=50)
 
     @model_validator(mode="after")

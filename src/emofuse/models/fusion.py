@@ -173,7 +173,7 @@ class LateFusion(EmotionModel):
 class JoinedModel(nn.Module):
     """Weighted mean of the calibrated posteriors of several models, each with an input of its own.
 
-    Which models the paper joins into its final system is stated, that it takes their mean is inferred.
+    Which models the paper joins into its final system is stated, how it does is not: mean and temperatures are chosen.
 
     Args:
         parts: The models, by name; one of them may itself be joined.

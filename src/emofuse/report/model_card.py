@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from emofuse.corpora import CORPORA
+from emofuse.protocols import FINAL
 from emofuse.settings import ModelKind
 from emofuse.training.material import PARTS, streams_of
 
@@ -25,7 +26,7 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         f"- **Classes**: {', '.join(protocol['classes'])}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
-        *([f"- **Joined from**: {', '.join(PARTS[kind])}"] if kind in PARTS else []),
+        *([_joined_from(kind, result)] if kind in PARTS else []),
         *(encoder_line(stream, one) for stream, one in result["encoders"].items() if stream in streams_of(kind)),
         f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint `{protocol['fingerprint']}`",
         "",
@@ -63,6 +64,15 @@ def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
         f"- **{stream.capitalize()} encoder**: `{name}` ({encoder['family']}), revision `{encoder['revision'][:16]}`, "
         f"licence {encoder['licence']}, known to have seen: {seen}"
     )
+
+
+def _joined_from(kind: ModelKind, result: Mapping[str, Any]) -> str:
+    how = result["joined"][kind][f"{FINAL}-seed{result['recipe']['seeds'][0]}"]
+    shares = [
+        f"{part} (weight {weight:.2f}, temperature {temperature:.2f})"
+        for part, weight, temperature in zip(PARTS[kind], how["weights"], how["temperatures"], strict=True)
+    ]
+    return f"- **Joined from**: {', '.join(shares)}"
 
 
 def _measured(entry: Mapping[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ CERTAINTY: Mapping[str, str] = {
     "early-joint": "chosen",
     "multi-granularity": "inferred",
     "late": "existence stated, rule chosen",
-    "multi-level": "combination stated, form inferred",
+    "multi-level": "combination stated, form chosen",
 }
 """How sure the reconstruction of each model is: stated in the paper, inferred from it, or chosen by emofuse."""
 

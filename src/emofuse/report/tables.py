@@ -106,6 +106,11 @@ class _Encoder(_Part):
     selected: list[int] | None = None
 
 
+class _Joining(_Part):
+    weights: list[Number]
+    temperatures: list[Number]
+
+
 class _Skipped(_Part):
     utterance: str
     reason: str
@@ -122,7 +127,7 @@ class _Result(_Part):
     protocol: _Protocol | None = None
     encoders: dict[str, _Encoder] | None = None
     layer_weights: dict[str, dict[str, list[list[Number]]]] | None = None
-    late_weights: dict[str, list[Number]] | None = None
+    joined: dict[str, dict[str, _Joining]] | None = None
     recipe: dict[str, Any] | None = None
     skipped: list[_Skipped] | None = None
     notes: list[str] | None = None
@@ -250,13 +255,19 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
     return rows
 
 
-def late_weight_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Weights of late fusion by fold and seed; one row where all are alike."""
-    units = result.get("late_weights") or {}
-    rows = [(str(name), ", ".join(f"{weight:.2f}" for weight in weights)) for name, weights in units.items()]
-    if len(rows) > 1 and len({weights for _, weights in rows}) == 1:
-        return [("every fold and seed", rows[0][1])]
+def joining_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Weights and temperatures of the parts of joined models, by fold and seed; one row where all are alike."""
+    rows = []
+    for model, units in (result.get("joined") or {}).items():
+        found = [(name, _listed(one["weights"]), _listed(one["temperatures"])) for name, one in units.items()]
+        if len(found) > 1 and len({tuple(values) for _, *values in found}) == 1:
+            found = [("every fold and seed", *found[0][1:])]
+        rows += [(model, *one) for one in found]
     return rows
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.2f}" for number in numbers)
 
 
 def protocol_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:

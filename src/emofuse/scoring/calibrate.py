@@ -7,10 +7,14 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 HOTTEST = 20.0
+SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """The temperature that makes the log likelihood of labels largest (Guo et al., ICML 2017).
+
+    Of n labels one more is thought to be wrong, as Platt (1999) does: a few answers that are all right would otherwise
+    make the next one certain.
 
     Args:
         posteriors: `(utterances, classes)`, of utterances that the model has not been trained on.
@@ -21,12 +25,16 @@ def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) 
         >>> fit_temperature(sure, np.array([0] * 8 + [1] * 2)) > 2
         True
     """
-    logits = np.log(np.clip(posteriors, 1e-12, None))
+    logits = np.log(np.maximum(posteriors, SMALLEST))
+    count, classes = posteriors.shape
+    doubt = 1 / (count + 2)
+    target = np.full((count, classes), doubt / (classes - 1))
+    target[np.arange(count), labels] = 1 - doubt
 
     def loss(log_temperature: float) -> float:
         scaled = logits / np.exp(log_temperature)
         norm = np.logaddexp.reduce(scaled, axis=1)
-        return float(np.mean(norm - scaled[np.arange(len(labels)), labels]))
+        return float(np.mean(norm - (target * scaled).sum(1)))
 
     limit = np.log(HOTTEST)
     return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))
@@ -39,5 +47,5 @@ def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.fl
         >>> cooled(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()
         [[0.75, 0.25]]
     """
-    logits = np.log(np.clip(posteriors, 1e-12, None)) / temperature
+    logits = np.log(np.maximum(posteriors, SMALLEST)) / temperature
     return np.asarray(np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)))

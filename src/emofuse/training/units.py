@@ -90,7 +90,7 @@ def unit_mark(unit: Unit, material: Material) -> str:
     elif "text" in streams:
         inputs += [recipe.text.max_tokens, recipe.model.vocabulary, _each(names, material.texts)]
     # The granularity is part of the view, and the late rule joins units that are done.
-    elsewhere = {"late_rule", "late_weights", "vocabulary", "speech_granularity"}
+    elsewhere = {"late_rule", "late_weights", "final", "vocabulary", "speech_granularity"}
     if not unit.kind.startswith("early"):
         elsewhere |= {"heads", "layers", "attention_dropout"}
     shape = recipe.model.model_dump(exclude=elsewhere)
@@ -293,7 +293,10 @@ def joined_unit(
     # The final system is a sum of posteriors; how speech and text alone are joined is its own choice.
     rule = settings.late_rule if kind == "late" else "mean"
     temperatures = tuple([1.0] * len(parts))
-    if kind == "multi-level":
+    counts = [1] * len(parts)
+    if kind == "multi-level" and settings.final == "models":
+        counts = [len(PARTS["multi-granularity"]), 1]
+    elif kind == "multi-level":
         # Networks of both streams are surer than they are right, a product of posteriors less sure: summed as they are,
         # the early level would drown the late one.
         temperatures = tuple(fit_temperature(table.posteriors(), labels) for table in held_out)
@@ -301,7 +304,7 @@ def joined_unit(
     def calibrated(several: Sequence[Scores]) -> NDArray[np.float64]:
         return np.stack([cooled(one.posteriors(), value) for one, value in zip(several, temperatures, strict=True)])
 
-    weights = tuple([1 / len(parts)] * len(parts))
+    weights = tuple(count / sum(counts) for count in counts)
     if settings.late_weights == "tuned":
         weights = search_weights(calibrated(held_out), labels, rule=rule)
 

@@ -28,10 +28,10 @@ from emofuse.audio import load_audio
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError
-from emofuse.experiment import check_folder
+from emofuse.experiment import extract, train
 from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
-from emofuse.finetune.loop import BEST, CHECKPOINT, Tuner
+from emofuse.finetune.loop import Tuner
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import listen
@@ -51,9 +51,11 @@ from emofuse.settings import (
     Recipe,
     SpeechSettings,
     TextSettings,
+    TrainSettings,
     load_recipe,
 )
 from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
+from emofuse.training.folder import BEST, CHECKPOINT, check_frozen
 from emofuse.training.material import streams_of
 from emofuse.training.state import save_state
 
@@ -469,7 +471,7 @@ def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.D
     assert (tmp_path / "cut" / unit / CHECKPOINT).exists()
     assert not (tmp_path / "cut" / unit / "unit.json").exists()
     with pytest.raises(SettingsError, match="encoders are tuned"):
-        check_folder(tmp_path / "cut")
+        check_frozen(tmp_path / "cut")
     finetune(manifest, how, tmp_path / "cut", **options)
     assert len(model_bytes(tmp_path / "whole")) == 3
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
@@ -746,6 +748,33 @@ def test_the_folder_of_another_run_is_left_alone(
     (tmp_path / "result.json").write_text(held)
     assert "another model, or one on frozen features" in str(complaint(manifest, recipe(encoders), tmp_path))
     assert (tmp_path / "result.json").read_text() == held
+
+
+def test_units_tell_who_trained_them_whatever_the_result_says(
+    encoders: Path, manifest: pd.DataFrame, tmp_path: Path
+) -> None:
+    """A run that was cut off after its first folds has no result, and a tuned fold keeps no weights."""
+    finetune(manifest, recipe(encoders, epochs=1), tmp_path / "tuned", kind="text", folds=["speaker-s0"],
+             processes=Processes("cpu"))  # fmt: skip
+    fast = {"speech": SpeechSettings(encoder="logmel"), "models": ("speech",), "train": TrainSettings(epochs=1)}
+    frozen = recipe(encoders).model_copy(update=fast)
+    train(manifest, frozen, extract(manifest, frozen, tmp_path / "store"), tmp_path / "frozen", jobs=1)
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/units/**/*") if path.is_file()}
+    assert {path.name for path in before if "text" in path.parts} == {
+        "scores.parquet",
+        "unit.json",
+        "validation.parquet",
+    }
+    for held in (None, "{}", '{"tuned": "speech"}'):
+        for name in ("tuned", "frozen"):
+            (tmp_path / name / "result.json").unlink(missing_ok=True)
+            if held is not None:
+                (tmp_path / name / "result.json").write_text(held)
+        with pytest.raises(SettingsError, match="encoders are tuned"):
+            check_frozen(tmp_path / "tuned")
+        said = str(complaint(manifest, recipe(encoders), tmp_path / "frozen", kind="speech"))
+        assert "or one on frozen features" in said
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("verb", ["run", "train"])

@@ -222,14 +222,15 @@ def train(
     """Cross-validate a recipe's models and keep one of each, from all speakers."""
     from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, typed_command
-    from emofuse.experiment import MANIFEST, check_folder
+    from emofuse.experiment import MANIFEST
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
     from emofuse.manifest import read_manifest, write_manifest
+    from emofuse.training.folder import check_frozen
 
     chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
     table = read_manifest(manifest)
-    check_folder(out)
+    check_frozen(out)
     write_manifest(table, out / MANIFEST)
     with Bars() as bars:
         found = read_alignments(alignments) if alignments else None

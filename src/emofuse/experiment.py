@@ -17,7 +17,7 @@ from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, s
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AlignmentError, AudioError, ManifestError, SettingsError
+from emofuse.errors import AlignmentError, AudioError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import written_whole
 from emofuse.manifest import parts, read_manifest, text_sources, utterances, write_manifest
@@ -31,8 +31,10 @@ from emofuse.scoring.bootstrap import paired_difference
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import ModelKind, Recipe
+from emofuse.training.folder import RESULT, UNITS, check_frozen
 from emofuse.training.material import (
     Material,
+    check_streams,
     granularities_of,
     joined_kinds,
     streams_of,
@@ -42,10 +44,8 @@ from emofuse.training.material import (
 from emofuse.training.units import Joining, Unit, joined_unit, read_unit, run_units
 from emofuse.types import TIERS, Alignment, Fold
 
-MANIFEST, ALIGNMENTS, STORE, UNITS, MODELS = "manifest.parquet", "alignments.parquet", "features", "units", "models"
+MANIFEST, ALIGNMENTS, STORE, MODELS = "manifest.parquet", "alignments.parquet", "features", "models"
 SINGLE = ("speech", "text")
-TUNED = ("encoders", "checkpoint.safetensors")
-"""What fine-tuning leaves in a unit's folder beside the files that every training does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +83,6 @@ class Outcome:
     out: Path
     result: Mapping[str, Any]
     skipped: Mapping[str, str]
-
-
-def check_folder(out: Path) -> None:
-    """See that no training on frozen features writes over what fine-tuning has done, or was cut off in.
-
-    Raises:
-        SettingsError: The folder holds a run whose encoders are tuned.
-    """
-    units = [path.parent for path in out.glob(f"{UNITS}/*/*/*") if path.name in TUNED]
-    try:
-        held = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        held = {}
-    if units or (isinstance(held, dict) and "tuned" in held):
-        raise SettingsError(
-            "the folder holds a run whose encoders are tuned with the model", where=out, remedy="choose another folder"
-        )
 
 
 def prepare(
@@ -164,8 +147,8 @@ def extract(
         AlignmentError: The recipe reads segments and there are no alignments.
     """
     check_device(device)
-    check_streams(manifest, recipe)
     kinds = trained_kinds(recipe)
+    check_streams(manifest, kinds)
     if alignments is None and _tiers(recipe):
         raise AlignmentError(
             f"the recipe reads {', '.join(_tiers(recipe))} segments and no alignment is given",
@@ -192,23 +175,6 @@ def extract(
         text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
     found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
     return Features(store=store, speech=speech, text=text, alignment=found)
-
-
-def check_streams(manifest: pd.DataFrame, recipe: Recipe) -> None:
-    """See that a manifest has what the models of a recipe read.
-
-    Raises:
-        ManifestError: An utterance lacks sound, or all of them text.
-    """
-    streams = {stream for kind in trained_kinds(recipe) for stream in streams_of(kind)}
-    silent = manifest["audio"].isna()
-    if "speech" in streams and silent.any():
-        raise ManifestError(
-            f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio",
-            remedy="use a recipe that reads text only, such as `text`",
-        )
-    if "text" in streams and manifest["text"].isna().all():
-        raise ManifestError("no utterance has text", remedy="use a recipe that reads speech only, such as `speech`")
 
 
 def _coverage(manifest: pd.DataFrame, alignments: Mapping[str, Alignment]) -> Coverage:
@@ -250,7 +216,7 @@ def train(
         SettingsError: The folder holds a run whose encoders are tuned.
     """
     check_device(device)
-    check_folder(out)
+    check_frozen(out)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in features.failed.items()}}
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
@@ -302,7 +268,7 @@ def train(
     }
     how = {kind: found[Unit(kind, *final).name] for kind, found in joinings.items()}
     _keep_models(units, material, how, result, out)
-    with written_whole(out / "result.json") as part:
+    with written_whole(out / RESULT) as part:
         part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     return Outcome(out=out, result=result, skipped=left_out)
 
@@ -342,7 +308,7 @@ def run(
         EmofuseError: The first thing that a person has to mend.
     """
     check_device(device)
-    check_folder(out)
+    check_frozen(out)
     found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, options=options, progress=progress)
     manifest = read_manifest(out / MANIFEST)
     alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)

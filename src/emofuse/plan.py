@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
-from emofuse.experiment import check_streams
 from emofuse.features.segments import is_pooled_in_model
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import make_protocol
 from emofuse.settings import Granularity, ModelKind, Recipe
 from emofuse.training.material import (
+    check_streams,
     granularities_of,
     joined_kinds,
     speech_shape,
@@ -96,8 +96,8 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
         EncoderError: An encoder cannot be had.
         ProtocolError: The manifest cannot be split as the recipe asks.
     """
-    check_streams(manifest, recipe)
     kinds = trained_kinds(recipe)
+    check_streams(manifest, kinds)
     protocol = make_protocol(manifest, recipe.protocol)
     seconds = float(manifest["duration"].fillna(0).sum())
     stages = [Stage(name="manifest", what=f"{len(manifest)} utterances, {seconds / 3600:.2f} h")]

@@ -26,10 +26,10 @@ from emofuse.progress import Progress, Silent
 from emofuse.scoring.metrics import confusion, unweighted_accuracy
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import FinetuneSettings
+from emofuse.training.folder import BEST, CHECKPOINT
 from emofuse.training.loop import class_weights, rate_at
 from emofuse.training.state import damaged, load_state, save_state
 
-CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 SAMPLED = 128
 LABEL = "Fine-tuning"
 

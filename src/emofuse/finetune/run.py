@@ -18,7 +18,7 @@ from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError
-from emofuse.experiment import MANIFEST, MODELS, UNITS, Outcome
+from emofuse.experiment import MANIFEST, MODELS, Outcome
 from emofuse.files import written_whole
 from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import Steps, TunedNetwork
@@ -34,13 +34,14 @@ from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint,
 from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint
+from emofuse.training.folder import ENCODERS, PROCESSES, RESULT, UNITS, check_tuned
 from emofuse.training.loop import layer_weights
-from emofuse.training.material import Material, granularities_of, streams_of
+from emofuse.training.material import Material, check_streams, granularities_of, streams_of
 from emofuse.training.units import Unit, read_unit, write_unit_scores
 from emofuse.types import EncoderSpecification
 
 VERSION = 1
-RESULT, ENCODERS, HEAD = "result.json", "encoders", "model.safetensors"
+HEAD = "model.safetensors"
 KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 """What can be trained with its encoders; late fusion joins the tables of two of them."""
 
@@ -90,9 +91,9 @@ def finetune(
         raise SettingsError(
             f"{kind} is not trained with its encoders", where="model", remedy=f"use one of {', '.join(KINDS)}"
         )
-    _check_folder(out, kind)
+    check_tuned(out, kind)
+    check_streams(manifest, (kind,))
     streams = streams_of(kind)
-    _check_streams(manifest, streams)
     if "speech" in streams:
         _steps(kind, recipe)
     if "text" in streams and recipe.text.context:
@@ -263,7 +264,7 @@ class _Job:
             "history": tuned.history,
             "layer_weights": layer_weights(network.head),
             "seconds": round(seconds, 2),
-            "processes": self.processes.count,
+            PROCESSES: self.processes.count,
         }
         with written_whole(folder / "unit.json") as part:
             part.write_text(json.dumps(values, indent=1), encoding="utf-8")
@@ -344,30 +345,6 @@ def _units(
 def _corpora(manifest: pd.DataFrame) -> tuple[str, ...]:
     names = sorted(manifest["corpus"].dropna().unique())
     return tuple(f"{CORPORA[name].title} ({CORPORA[name].licence})" if name in CORPORA else name for name in names)
-
-
-def _check_folder(out: Path, kind: ModelKind) -> None:
-    path = out / RESULT
-    if not path.exists():
-        return
-    try:
-        held = json.loads(path.read_text(encoding="utf-8")).get("tuned")
-    except (ValueError, AttributeError):
-        held = None
-    if held != kind:
-        raise SettingsError(
-            "the folder holds the run of another model, or one on frozen features", where=out, remedy="choose another"
-        )
-
-
-def _check_streams(manifest: pd.DataFrame, streams: Sequence[str]) -> None:
-    silent = manifest["audio"].isna()
-    if "speech" in streams and silent.any():
-        raise ManifestError(
-            f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio", remedy="tune the text model"
-        )
-    if "text" in streams and manifest["text"].isna().all():
-        raise ManifestError("no utterance has text", remedy="tune the speech model")
 
 
 def _gather(

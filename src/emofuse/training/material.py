@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.encoders.words import WordPieces
+from emofuse.errors import ManifestError
 from emofuse.features.dataset import Dataset, Reader, view_reader
 from emofuse.features.segments import is_pooled_in_model
 from emofuse.features.store import View, ViewKey
@@ -70,6 +71,25 @@ def text_granularity_of(kind: ModelKind) -> TextGranularity:
 def streams_of(kind: ModelKind) -> tuple[str, ...]:
     """Which streams a model reads."""
     return (kind,) if kind in ("speech", "text") else ("speech", "text")
+
+
+def check_streams(manifest: pd.DataFrame, kinds: Iterable[ModelKind]) -> None:
+    """See that a manifest has what models read.
+
+    Raises:
+        ManifestError: An utterance lacks sound, or all of them text.
+    """
+    streams = {stream for kind in kinds for stream in streams_of(kind)}
+    silent = manifest["audio"].isna()
+    if "speech" in streams and silent.any():
+        raise ManifestError(
+            f"utterance {manifest['utterance'][silent].iloc[0]!r} has no audio",
+            remedy="use a recipe or model that reads text only, such as `text`",
+        )
+    if "text" in streams and manifest["text"].isna().all():
+        raise ManifestError(
+            "no utterance has text", remedy="use a recipe or model that reads speech only, such as `speech`"
+        )
 
 
 def trained_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:

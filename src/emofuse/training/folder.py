@@ -1,0 +1,66 @@
+"""What a run folder holds, so that training on frozen features and fine-tuning never write over one another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from emofuse.errors import SettingsError
+from emofuse.settings import ModelKind
+from emofuse.training.units import read_unit
+
+RESULT, UNITS = "result.json", "units"
+ENCODERS, CHECKPOINT, BEST = "encoders", "checkpoint.safetensors", "best.safetensors"
+"""What fine-tuning keeps in a unit's folder: the tuned encoders, and what it goes on from while it is not done."""
+
+PROCESSES = "processes"
+"""What `unit.json` tells only of a unit whose encoders were tuned: how many processes shared the work."""
+
+
+def check_frozen(out: Path) -> None:
+    """See that no training on frozen features writes over what fine-tuning has done, or was cut off in.
+
+    Raises:
+        SettingsError: The folder holds a run whose encoders are tuned.
+    """
+    if "tuned" in _result(out) or any(_is_tuned(folder) for folder in _units(out)):
+        raise SettingsError(
+            "the folder holds a run whose encoders are tuned with the model", where=out, remedy="choose another folder"
+        )
+
+
+def check_tuned(out: Path, kind: ModelKind) -> None:
+    """See that fine-tuning writes over no run of another model, and over nothing done on frozen features.
+
+    Raises:
+        SettingsError: The folder holds such a run, finished or cut off.
+    """
+    other = (out / RESULT).exists() and _result(out).get("tuned") != kind
+    if other or any(_is_frozen(folder) for folder in _units(out)):
+        raise SettingsError(
+            "the folder holds the run of another model, or one on frozen features", where=out, remedy="choose another"
+        )
+
+
+def _units(out: Path) -> Iterator[Path]:
+    return out.glob(f"{UNITS}/*/*")
+
+
+def _is_tuned(folder: Path) -> bool:
+    # A fold that is done may keep no more than its tables; one that was cut off has told nothing yet.
+    return PROCESSES in read_unit(folder) or any((folder / name).exists() for name in (ENCODERS, CHECKPOINT, BEST))
+
+
+def _is_frozen(folder: Path) -> bool:
+    told = read_unit(folder)
+    return bool(told) and PROCESSES not in told
+
+
+def _result(out: Path) -> dict[str, Any]:
+    try:
+        held = json.loads((out / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) else {}

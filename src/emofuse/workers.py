@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import TypeVar
+
+from emofuse.errors import EmofuseError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -25,6 +28,9 @@ def in_processes(
         tasks: What to do, in the order of beginning.
         jobs: Processes at most; with one, or a single task, all is done in this one.
         died: The result of a task on which a process dies.
+
+    Raises:
+        EmofuseError: No process can be started, as in a script that is not guarded.
 
     Example:
         >>> list(in_processes(len, ["a", "bc"], jobs=1, died=lambda task: -1))
@@ -49,6 +55,7 @@ def in_processes(
                     del running[future]
                     yield result
         except BrokenProcessPool:
+            _see_that_processes_start()
             for task in running.values():
                 yield _alone(work, task, died)
         finally:
@@ -61,6 +68,18 @@ def _alone(work: Callable[[Task], Result], task: Task, died: Callable[[Task], Re
             return pool.submit(work, task).result()
         except BrokenProcessPool:
             return died(task)
+
+
+def _see_that_processes_start() -> None:
+    """Tell a task that kills its process from processes that die before they get to any."""
+    with _pool(1) as pool:
+        try:
+            pool.submit(os.getpid).result()
+        except BrokenProcessPool as error:
+            raise EmofuseError(
+                "processes cannot be started here",
+                remedy="guard the script with if __name__ == '__main__', or use jobs=1",
+            ) from error
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:

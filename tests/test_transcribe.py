@@ -12,10 +12,12 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from emofuse.audio import content_key
 from emofuse.cli import app
 from emofuse.corpora import read_corpus
 from emofuse.errors import ManifestError, SettingsError
 from emofuse.manifest import COLUMNS, make_manifest, read_manifest, text_sources, write_manifest
+from emofuse.progress import Silent
 from emofuse.testing import tiny_corpus, tone
 from emofuse.transcribe import SphinxTranscriber, transcribe_manifest
 
@@ -115,6 +117,42 @@ def test_sphinx_bears_clips_of_any_length() -> None:
         assert isinstance(sphinx.transcribe(np.zeros(samples, np.float32)), str)
 
 
+def test_what_an_earlier_sphinx_heard_is_heard_again(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    keys = [content_key(Path(path)) for path in manifest["audio"]]
+    lines = [json.dumps({"recogniser": name, "sound": key, "text": "of old"})
+             for name in ("sphinx", "dictation") for key in keys]  # fmt: skip
+    for name in ("s", "d"):
+        (tmp_path / f"{name}.parquet.heard.jsonl").write_text("\n".join(lines))
+    done = transcribe_manifest(manifest, SphinxTranscriber(), tmp_path / "s.parquet", jobs=1)
+    assert done.computed == 4
+    assert "of old" not in set(done.manifest["text"].dropna())
+    assert text_sources(done.manifest) == {"sphinx": 4}
+    kept = transcribe_manifest(manifest, Dictation(), tmp_path / "d.parquet").manifest
+    assert set(kept["text"]) == {"of old"}
+
+
+class Told(Silent):
+    """A progress display that counts."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[float]] = {}
+
+    def start(self, description: str, total: float | None) -> None:
+        self.stages[description] = [total or 0, 0]
+
+    def advance(self, description: str, steps: float = 1) -> None:
+        self.stages[description][1] += steps
+
+
+def test_sounds_are_told_of_as_they_are_read_and_heard(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """Reading a large corpus takes minutes, when all of it has been heard before too."""
+    (tmp_path / "1.wav").unlink()
+    for _ in range(2):
+        told = Told()
+        transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", progress=told)
+        assert told.stages == {"Reading audio files": [4, 4], "Transcribing": [3, 3]}
+
+
 def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_path: Path) -> None:
     """Sounds heard twice, files that are broken or gone, and text that is not said included."""
     (tmp_path / "2.wav").write_text("this is no sound")
@@ -169,5 +207,5 @@ def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> No
     assert again["text_source"].dropna().tolist() == ["sphinx"] * 3
     assert again["utterance"].tolist() == before["utterance"].tolist()[1:]
     lines = [json.loads(line) for line in (tmp_path / "heard.parquet.heard.jsonl").read_text().splitlines() if line]
-    assert {line["recogniser"] for line in lines} == {"sphinx"}
+    assert {line["recogniser"] for line in lines} == {"sphinx 2"}
     assert CliRunner().invoke(app, [*command, "--asr", "none"]).exit_code != 0

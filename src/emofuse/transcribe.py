@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from emofuse.audio import content_key, load_audio
 from emofuse.errors import AudioError, EncoderError, ManifestError, SettingsError
 from emofuse.manifest import utterances, write_manifest
-from emofuse.progress import Progress, Silent
+from emofuse.progress import Progress, Silent, track
 from emofuse.types import Utterance
 from emofuse.workers import in_processes
 
@@ -26,6 +26,8 @@ Recogniser = Literal["whisper", "sphinx", "none"]
 RECOGNISERS: Sequence[Recogniser] = ("whisper", "sphinx", "none")
 WHISPER = "base.en"
 LABEL = "Transcribing"
+_HEARS_AS = {"sphinx": "sphinx 2"}
+"""Names in journals of recognisers that heard the same sound otherwise in an earlier version."""
 
 
 class Transcriber(Protocol):
@@ -164,7 +166,7 @@ def transcribe_manifest(
         transcriber: The recogniser.
         out: Manifest to write.
         jobs: Parallel processes for Sphinx; by default one a core. Other recognisers share one process.
-        progress: Told about each sound.
+        progress: Told about each sound, as it is read and as it is heard.
 
     Raises:
         ManifestError: No utterance has a sound.
@@ -178,16 +180,17 @@ def transcribe_manifest(
     if not spoken:
         raise ManifestError("no utterance has a sound that says its text", remedy="transcribe another manifest")
     journal = out.with_name(f"{out.name}.heard.jsonl")
+    hearer = _HEARS_AS.get(transcriber.name, transcriber.name)
     heard = _heard_before(journal)
     failed: dict[str, AudioError] = {}
     sounds: dict[str, str] = {}
-    for row in spoken:
+    for row in track(spoken, "Reading audio files", total=len(spoken), progress=progress):
         try:
             sounds[row.utterance] = content_key(row.audio or "", start=row.start, end=row.end)
         except AudioError as error:
             failed[row.utterance] = error
     first = {sounds[row.utterance]: row for row in reversed(spoken) if row.utterance in sounds}
-    new = [row for row in first.values() if (transcriber.name, sounds[row.utterance]) not in heard][::-1]
+    new = [row for row in first.values() if (hearer, sounds[row.utterance]) not in heard][::-1]
     deaf: dict[str, AudioError] = {}
     progress.start(LABEL, len(first))
     progress.advance(LABEL, len(first) - len(new))
@@ -200,15 +203,15 @@ def transcribe_manifest(
                     deaf[sound] = found
                 else:
                     # A line of its own, whatever was cut off before.
-                    line = json.dumps({"recogniser": transcriber.name, "sound": sound, "text": found})
+                    line = json.dumps({"recogniser": hearer, "sound": sound, "text": found})
                     file.write(f"\n{line}\n")
                     file.flush()
-                    heard[transcriber.name, sound] = found
+                    heard[hearer, sound] = found
                 progress.advance(LABEL)
     finally:
         progress.finish(LABEL)
     failed |= {name: deaf[sound] for name, sound in sounds.items() if sound in deaf}
-    texts = {name: heard[transcriber.name, sound] for name, sound in sounds.items() if sound not in deaf}
+    texts = {name: heard[hearer, sound] for name, sound in sounds.items() if sound not in deaf}
     order = {row.utterance: place for place, row in enumerate(spoken)}
     failed = dict(sorted(failed.items(), key=lambda one: order[one[0]]))
     listened = manifest["utterance"].isin([row.utterance for row in spoken])

@@ -420,6 +420,7 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "--set of nothing known": ((*RUN, "--set", "train.epoch=3"), "train.epoch"),
     "--set out of range": ((*RUN, "--set", "train.epochs=0"), "train.epochs"),
     "--seeds that are none": ((*RUN, "--seeds", "one"), "seeds"),
+    "a seed named twice": ((*RUN, "--seeds", "0,1,0"), "seeds must differ, and one is named twice"),
     "--column without name": ((*RUN, "--column", "label"), "--column: 'label' is not OURS=YOURS"),
     "--column of nothing": ((*RUN, "--column", "label=mood"), "there is no column 'mood' for 'label'"),
     "--device": ((*RUN, "--device", "abacus"), "device 'abacus' cannot be used here"),

@@ -259,6 +259,8 @@ class Recipe(Settings):
     def _something_to_do(self) -> Recipe:
         if not self.models or not self.seeds:
             raise ValueError("models and seeds must not be empty")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ, and one is named twice")
         if "early-joint" in self.models and self.speech.segments == "mean+std":
             raise ValueError("early-joint joins frames and segments, and mean+std makes segments twice as wide")
         return self

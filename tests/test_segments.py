@@ -104,6 +104,51 @@ def test_attention_within_a_segment_needs_scores() -> None:
         pool_segments(torch.zeros(1, 3, 2), torch.tensor([[[0, 2]]]), kind="attentive")
 
 
+def test_attention_within_segments_has_the_gradient_of_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(2, 9, 3, generator=generator, dtype=torch.double)
+    scores = torch.randn(2, 9, generator=generator, dtype=torch.double) * 4
+    # More than a power can hold, of all frames of a segment and of one of them.
+    scores[0] += 1000
+    scores[1, 5] += 2000
+    # Overlaps, a gap, one frame, all of them, and padding.
+    bounds = torch.tensor([[[0, 5], [3, 7], [8, 9], [0, 9]], [[2, 3], [4, 8], [0, 0], [0, 0]]], dtype=torch.int32)
+    weight = torch.randn(2, 4, 3, generator=generator, dtype=torch.double)
+
+    def loop(frames: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return torch.stack([
+            sum((scores[row, first:last].softmax(0)[:, None] * frames[row, first:last]).unbind(), torch.zeros(3))
+            for row in range(2) for first, last in bounds[row].tolist()
+        ]).reshape(2, 4, 3)  # fmt: skip
+
+    found = []
+    for pool in (loop, lambda frames, scores: pool_segments(frames, bounds, kind="attentive", scores=scores)):
+        inputs = [one.clone().requires_grad_() for one in (frames, scores)]
+        pooled = pool(*inputs)
+        found.append([pooled.detach(), *torch.autograd.grad((pooled * weight).sum(), inputs)])
+    for expected, value in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_attention_within_segments_keeps_no_more_than_grows_with_them() -> None:
+    def kept(count: int) -> int:
+        held: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        frames, scores = torch.zeros(2, count, 8, requires_grad=True), torch.zeros(2, count, requires_grad=True)
+        single = torch.arange(count)
+        bounds = torch.stack([single, single + 1], dim=-1).expand(2, -1, -1)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            pool_segments(frames, bounds, kind="attentive", scores=scores).sum()
+        return sum(held.values())
+
+    assert kept(400) < 2.5 * kept(200)
+
+
 def test_the_mean_commutes_with_the_sum_over_layers() -> None:
     """So that segments of all layers can be stored and mixed afterwards."""
     rng = np.random.default_rng(0)

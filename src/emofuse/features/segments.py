@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch.nn import functional
 
 from emofuse.settings import Granularity, SpeechSettings
 from emofuse.types import Alignment, EncoderSpecification, Segment
@@ -140,11 +141,21 @@ def pool_segments(
 
 
 def _attend(frames: torch.Tensor, bounds: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    steps = torch.arange(frames.shape[1], device=frames.device)
-    inside = (steps >= bounds[..., :1]) & (steps < bounds[..., 1:])
-    weights = torch.where(inside, scores[:, None], float("-inf"))
-    # A segment of padding has no frame to weigh, and a softmax over nothing is no number.
-    weights = weights.masked_fill(~inside.any(-1, keepdim=True), 0.0).softmax(-1) * inside
-    # A gradient passes here, and frames gathered for each segment would be kept for it: one long segment among many
-    # short ones, and they take gigabytes.
-    return weights.to(frames.dtype) @ frames
+    # Weights for every segment and every frame would take gigabytes where segments are about as many as frames, so
+    # there is one for each frame that lies in a segment: all of these, segment after segment, in one list.
+    batch, segments = bounds.shape[:2]
+    counts = (bounds[..., 1] - bounds[..., 0]).flatten().long()
+    rows = torch.arange(batch, device=bounds.device)[:, None] * frames.shape[1]
+    begins = counts.cumsum(0) - counts
+    segment = torch.arange(len(counts), device=bounds.device).repeat_interleave(counts)
+    places = torch.arange(len(segment), device=bounds.device) + ((bounds[..., 0] + rows).flatten() - begins)[segment]
+    listed = scores.flatten()[places]
+    # What is taken off before the power cancels out, and so has no gradient.
+    highest = listed.new_zeros(len(counts)).scatter_reduce(0, segment, listed.detach(), "amax", include_self=False)
+    powers = (listed - highest[segment]).exp()
+    weights = powers / powers.new_zeros(len(counts)).index_add(0, segment, powers)[segment]
+    # A bag sums what it weighs without a copy of it, which would be kept for the gradient; an empty one is zeros.
+    pooled = functional.embedding_bag(
+        places, frames.flatten(0, 1), begins, mode="sum", per_sample_weights=weights.to(frames.dtype)
+    )
+    return pooled.reshape(batch, segments, frames.shape[2])

@@ -19,9 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from scipy.signal import resample_poly
+from typer.testing import CliRunner
 
 import emofuse
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
+from emofuse.cli import app
 from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.experiment import Features, extract, run, train
 from emofuse.manifest import read_manifest
@@ -285,6 +287,61 @@ def test_one_text_counts_for_all_files(built_in: Made, late: Predictor) -> None:
 def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
     with pytest.raises(SettingsError, match=f"the {kind} model needs the words"):
         load(made.model(kind)).predict(made.clip())
+
+
+class Deaf:
+    """A recogniser that hears no words."""
+
+    name = "deaf"
+
+    def transcribe(self, clip: Any) -> str:
+        return ""
+
+
+@pytest.mark.parametrize("kind", ["text", "concat", "early-frame"])
+def test_where_no_words_are_heard_the_model_reads_none_as_in_training(kind: str, made: Made, tmp_path: Path) -> None:
+    predictor = Predictor(load_checkpoint(made.model(kind)), transcriber=Deaf())
+    [silent, missing, given_] = predictor.predict_many(
+        [made.clip(), tmp_path / "absent.wav", made.clip()], texts=[None, None, WORDS]
+    )
+    assert isinstance(silent, Prediction)
+    assert isinstance(missing, AudioError)
+    assert isinstance(given_, Prediction)
+    assert silent.posteriors == predictor.predict(made.clip(), text="").posteriors != given_.posteriors
+    assert silent.notes == ("deaf heard no words",)
+    assert silent.streams == (("text",) if kind == "text" else ("speech", "text"))
+
+
+def test_the_command_answers_where_no_words_are_heard(
+    built_in: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emofuse.predict.load_transcriber", lambda *_, **__: Deaf())
+    files = [str(built_in.clip()), str(tmp_path / "absent.wav"), str(built_in.clip("s0_sad_0"))]
+    model = ["--model", str(built_in.model("early-frame")), "--format", "json"]
+    done = CliRunner().invoke(app, ["predict", *files, *model])
+    assert done.exit_code == 1
+    assert [one["source"] for one in json.loads(done.stdout)] == files[::2]
+    assert CliRunner().invoke(app, ["predict", *files[::2], *model]).exit_code == 0
+
+
+def test_words_that_one_file_lacks_do_not_stop_the_others(made: Made) -> None:
+    predictor = load(made.model("concat"), asr="none")
+    files = [made.clip("s0_sad_0"), made.clip()]
+    lacking, answer = predictor.predict_many(files, texts=[None, WORDS])
+    assert isinstance(lacking, SettingsError)
+    assert lacking.where == str(files[0])
+    assert "the concat model needs the words" in str(lacking)
+    assert answer == predictor.predict(files[1], text=WORDS)
+
+
+@pytest.mark.parametrize("texts", [None, [None], [None, None]])
+def test_words_that_all_files_lack_are_one_mistake(texts: Any, built_in: Made, tmp_path: Path) -> None:
+    # A file that is not there would be an error of its own, if it were looked at.
+    files = [tmp_path / "absent.wav", built_in.clip()]
+    with pytest.raises(SettingsError, match="the concat model needs the words") as raised:
+        next(load(built_in.model("concat"), asr="none").predict_many(files, texts=texts))
+    assert raised.value.where is None
+    assert list(load(built_in.model("concat"), asr="none").predict_many([])) == []
 
 
 @pytest.mark.parametrize("kind", ["speech", "concat", "early-frame"])

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from emofuse import load
+from emofuse import Predictor, load
 from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
@@ -173,6 +174,16 @@ def test_it_needs_both_streams_and_says_so(kind: str, made: Made) -> None:
         predictor.predict(made.audio / "s0_sad_0.wav")
     with pytest.raises(SettingsError, match=f"the {kind} model needs speech"):
         predictor.predict(text="so sad")
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_it_answers_where_a_recogniser_hears_no_words(kind: str, made: Made) -> None:
+    deaf: Any = SimpleNamespace(name="deaf", transcribe=lambda clip: "")
+    predictor = Predictor(load_checkpoint(made.model(kind)), transcriber=deaf)
+    answer = predictor.predict(made.audio / "s0_sad_0.wav")
+    assert answer.notes[0] == "deaf heard no words"
+    assert answer.streams == ("speech", "text")
+    assert answer.posteriors == predictor.predict(made.audio / "s0_sad_0.wav", text="").posteriors
 
 
 def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) -> None:

@@ -266,20 +266,20 @@ def predict(
 ) -> None:
     """Tell the emotion of sound files."""
     from emofuse.console import Bars, finish, show_predictions
-    from emofuse.errors import AudioError
     from emofuse.predict import format_predictions, load
+    from emofuse.types import Prediction
 
     if style not in ("table", "json", "csv"):
         raise SettingsError(f"{style!r} is no format", where="--format", remedy="use table, json or csv")
     predictor = load(model, asr=asr, asr_model=asr_model, device=device)
     with Bars() as bars:
         answers = list(predictor.predict_many(files, texts=text, progress=bars))
-    good = [answer for answer in answers if not isinstance(answer, AudioError)]
+    good = [answer for answer in answers if isinstance(answer, Prediction)]
     if style == "table":
         show_predictions(good)
     else:
         typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
-    finish({str(error.where): error.advice for error in answers if isinstance(error, AudioError)})
+    finish({str(error.where): error.advice for error in answers if not isinstance(error, Prediction)})
 
 
 @app.command()
@@ -346,11 +346,11 @@ def demo(
     from emofuse.audio import sound_files
     from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
-    from emofuse.errors import AudioError
     from emofuse.experiment import MANIFEST, MODELS
     from emofuse.experiment import run as run_recipe
     from emofuse.manifest import read_manifest, utterances
     from emofuse.predict import load
+    from emofuse.types import Prediction
 
     with Bars() as bars:
         table = make_demo_corpus(out / "corpus", progress=bars)
@@ -374,7 +374,7 @@ def demo(
         chosen = random.Random(0).sample(found, min(SHOWN, len(found)))  # noqa: S311
         say(f"\nemofuse predict {' '.join(map(str, chosen))}")
         answers = load().predict_many(chosen)
-        show_predictions([answer for answer in answers if not isinstance(answer, AudioError)])
+        show_predictions([answer for answer in answers if isinstance(answer, Prediction)])
     finish(outcome.skipped)
 
 

@@ -130,7 +130,8 @@ class Predictor:
 
         Args:
             audio: A sound file, or mono samples at 16 kHz, `(samples,)`.
-            text: Its words.
+            text: Its words. Where the recogniser hears none, a model that needs words reads that there are none, as in
+                training.
             alignment: When its words, syllables and phones are said; without, Sphinx aligns where the model reads
                 them, and frames stand for what it cannot align.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
@@ -149,9 +150,10 @@ class Predictor:
         notes = []
         clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
         if text is None and clip is not None and "text" in takes and self._transcriber is not None:
-            text = self._transcriber.transcribe(clip) or None
-            heard = "heard no words" if text is None else "wrote down the words"
-            notes.append(f"{self._transcriber.name} {heard}")
+            text = self._transcriber.transcribe(clip)
+            notes.append(f"{self._transcriber.name} {'wrote down the words' if text else 'heard no words'}")
+            if not text and "text" not in self.needs:
+                text = None
         if "speech" in takes and clip is not None:
             if alignment is None and self._reads_segments:
                 alignment = self._align(clip, text)
@@ -166,14 +168,10 @@ class Predictor:
             inputs["text"] = self._read_text(text)
             if self.checkpoint.recipe.text.context:
                 notes.append("the model was trained on words in their dialogue, and here they are read without one")
-        for stream, value, remedy in (
-            ("speech", audio, "give a sound file"),
-            ("text", text, "give them with text= or --text, or use a speech or late model"),
-        ):
+        for stream, value in (("speech", audio), ("text", text)):
             if stream in takes and value is None:
                 if stream in self.needs or not inputs:
-                    what = "speech" if stream == "speech" else "the words"
-                    raise SettingsError(f"the {self.checkpoint.kind} model needs {what}", remedy=remedy)
+                    raise self._lack(stream, where=audio if isinstance(audio, (str, Path)) else None)
                 if stream == "text" and spoken is not None:
                     continue
                 notes.append(f"no {stream} was given, so the answer rests on {' and '.join(inputs)} alone")
@@ -195,8 +193,8 @@ class Predictor:
         *,
         texts: Sequence[str | None] | None = None,
         progress: Progress = Silent(),
-    ) -> Iterator[Prediction | AudioError]:
-        """Tell the emotion of many files; one that cannot be used gives its error and the others go on.
+    ) -> Iterator[Prediction | AudioError | SettingsError]:
+        """Tell the emotion of many files; one that cannot be used or lacks words gives its error and the others go on.
 
         Args:
             files: Sound files.
@@ -204,7 +202,7 @@ class Predictor:
             progress: Told about each file.
 
         Raises:
-            SettingsError: Another number of texts than of files.
+            SettingsError: Another number of texts than of files, or none for a model that needs words.
         """
         words = [None] * len(files) if texts is None else list(texts)
         if len(words) == 1:
@@ -213,12 +211,21 @@ class Predictor:
             raise SettingsError(
                 f"{len(words)} texts were given for {len(files)} files", remedy="give one text, or one for each file"
             )
+        if set(words) == {None} and "text" in self.needs and self._transcriber is None:
+            raise self._lack("text")
         pairs = zip(files, words, strict=True)
         for file, text in track(pairs, "Predicting", total=len(files), progress=progress):
             try:
                 yield self.predict(file, text=text)
-            except AudioError as error:
+            except (AudioError, SettingsError) as error:
                 yield error
+
+    def _lack(self, stream: str, *, where: Path | str | None = None) -> SettingsError:
+        what, remedy = {
+            "speech": ("speech", "give a sound file"),
+            "text": ("the words", "give them with text= or --text, or use a speech or late model"),
+        }[stream]
+        return SettingsError(f"the {self.checkpoint.kind} model needs {what}", where=where, remedy=remedy)
 
     def _align(self, clip: NDArray[np.float32], text: str | None) -> Alignment:
         # Loaded on first need: the dictionary takes as long as a small encoder.

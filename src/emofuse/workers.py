@@ -55,7 +55,7 @@ def in_processes(
                     del running[future]
                     yield result
         except BrokenProcessPool:
-            _see_that_processes_start()
+            see_that_processes_start()
             for task in running.values():
                 yield _alone(work, task, died)
         finally:
@@ -70,8 +70,12 @@ def _alone(work: Callable[[Task], Result], task: Task, died: Callable[[Task], Re
             return died(task)
 
 
-def _see_that_processes_start() -> None:
-    """Tell a task that kills its process from processes that die before they get to any."""
+def see_that_processes_start() -> None:
+    """Tell a task that kills its process from processes that die before they get to any.
+
+    Raises:
+        EmofuseError: They do.
+    """
     with _pool(1) as pool:
         try:
             pool.submit(os.getpid).result()

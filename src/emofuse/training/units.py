@@ -39,6 +39,7 @@ from emofuse.training.material import (
     text_granularity_of,
 )
 from emofuse.types import TIERS, Fold
+from emofuse.workers import see_that_processes_start
 
 VERSION = 3
 LABEL = "Training"
@@ -240,6 +241,7 @@ def _in_parallel(units: Sequence[Unit], material: Material, root: Path, *, jobs:
                     future.result()
                     yield
         except BrokenProcessPool as error:
+            see_that_processes_start()
             raise EmofuseError(
                 "a training process was killed from outside, as happens where memory runs out",
                 remedy="run the same command with a smaller --jobs; what is finished stays",

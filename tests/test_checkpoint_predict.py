@@ -31,7 +31,7 @@ from emofuse.models import LateFusion
 from emofuse.predict import Predictor, format_predictions, load
 from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
 from emofuse.settings import TrainSettings as Train
-from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
+from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.types import Prediction
 
 KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame", "late")
@@ -169,7 +169,7 @@ def test_a_kept_model_is_the_one_that_was_trained(kind: ModelKind, made: Made) -
 def test_late_fusion_keeps_rule_and_weights(made: Made) -> None:
     model = load_checkpoint(made.model("late")).model
     assert isinstance(model, LateFusion)
-    assert model.weights == made.result["joined"]["late"]["final-seed0"]["weights"]
+    assert list(model.weights) == list(made.result["joined"]["late"]["final-seed0"]["weights"])
     assert model.rule == "mean"
 
 
@@ -247,9 +247,20 @@ def test_samples_get_the_answer_of_their_file(built_in: Made, late: Predictor) -
     assert found.posteriors == pytest.approx(late.predict(built_in.clip(), text=WORDS).posteriors, abs=1e-9)
 
 
-@pytest.mark.parametrize("samples", [np.zeros((2, 100)), np.zeros(0), np.full(8000, np.nan)], ids=str)
-def test_what_is_no_mono_signal_is_refused(samples: Any, late: Predictor) -> None:
-    with pytest.raises(AudioError, match="finite mono signal"):
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        (np.zeros((2, 100)), "finite mono signal"),
+        (np.full(8000, np.nan), "finite mono signal"),
+        (np.zeros(0), "at least 25 ms"),
+        (tone(0.02, seed=0), "at least 25 ms"),
+        (np.zeros(16000), "silent"),
+        (np.full(16000, 0.3), "silent"),
+    ],
+    ids=["stereo", "no number", "empty", "short", "silent", "constant"],
+)
+def test_what_is_no_sound_is_refused_as_a_file_would_be(samples: Any, told: str, late: Predictor) -> None:
+    with pytest.raises(AudioError, match=told):
         late.predict(samples)
 
 
@@ -368,6 +379,14 @@ def test_a_speech_model_says_that_it_does_not_read(built_in: Made) -> None:
     assert with_words.notes == ("the speech model does not read text, so it was left out",)
     assert without.notes == ()
     assert with_words.posteriors == without.posteriors
+
+
+@pytest.mark.parametrize("blank", ["", "  \n"])
+def test_blank_words_are_none_to_a_model_that_can_do_without(blank: str, made: Made) -> None:
+    late = load(made.model("late"), asr="none")
+    assert late.predict(made.clip(), text=blank) == late.predict(made.clip())
+    with pytest.raises(SettingsError, match="needs"):
+        late.predict(text=blank)
 
 
 def test_an_empty_text_is_a_text(made: Made) -> None:

@@ -335,7 +335,24 @@ def test_odd_names_are_shown_as_they_are(trained: Path, emo: Server) -> None:
     assert "new[red]/m.parquet: 16" in good(emo(*step, folder=trained)).stdout
 
 
+def test_where_no_file_can_be_used_nothing_is_done(tmp_path: Path, emo: Server) -> None:
+    done = emo("predict", "absent.wav", "--asr", "none", folder=tmp_path)
+    assert done.returncode == 2
+    assert "Skipped absent.wav: no such file" in done.stderr
+    assert done.stderr.rstrip().endswith("Nothing could be done.")
+
+
 # A whole run, with a corpus that has a fault
+
+
+def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, emo: Server) -> None:
+    tiny_corpus(tmp_path / "corpus", utterances=1)
+    (tmp_path / "small.toml").write_text(RECIPE)
+    split = ("--set", "protocol.kind=session")
+    done = emo("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", *split, folder=tmp_path)
+    assert done.returncode == 2
+    assert "session" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
 
 
 def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Server) -> None:

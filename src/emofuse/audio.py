@@ -75,12 +75,30 @@ def load_audio(path: Path | str, *, start: float = 0.0, end: float | None = None
     if len(samples) < SHORTEST * rate:
         raise _too_short(path, len(samples) / rate)
     _check_finite(path, samples)
-    if float(samples.max()) - float(samples.min()) < _QUIETEST:
-        raise AudioError("the sound is silent", where=path, remedy="check the microphone or channel, or leave it out")
+    _check_loud(path, samples)
     if rate != SAMPLING_RATE:
         samples = np.asarray(soxr.resample(samples, rate, SAMPLING_RATE, quality="HQ"), dtype=np.float32)
         _check_finite(path, samples)
     return samples
+
+
+def check_samples(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Hold samples at 16 kHz, `(samples,)`, to what is asked of a sound file.
+
+    Raises:
+        AudioError: They are not mono, not finite, silent or too short.
+
+    Example:
+        >>> check_samples(np.sin(np.arange(8000, dtype=np.float32))).shape
+        (8000,)
+    """
+    clip, where = np.asarray(samples, dtype=np.float32), Path("samples")
+    if clip.ndim != 1 or not np.isfinite(clip).all():
+        raise AudioError("samples are not a finite mono signal", where=where, remedy="pass (samples,) floats")
+    if len(clip) < SHORTEST * SAMPLING_RATE:
+        raise _too_short(where, len(clip) / SAMPLING_RATE)
+    _check_loud(where, clip)
+    return clip
 
 
 def sound_files(folder: Path | str) -> list[Path]:
@@ -213,6 +231,11 @@ def _check_finite(path: Path, samples: NDArray[np.float32]) -> None:
         raise AudioError(
             "some samples are NaN or infinite", where=path, remedy="save it again as 16-bit or clipped samples"
         )
+
+
+def _check_loud(path: Path, samples: NDArray[np.float32]) -> None:
+    if float(samples.max()) - float(samples.min()) < _QUIETEST:
+        raise AudioError("the sound is silent", where=path, remedy="check the microphone or channel, or leave it out")
 
 
 def _no_samples(path: Path) -> AudioError:

@@ -279,7 +279,7 @@ def predict(
         show_predictions(good)
     else:
         typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
-    finish({str(error.where): error.advice for error in answers if not isinstance(error, Prediction)})
+    finish({str(error.where): error.advice for error in answers if not isinstance(error, Prediction)}, done=bool(good))
 
 
 @app.command()

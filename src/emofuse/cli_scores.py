@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +73,17 @@ def fuse(
     from emofuse.console import say, show_results
 
     show_results(result["models"])
-    say(f"rule: {done['rule']}; weights: {done['weights']}; written to {out}")
+    weights = done["weights"]
+    told = (
+        "; ".join(f"fold {fold}: {_listed(one)}" for fold, one in weights.items())
+        if isinstance(weights, dict)
+        else _listed(weights)
+    )
+    say(f"rule: {done['rule']}; weights: {told}; written to {out}")
+
+
+def _listed(weights: Iterable[float]) -> str:
+    return ", ".join(f"{weight:.2f}" for weight in weights)
 
 
 def _scores(place: str) -> Scores:

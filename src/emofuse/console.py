@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OUT = Console()
 ERR = Console(stderr=True)
 FEW_LABELS = 8
-SOME_SKIPPED = 1
+SOME_SKIPPED, NOTHING_DONE = 1, 2
 
 
 class Bars:
@@ -210,8 +210,12 @@ def typed_command() -> str:
     return shlex.join(["emofuse", *sys.argv[1:]])
 
 
-def finish(skipped: Mapping[str, str]) -> None:
+def finish(skipped: Mapping[str, str], *, done: bool = True) -> None:
     """Say what was left out, and let the exit status say so too.
+
+    Args:
+        skipped: What was left out, and why.
+        done: Whether anything else was done.
 
     Raises:
         Exit: Something was left out.
@@ -220,5 +224,5 @@ def finish(skipped: Mapping[str, str]) -> None:
         return
     for name, reason in skipped.items():
         warn(f"Skipped {name}: {reason}.")
-    warn(f"{len(skipped)} skipped, the rest is done.")
-    raise typer.Exit(SOME_SKIPPED)
+    warn(f"{len(skipped)} skipped, the rest is done." if done else "Nothing could be done.")
+    raise typer.Exit(SOME_SKIPPED if done else NOTHING_DONE)

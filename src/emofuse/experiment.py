@@ -24,7 +24,7 @@ from emofuse.manifest import parts, read_manifest, text_sources, utterances, wri
 from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
-from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
+from emofuse.protocols import Protocol, check_split, final_fold, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.bootstrap import paired_difference
@@ -311,6 +311,8 @@ def run(
     check_frozen(out)
     found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, options=options, progress=progress)
     manifest = read_manifest(out / MANIFEST)
+    check_streams(manifest, trained_kinds(recipe))
+    check_split(manifest, recipe.protocol)
     alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
     features = extract(manifest, recipe, store or out / STORE, alignments=alignments, device=device, progress=progress)
     outcome = train(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.align.sphinx import SphinxAligner
-from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.audio import SAMPLING_RATE, check_samples, load_audio
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AlignmentError, AudioError, CheckpointError, SettingsError
@@ -149,11 +149,11 @@ class Predictor:
         inputs: dict[str, dict[ModelKind, dict[str, torch.Tensor]]] = {}
         notes = []
         clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
-        if text is None and clip is not None and "text" in takes and self._transcriber is not None:
+        if not _says(text) and clip is not None and "text" in takes and self._transcriber is not None:
             text = self._transcriber.transcribe(clip)
             notes.append(f"{self._transcriber.name} {'wrote down the words' if text else 'heard no words'}")
-            if not text and "text" not in self.needs:
-                text = None
+        if not _says(text) and "text" not in self.needs:
+            text = None
         if "speech" in takes and clip is not None:
             if alignment is None and self._reads_segments:
                 alignment = self._align(clip, text)
@@ -293,11 +293,12 @@ class Predictor:
         return np.asarray(logits[0].double().softmax(-1).cpu().numpy())
 
 
+def _says(text: str | None) -> bool:
+    return text is not None and bool(text.strip())
+
+
 def _samples(audio: Path | str | NDArray[np.float32]) -> NDArray[np.float32]:
-    clip = load_audio(audio) if isinstance(audio, (str, Path)) else np.asarray(audio, dtype=np.float32)
-    if clip.ndim != 1 or not len(clip) or not np.isfinite(clip).all():
-        raise AudioError("samples are not a finite mono signal", where="samples", remedy="pass (samples,) floats")
-    return clip
+    return load_audio(audio) if isinstance(audio, (str, Path)) else check_samples(audio)
 
 
 Style = Literal["json", "csv"]

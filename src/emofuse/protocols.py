@@ -74,17 +74,32 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
     """
     frame, classes = _select(manifest, settings)
     settings = resolve(frame, settings)
+    folds = _folds(frame, classes, settings)
+    labels = dict(zip(frame["utterance"], frame["label"], strict=True))
+    # What is kept apart shows in the folds.
+    plain = settings.model_dump(mode="json", exclude={"apart"})
+    mark = fingerprint(plain, list(classes), labels, [asdict(fold) for fold in folds])
+    return Protocol(settings, classes, labels, tuple(folds), mark, leakage(frame, folds))
+
+
+def check_split(manifest: pd.DataFrame, settings: ProtocolSettings) -> None:
+    """See that a manifest can be split, before anything is computed from it.
+
+    Raises:
+        ProtocolError: It cannot.
+    """
+    frame, classes = _select(manifest, settings)
+    _folds(frame, classes, resolve(frame, settings))
+
+
+def _folds(frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings) -> list[Fold]:
     parts = _script_groups(frame, settings)
     folds = []
     for name, column, values in _test_groups(frame, settings):
         test = frame[column].isin(values)
         for part, tested, rest in _divided(name, frame[test], frame[~test], parts):
             folds.append(_carve(part, rest, tested, settings, classes))
-    labels = dict(zip(frame["utterance"], frame["label"], strict=True))
-    # What is kept apart shows in the folds.
-    plain = settings.model_dump(mode="json", exclude={"apart"})
-    mark = fingerprint(plain, list(classes), labels, [asdict(fold) for fold in folds])
-    return Protocol(settings, classes, labels, tuple(folds), mark, leakage(frame, folds))
+    return folds
 
 
 def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:

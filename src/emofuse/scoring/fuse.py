@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | Non
     raise ScoresError(f"{text!r} is not a rule", where="--rule", remedy="use mean, product, tuned or weights=W1,W2,...")
 
 
-def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused") -> tuple[Scores, dict[str, object]]:
+def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused") -> tuple[Scores, dict[str, Any]]:
     """Join the score tables of several models, each of one model, into those of their late fusion.
 
     `tuned` learns the weights of each fold from the other folds' rows only.
@@ -132,7 +132,7 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
     labels = aligned.labels()
     if weights is not None:
         joined = combine(posteriors, weights, rule=kind)
-        done: dict[str, object] = {"rule": rule, "weights": list(weights)}
+        done: dict[str, Any] = {"rule": rule, "weights": list(weights)}
     else:
         folds = aligned.frame["fold"].to_numpy(dtype=str)
         if len(set(folds)) < 2:
@@ -146,7 +146,7 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
             test = folds == fold
             chosen[fold] = search_weights(posteriors[:, ~test], labels[~test], rule=kind)
             joined[test] = combine(posteriors[:, test], chosen[fold], rule=kind)
-        done = {"rule": "tuned, out of fold", "weights": {fold: list(value) for fold, value in chosen.items()}}
+        done = {"rule": "tuned, out of fold", "weights": {str(fold): list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)
     frame[list(aligned.classes)] = joined
     return Scores(frame, aligned.classes), done

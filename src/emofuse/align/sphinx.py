@@ -15,6 +15,7 @@ from emofuse.align.pronounce import pronounce
 from emofuse.align.syllables import syllable_segments
 from emofuse.audio import SAMPLING_RATE
 from emofuse.errors import AlignmentError
+from emofuse.language import is_foreign
 from emofuse.types import Segment, Tier
 
 # Emotional speech strays from the model: a search that prunes, or that goes over its own lattice again, loses the path.
@@ -66,7 +67,7 @@ class SphinxAligner:
         Args:
             clip: Mono samples `(time,)` at 16 kHz.
             text: What is said, as it is written.
-            language: ISO 639-1 code; None counts as English.
+            language: ISO 639-1 code; None is English unless the words are surely of another language.
 
         Raises:
             AlignmentError: The words are not English, there are none, or they do not fit the clip.
@@ -75,6 +76,11 @@ class SphinxAligner:
             raise AlignmentError(
                 f"the language is {language}, and Sphinx knows English only",
                 remedy="align with --aligner ctc and a model of that language",
+            )
+        if language is None and is_foreign(text, ("en",)):
+            raise AlignmentError(
+                "the words are not English, and Sphinx knows English only",
+                remedy="align with --aligner ctc and a model of their language, or give their language as en",
             )
         words = self._words(text)
         sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()

@@ -23,14 +23,18 @@ from emofuse.testing import tone
 SHIPPED = Path(emofuse.__file__).parent / "builtin"
 CLASSES = ("angry", "happy", "neutral", "sad")
 OFFLINE = """
-import json, resource, socket, sys
+import json, pathlib, re, resource, socket, sys
 def refuse(*_, **__):
     raise OSError("the network is off")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 import emofuse
 answers = [emofuse.load().predict(sys.argv[1]), emofuse.load().predict(text="I am so happy for you!")]
+# Linux hands the peak of the process that started this one on to getrusage, so its own is read where it can be.
+status = pathlib.Path("/proc/self/status")
+memory = (1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) if status.exists()
+          else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print(json.dumps({"labels": [one.label for one in answers], "streams": [one.streams for one in answers],
-                  "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+                  "memory": memory}))
 """
 
 
@@ -130,8 +134,7 @@ def test_the_default_model_needs_no_network_and_little_memory(clip: Path) -> Non
     found = json.loads(done.stdout)
     assert found["streams"] == [["speech"], ["text"]]
     assert found["labels"][1] == "happy"
-    scale = 1 if sys.platform == "darwin" else 1024
-    assert found["memory"] * scale < 1.2e9
+    assert 1e8 < found["memory"] < 9e8
 
 
 def test_the_card_names_data_licences_and_results() -> None:

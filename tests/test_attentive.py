@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emofuse import experiment
 from emofuse.align.sphinx import SphinxAligner
-from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders import load_speech_encoder
@@ -39,16 +38,10 @@ from emofuse.training.material import Material
 from emofuse.training.units import Unit, is_done
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS, WIDTH = 3, 4
 READERS: tuple[ModelKind, ...] = ("speech", "concat", "late", "early-word")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # The network
@@ -174,16 +167,11 @@ def test_a_model_without_its_bounds_says_what_it_needs() -> None:
 
 
 @pytest.fixture
-def spoken(tmp_path: Path) -> tuple[pd.DataFrame, dict[str, Alignment]]:
+def spoken(clips: list[dict[str, Any]]) -> tuple[pd.DataFrame, dict[str, Alignment]]:
     """Three utterances: two alike in sound, and their alignments, one of which failed."""
-    rows = []
-    for number, seed in enumerate((1, 1, 2)):
-        path = tmp_path / f"{number}.wav"
-        soundfile.write(path, tone(1.0, seed=seed), SAMPLING_RATE)
-        rows.append({"utterance": f"u{number}", "audio": str(path), "text": "so very good", "duration": 1.0})
     words = (Segment(start=0.1, end=0.5, label="so"), Segment(start=0.5, end=0.9, label="good"))
     tiers: list[dict[Any, Any]] = [{"word": words}, {"word": words[:1]}, {}]
-    return make_manifest(rows, source="test"), {
+    return make_manifest(clips, source="test"), {
         f"u{number}": Alignment(utterance=f"u{number}", tiers=one, source="test") for number, one in enumerate(tiers)
     }
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe,
 from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.types import Prediction
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame", "late")
 CLASSES = {"angry", "happy", "neutral", "sad"}
@@ -65,14 +67,6 @@ class Made:
 
     def clip(self, name: str = CLIP) -> Path:
         return self.audio / f"{name}.wav"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,8 @@ from emofuse.manifest import make_manifest, read_manifest, utterances, write_man
 from emofuse.settings import Granularity, SpeechSettings, TextSettings
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LOGMEL = SpeechSettings(encoder="logmel", batch_seconds=5.0)
 Stamps = dict[str, tuple[int, int, str]]
 
@@ -75,14 +77,6 @@ class Counter:
 
     def note(self, message: str) -> None:
         pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

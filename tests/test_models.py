@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -20,19 +19,12 @@ from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import combine
 from emofuse.settings import ModelKind, ModelSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Array = NDArray[np.float64]
 KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 POOLINGS: tuple[PoolingKind, ...] = get_args(PoolingKind)
 LAYERS, WIDTH, VOCABULARY, CLASSES = 3, 6, 20, 4
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    # Threads cost more than they bring on such small tensors.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def spread(module: nn.Module, seed: int = 0) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -24,6 +22,8 @@ from emofuse.errors import ManifestError
 from emofuse.manifest import read_manifest
 from emofuse.scoring.table import read_scores
 from emofuse.testing import miniature_iemocap
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS = (
     "speech",
@@ -77,14 +77,6 @@ def command(root: Path, out: Path, *options: str) -> Result:
     given += ["--speech-encoder", "logmel", "--text-encoder", "words", "--jobs", "1"]
     chosen = [word for one in QUICK for word in ("--set", one)]
     return CliRunner(env={"COLUMNS": "400"}).invoke(app, [*given, *chosen, *options])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

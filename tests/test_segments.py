@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from emofuse import experiment, load
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments
-from emofuse.audio import SAMPLING_RATE, load_audio
+from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder
@@ -163,13 +162,8 @@ def test_the_mean_commutes_with_the_sum_over_layers() -> None:
 
 
 @pytest.fixture
-def spoken(tmp_path: Path) -> Any:
+def spoken(clips: list[dict[str, Any]]) -> Any:
     """Three utterances: two alike in sound, and their alignments, one of which failed."""
-    rows = []
-    for number, seed in enumerate((1, 1, 2)):
-        path = tmp_path / f"{number}.wav"
-        soundfile.write(path, tone(1.0, seed=seed), SAMPLING_RATE)
-        rows.append({"utterance": f"u{number}", "audio": str(path), "text": "so very good", "duration": 1.0})
     words = (Segment(start=0.1, end=0.5, label="so"), Segment(start=0.5, end=0.9, label="good"))
     other = (Segment(start=0.2, end=0.7, label="so"),)
     alignments = {
@@ -177,7 +171,7 @@ def spoken(tmp_path: Path) -> Any:
         "u1": Alignment(utterance="u1", tiers={"word": other}, source="test"),
         "u2": Alignment(utterance="u2", tiers={}, source="test", problem="no words were heard"),
     }
-    return make_manifest(rows, source="test"), alignments
+    return make_manifest(clips, source="test"), alignments
 
 
 @pytest.mark.parametrize("kind", ["mean", "max", "mean+std"])

@@ -147,9 +147,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         for late in (one for one in model.modules() if isinstance(one, LateFusion)):
             late.weights = _weights(values["late_weights"], count=2)
             # Models of version 0.1 name none.
-            late.temperatures = _temperatures(values.get("temperatures") or (1.0, 1.0))
-            if len(late.temperatures) != 2:
-                raise ValueError(f"{late.temperatures} are no temperatures")
+            late.temperatures = _temperatures(values.get("temperatures") or (1.0, 1.0), count=2)
         for name, one in _joined_within(kind, model):
             _restore_joining(one, values["joined"][name])
         protocol = str(values["protocol"])
@@ -201,7 +199,7 @@ def _restore_joining(model: JoinedModel, joining: Mapping[str, Mapping[str, Any]
         if found.keys() != model.parts.keys():
             raise ValueError(f"it is joined of {', '.join(model.parts)}, not of {', '.join(found)}")
     model.weights = _weights((joining["weights"][part] for part in model.parts), count=len(model.parts))
-    model.temperatures = _temperatures(joining["temperatures"][part] for part in model.parts)
+    model.temperatures = _temperatures((joining["temperatures"][part] for part in model.parts), count=len(model.parts))
 
 
 def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
@@ -211,9 +209,9 @@ def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
     return weights
 
 
-def _temperatures(values: Iterable[Any]) -> tuple[float, ...]:
+def _temperatures(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
     temperatures = tuple(float(one) for one in values)
-    if not all(0 < one < math.inf for one in temperatures):
+    if len(temperatures) != count or not all(0 < one < math.inf for one in temperatures):
         raise ValueError(f"{temperatures} are no temperatures")
     return temperatures
 
@@ -230,21 +228,9 @@ def _build(
     encoders: Mapping[str, EncoderSpecification],
     pieces: WordPieces | None,
 ) -> EmotionModel | JoinedModel:
-    if members_of(kind) == (kind,):
-        return _build_one(kind, recipe, classes, encoders, pieces)
-    parts: dict[str, EmotionModel | JoinedModel] = {
-        part: _build(part, recipe, classes, encoders, pieces) for part in PARTS[kind]
-    }
-    return JoinedModel(parts, weights=[1 / len(parts)] * len(parts))
-
-
-def _build_one(
-    kind: ModelKind,
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    encoders: Mapping[str, EncoderSpecification],
-    pieces: WordPieces | None,
-) -> EmotionModel:
+    if members_of(kind) != (kind,):
+        parts = {str(part): _build(part, recipe, classes, encoders, pieces) for part in PARTS[kind]}
+        return JoinedModel(parts, weights=[1 / len(parts)] * len(parts))
     shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
     if "speech" in encoders:
         shapes["speech"] = speech_shape(kind, recipe, encoders["speech"])

@@ -130,8 +130,8 @@ class Predictor:
 
         Args:
             audio: A sound file, or mono samples at 16 kHz, `(samples,)`.
-            text: Its words. Where the recogniser hears none, a model that needs words reads that there are none, as in
-                training.
+            text: Its words; blank ones count as none. Where the recogniser hears none, a model that needs words reads
+                that there are none, as in training.
             alignment: When its words, syllables and phones are said; without, Sphinx aligns where the model reads
                 them, and frames stand for what it cannot align.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).

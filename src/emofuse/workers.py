@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from emofuse.errors import EmofuseError
 
@@ -43,7 +43,7 @@ def in_processes(
     waiting = deque(tasks)
     while waiting:
         running: dict[Future[Result], Task] = {}
-        pool = _pool(jobs)
+        pool = new_pool(jobs)
         try:
             while waiting or running:
                 while waiting and len(running) < _AHEAD * jobs:
@@ -63,7 +63,7 @@ def in_processes(
 
 
 def _alone(work: Callable[[Task], Result], task: Task, died: Callable[[Task], Result]) -> Result:
-    with _pool(1) as pool:
+    with new_pool(1) as pool:
         try:
             return pool.submit(work, task).result()
         except BrokenProcessPool:
@@ -76,7 +76,7 @@ def see_that_processes_start() -> None:
     Raises:
         EmofuseError: They do.
     """
-    with _pool(1) as pool:
+    with new_pool(1) as pool:
         try:
             pool.submit(os.getpid).result()
         except BrokenProcessPool as error:
@@ -86,6 +86,8 @@ def see_that_processes_start() -> None:
             ) from error
 
 
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    # Forking a process that holds threads can hang, so every worker starts afresh.
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+def new_pool(
+    jobs: int, *, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
+) -> ProcessPoolExecutor:
+    """Processes that start afresh: forking one that holds threads, such as torch's, can hang."""
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=initializer, initargs=initargs)

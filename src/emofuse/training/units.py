@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -39,7 +38,7 @@ from emofuse.training.material import (
     text_granularity_of,
 )
 from emofuse.types import TIERS, Fold
-from emofuse.workers import see_that_processes_start
+from emofuse.workers import new_pool, see_that_processes_start
 
 VERSION = 3
 LABEL = "Training"
@@ -228,10 +227,7 @@ def run_units(
 
 
 def _in_parallel(units: Sequence[Unit], material: Material, root: Path, *, jobs: int, device: str) -> Iterator[None]:
-    # Forking a process that holds torch's threads can hang, so every worker starts afresh.
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(material, root, device)
-    )
+    pool = new_pool(jobs, initializer=_start_worker, initargs=(material, root, device))
     with pool:
         waiting: set[Future[None]] = {pool.submit(_run_in_worker, unit) for unit in units}
         try:

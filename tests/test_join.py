@@ -197,6 +197,7 @@ class Dictation:
     """A recogniser that always hears the same."""
 
     name = "dictation"
+    english_only = False
 
     def __init__(self, words: str) -> None:
         self.words = words
@@ -211,7 +212,7 @@ def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], joined
     model = emofuse.Predictor(checkpoint, transcriber=Dictation("what a day"))
     answer = model.predict(clip)
     assert (answer.streams, answer.text) == (("speech", "text"), "what a day")
-    assert answer.notes == ("dictation wrote down the words",)
+    assert answer.notes == ("dictation heard 'what a day'",)
     assert answer.posteriors == model.predict(clip, text="what a day").posteriors
     assert model.predict(clip, text="given").notes == ()
     silent = emofuse.Predictor(checkpoint, transcriber=Dictation("")).predict(clip)

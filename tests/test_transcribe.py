@@ -25,8 +25,9 @@ from emofuse.transcribe import SphinxTranscriber, transcribe_manifest
 class Dictation:
     """A recogniser that tells a clip by its length, and stops after some."""
 
-    def __init__(self, name: str = "dictation", *, fail_after: int = -1) -> None:
+    def __init__(self, name: str = "dictation", *, fail_after: int = -1, english_only: bool = False) -> None:
         self.name = name
+        self.english_only = english_only
         self.clips: list[int] = []
         self._left = fail_after
 
@@ -72,6 +73,19 @@ def test_a_bad_file_is_told_and_has_no_words(manifest: pd.DataFrame, tmp_path: P
     assert done.manifest["text"].isna().tolist() == [True, True, True, False]
     assert done.manifest["text_source"].fillna("none").tolist() == ["dictation", "none", "none", "dictation"]
     assert read_manifest(tmp_path / "heard.parquet")["utterance"].tolist() == manifest["utterance"].tolist()
+
+
+def test_who_knows_english_only_is_not_asked_about_german(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    mixed = manifest.assign(language=["de", "en", None, "pl-PL"])
+    done = transcribe_manifest(mixed, Dictation(english_only=True), tmp_path / "heard.parquet")
+    assert {name: error.what for name, error in done.failed.items()} == {
+        "u0": "the language is de, and dictation knows English only",
+        "u3": "the language is pl-PL, and dictation knows English only",
+    }
+    assert done.manifest["text"].isna().tolist() == [True, False, False, True]
+    assert text_sources(done.manifest)["dictation"] == 2
+    assert not transcribe_manifest(mixed, Dictation("polyglot"), tmp_path / "all.parquet").failed
+    assert SphinxTranscriber().english_only
 
 
 def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_path: Path) -> None:

@@ -32,4 +32,4 @@ def transcribe(
         done = transcribe_manifest(read_manifest(manifest), transcriber, out, jobs=jobs, progress=bars)
     words = int((done.manifest["text_source"] == transcriber.name).sum())
     say(f"{out}: the words of {words} utterances are those of {transcriber.name}; {done.computed} sounds heard now")
-    finish({name: error.advice for name, error in done.failed.items()})
+    finish({name: error.advice for name, error in done.failed.items()}, done=words > 0)

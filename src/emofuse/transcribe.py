@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from emofuse.align.normalise import is_english
 from emofuse.audio import content_key, load_audio
-from emofuse.errors import AudioError, EncoderError, ManifestError, SettingsError
+from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.manifest import utterances, write_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.types import Utterance
@@ -34,6 +35,8 @@ class Transcriber(Protocol):
     """What turns a clip into words; its `name` becomes the text's source."""
 
     name: str
+    english_only: bool
+    """Whether it makes English of whatever it hears."""
 
     def transcribe(self, clip: NDArray[np.float32]) -> str:
         """The words of a 16 kHz mono clip `(samples,)`; empty where none are heard."""
@@ -48,6 +51,7 @@ class SphinxTranscriber:
     """
 
     name = "sphinx"
+    english_only = True
 
     def __init__(self) -> None:
         from pocketsphinx import Decoder
@@ -95,6 +99,7 @@ class WhisperTranscriber:
             ) from error
         # Models hear differently, so their words are told apart.
         self.name = f"whisper {Path(model).name}"
+        self.english_only = not self._model.model.is_multilingual
 
     def transcribe(self, clip: NDArray[np.float32]) -> str:
         """See `Transcriber.transcribe`."""
@@ -138,12 +143,12 @@ class Transcribed:
 
     Attributes:
         manifest: With its words in `text` and its name in `text_source`; the rest is as before.
-        failed: Utterances whose sound cannot be used, and why; they have no words.
+        failed: Utterances whose sound or language the recogniser cannot use, and why; they have no words.
         computed: How many sounds were listened to now, not found in the journal.
     """
 
     manifest: pd.DataFrame
-    failed: Mapping[str, AudioError]
+    failed: Mapping[str, EmofuseError]
     computed: int
 
 
@@ -182,9 +187,10 @@ def transcribe_manifest(
     journal = out.with_name(f"{out.name}.heard.jsonl")
     hearer = _HEARS_AS.get(transcriber.name, transcriber.name)
     heard = _heard_before(journal)
-    failed: dict[str, AudioError] = {}
+    failed: dict[str, EmofuseError] = _foreign(manifest, spoken, transcriber)
     sounds: dict[str, str] = {}
-    for row in track(spoken, "Reading audio files", total=len(spoken), progress=progress):
+    readable = [row for row in spoken if row.utterance not in failed]
+    for row in track(readable, "Reading audio files", total=len(readable), progress=progress):
         try:
             sounds[row.utterance] = content_key(row.audio or "", start=row.start, end=row.end)
         except AudioError as error:
@@ -222,6 +228,21 @@ def transcribe_manifest(
     ).astype({"text": "string", "text_source": "string"})
     write_manifest(written, out)
     return Transcribed(manifest=written, failed=failed, computed=len(new) - len(deaf))
+
+
+def _foreign(manifest: pd.DataFrame, rows: Sequence[Utterance], transcriber: Transcriber) -> dict[str, EmofuseError]:
+    """Utterances in a language of which the recogniser would make English."""
+    languages = manifest.set_index("utterance")["language"].dropna()
+    remedy = "use --asr whisper with a model of many languages, such as base"
+    return {
+        row.utterance: SettingsError(
+            f"the language is {languages[row.utterance]}, and {transcriber.name} knows English only",
+            where=row.audio,
+            remedy=remedy,
+        )
+        for row in rows
+        if transcriber.english_only and not is_english(languages.get(row.utterance))
+    }
 
 
 def _listen(

@@ -59,6 +59,25 @@ def test_the_plan_names_every_stage_in_its_order(tmp_path: Path) -> None:
     assert all(stage.seconds > 0 for stage in stages if stage.name not in free)
 
 
+def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
+    chosen = recipe(tmp_path, models=("early-word",), text=TextSettings(encoder="words"))
+    polish = manifest.assign(language="pl")
+    mixed = manifest.assign(language=["en", *["pl"] * (len(manifest) - 1)])
+    shipped = polish.assign(corpus="emodb")
+    told, disk = {}, {}
+    for name, one in {"none": polish, "some": mixed, "all": manifest, "shipped": shipped}.items():
+        stages = {stage.name: stage for stage in make_plan(one, chosen, jobs=1).stages}
+        told[name] = stages["align"].what
+        disk[name] = stages["speech features"].disk
+        assert (stages["align"].seconds > 0) == (name in ("some", "all"))
+    count = len(manifest)
+    assert told["all"] == told["shipped"] == f"words, syllables and phones of {count} utterances"
+    some = f"; {count - 1} keep their frames, since Sphinx knows English only"
+    assert told["some"] == f"words, syllables and phones of 1 utterances{some}"
+    assert disk["none"] > disk["some"] > disk["all"] == disk["shipped"]
+
+
 def test_the_command_only_plans(tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
     done = CliRunner().invoke(

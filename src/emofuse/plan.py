@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
+from emofuse.align.normalise import is_english
+from emofuse.align.shipped import ships_alignments
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.features.segments import is_pooled_in_model
@@ -103,11 +105,12 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
     stages = [Stage(name="manifest", what=f"{len(manifest)} utterances, {seconds / 3600:.2f} h")]
     speech = text = None
     steps = {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
+    aligned = 0.0
     if steps & set(TIERS):
-        what = f"words, syllables and phones of {len(manifest)} utterances"
-        stages.append(Stage(name="align", what=what, seconds=seconds / ALIGNED / jobs))
+        aligned, stage = _align(manifest, jobs)
+        stages.append(stage)
     if steps:
-        speech, stage = _speech(seconds, len(manifest), sorted(steps), recipe, device)
+        speech, stage = _speech(seconds, len(manifest), sorted(steps), recipe, aligned, device)
         stages.append(stage)
     if any("text" in streams_of(kind) for kind in kinds) and not is_trained_with_model(recipe.text.encoder):
         text, stage = _text(manifest, sorted({text_granularity_of(kind) for kind in kinds}), recipe, device)
@@ -116,7 +119,7 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
     largest = max(len(fold.train) for fold in protocol.folds)
     words = float(np.mean([len(str(text).split()) for text in manifest["text"].fillna("")]))
     for kind in kinds:
-        shape = _Shape(kind, recipe, speech, text, seconds / len(manifest), words, len(protocol.classes))
+        shape = _Shape(kind, recipe, speech, text, seconds / len(manifest), aligned, words, len(protocol.classes))
         settings = recipe.train_of(kind)
         count = -(-largest // settings.batch_size) * settings.epochs * (2 if settings.refit else 1)
         with one_thread():
@@ -131,8 +134,20 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
     return Plan(stages=tuple(stages), memory=held * (1 + (jobs if jobs > 1 else 0)))
 
 
+def _align(manifest: pd.DataFrame, jobs: int) -> tuple[float, Stage]:
+    """The share of utterances that somebody can align, and what that takes."""
+    shipped = manifest["corpus"].fillna("").map(ships_alignments)
+    english = manifest["language"].fillna("en").map(is_english)
+    count = int((shipped | english).sum())
+    what = f"words, syllables and phones of {count} utterances"
+    if foreign := len(manifest) - count:
+        what += f"; {foreign} keep their frames, since Sphinx knows English only"
+    seconds = float(manifest["duration"][english & ~shipped].fillna(0).sum())
+    return count / len(manifest), Stage(name="align", what=what, seconds=seconds / ALIGNED / jobs)
+
+
 def _speech(
-    seconds: float, utterances: int, steps: list[Granularity], recipe: Recipe, device: str
+    seconds: float, utterances: int, steps: list[Granularity], recipe: Recipe, aligned: float, device: str
 ) -> tuple[EncoderSpecification, Stage]:
     encoder = load_speech_encoder(recipe.speech, device=device)
     clip = np.random.default_rng(0).normal(size=round(PROBE_SECONDS * SAMPLING_RATE)).astype(np.float32)
@@ -141,7 +156,7 @@ def _speech(
     apart = [step for step in steps if not is_pooled_in_model(recipe.speech, step)]
     disk = 0
     for step in apart:
-        count = float(utterances) if step == "utterance" else seconds * _rate(step, one, recipe)
+        count = float(utterances) if step == "utterance" else seconds * _rate(step, one, recipe, aligned)
         disk += round(count * len(one.selected) * step_width(step, recipe, one) * HALF)
     if len(apart) < len(steps) and not (apart and recipe.speech.frames_per_step == 1):
         # What models pool themselves is stored once, as every frame.
@@ -150,8 +165,10 @@ def _speech(
     return one, Stage(name="speech features", what=what, seconds=seconds * taken, disk=disk)
 
 
-def _rate(step: Granularity, encoder: EncoderSpecification, recipe: Recipe) -> float:
-    return RATES[step] if step in RATES else encoder.frame_rate / recipe.speech.frames_per_step
+def _rate(step: Granularity, encoder: EncoderSpecification, recipe: Recipe, aligned: float) -> float:
+    """Steps a second, where some utterances keep their frames."""
+    frames = encoder.frame_rate / recipe.speech.frames_per_step
+    return aligned * RATES[step] + (1 - aligned) * frames if step in RATES else frames
 
 
 def _text(manifest: pd.DataFrame, steps: list[str], recipe: Recipe, device: str) -> tuple[EncoderSpecification, Stage]:
@@ -176,6 +193,7 @@ class _Shape:
         speech: EncoderSpecification | None,
         text: EncoderSpecification | None,
         seconds: float,
+        aligned: float,
         words: float,
         classes: int,
     ) -> None:
@@ -187,7 +205,7 @@ class _Shape:
             heard = speech_shape(kind, recipe, speech)
             shapes["speech"] = heard
             found = granularities_of(kind, recipe)
-            count = sum(1.0 if one == "utterance" else seconds * _rate(one, speech, recipe) for one in found)
+            count = sum(1.0 if one == "utterance" else seconds * _rate(one, speech, recipe, aligned) for one in found)
             steps = max(1, round(count))
             frames = steps
             if heard.segments:

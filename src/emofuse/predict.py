@@ -151,7 +151,9 @@ class Predictor:
         clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
         if not _says(text) and clip is not None and "text" in takes and self._transcriber is not None:
             text = self._transcriber.transcribe(clip)
-            notes.append(f"{self._transcriber.name} heard {text!r}" if text else f"{self._transcriber.name} heard no words")
+            notes.append(
+                f"{self._transcriber.name} heard {text!r}" if text else f"{self._transcriber.name} heard no words"
+            )
         if not _says(text) and "text" not in self.needs:
             text = None
         if "speech" in takes and clip is not None:

@@ -288,6 +288,20 @@ def test_one_text_counts_for_all_files(built_in: Made, late: Predictor) -> None:
         list(late.predict_many(files, texts=["a", "b", "c"]))
 
 
+def test_one_string_is_no_list_and_a_list_no_string(built_in: Made, late: Predictor) -> None:
+    one = built_in.clip()
+    mistakes: list[Any] = [str(one), one]
+    for files in mistakes:
+        with pytest.raises(SettingsError, match="give a list"):
+            list(late.predict_many(files))
+    letters: Any = "hm"
+    with pytest.raises(SettingsError, match="texts is one str; give a list"):
+        list(late.predict_many([one], texts=letters))
+    words: Any = ["hm"]
+    with pytest.raises(SettingsError, match="text is a list; give the words as one string"):
+        late.predict(one, text=words)
+
+
 @pytest.mark.parametrize("kind", ["text", "concat", "early-frame"])
 def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
     with pytest.raises(SettingsError, match=f"the {kind} model needs the words"):

@@ -138,8 +138,10 @@ class Predictor:
 
         Raises:
             AudioError: The sound cannot be used.
-            SettingsError: A stream that the model needs is missing, or samples have another rate.
+            SettingsError: A stream that the model needs is missing, text is no string, or samples have another rate.
         """
+        if text is not None and not isinstance(text, str):
+            raise SettingsError(f"text is a {type(text).__name__}", where="text", remedy="give the words as one string")
         if sampling_rate != SAMPLING_RATE:
             raise SettingsError(
                 f"samples at {sampling_rate} Hz were given",
@@ -204,8 +206,12 @@ class Predictor:
             progress: Told about each file.
 
         Raises:
-            SettingsError: Another number of texts than of files, or none for a model that needs words.
+            SettingsError: Another number of texts than of files, one string instead of several, or no words for a
+                model that needs them.
         """
+        for name, given in (("files", files), ("texts", texts)):
+            if isinstance(given, (str, Path)):
+                raise SettingsError(f"{name} is one {type(given).__name__}", where=name, remedy="give a list")
         words = [None] * len(files) if texts is None else list(texts)
         if len(words) == 1:
             words *= len(files)

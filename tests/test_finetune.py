@@ -472,6 +472,7 @@ def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.D
     assert not (tmp_path / "cut" / unit / "unit.json").exists()
     with pytest.raises(SettingsError, match="encoders are tuned"):
         check_frozen(tmp_path / "cut")
+    assert "the run of another model" in str(complaint(manifest, how, tmp_path / "cut", kind="text"))
     finetune(manifest, how, tmp_path / "cut", **options)
     assert len(model_bytes(tmp_path / "whole")) == 3
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")

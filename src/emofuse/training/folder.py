@@ -38,7 +38,7 @@ def check_tuned(out: Path, kind: ModelKind) -> None:
         SettingsError: The folder holds such a run, finished or cut off.
     """
     other = (out / RESULT).exists() and _result(out).get("tuned") != kind
-    if other or any(_is_frozen(folder) for folder in _units(out)):
+    if other or any(_is_frozen(one) or (_is_tuned(one) and one.parent.name != kind) for one in _units(out)):
         raise SettingsError(
             "the folder holds the run of another model, or one on frozen features", where=out, remedy="choose another"
         )

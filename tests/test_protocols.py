@@ -208,6 +208,28 @@ def test_a_split_of_the_corpus_itself_is_kept(kind: str) -> None:
     assert_sound(manifest, protocol, everyone=False)
 
 
+@pytest.mark.parametrize(
+    ("guest", "told", "kind"), [("train", True, "speaker"), ("test", True, "split"), ("train", False, "split")]
+)
+def test_auto_keeps_no_split_that_tests_nobody_new(guest: str, told: bool, kind: str) -> None:
+    """ESD's tests sentences of known speakers; MELD's known and new ones; some corpora do not tell who speaks."""
+    manifest = corpus(speakers=4)
+    parts = {"s1": guest, "s2": "train", "s3": "dev"}
+    take = manifest["utterance"].str[-1].map({"0": "test", "1": "train"})
+    manifest["session"] = manifest["speaker"].map(parts).fillna(take).astype("string")
+    if not told:
+        manifest["speaker"] = None
+    assert split(manifest).settings.kind == kind
+
+
+@pytest.mark.parametrize("name", ["iemocap", "msp-improv"])
+def test_actors_who_talk_to_each_other_are_left_out_together(name: str) -> None:
+    manifest = corpus(speakers=4).assign(corpus=name)
+    manifest["session"] = manifest["speaker"].map({"s0": "1", "s1": "1", "s2": "2", "s3": "2"})
+    protocol = split(manifest, validation_by="speaker")
+    assert [value_of(manifest, fold.test, "speaker") for fold in protocol.folds] == [{"s0", "s1"}, {"s2", "s3"}]
+
+
 @pytest.mark.parametrize(("speakers", "kind", "folds"), [(12, "speaker", 12), (13, "speakers", 5)])
 def test_auto_leaves_one_of_few_speakers_out_and_makes_folds_of_many(speakers: int, kind: str, folds: int) -> None:
     protocol = split(corpus(speakers=speakers))

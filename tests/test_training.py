@@ -23,6 +23,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_cosine_schedule_with_warmup
 
+from emofuse.checkpoint import load_checkpoint
 from emofuse.errors import EmofuseError
 from emofuse.experiment import extract, prepare, run, train
 from emofuse.features.dataset import Dataset
@@ -40,7 +41,7 @@ from emofuse.settings import (
     load_recipe,
 )
 from emofuse.settings import TrainSettings as Train
-from emofuse.testing import tiny_corpus
+from emofuse.testing import tiny_corpus, tiny_text_encoder
 from emofuse.training import units
 from emofuse.training.loop import class_weights, fit, posteriors, rate_at
 from emofuse.training.material import EARLY, Material, joined_kinds, trained_kinds
@@ -757,6 +758,22 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     for kind in ("speech", "late"):
         kept = [folder / "models" / kind / "model.safetensors" for folder in (out, alone)]
         assert kept[0].read_bytes() == kept[1].read_bytes()
+
+
+def test_another_text_encoder_in_the_same_folder_leaves_no_word_pieces(tmp_path: Path) -> None:
+    table = tiny_corpus(tmp_path / "corpus", utterances=1)
+    for encoder in ("words", str(tiny_text_encoder(tmp_path / "bert", family="bert"))):
+        small = Recipe(
+            name="changed",
+            models=("text",),
+            seeds=(0,),
+            text=TextSettings(encoder=encoder),
+            model=ModelSettings(width=8, heads=2),
+            train=Train(epochs=1),
+            protocol=ProtocolSettings(kind="speakers", folds=2),
+        )
+        run(small, "table", table, tmp_path / "run", jobs=1)
+    assert load_checkpoint(tmp_path / "run/models/text").pieces is None
 
 
 def test_a_sound_or_transcript_that_is_mended_counts(tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ EMOBOX: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """Speakers tested in each fold by EmoBox (Ma et al., Interspeech 2024)."""
 
+BY_SESSION = ("iemocap", "msp-improv")
+"""Corpora of two actors a session, who talk to each other: the community leaves one session out."""
+
 FINAL = "final"
 FEW_SPEAKERS = 12
 
@@ -118,9 +121,11 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     corpora, speakers = set(frame["corpus"].dropna().unique()), set(frame["speaker"].dropna().unique())
     if any(corpora == {name} and speakers.issuperset(chain(*folds)) for name, folds in EMOBOX.items()):
         return settings.model_copy(update={"kind": "fixed", "fixed": "emobox"})
-    if corpora == {"iemocap"}:
+    if any(corpora == {name} for name in BY_SESSION):
         return settings.model_copy(update={"kind": "session"})
-    if {"train", "dev", "test"} <= set(frame["session"].dropna().unique()):
+    parts = {str(name): set(part.dropna()) for name, part in frame.groupby("session")["speaker"]}
+    # A split that tests nobody new, as ESD's, is for other tasks.
+    if {"train", "dev", "test"} <= set(parts) and not (parts["test"] and parts["test"] <= parts["train"]):
         return settings.model_copy(update={"kind": "split"})
     few = frame["speaker"].nunique() <= FEW_SPEAKERS
     return settings.model_copy(update={"kind": "speaker" if few else "speakers"})

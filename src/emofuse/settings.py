@@ -207,8 +207,8 @@ class ProtocolSettings(Settings):
     Attributes:
         kind: `session` (leave one session out), `speaker` (leave one speaker out), `corpus` (leave one of several
             corpora out), `speakers` (k folds by speaker), `fixed` (folds by list), `split` (sessions named train, dev
-            and test), or `auto`: built-in folds where the corpus has them (sessions for IEMOCAP), its own split where
-            it has one, leave-one-speaker-out for up to twelve speakers, else `speakers`.
+            and test), or `auto`: built-in folds where the corpus has them (sessions for IEMOCAP and MSP-IMPROV), its
+            own split where that tests somebody new, leave-one-speaker-out for up to twelve speakers, else `speakers`.
         folds: Number of folds (`speakers`), and most groups that scripts make (`apart`).
         fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
         validation_by: What the validation part is carved by.

@@ -139,7 +139,9 @@ def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> Non
     started = time.monotonic()
     folder = root / unit.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "unit.json").unlink(missing_ok=True)
+    # Word pieces of an earlier recipe would pass for this one's.
+    for name in ("unit.json", "words.json"):
+        (folder / name).unlink(missing_ok=True)
     pieces = material.word_pieces(unit.kind, unit.fold.train)
     speech, text = material.shapes(unit.kind, pieces)
     recipe = material.recipe

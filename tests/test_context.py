@@ -94,6 +94,35 @@ def test_stretches_of_one_file_go_by_their_times_and_others_by_their_order() -> 
     assert earlier_texts(talk(start=[3.0, None, 2.0, 1.0]), 2) == earlier_texts(talk(), 2)
 
 
+def test_what_was_left_out_was_said_all_the_same() -> None:
+    whole = talk()
+    told = [None, None, '["why you bad", ""]', '["so"]']
+    without = talk(omitted=told)
+    assert earlier_texts(whole, 2)["d2"] == (SAID[0], SAID[1])
+    assert earlier_texts(without, 2)["d2"] == ("why you bad",)
+    assert earlier_texts(without, 3)["d2"] == (SAID[1], "why you bad")
+    assert earlier_texts(without, 2)["d3"] == (SAID[2], "so")
+    for bad in ("so good", "{}", "[1]"):
+        with pytest.raises(ManifestError, match="column 'omitted' of utterance 'd2' is"):
+            earlier_texts(talk(omitted=[None, None, bad, None]), 2)
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": "six"}, {"labels": "six", "part": "improvised"}])
+def test_labels_that_nobody_asked_for_are_context(options: dict[str, str], tmp_path: Path) -> None:
+    root = miniature_iemocap(tmp_path)
+    whole = read_corpus("iemocap", root, partial=True, options={"labels": "all"}).manifest
+    # A recording that is lost takes no words away.
+    lost = read_corpus("iemocap", root, partial=True, options=options).manifest["utterance"].iloc[2]
+    next(root.rglob(f"{lost}.wav")).unlink()
+    chosen = read_corpus("iemocap", root, partial=True, options=options).manifest
+    assert len(chosen) < len(whole)
+    assert lost not in set(chosen["utterance"])
+    for count in (1, 2, 5):
+        truth = earlier_texts(whole, count)
+        found = earlier_texts(chosen, count)
+        assert found == {name: truth[name] for name in chosen["utterance"] if name in truth}
+
+
 def test_a_corpus_without_dialogues_has_no_context(folders: dict[str, Path], tmp_path: Path) -> None:
     manifest = make_manifest([{"utterance": "a", "text": "so"}], source="test")
     with pytest.raises(ManifestError, match=r"no utterance is part of a dialogue.*; fill in column 'dialogue', or set"):

@@ -334,7 +334,14 @@ def test_msp_improv(tmp_path: Path) -> None:
     assert (read["speaker"], read["session"], read["script"], read.get("label")) == ("M06", "6", "S03", None)
     improvised = corpus.manifest[corpus.manifest["dialogue"] == "1-S01A-FM-S"]
     assert improvised["speaker"].tolist() == ["M01", "F01"]
-    assert len(get("msp-improv", tmp_path).manifest) == 3
+    four = rows(get("msp-improv", tmp_path))
+    assert len(four) == 3
+    assert [row.get("omitted") for row in four.values()] == [None] * 3
+    clip.unlink()
+    (clip.parent / "MSP-IMPROV-S01A-M01-S-FM01.wav").rename(clip)
+    kept = rows(read_corpus("msp-improv", tmp_path, partial=True))["MSP-IMPROV-S01A-F01-S-FM02"]
+    # One turn without a transcript has lost its sound before it.
+    assert kept["omitted"] == '[""]'
 
 
 def test_msp_podcast(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def manifest(tmp_path: Path) -> pd.DataFrame:
 
 def test_words_are_those_of_the_recogniser_and_all_else_stays(manifest: pd.DataFrame, tmp_path: Path) -> None:
     out = tmp_path / "new" / "heard.parquet"
-    done = transcribe_manifest(manifest, Dictation(), out)
+    done = transcribe_manifest(manifest.assign(omitted='["as written"]'), Dictation(), out)
     found = read_manifest(out)
     pd.testing.assert_frame_equal(found, done.manifest)
     assert list(found["text"].fillna("none")) == [
@@ -60,7 +60,8 @@ def test_words_are_those_of_the_recogniser_and_all_else_stays(manifest: pd.DataF
         *(f"{n} samples \u2028 “heard”" for n in (12000, 16000, 20000)),
     ]
     assert text_sources(found) == {"dictation": 4}
-    others = [name for name in COLUMNS if name not in ("text", "text_source")]
+    assert found["omitted"].isna().all(), "what others said has not been heard"
+    others = [name for name in COLUMNS if name not in ("text", "text_source", "omitted")]
     pd.testing.assert_frame_equal(found[others], manifest[others])
     assert (done.computed, dict(done.failed)) == (4, {})
 

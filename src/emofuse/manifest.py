@@ -32,6 +32,7 @@ COLUMNS: Mapping[str, str] = {
     "speaker": "string",
     "session": "string",
     "dialogue": "string",
+    "omitted": "string",
     "script": "string",
 }
 """Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
@@ -42,7 +43,8 @@ that is something else. `language` is the language that is heard.
 `valence`, `arousal` and `dominance` are means over annotators, on the corpus's own scale.
 
 `session` is what the corpus was recorded or published in: a recording session, or `train`, `dev` and `test`.
-`dialogue` names one conversation, whose rows stand in the order in which they are said. `script` names what several
+`dialogue` names one conversation, whose rows stand in the order in which they are said; `omitted` is a JSON list of
+what was said in it since the row before, by utterances that the manifest leaves out. `script` names what several
 speakers were given to say or to act: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can be
 made which share none. What begins with `impro` is a situation: it recurs, and its words do not."""
 
@@ -62,7 +64,7 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 
     Example:
         >>> make_manifest([{"utterance": "a", "text": "hello", "label": "happy"}], source="example").shape
-        (1, 19)
+        (1, 20)
     """
     frame = pd.DataFrame(rows)
     unknown = [str(name) for name in frame.columns if name not in COLUMNS]

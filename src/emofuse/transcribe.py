@@ -225,7 +225,9 @@ def transcribe_manifest(
     written = manifest.assign(
         text=manifest["text"].mask(listened, names.map({name: text or None for name, text in texts.items()})),
         text_source=manifest["text_source"].mask(listened, names.map(dict.fromkeys(texts, transcriber.name))),
-    ).astype({"text": "string", "text_source": "string"})
+        # What was said between these utterances has not been heard.
+        omitted=None,
+    ).astype({"text": "string", "text_source": "string", "omitted": "string"})
     write_manifest(written, out)
     return Transcribed(manifest=written, failed=failed, computed=len(new) - len(deaf))
 

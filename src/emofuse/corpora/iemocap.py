@@ -102,7 +102,7 @@ def read(root: Path, *, labels: str = "four", part: str = "all", votes: str = "o
     Text is read as UTF-8 or, where it is not that, as Windows-1252; sound files may end in `.WAV`. Transcripts keep
     their tags, such as `[LAUGHTER]`. Column `script` holds the play (`script01`) or the situation (`impro03`), which
     recur in all sessions, and `dialogue` the recording. The rows of a dialogue stand in the order in which they are
-    said.
+    said, and column `omitted` has the words of those that were left out between them.
 
     Args:
         root: `IEMOCAP_full_release`, or the folder that holds it.
@@ -210,13 +210,14 @@ class _Reading:
         if whole:
             heard = {Path(name).stem for name in clips if _NAME.fullmatch(Path(name).stem)}
             self.unlabelled[f"{dialogue}.txt"] += len(heard - {turn.name for turn in turns})
+        omitted: list[str] = []
         for turn in sorted(turns, key=lambda turn: turn.start):
             label = self._merged(_CODES[turn.code])
-            if label not in _SETS[self.labels]:
-                continue
             audio = clips.get(f"{turn.name}.wav")
-            if audio is None:
-                self.errors.append(no_sound(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
+            if label not in _SETS[self.labels] or audio is None:
+                omitted.append(words.get(turn.name, ""))
+                if label in _SETS[self.labels]:
+                    self.errors.append(no_sound(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
                 continue
             if not words.get(turn.name):
                 self.wordless.append(turn.name)
@@ -239,9 +240,11 @@ class _Reading:
                     "speaker": f"Ses0{session}{turn.gender}",
                     "session": session,
                     "dialogue": dialogue,
+                    "omitted": json.dumps(omitted, ensure_ascii=False) if omitted else None,
                     "script": match["script"],
                 }
             )
+            omitted.clear()
 
     def notes(self) -> Iterator[str]:
         """Remarks on what is there and what is not."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,22 +81,31 @@ def read(root: Path, *, labels: str = "four") -> Listing:
     turns = _turns(tables[0], errors)
     clips = {name.partition("-")[2]: paths[0] for name, paths in sounds(folder).items()}
     words = {path.stem.partition("-")[2]: path for path in folder.rglob("*-IMPROV-*.txt")}
+    omitted: dict[str, list[str]] = {}
     for turn in turns:
         label = _CODES[turn.code]
-        if labels == "four" and label not in _FOUR:
-            continue
         name = turn.name[0].partition("-")[2]
-        if name not in clips:
-            errors.append(no_sound(folder / f"MSP-{name}.wav"))
+        wanted = labels == "all" or label in _FOUR
+        text = read_words(words.get(name), errors if wanted else [])
+        if not wanted or name not in clips:
+            omitted.setdefault(_dialogue(turn), []).append(text or "")
+            if wanted:
+                errors.append(no_sound(folder / f"MSP-{name}.wav"))
             continue
-        text = read_words(words.get(name), errors)
-        rows.append(_row(turn, f"MSP-{name}", audio=clips[name], text=text, label=label))
+        before = omitted.pop(_dialogue(turn), None)
+        rows.append(_row(turn, f"MSP-{name}", audio=clips[name], text=text, label=label, before=before))
     card = CARD if labels == "four" else replace(CARD, labels=(*_FOUR, "other"), utterances=8438, counts={})
     return Listing(rows=rows, source=folder, skipped=tuple(errors), card=card)
 
 
-def _row(turn: _Turn, name: str, *, audio: Path, text: str | None, label: str | None) -> Row:
-    session, scene, kind = turn.name["actor"][1:].lstrip("0"), turn.name["scene"], turn.name["kind"]
+def _dialogue(turn: _Turn) -> str:
+    return "-".join((turn.name["actor"][1:].lstrip("0"), *turn.name.group("scene", "pair", "kind")))
+
+
+def _row(
+    turn: _Turn, name: str, *, audio: Path, text: str | None, label: str | None, before: Sequence[str] | None
+) -> Row:
+    scene, kind = turn.name["scene"], turn.name["kind"]
     return {
         "utterance": name,
         "audio": str(audio),
@@ -108,8 +118,9 @@ def _row(turn: _Turn, name: str, *, audio: Path, text: str | None, label: str | 
         "arousal": turn.ratings["A"],
         "dominance": turn.ratings["D"],
         "speaker": turn.name["actor"],
-        "session": session,
-        "dialogue": f"{session}-{scene}-{turn.name['pair']}-{kind}",
+        "session": turn.name["actor"][1:].lstrip("0"),
+        "dialogue": _dialogue(turn),
+        "omitted": json.dumps(before, ensure_ascii=False) if before else None,
         "script": scene[:3] if kind in "RT" else None,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import pandas as pd
@@ -13,8 +14,8 @@ def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str,
     """Words of the utterances that came before each one in its dialogue, the oldest first.
 
     A dialogue's rows stand in the order in which they are said; where all of them are stretches of one sound file,
-    their `start` decides. Only what the manifest holds can be context: if utterances were left out by their label,
-    so are their words. An utterance without words takes its place among the earlier ones and adds nothing.
+    their `start` decides. Words of utterances that the manifest leaves out, as for their label, count where column
+    `omitted` tells them. An utterance without words takes its place among the earlier ones and adds nothing.
 
     Args:
         manifest: Of whole dialogues.
@@ -24,7 +25,7 @@ def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str,
         Earlier texts by utterance, for those that have any.
 
     Raises:
-        ManifestError: There are no dialogues.
+        ManifestError: There are no dialogues, or `omitted` is no JSON list of strings.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -42,8 +43,23 @@ def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str,
         # Times of different files do not compare.
         if dialogue["start"].notna().all() and dialogue["audio"].nunique(dropna=False) == 1:
             dialogue = dialogue.sort_values("start", kind="stable")
-        texts = [text.strip() for text in dialogue["text"].fillna("")]
-        for place, name in enumerate(dialogue["utterance"]):
-            if earlier := tuple(text for text in texts[max(0, place - count) : place] if text):
+        said: list[str] = []
+        rows = zip(dialogue["utterance"], dialogue["text"].fillna(""), dialogue["omitted"].fillna("[]"), strict=True)
+        for name, text, omitted in rows:
+            said += _omitted(str(name), omitted)
+            if earlier := tuple(one for one in said[max(0, len(said) - count) :] if one):
                 found[str(name)] = earlier
+            said.append(text.strip())
     return found
+
+
+def _omitted(name: str, told: str) -> list[str]:
+    try:
+        texts = json.loads(told)
+    except ValueError:
+        texts = None
+    if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
+        raise ManifestError(
+            f"column 'omitted' of utterance {name!r} is {told!r}", remedy='write a JSON list such as ["Are you ready?"]'
+        )
+    return [one.strip() for one in texts]

@@ -24,13 +24,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_cosine_schedule_with_warmup
 
 from emofuse.checkpoint import load_checkpoint
-from emofuse.errors import EmofuseError
+from emofuse.errors import EmofuseError, ManifestError
 from emofuse.experiment import extract, prepare, run, train
 from emofuse.features.dataset import Dataset
 from emofuse.features.store import View, ViewKey
 from emofuse.manifest import read_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
-from emofuse.scoring.table import Scores, make_scores
+from emofuse.scoring.table import Scores, make_scores, read_scores
 from emofuse.settings import (
     ModelKind,
     ModelSettings,
@@ -42,6 +42,7 @@ from emofuse.settings import (
 )
 from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus, tiny_text_encoder
+from emofuse.training import loop as training_loop
 from emofuse.training import units
 from emofuse.training.loop import class_weights, fit, posteriors, rate_at
 from emofuse.training.material import EARLY, Material, joined_kinds, trained_kinds
@@ -803,3 +804,66 @@ def test_a_sound_or_transcript_that_is_mended_counts(tmp_path: Path) -> None:
     assert after != before
     kept = json.loads((tmp_path / "run" / "result.json").read_text())
     assert kept["models"].keys() == {"speech", "text"}
+
+
+# Soft labels.
+
+
+def test_soft_labels_are_learnt_as_shares() -> None:
+    """A linear model on one constant input ends at the votes' mean, which the labels' mean is not."""
+    votes = {f"u{place}": (0.6, 0.4) if place % 4 else (0.0, 1.0) for place in range(64)}
+    labels = {name: int(shares[1] > shares[0]) for name, shares in votes.items()}
+
+    def read(_: str) -> torch.Tensor:
+        return torch.ones(1, 1, 2)
+
+    def share(name: str) -> torch.Tensor:
+        return torch.tensor(votes[name])
+
+    class Bias(EmotionModel):
+        streams = ("speech",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = torch.nn.Parameter(torch.zeros(2))
+
+        def forward(self, *, speech: torch.Tensor, speech_mask: torch.Tensor) -> torch.Tensor:
+            return self.bias.expand(len(speech), 2)
+
+    how = Train(learning_rate=0.05, weight_decay=0.0, epochs=60, patience=60, batch_size=64, warmup=0.0)
+    for shares, expected in ((share, np.mean(list(votes.values()), axis=0)), (None, [0.75, 0.25])):
+        data = Dataset(list(votes), labels, {"speech": read}, shares=shares)
+        runner = training_loop._Runner(Bias(), data + data, how, classes=2, seed=0, device="cpu")
+        for _ in range(60):
+            runner.epoch()
+        np.testing.assert_allclose(posteriors(runner.model, data)[0], expected, atol=0.02)
+
+
+def test_votes_change_training_and_nothing_else(tmp_path: Path) -> None:
+    table = tiny_corpus(tmp_path / "corpus", utterances=1)
+    frame = pd.read_csv(table)
+    frame["votes"] = [json.dumps({label: 2, "sad": 1}) for label in frame["label"]]
+    frame.to_csv(table, index=False)
+    results = {}
+    for name, soft in (("hard", False), ("soft", True), ("again", True)):
+        small = Recipe(
+            name="votes",
+            models=("speech",),
+            seeds=(0,),
+            speech=SpeechSettings(encoder="logmel"),
+            model=ModelSettings(width=8, heads=2),
+            train=Train(epochs=2, soft_labels=soft),
+            protocol=ProtocolSettings(kind="speakers", folds=2),
+        )
+        results[name] = read_scores(run(small, "table", table, tmp_path / name, jobs=1).out / "scores.parquet")
+    assert results["soft"].labels().tolist() == results["hard"].labels().tolist()
+    assert (results["soft"].posteriors() != results["hard"].posteriors()).all()
+    np.testing.assert_array_equal(results["soft"].posteriors(), results["again"].posteriors())
+    # Changed votes are another training, where votes are what is learnt.
+    frame["votes"] = [json.dumps({label: 1}) for label in frame["label"]]
+    frame.to_csv(table, index=False)
+    mended = read_scores(run(small, "table", table, tmp_path / "soft", jobs=1).out / "scores.parquet")
+    np.testing.assert_allclose(mended.posteriors(), results["hard"].posteriors(), atol=1e-6)
+    frame.drop(columns="votes").to_csv(table, index=False)
+    with pytest.raises(ManifestError, match=r"train.soft_labels: no utterance has votes for these emotions; set it"):
+        run(small, "table", table, tmp_path / "none", jobs=1)

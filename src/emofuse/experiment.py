@@ -20,7 +20,7 @@ from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, AudioError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import written_whole
-from emofuse.manifest import parts, read_manifest, text_sources, utterances, write_manifest
+from emofuse.manifest import parts, read_manifest, text_sources, utterances, vote_shares, write_manifest
 from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
@@ -340,6 +340,8 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
         store=features.store,
         texts={row.utterance: row.text or "" for row in utterances(manifest)},
     )
+    if any(recipe.train_of(kind).soft_labels for kind in trained_kinds(recipe)):
+        material = replace(material, votes=vote_shares(manifest, protocol.classes, merge=recipe.protocol.merge))
     if features.speech is not None:
         views = {name: view.key for name, view in features.speech.views.items()}
         bounds = features.speech.bounds

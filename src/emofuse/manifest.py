@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,46 @@ def parts(manifest: pd.DataFrame) -> dict[str, str]:
     """
     told = scripted(manifest).map({True: "scripted", False: "improvised"})
     return dict(zip(manifest["utterance"], told, strict=True))
+
+
+def vote_shares(
+    manifest: pd.DataFrame, classes: Sequence[str], *, merge: Mapping[str, str]
+) -> Mapping[str, tuple[float, ...]]:
+    """Share of each class in the annotators' votes, of every utterance with a vote for one of them.
+
+    Args:
+        manifest: With column `votes`.
+        classes: In the order of the shares; votes for anything else do not count.
+        merge: Labels that count as another.
+
+    Raises:
+        ManifestError: No utterance has such a vote, or votes are no JSON object of numbers.
+
+    Example:
+        >>> rows = [{"utterance": "a", "text": "hm", "votes": '{"sad": 2, "bored": 1, "angry": 1}'}]
+        >>> vote_shares(make_manifest(rows, source="example"), ("angry", "sad"), merge={"bored": "sad"})
+        {'a': (0.25, 0.75)}
+    """
+    found = {}
+    told = manifest[["utterance", "votes"]].dropna()
+    for name, text in zip(told["utterance"], told["votes"], strict=True):
+        counts = dict.fromkeys(classes, 0.0)
+        try:
+            votes = {str(label): float(count) for label, count in json.loads(text).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ManifestError(
+                f"column 'votes' of utterance {name!r} is {text!r}", remedy='write a JSON object such as {"sad": 2}'
+            ) from error
+        for label, count in votes.items():
+            if (label := merge.get(label, label)) in counts and 0 < count < float("inf"):
+                counts[label] += count
+        if total := sum(counts.values()):
+            found[str(name)] = tuple(count / total for count in counts.values())
+    if not found:
+        raise ManifestError(
+            "no utterance has votes for these emotions", where="train.soft_labels", remedy="set it to false"
+        )
+    return found
 
 
 def text_sources(manifest: pd.DataFrame) -> dict[str, int]:

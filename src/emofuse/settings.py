@@ -145,6 +145,8 @@ class TrainSettings(Settings):
         clip: Largest norm of the gradient.
         class_weights: Weigh classes by the inverse of their frequency.
         label_smoothing: Share of the target spread over all classes.
+        soft_labels: Learn from the shares of the annotators' votes instead of from the label, where an utterance has
+            votes for the classes; it is tested and validated on its label all the same.
         refit: After early stopping has chosen the number of passes, train anew on training and validation
             together for that many.
     """
@@ -159,6 +161,7 @@ class TrainSettings(Settings):
     clip: float = Field(default=1.0, gt=0)
     class_weights: bool = False
     label_smoothing: Fraction = 0.0
+    soft_labels: bool = False
     refit: bool = False
 
 

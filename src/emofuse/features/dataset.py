@@ -23,11 +23,13 @@ class Batch:
             to segments, `speech` holds frames, `speech_bounds` `(batch, segments, 2)` says which of them a segment
             has, `(0, 0)` for padding, and `speech_mask` is `(batch, segments)`.
         labels: Index of the true class, `(batch,)`.
+        targets: What is learnt: the labels, or the share of each class, `(batch, classes)`.
         names: The utterances.
     """
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor
+    targets: torch.Tensor
     names: tuple[str, ...]
 
 
@@ -42,6 +44,7 @@ class Dataset:
         labels: Class index of each utterance.
         streams: For `speech` and `text`, what reads an utterance's features or word pieces.
         bounds: What reads the bounds of an utterance's segments, `(segments, 2)`, where the model pools its frames.
+        shares: Share of each class in what is learnt of an utterance, `(classes,)`; None to learn its label.
     """
 
     def __init__(
@@ -51,10 +54,11 @@ class Dataset:
         streams: Mapping[str, Reader],
         *,
         bounds: Reader | None = None,
+        shares: Reader | None = None,
     ) -> None:
         self.names = tuple(names)
         self.labels = torch.tensor([labels[name] for name in names], dtype=torch.long)
-        self.streams, self.bounds = streams, bounds
+        self.streams, self.bounds, self.shares = streams, bounds, shares
 
     def __len__(self) -> int:
         return len(self.names)
@@ -62,7 +66,7 @@ class Dataset:
     def __add__(self, other: Dataset) -> Dataset:
         both = (*self.names, *other.names)
         values = torch.cat([self.labels, other.labels]).tolist()
-        return Dataset(both, dict(zip(both, values, strict=True)), self.streams, bounds=self.bounds)
+        return Dataset(both, dict(zip(both, values, strict=True)), self.streams, bounds=self.bounds, shares=self.shares)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The utterances at some places, padded to the longest of them."""
@@ -72,7 +76,9 @@ class Dataset:
             inputs[stream], inputs[f"{stream}_mask"] = pad([read(name) for name in names])
         if self.bounds is not None:
             inputs["speech_bounds"], inputs["speech_mask"] = pad_bounds([self.bounds(name) for name in names])
-        return Batch(inputs, self.labels[list(indices)], names)
+        labels = self.labels[list(indices)]
+        targets = labels if self.shares is None else torch.stack([self.shares(name) for name in names])
+        return Batch(inputs, labels, targets, names)
 
     def batches(self, size: int, *, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All utterances once: shuffled by a generator, or in order."""

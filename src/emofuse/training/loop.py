@@ -133,7 +133,7 @@ class _Runner:
             inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
             loss = F.cross_entropy(
                 self.model(**inputs),
-                batch.labels.to(self.device),
+                batch.targets.to(self.device),
                 weight=self.weight,
                 label_smoothing=self.settings.label_smoothing,
             )

@@ -132,6 +132,7 @@ class Material:
         text: Views of the text by granularity; none where word pieces are trained with the model.
         text_keys: Content key of every utterance's text.
         texts: The words, where word pieces are trained.
+        votes: Share of each class in the annotators' votes, of utterances that have any, for soft labels.
     """
 
     recipe: Recipe
@@ -145,6 +146,7 @@ class Material:
     text: Mapping[str, ViewKey] = field(default_factory=dict)
     text_keys: Mapping[str, str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    votes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @cached_property
     def content_keys(self) -> Mapping[str, str]:
@@ -197,7 +199,15 @@ class Material:
                 readers[stream] = self._piece_reader(pieces)
             else:
                 readers[stream] = self._text_readers[text_granularity_of(kind)]
-        return Dataset(names, labels, readers, bounds=bounds)
+        shares = self._share_reader(labels) if self.recipe.train_of(kind).soft_labels else None
+        return Dataset(names, labels, readers, bounds=bounds, shares=shares)
+
+    def _share_reader(self, labels: Mapping[str, int]) -> Reader:
+        def read(name: str) -> torch.Tensor:
+            alone = [float(place == labels[name]) for place in range(len(self.classes))]
+            return torch.tensor(self.votes.get(name, alone))
+
+        return read
 
     def _bounds_reader(self, granularities: Sequence[Granularity]) -> Reader:
         def read(name: str) -> torch.Tensor:

@@ -95,7 +95,9 @@ def unit_mark(unit: Unit, material: Material) -> str:
         elsewhere |= {"heads", "layers", "attention_dropout"}
     shape = recipe.model.model_dump(exclude=elsewhere)
     clusters = [[str(value) for value in row] for row in material.clusters.reindex(names).to_numpy(dtype=object)]
-    about = [fold, _each(names, material.labels), clusters, list(material.classes)]
+    about: list[Any] = [fold, _each(names, material.labels), clusters, list(material.classes)]
+    if recipe.train_of(unit.kind).soft_labels:
+        about.append([material.votes.get(name) for name in names])
     return fingerprint(VERSION, unit.kind, unit.fold.name, unit.seed, shape, recipe.train_of(unit.kind), inputs, about)
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from emofuse import experiment, load
 from emofuse.align.sphinx import SphinxAligner
@@ -146,6 +148,28 @@ def test_attention_within_segments_keeps_no_more_than_grows_with_them() -> None:
         return sum(held.values())
 
     assert kept(400) < 2.5 * kept(200)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any operation gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.size = max(self.size, *(one.numel() for one in tree_leaves(found) if isinstance(one, torch.Tensor)), 0)
+        return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_long_segment_among_many_takes_no_more_room_than_its_frames(kind: SegmentPooling) -> None:
+    single = torch.arange(1000)
+    bounds = torch.cat([torch.stack([single, single + 1], dim=-1), torch.tensor([[0, 1000]])])[None]
+    with Largest() as largest:
+        pool_segments(torch.zeros(1, 1000, 8), bounds, kind=kind, scores=torch.zeros(1, 1000))
+    assert 1000 * 8 < largest.size < 4 * 1000 * 8
 
 
 def test_the_mean_commutes_with_the_sum_over_layers() -> None:

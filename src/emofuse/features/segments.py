@@ -117,45 +117,35 @@ def pool_segments(
         >>> pool_segments(frames, torch.tensor([[[0, 2], [1, 3]]])).tolist()
         [[[2.0], [5.5]]]
     """
-    if kind == "attentive":
-        if scores is None:
-            raise ValueError("attentive pooling needs scores")
-        return _attend(frames, bounds, scores)
-    counts = bounds[..., 1] - bounds[..., 0]
-    longest = max(1, int(counts.max())) if counts.numel() else 1
-    steps = torch.arange(longest, device=frames.device)
-    inside = steps < counts[..., None]
-    places = (bounds[..., :1] + steps).clamp(max=frames.shape[1] - 1)
-    batch = torch.arange(len(frames), device=frames.device)[:, None, None]
-    gathered = frames[batch, places]
-    if kind == "max":
-        lowest = gathered.masked_fill(~inside[..., None], float("-inf")).amax(2)
-        return lowest.masked_fill((counts == 0)[..., None], 0.0)
-    weights = inside / counts.clamp(min=1)[..., None]
-    mean = torch.einsum("bsl,bslw->bsw", weights.to(frames.dtype), gathered)
-    if kind != "mean+std":
-        return mean
-    squares = (gathered - mean[:, :, None]).square()
-    variance = torch.einsum("bsl,bslw->bsw", weights.to(frames.dtype), squares)
-    return torch.cat([mean, variance.sqrt()], dim=-1)
-
-
-def _attend(frames: torch.Tensor, bounds: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    # Weights for every segment and every frame would take gigabytes where segments are about as many as frames, so
-    # there is one for each frame that lies in a segment: all of these, segment after segment, in one list.
-    batch, segments = bounds.shape[:2]
+    if kind == "attentive" and scores is None:
+        raise ValueError("attentive pooling needs scores")
+    # A gathered copy of every segment, padded to the longest, would take gigabytes where one is long and others are
+    # many, so the frames that lie in segments are listed, segment after segment, and pooled in bags.
     counts = (bounds[..., 1] - bounds[..., 0]).flatten().long()
-    rows = torch.arange(batch, device=bounds.device)[:, None] * frames.shape[1]
+    rows = torch.arange(len(bounds), device=bounds.device)[:, None] * frames.shape[1]
     begins = counts.cumsum(0) - counts
     segment = torch.arange(len(counts), device=bounds.device).repeat_interleave(counts)
     places = torch.arange(len(segment), device=bounds.device) + ((bounds[..., 0] + rows).flatten() - begins)[segment]
-    listed = scores.flatten()[places]
+    flat = frames.flatten(0, 1)
+    shape = (*bounds.shape[:2], frames.shape[2])
+    if scores is not None and kind == "attentive":
+        weights = _softmax(scores.flatten()[places], segment, len(counts)).to(frames.dtype)
+        # An empty bag is zeros.
+        pooled = functional.embedding_bag(places, flat, begins, mode="sum", per_sample_weights=weights)
+        return pooled.reshape(shape)
+    if kind == "max":
+        return functional.embedding_bag(places, flat, begins, mode="max").reshape(shape)
+    mean = functional.embedding_bag(places, flat, begins, mode="mean")
+    if kind != "mean+std":
+        return mean.reshape(shape)
+    squares = (flat[places] - mean[segment]).square()
+    variance = functional.embedding_bag(torch.arange(len(places), device=places.device), squares, begins, mode="mean")
+    return torch.cat([mean.reshape(shape), variance.sqrt().reshape(shape)], dim=-1)
+
+
+def _softmax(scores: torch.Tensor, segment: torch.Tensor, segments: int) -> torch.Tensor:
+    """Weights of listed frames, each of a segment, that sum to 1 within it."""
     # What is taken off before the power cancels out, and so has no gradient.
-    highest = listed.new_zeros(len(counts)).scatter_reduce(0, segment, listed.detach(), "amax", include_self=False)
-    powers = (listed - highest[segment]).exp()
-    weights = powers / powers.new_zeros(len(counts)).index_add(0, segment, powers)[segment]
-    # A bag sums what it weighs without a copy of it, which would be kept for the gradient; an empty one is zeros.
-    pooled = functional.embedding_bag(
-        places, frames.flatten(0, 1), begins, mode="sum", per_sample_weights=weights.to(frames.dtype)
-    )
-    return pooled.reshape(batch, segments, frames.shape[2])
+    highest = scores.new_zeros(segments).scatter_reduce(0, segment, scores.detach(), "amax", include_self=False)
+    powers = (scores - highest[segment]).exp()
+    return powers / powers.new_zeros(segments).index_add(0, segment, powers)[segment]

@@ -584,7 +584,8 @@ def test_a_manifest_is_aligned_and_its_failures_are_counted(
     for name, problem in (("missing", "no such file"), ("silent", "no sound"), ("wordless", "no transcript")):
         assert problem in str(found[name].problem)
         assert found[name].tiers == {}
-    assert counted.summary().endswith("word 28.6 %, syllable 28.6 %, phone 28.6 %")
+    assert counted.sources == {"sphinx": 2}
+    assert counted.summary().endswith("word 28.6 %, syllable 28.6 %, phone 28.6 % (sphinx 2)")
     assert len(counted.reasons()) == len(counted.problems)
 
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from emofuse.align.coverage import coverage
 from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
 from emofuse.align.run import align_manifest
 from emofuse.align.shipped import AlignmentFiles
@@ -635,6 +636,34 @@ def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
     assert "ships no alignments" in str(align_manifest(other, aligner="shipped")["a"].problem)
 
 
+def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
+    """Whoever hands it to words that a recogniser wrote lets the reference tell their borders."""
+    sentences = tmp_path / "Session1" / "sentences"
+    sound = sounds(sentences / "wav" / "Ses01F_impro01", name="a.wav")
+    (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)
+    iemocap(sentences / "ForcedAlignment" / "Ses01F_impro01")
+    short = sounds(tmp_path / "emodb" / "audio-2s", seconds=2.0, name="03a01Fa.wav")
+    emodb(tmp_path / "emodb")
+    english = {"corpus": "iemocap", "audio": str(sound), "text": "Excuse me."}
+    rows = [
+        {**english, "utterance": "not told"},
+        {**english, "utterance": "given", "text_source": "reference"},
+        {**english, "utterance": "heard", "text": "accuse", "text_source": "whisper base"},
+        {**english, "utterance": "unheard", "text": None, "text_source": "sphinx"},
+        {**english, "utterance": "said", "text": "So good!", "text_source": "whisper base", "spoken": "Excuse me."},
+        {"utterance": "german", "corpus": "emodb", "audio": str(short), "text": "Der", "text_source": "whisper base",
+         "language": "de"},
+    ]  # fmt: skip
+    manifest = make_manifest(rows, source="test")
+    found = align_manifest(manifest, jobs=1)
+    assert {name for name, one in found.items() if one.source == "shipped"} == {"not told", "given", "said"}
+    assert [one.label for one in found["heard"].tiers["word"]] == ["accuse"]
+    assert "no transcript" in str(found["unheard"].problem)
+    assert "English only" in str(found["german"].problem)
+    assert coverage(found.values()).sources == {"shipped": 3, "sphinx": 1}
+    assert {one.source for one in align_manifest(manifest, aligner="shipped").values()} == {"shipped"}
+
+
 def test_textgrids_of_another_aligner_are_found(tmp_path: Path) -> None:
     sound = sounds(tmp_path / "audio")
     (tmp_path / "grids" / "speaker").mkdir(parents=True)
@@ -692,7 +721,7 @@ def test_the_command_aligns_writes_and_counts(tmp_path: Path) -> None:
     command = ["align", str(tmp_path / "m.parquet"), "--out", str(out), "--from", str(tmp_path / "words.ctm")]
     done = CliRunner().invoke(app, [*command, "--write", "textgrid", "--folder", str(folder)])
     assert done.exit_code == 1
-    assert "2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 %" in done.output
+    assert "2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 % (ctm 1)" in done.output
     assert "1 not aligned: there is no alignment of b" in done.output
     assert [path.name for path in folder.iterdir()] == ["a.TextGrid"]
     assert read_textgrid(folder / "a.TextGrid") == read_alignments(out)["a"].tiers

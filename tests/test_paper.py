@@ -165,8 +165,9 @@ def test_shipped_alignments_are_used_and_coverage_is_told(paper: Paper) -> None:
         assert alignments[name].tiers == ({} if name == lacking else read_iemocap(spans))
     assert paper.result["alignment"]["utterances"] == 67
     assert paper.result["alignment"]["aligned"] == {"word": 66, "syllable": 66, "phone": 66}
+    assert paper.result["alignment"]["sources"] == {"shipped": 66}
     for note in (
-        "67 utterances, aligned by word 98.5 %, syllable 98.5 %, phone 98.5 %",
+        "67 utterances, aligned by word 98.5 %, syllable 98.5 %, phone 98.5 % (shipped 66)",
         f"1 not aligned: no such file; check the path ({lacking}); frames stand for its segments",
     ):
         assert note in paper.result["notes"]

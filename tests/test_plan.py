@@ -65,8 +65,9 @@ def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:
     polish = manifest.assign(language="pl")
     mixed = manifest.assign(language=["en", *["pl"] * (len(manifest) - 1)])
     shipped = polish.assign(corpus="emodb")
+    heard = shipped.assign(text_source="whisper base")
     told, disk = {}, {}
-    for name, one in {"none": polish, "some": mixed, "all": manifest, "shipped": shipped}.items():
+    for name, one in {"none": polish, "some": mixed, "all": manifest, "shipped": shipped, "heard": heard}.items():
         stages = {stage.name: stage for stage in make_plan(one, chosen, jobs=1).stages}
         told[name] = stages["align"].what
         disk[name] = stages["speech features"].disk
@@ -75,7 +76,8 @@ def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:
     assert told["all"] == told["shipped"] == f"words, syllables and phones of {count} utterances"
     some = f"; {count - 1} keep their frames, since Sphinx knows English only"
     assert told["some"] == f"words, syllables and phones of 1 utterances{some}"
-    assert disk["none"] > disk["some"] > disk["all"] == disk["shipped"]
+    assert told["heard"] == told["none"]
+    assert disk["heard"] == disk["none"] > disk["some"] > disk["all"] == disk["shipped"]
 
 
 def test_the_command_only_plans(tmp_path: Path) -> None:

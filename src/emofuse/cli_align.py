@@ -15,7 +15,9 @@ def align(
     out: Annotated[Path, typer.Option(help="Table of alignments (.parquet); what it holds is not aligned again.")],
     aligner: Annotated[
         str | None,
-        typer.Option(help="sphinx (English), ctc or shipped (default: what the corpus ships, else sphinx)."),
+        typer.Option(
+            help="sphinx (English), ctc or shipped (default: what the corpus ships of reference words, else sphinx)."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="For ctc: the Hub id or folder of a CTC model.")] = None,
     source: Annotated[

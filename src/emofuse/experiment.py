@@ -111,7 +111,9 @@ def align(
 ) -> Mapping[str, Alignment]:
     """Align a manifest where a model of the recipe reads words, syllables or phones, and write the table `out`.
 
-    What the corpus ships is read, and Sphinx aligns the rest; what `out` holds already is kept.
+    Utterances of a corpus that ships alignments are aligned as it ships them, where their words are the reference's;
+    all others are aligned by Sphinx. Frames stand for the segments of those that cannot be aligned, such as those whose
+    shipped files are absent. What `out` holds already is kept.
 
     Raises:
         AlignmentError: `out` is something else.

@@ -49,6 +49,9 @@ what was said in it since the row before, by utterances that the manifest leaves
 speakers were given to say or to act: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can be
 made which share none. What begins with `impro` is a situation: it recurs, and its words do not."""
 
+REFERENCE = "reference"
+"""The `text_source` of words that people wrote down."""
+
 SECONDS = ("start", "end", "duration")
 """Columns that hold times."""
 

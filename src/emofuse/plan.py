@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from emofuse.align.normalise import is_english
-from emofuse.align.shipped import ships_alignments
+from emofuse.align.run import usual_aligners
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.features.segments import is_pooled_in_model
@@ -136,7 +136,7 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
 
 def _align(manifest: pd.DataFrame, jobs: int) -> tuple[float, Stage]:
     """The share of utterances that somebody can align, and what that takes."""
-    shipped = manifest["corpus"].fillna("").map(ships_alignments)
+    shipped = np.array(usual_aligners(manifest)) == "shipped"
     english = manifest["language"].fillna("en").map(is_english)
     count = int((shipped | english).sum())
     what = f"words, syllables and phones of {count} utterances"

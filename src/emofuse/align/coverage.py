@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,20 +19,23 @@ class Coverage:
         utterances: How many there are.
         aligned: How many have segments, by tier.
         problems: Names of those that have none, by reason.
+        sources: How many of those that have segments have them from whom, as `Alignment.source` tells.
     """
 
     utterances: int
     aligned: Mapping[Tier, int]
     problems: Mapping[str, tuple[str, ...]]
+    sources: Mapping[str, int]
 
     def share(self, tier: Tier) -> float:
         """Share of the utterances that have segments in a tier."""
         return self.aligned[tier] / self.utterances if self.utterances else 0.0
 
     def summary(self) -> str:
-        """One line: shares by tier."""
+        """One line: shares by tier, and how many utterances were aligned by whom."""
         shares = ", ".join(f"{tier} {100 * self.share(tier):.1f} %" for tier in TIERS)
-        return f"{self.utterances} utterances, aligned by {shares}"
+        sources = ", ".join(f"{source} {count}" for source, count in self.sources.items())
+        return f"{self.utterances} utterances, aligned by {shares}" + (f" ({sources})" if sources else "")
 
     def reasons(self) -> list[str]:
         """One line a problem, the most frequent first."""
@@ -48,21 +51,28 @@ def coverage(alignments: Iterable[Alignment]) -> Coverage:
 
     Example:
         >>> failed = Alignment(utterance="a", tiers={}, source="sphinx", problem="no such file; check the path")
-        >>> found = coverage([failed])
+        >>> from emofuse.types import Segment
+        >>> word = Segment(start=0.0, end=0.2, label="oh")
+        >>> found = coverage([failed, Alignment(utterance="b", tiers={"word": (word,)}, source="shipped")])
         >>> found.summary()
-        '1 utterances, aligned by word 0.0 %, syllable 0.0 %, phone 0.0 %'
+        '2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 % (shipped 1)'
         >>> found.reasons()
         ['1 not aligned: no such file; check the path (a)']
     """
     count = 0
     aligned: dict[Tier, int] = dict.fromkeys(TIERS, 0)
     problems: dict[str, list[str]] = defaultdict(list)
+    sources: Counter[str] = Counter()
     for alignment in alignments:
         count += 1
         for tier in TIERS:
             aligned[tier] += bool(alignment.tiers.get(tier))
+        sources[alignment.source] += any(alignment.tiers.values())
         if alignment.problem is not None:
             problems[alignment.problem].append(alignment.utterance)
     return Coverage(
-        utterances=count, aligned=aligned, problems={reason: tuple(names) for reason, names in problems.items()}
+        utterances=count,
+        aligned=aligned,
+        problems={reason: tuple(names) for reason, names in problems.items()},
+        sources={source: sources[source] for source in sorted(sources) if sources[source]},
     )

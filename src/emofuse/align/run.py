@@ -15,7 +15,7 @@ from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
 from emofuse.audio import audio_duration, content_key, load_audio
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
-from emofuse.manifest import utterances
+from emofuse.manifest import REFERENCE, utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
 from emofuse.types import Alignment, Utterance
@@ -61,7 +61,7 @@ def align_manifest(
         manifest: One row an utterance.
         out: Table of alignments to write, now and then and at the end. What it holds of the same sound, words,
             aligner and weights is kept; only what failed is tried again.
-        aligner: `sphinx`, `ctc` or `shipped`; None takes what the corpus ships, and Sphinx where it ships nothing.
+        aligner: `sphinx`, `ctc` or `shipped`; None is as `usual_aligners` says.
         model: For `ctc`: a Hub id or a folder.
         files: Another aligner's TextGrids or CTM, instead of an aligner.
         jobs: Parallel processes for Sphinx; by default one a core.
@@ -112,6 +112,25 @@ def align_manifest(
     return {task.utterance.utterance: done[task.utterance.utterance] for task in tasks}
 
 
+def usual_aligners(manifest: pd.DataFrame) -> list[AlignerName]:
+    """Who aligns each utterance unless somebody is named: the corpus, if it ships alignments, else Sphinx.
+
+    What a corpus ships is of the reference's words. Where a recogniser wrote what is heard, it would tell the
+    borders of words that were not recognised.
+
+    Example:
+        >>> from emofuse.manifest import make_manifest
+        >>> rows = [{"utterance": source, "corpus": "emodb", "text": "so", "text_source": source}
+        ...         for source in ("reference", "whisper base")]
+        >>> usual_aligners(make_manifest(rows, source="example"))
+        ['shipped', 'sphinx']
+    """
+    ships = manifest["corpus"].fillna("").map(ships_alignments).astype(bool)
+    # Where something else is heard than what is read, a recogniser has not been asked.
+    given = manifest["spoken"].notna() | (manifest["text_source"].fillna(REFERENCE) == REFERENCE)
+    return ["shipped" if one else "sphinx" for one in ships & given]
+
+
 def _check(aligner: AlignerName | None, model: str | None, files: Path | None) -> None:
     if aligner is not None and aligner not in ALIGNERS:
         raise SettingsError(f"{aligner!r} is no aligner", where="--aligner", remedy=f"use one of {', '.join(ALIGNERS)}")
@@ -131,9 +150,9 @@ def _tasks(manifest: pd.DataFrame, aligner: AlignerName | None) -> Iterator[_Tas
     about = [
         manifest[name].astype("object").where(manifest[name].notna(), None).tolist() for name in ("corpus", "language")
     ]
-    for utterance, corpus, language in zip(utterances(manifest), *about, strict=True):
-        chosen: AlignerName = aligner or ("shipped" if ships_alignments(corpus) else "sphinx")
-        yield _Task(utterance=utterance, corpus=corpus, language=language, aligner=chosen)
+    chosen = [aligner] * len(manifest) if aligner else usual_aligners(manifest)
+    for utterance, corpus, language, own in zip(utterances(manifest), *about, chosen, strict=True):
+        yield _Task(utterance=utterance, corpus=corpus, language=language, aligner=own)
 
 
 def _mark(task: _Task, weights: str | None) -> str | None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from emofuse.align.coverage import coverage
-from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
+from emofuse.align.readers import read_emodb, read_iemocap, with_syllables
 from emofuse.align.run import align_manifest
 from emofuse.align.shipped import AlignmentFiles
 from emofuse.align.table import read_alignments, read_marks, write_alignments
@@ -291,10 +291,60 @@ def test_textgrids_long_and_short(tmp_path: Path) -> None:
 
 
 def test_a_ctm(tmp_path: Path) -> None:
-    (tmp_path / "a.ctm").write_text(CTM)
-    found = read_ctm(tmp_path / "a.ctm")
-    assert triples(found["a"]) == [(0.1, 0.35, "hello"), (0.35, 0.75, "there")]
-    assert triples(found["b"]) == [(0.5, 0.75, "yes")]
+    assert ctm_of(tmp_path, CTM, "a") == [(0.1, 0.35, "hello"), (0.35, 0.75, "there")]
+    assert ctm_of(tmp_path, CTM, "b") == [(0.5, 0.75, "yes")]
+
+
+def ctm_of(folder: Path, content: str, name: str) -> list[tuple[float, float, str]]:
+    """What a user is given of one utterance."""
+    (folder / "a.ctm").write_text(content)
+    return triples(AlignmentFiles(folder / "a.ctm").read(Utterance(utterance=name), duration=10.0)["word"])
+
+
+def test_borders_that_were_rounded_to_hundredths_meet(tmp_path: Path) -> None:
+    """Beginning and length are rounded apart, so that their sum may be a hundredth beyond the next beginning."""
+    found = ctm_of(tmp_path, "a 1 0.00 0.34 hello\na 1 0.33 0.20 there\na 1 0.53 0.01 a\na 1 0.53 0.10 b\n", "a")
+    assert found == [(0.0, 0.33, "hello"), (0.33, 0.53, "there"), (0.53, 0.53, "a"), (0.53, 0.63, "b")]
+    with pytest.raises(AlignmentError, match=r"'there' at 0.328 s, before"):
+        ctm_of(tmp_path, "a 1 0.00 0.34 hello\na 1 0.328 0.20 there\n", "a")
+
+
+@given(st.lists(st.floats(0.006, 0.5), min_size=2, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_no_rounding_to_hundredths_makes_a_ctm_unreadable(lengths: list[float]) -> None:
+    times = [0.0, *itertools.accumulate(lengths)]
+    lines = [
+        f"a 1 {start:.2f} {end - start:.2f} w{place}\n" for place, (start, end) in enumerate(itertools.pairwise(times))
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.ctm"
+        path.write_text("".join(lines))
+        found = AlignmentFiles(path).read(Utterance(utterance="a"), duration=20.0)["word"]
+    assert [one.label for one in found] == [f"w{place}" for place in range(len(lengths))]
+    for one, (start, end) in zip(found, itertools.pairwise(times), strict=True):
+        assert one.start == pytest.approx(start, abs=0.006)
+        assert one.end == pytest.approx(end, abs=0.011)
+    assert all(one.end <= two.start for one, two in itertools.pairwise(found))
+
+
+def test_what_is_wrong_with_one_utterance_of_a_ctm_costs_no_other(tmp_path: Path) -> None:
+    sound = sounds(tmp_path / "audio")
+    (tmp_path / "words.ctm").write_text(
+        "good 1 0.5 0.25 yes\ntorn 1 0.5 0.25 yes\ntorn 1 0.75\nlate 1 soon 0.2 no\n"
+        "both 1 0.5 0.25 yes\nboth 1 0.6 0.25 no\nlast 1 0.5 0.25 yes\n"
+    )
+    rows = [{"utterance": name, "audio": str(sound)} for name in ("good", "torn", "late", "both", "last")]
+    found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "words.ctm")
+    for name in ("good", "last"):
+        assert triples(found[name].tiers["word"]) == [(0.5, 0.75, "yes")]
+        assert found[name].problem is None
+    for name, problem in (
+        ("torn", "the line has 3 columns"),
+        ("late", "'soon' is no time"),
+        ("both", "before the segment"),
+    ):
+        assert found[name].tiers == {}
+        assert problem in str(found[name].problem)
 
 
 def emodb(folder: Path, *, phones: str | None = LABLAUT, syllables: str | None = SILB) -> Path:
@@ -494,8 +544,11 @@ def sample(kind: str, folder: Path) -> tuple[Path, Callable[[], Any]]:
         [path] = write_files([alignment], folder, style="json")
         return path, lambda: read_json(path)
     path = folder / f"a.{kind}"
-    path.write_text({"textgrid": LONG, "ctm": CTM}[kind])
-    return path, lambda: {"textgrid": read_textgrid, "ctm": read_ctm}[kind](path)
+    if kind == "ctm":
+        path.write_text(CTM)
+        return path, lambda: AlignmentFiles(path).read(Utterance(utterance="a"), duration=10.0)
+    path.write_text(LONG)
+    return path, lambda: read_textgrid(path)
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, damages in DAMAGES.items() for name in damages])

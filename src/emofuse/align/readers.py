@@ -167,7 +167,7 @@ def _segments_from_starts(starts: list[tuple[float, str]], path: Path, duration:
     return in_order(segments, path)
 
 
-def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...]]:
+def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...] | AlignmentError]:
     """Read a CTM: utterance, channel, start, duration, label on each line, and perhaps a confidence.
 
     Args:
@@ -175,34 +175,55 @@ def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...
         tier: What its labels are; the phones of a syllable are joined by `_`.
 
     Returns:
-        Segments by utterance; pauses are left out.
+        Segments by utterance, pauses left out; of an utterance with a damaged line, the error.
 
     Raises:
-        AlignmentError: The file is absent or damaged.
+        AlignmentError: The file is absent, or all of it is damaged.
     """
     rows: dict[str, list[Segment]] = {}
+    errors: dict[str, AlignmentError] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         cells = line.split()
         if not cells or line.startswith(";;"):
             continue
-        place = f"{path}, line {number}"
-        if len(cells) not in (5, 6):
-            raise AlignmentError(
-                f"the line has {len(cells)} columns",
-                where=place,
-                remedy="write utterance, channel, start, duration, label",
-            )
-        start, length = (seconds(cell, where=place) for cell in cells[2:4])
-        label = cells[4].replace("_", " ") if tier == "syllable" else cells[4]
         own = rows.setdefault(cells[0], [])
-        if not _NOISE.fullmatch(label) and label not in ("<eps>", "sp"):
-            # Nanoseconds: the sum of two decimal numbers is not exact.
-            own.append(Segment(start=start, end=round(start + length, 9), label=label))
-    if not rows:
+        try:
+            own += _ctm_segments(cells, tier, f"{path}, line {number}")
+        except AlignmentError as error:
+            # Of a line that is cut off in its first word nobody knows whose it is.
+            if len(cells) == 1:
+                raise
+            errors.setdefault(cells[0], error)
+    found: dict[str, tuple[Segment, ...] | AlignmentError] = {}
+    for name, own in rows.items():
+        try:
+            found[name] = errors.get(name) or in_order(
+                sorted(own, key=lambda one: (one.start, one.end)), path, what=name
+            )
+        except AlignmentError as error:
+            found[name] = error
+    if not found:
         raise AlignmentError("the file has no segments", where=path, remedy="check what it is")
-    return {
-        name: in_order(sorted(own, key=lambda one: (one.start, one.end)), path, what=name) for name, own in rows.items()
-    }
+    first = next(iter(found.values()))
+    if isinstance(first, AlignmentError) and all(isinstance(one, AlignmentError) for one in found.values()):
+        raise first
+    return found
+
+
+def _ctm_segments(cells: Sequence[str], tier: Tier, place: str) -> list[Segment]:
+    """The segment of a line; none if it is a pause."""
+    if len(cells) not in (5, 6):
+        raise AlignmentError(
+            f"the line has {len(cells)} columns",
+            where=place,
+            remedy="write utterance, channel, start, duration, label",
+        )
+    start, length = (seconds(cell, where=place) for cell in cells[2:4])
+    label = cells[4].replace("_", " ") if tier == "syllable" else cells[4]
+    if _NOISE.fullmatch(label) or label in ("<eps>", "sp"):
+        return []
+    # Nanoseconds: the sum of two decimal numbers is not exact.
+    return [Segment(start=start, end=round(start + length, 9), label=label)]
 
 
 def with_syllables(tiers: Mapping[Tier, tuple[Segment, ...]]) -> dict[Tier, tuple[Segment, ...]]:

@@ -64,12 +64,12 @@ class AlignmentFiles:
             `syllables.ctm`.
 
     Raises:
-        AlignmentError: There is nothing of the kind, or a CTM is damaged.
+        AlignmentError: There is nothing of the kind, or all of a CTM is damaged.
     """
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._ctms: dict[Tier, dict[str, tuple[Segment, ...]]] = {}
+        self._ctms: dict[Tier, dict[str, tuple[Segment, ...] | AlignmentError]] = {}
         self._grids: dict[str, Path | None] = {}
         if place.is_file() and place.suffix.lower() == ".ctm":
             self._ctms = {"word": read_ctm(place)}
@@ -95,7 +95,13 @@ class AlignmentFiles:
         Raises:
             AlignmentError: There is none, or it is damaged or of a longer sound.
         """
-        found = {tier: rows[utterance.utterance] for tier, rows in self._ctms.items() if utterance.utterance in rows}
+        found: dict[Tier, tuple[Segment, ...]] = {}
+        for tier, rows in self._ctms.items():
+            segments = rows.get(utterance.utterance)
+            if isinstance(segments, AlignmentError):
+                raise segments
+            if segments is not None:
+                found[tier] = segments
         sound = utterance.audio.stem if utterance.audio else ""
         own, of_file = self._grids.get(utterance.utterance), self._grids.get(sound)
         if own is not None and own != of_file:

@@ -10,7 +10,8 @@ from emofuse.errors import AlignmentError
 from emofuse.types import Segment
 
 _LARGEST = 64 << 20  # Bytes; no text file of alignments comes near.
-_SLACK = 1e-3  # Seconds by which rounded borders may overlap.
+# Seconds by which borders may overlap that were rounded to hundredths, beginning and length apart.
+_SLACK = 0.01 + 1e-6
 
 
 def read_text(path: Path) -> str:
@@ -61,7 +62,9 @@ def seconds(cell: str, *, where: str, scale: float = 1.0) -> float:
 
 
 def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file") -> tuple[Segment, ...]:
-    """Check that segments follow each other; an overlap of less than a millisecond is rounding and is mended.
+    """Check that segments follow each other; an overlap of up to 10 ms is rounding.
+
+    There, the earlier segment ends where the later one begins.
 
     Raises:
         AlignmentError: A segment ends before it begins, or two overlap.
@@ -70,13 +73,15 @@ def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file")
     for segment in segments:
         start = segment.start
         if found and start < found[-1].end:
-            if found[-1].end - start > _SLACK:
+            before = found[-1]
+            if before.end - start > _SLACK:
                 raise AlignmentError(
                     f"{what} has {segment.label[:40]!r} at {start:g} s, before the segment ahead of it ends",
                     where=path,
                     remedy="align anew, or mend the times",
                 )
-            start = found[-1].end
+            start = max(start, before.start)
+            found[-1] = Segment(start=before.start, end=start, label=before.label)
         if segment.end < start or start < 0:
             raise AlignmentError(
                 f"{what} has {segment.label[:40]!r} from {start:g} to {segment.end:g} s",

@@ -278,6 +278,33 @@ def test_the_files_of_iemocap(tmp_path: Path) -> None:
     assert [one.label for one in found["phone"]] == ["IH", "K", "S", "M", "Y"]
 
 
+IEMOCAP_KINDS: dict[str, Tier] = {"wdseg": "word", "syseg": "syllable", "phseg": "phone"}
+
+
+@pytest.mark.parametrize("kind", IEMOCAP_KINDS)
+def test_what_else_iemocap_ships_of_an_utterance_is_kept(kind: str, tmp_path: Path) -> None:
+    whole = read_iemocap(iemocap(tmp_path))
+    for number, damage in enumerate(DAMAGES[kind].values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        stem = iemocap(folder)
+        damage(folder / f"a.{kind}")
+        found = read_iemocap(stem)
+        assert {tier: one for tier, one in found.items() if tier != IEMOCAP_KINDS[kind]} == {
+            tier: one for tier, one in whole.items() if tier != IEMOCAP_KINDS[kind]
+        }
+        if kind == "syseg":
+            # The words' phones, of which the sample has one vowel.
+            assert triples(found["syllable"]) == [(0.38, 0.65, "IH K S"), (0.65, 0.81, "M"), (1.0, 1.21, "Y")]
+        else:
+            assert IEMOCAP_KINDS[kind] not in found
+
+
+def test_syllables_of_iemocap_are_not_made_from_phones_alone(tmp_path: Path) -> None:
+    contents = {".phseg": IEMOCAP[".phseg"]}
+    assert list(read_iemocap(iemocap(tmp_path, contents))) == ["phone"]
+
+
 def test_textgrids_long_and_short(tmp_path: Path) -> None:
     long, short, wide = tmp_path / "long.TextGrid", tmp_path / "short.TextGrid", tmp_path / "wide.TextGrid"
     long.write_text(LONG)
@@ -529,7 +556,7 @@ DAMAGES: dict[str, dict[str, Damage]] = {
 def sample(kind: str, folder: Path) -> tuple[Path, Callable[[], Any]]:
     """A good file, and what reads it."""
     if kind in ("wdseg", "syseg", "phseg"):
-        stem = iemocap(folder)
+        stem = iemocap(folder, {f".{kind}": IEMOCAP[f".{kind}"]})
         return folder / f"a.{kind}", lambda: read_iemocap(stem)
     if kind == "lablaut":
         emodb(folder, syllables=None)
@@ -559,8 +586,8 @@ def test_damage_is_reported_in_one_sentence(kind: str, name: str, tmp_path: Path
     with pytest.raises(AlignmentError) as caught:
         read()
     error = caught.value
-    # Where a clip's only file of labels is gone or empty, it is the folder that lacks it.
-    absent = str(tmp_path) if "no hand labels" in error.what else str(path)
+    # Where a clip's only file is gone or empty, it is its place that lacks it.
+    absent = str(tmp_path) if error.what.startswith(("there are no hand labels", "there is no .wdseg")) else str(path)
     assert error.where is not None
     assert error.where.startswith(absent)
     assert str(error) == f"{error.where}: {error.what}; {error.remedy}."
@@ -683,7 +710,7 @@ def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
     found = align_manifest(make_manifest(rows, source="test"), jobs=1)
     assert {name: one.source for name, one in found.items()} == dict.fromkeys(found, "shipped")
     assert [one.label for one in found["a"].tiers["word"]] == ["EXCUSE", "ME", "YEAH"]
-    assert "no such file" in str(found["b"].problem)
+    assert "there is no .wdseg, .syseg, .phseg" in str(found["b"].problem)
     assert [one.label for one in found["emodb/03a01Fa"].tiers["syllable"]] == ["der", "la", "liegt"]
     other = make_manifest([{**rows[0], "corpus": "mine"}], source="test")
     assert "ships no alignments" in str(align_manifest(other, aligner="shipped")["a"].problem)

@@ -21,13 +21,30 @@ _ENDINGS: Mapping[Tier, str] = {"word": ".wdseg", "syllable": ".syseg", "phone":
 def read_iemocap(stem: Path) -> dict[Tier, tuple[Segment, ...]]:
     """Read the three alignment files of an utterance of IEMOCAP; noises and pauses are left out.
 
+    Tiers whose file is absent or damaged are left out, but syllables are made from words and phones then.
+
     Args:
         stem: Path without the ending, such as `Session1/sentences/ForcedAlignment/Ses01F_impro01/Ses01F_impro01_F000`.
 
     Raises:
-        AlignmentError: A file is absent or damaged.
+        AlignmentError: All files are absent or damaged.
     """
-    return {tier: _read_frames(stem.with_name(stem.name + ending), tier) for tier, ending in _ENDINGS.items()}
+    found: dict[Tier, tuple[Segment, ...]] = {}
+    damage = None
+    for tier, ending in _ENDINGS.items():
+        path = stem.with_name(stem.name + ending)
+        if path.exists():
+            try:
+                found[tier] = _read_frames(path, tier)
+            except AlignmentError as error:
+                damage = damage or error
+    if not found:
+        raise damage or AlignmentError(
+            f"there is no {', '.join(_ENDINGS.values())}",
+            where=stem,
+            remedy="a few utterances have none; if others lack them too, copy the corpus again",
+        )
+    return with_syllables(found)
 
 
 def _read_frames(path: Path, tier: Tier) -> tuple[Segment, ...]:

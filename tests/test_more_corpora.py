@@ -221,6 +221,19 @@ def test_melds_two_clips_without_sound_are_no_fault(tmp_path: Path) -> None:
     assert "train_dia125_utt3" not in set(corpus.manifest["utterance"])
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_punctuation_of_windows_is_read_as_it_was_written(tmp_path: Path, encoding: str) -> None:
+    """MELD's tables have it as characters 0x80 to 0x9f in UTF-8."""
+    table, _ = meld(tmp_path)
+    said = "Well\u2026 the company\u2019s \u201cbig\u201d \u2013 \u2018huge\u2019 \u2014 deal, na\u00efve\u2026"
+    wrong = said.encode("cp1252").decode("latin-1")
+    assert {"\x85", "\x91", "\x92", "\x93", "\x94", "\x96", "\x97"} <= set(wrong)
+    content = table.read_text().replace("Oh, you\u2019re here!", "@").replace("Mia", "Zo\u00eb")
+    table.write_bytes(content.replace("@", wrong if encoding == "utf-8" else said).encode(encoding))
+    row = rows(get("meld", tmp_path))["train_dia0_utt0"]
+    assert (row["text"], row["speaker"]) == (said, "Zo\u00eb")
+
+
 def test_crema_d(tmp_path: Path) -> None:
     _, clip = crema_d(tmp_path)
     found = rows(get("crema-d", tmp_path))

@@ -15,11 +15,16 @@ from emofuse.errors import AudioError, EmofuseError, ManifestError
 AGAIN = "copy or download it again"
 """The remedy where a publisher's file is not as it was."""
 
+# Published tables such as those of MELD have Windows' punctuation that was taken for Latin 1: as control characters.
+_PUNCTUATION = {code: sign for code in range(0x80, 0xA0) if (sign := bytes([code]).decode("cp1252", "ignore"))}
+
 _SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".mp4", ".avi")  # The better first.
 
 
 def read_text(path: Path, *encodings: str) -> str:
     """The text of a file, in the first encoding that fits it.
+
+    Control characters that stand for Windows' punctuation become what was written.
 
     Args:
         path: The file.
@@ -45,7 +50,7 @@ def read_text(path: Path, *encodings: str) -> str:
         except UnicodeDecodeError:
             continue
         if "\0" not in text:
-            return text
+            return text.translate(_PUNCTUATION)
     raise ManifestError("the file is not text", where=path, remedy=AGAIN)
 
 

@@ -109,7 +109,7 @@ def matched(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[int | None
 
 def reference_words(reference: Reference) -> list[list[Segment]]:
     """The reference's phones by word, found by the words' pronunciations."""
-    words = [word.text for word in spoken_words(reference.text)]
+    words = spoken_words(reference.text)
     said = [(phone, number) for number, word in enumerate(words) for phone in pronounce(word)]
     found: list[list[Segment]] = [[] for _ in words]
     last = 0

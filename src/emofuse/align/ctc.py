@@ -159,7 +159,7 @@ class CtcAligner:
         Raises:
             AlignmentError: There are no words, the model cannot spell them, or they do not fit the clip.
         """
-        words = [word.text for word in spoken_words(text, language=language)]
+        words = spoken_words(text, language=language)
         if not words:
             raise AlignmentError("the transcript has no words", remedy="write down what is said")
         if self._phones and not is_english(language):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from emofuse.align.numbers import cardinal, digits, ordinal, plural, year
 
@@ -46,22 +44,8 @@ _PIECE = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpokenWord:
-    """One word as it is said.
-
-    Attributes:
-        text: The word in lower case, without punctuation.
-        written: Which written word it belongs to, counted from 0 over `transcript.split()`: what `word_ids()` of a
-            tokenizer gives for `tokenizer(transcript.split(), is_split_into_words=True)`.
-    """
-
-    text: str
-    written: int
-
-
-def spoken_words(text: str, *, language: str | None = "en") -> tuple[SpokenWord, ...]:
-    """Turn a transcript into the words that are said.
+def spoken_words(text: str, *, language: str | None = "en") -> tuple[str, ...]:
+    """Turn a transcript into the words that are said, in lower case and without punctuation.
 
     English has its numbers, dates, times, sums of money, signs and abbreviations written out. Of other languages only
     case and punctuation are dealt with. Remarks such as [LAUGHTER] are left out.
@@ -71,21 +55,13 @@ def spoken_words(text: str, *, language: str | None = "en") -> tuple[SpokenWord,
         language: Its ISO 639-1 code; None counts as English.
 
     Example:
-        >>> [(word.text, word.written) for word in spoken_words("Mr. Fox's 25 hens -- gone!")]
-        [('mister', 0), ("fox's", 1), ('twenty', 2), ('five', 2), ('hens', 3), ('gone', 5)]
+        >>> spoken_words("Mr. Fox's 25 hens -- gone!")
+        ('mister', "fox's", 'twenty', 'five', 'hens', 'gone')
     """
-    english = is_english(language)
-    # A remark keeps its white space, so that the count of written words stays what `split` gives.
-    bare = _NOISES.sub(lambda remark: re.sub(r"\S", " ", remark[0]), text.translate(_QUOTES))
-    # Where a remark stood alone or stuck to a word, places are found by where words begin in the transcript itself.
-    begins = [match.start() for match in re.finditer(r"\S+", text)]
-    found, place = [], -1
-    for match in re.finditer(r"\S+", bare):
-        while place + 1 < len(begins) and begins[place + 1] <= match.start():
-            place += 1
-        said = _english(match[0]) if english else _plain(match[0])
-        found += [SpokenWord(text=word, written=place) for word in said]
-    return tuple(found)
+    said = _english if is_english(language) else _plain
+    # Where a remark stuck to a word, the word ends.
+    bare = _NOISES.sub(" ", text.translate(_QUOTES))
+    return tuple(word for token in bare.split() for word in said(token))
 
 
 def is_english(language: str | None) -> bool:
@@ -96,31 +72,6 @@ def is_english(language: str | None) -> bool:
         (True, True, False)
     """
     return language is None or re.split(r"[-_]", language.strip().lower())[0] in ("", "en", "eng", "english")
-
-
-def link_words(labels: Sequence[str], text: str, *, language: str | None = "en") -> tuple[int | None, ...]:
-    """Find the written word for each segment of a word tier, also of a tier that someone else made.
-
-    Args:
-        labels: Labels of the word tier, in order.
-        text: The transcript.
-        language: Its ISO 639-1 code.
-
-    Returns:
-        For each label a place in `text.split()`; None where the transcript has no such word.
-
-    Example:
-        >>> link_words(["i'm", "twenty", "five", "um", "now"], "I'm 25 now.")
-        (0, 1, 1, None, 2)
-    """
-    spoken = spoken_words(text, language=language)
-    ours = [word.text for word in spoken]
-    theirs = [label.lower().translate(_QUOTES) for label in labels]
-    links: list[int | None] = [None] * len(labels)
-    for ours_at, theirs_at, size in difflib.SequenceMatcher(a=ours, b=theirs, autojunk=False).get_matching_blocks():
-        for step in range(size):
-            links[theirs_at + step] = spoken[ours_at + step].written
-    return tuple(links)
 
 
 def _plain(token: str) -> Iterator[str]:

@@ -96,9 +96,9 @@ class SphinxAligner:
             "phone": tuple(phone for own in phones for phone in own),
         }
 
-    def _words(self, text: str) -> list[str]:
+    def _words(self, text: str) -> tuple[str, ...]:
         """The spoken words, all of which the decoder's dictionary knows afterwards."""
-        words = [word.text for word in spoken_words(text)]
+        words = spoken_words(text)
         if not words:
             raise AlignmentError("the transcript has no words", remedy="write down what is said")
         for word in dict.fromkeys(words):

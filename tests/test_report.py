@@ -487,6 +487,37 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     assert {line.count(" & ") for line in paper_table(result, style="latex").splitlines() if r"\\" in line} == {6}
 
 
+def test_the_paper_table_tells_which_rows_stand_on_frames(tmp_path: Path) -> None:
+    """What nobody could align looks like a granularity of its own otherwise."""
+    result = make_run(tmp_path, models=("early-frame", "early-word", "early-phone", "multi-granularity", "late"))
+    bare = {style: paper_table(result, style=style) for style in ("markdown", "latex", "html")}
+    result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 48, "phone": 47}, "problems": {}}
+    notes = [
+        "early-word, multi-granularity: 0 of 48 utterances (0.0 %) have words; frames stand for the rest",
+        "early-phone, multi-granularity: 47 of 48 utterances (97.9 %) have phones; frames stand for the rest",
+    ]
+    assert paper_table(result, style="markdown") == "\n\n".join([bare["markdown"], *notes])
+    escaped = [rf"\multicolumn{{6}}{{l}}{{\footnotesize {note}}} \\".replace(" %", r" \%") for note in notes]
+    latex, before = paper_table(result, style="latex").splitlines(), bare["latex"].splitlines()
+    assert latex == [*before[:-1], *escaped, before[-1]]
+    table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
+    cells = table.findall("tfoot/tr/td")
+    assert [(cell.text, cell.get("colspan")) for cell in cells] == [(note, "6") for note in notes]
+    assert len(table.findall("tbody/tr")) == 5
+
+    result["alignment"]["aligned"] = dict.fromkeys(("word", "syllable", "phone"), 48)
+    assert {style: paper_table(result, style=style) for style in bare} == bare  # type: ignore[arg-type]
+    result["alignment"]["aligned"] = {"word": "many"}
+    with pytest.raises(ScoresError, match=r"alignment\.aligned\.word"):
+        paper_table(result, style="markdown")
+
+
+def test_a_model_that_is_absent_has_no_note(tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("speech", "early-frame"))
+    result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 0, "phone": 0}}
+    assert "utterances" not in paper_table(result, style="markdown")
+
+
 def test_comparisons_are_read_in_plain_words() -> None:
     lower = {"value": -0.031, "low": -0.05, "high": -0.01, "p": 0.0004}
     tiny = {"value": -0.0001, "low": -0.01, "high": 0.01, "p": 0.9}

@@ -7,7 +7,18 @@ from html import escape
 from typing import Any, Literal
 
 from emofuse.errors import SettingsError
-from emofuse.report.tables import TITLES, check_result, interval, latex, markdown, one_line, percent, signed
+from emofuse.report.tables import (
+    TITLES,
+    check_result,
+    escape_latex,
+    interval,
+    latex,
+    markdown,
+    one_line,
+    percent,
+    signed,
+)
+from emofuse.types import TIERS
 
 PaperStyle = Literal["markdown", "latex", "html"]
 
@@ -27,6 +38,8 @@ CERTAINTY: Mapping[str, str] = {
 """How sure the reconstruction of each model is: stated in the paper, inferred from it, or chosen by emofuse."""
 
 _SINGLE = ("speech", "text")
+_JOINED = ("early-joint", "multi-granularity", "multi-level")
+"""Models that read every tier, beside those that are named after one."""
 _SUFFIXES: Mapping[PaperStyle, str] = {"markdown": "md", "latex": "tex", "html": "html"}
 
 
@@ -34,7 +47,7 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
 
     Differences are from the better of the single streams and from `late`, with 95 % intervals; a star marks those
-    whose interval excludes zero.
+    whose interval excludes zero. Notes below tell which tiers not all utterances have, and which models read them.
 
     Args:
         result: Content of `result.json`.
@@ -54,12 +67,15 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
         figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
         gaps = [_gap(result, model, other) for other in others]
         rows.append([one_line(model), *figures, *gaps, CERTAINTY.get(model, "not of the paper")])
+    notes = _notes(result)
     if style == "markdown":
-        return markdown(rows)
+        return "\n\n".join([markdown(rows), *notes])
     if style == "latex":
-        return latex(rows)
+        *lines, end = latex(rows).split("\n")
+        below = [rf"\multicolumn{{{len(rows[0])}}}{{l}}{{\footnotesize {escape_latex(note)}}} \\" for note in notes]
+        return "\n".join([*lines, *below, end])
     if style == "html":
-        return _html(rows)
+        return _html(rows, notes)
     raise SettingsError(f"no table style is called {style!r}", remedy=f"use one of {', '.join(_SUFFIXES)}")
 
 
@@ -69,6 +85,20 @@ def table_files(result: Mapping[str, Any]) -> dict[str, bytes]:
         f"table.{suffix}": (paper_table(result, style=style) + "\n").encode("utf-8")
         for style, suffix in _SUFFIXES.items()
     }
+
+
+def _notes(result: Mapping[str, Any]) -> list[str]:
+    """One for each tier that a model of the table reads and some utterances lack."""
+    if not (found := result.get("alignment")):
+        return []
+    notes = []
+    for tier in TIERS:
+        readers = [name for name in CERTAINTY if name in (f"early-{tier}", *_JOINED) and name in result["models"]]
+        count, whole = found["aligned"].get(tier, 0), found["utterances"]
+        if readers and count < whole:
+            share = f"{count} of {whole} utterances ({percent(count / whole)} %)"
+            notes.append(f"{', '.join(readers)}: {share} have {tier}s; frames stand for the rest")
+    return notes
 
 
 def _gap(result: Mapping[str, Any], model: str, other: str) -> str:
@@ -81,9 +111,11 @@ def _gap(result: Mapping[str, Any], model: str, other: str) -> str:
     return ""
 
 
-def _html(rows: list[list[str]]) -> str:
+def _html(rows: list[list[str]], notes: list[str]) -> str:
     def line(cells: list[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "\n".join(line(cells, "td") for cells in rows[1:])
-    return f"<table>\n<thead>{line(rows[0], 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    below = "".join(f'<tr><td colspan="{len(rows[0])}">{escape(note)}</td></tr>\n' for note in notes)
+    foot = f"<tfoot>\n{below}</tfoot>\n" if notes else ""
+    return f"<table>\n<thead>{line(rows[0], 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}</table>"

@@ -111,6 +111,11 @@ class _Joining(_Part):
     temperatures: list[Number]
 
 
+class _Alignment(_Part):
+    utterances: int
+    aligned: dict[str, int]
+
+
 class _Skipped(_Part):
     utterance: str
     reason: str
@@ -130,6 +135,7 @@ class _Result(_Part):
     joined: dict[str, dict[str, _Joining]] | None = None
     recipe: dict[str, Any] | None = None
     skipped: list[_Skipped] | None = None
+    alignment: _Alignment | None = None
     notes: list[str] | None = None
     versions: dict[str, Any] | None = None
     command: str = ""
@@ -405,13 +411,19 @@ _LATEX = {
 
 def latex(rows: list[list[str]]) -> str:
     """Rows, the first of which is the header, as a LaTeX `tabular` of the package booktabs."""
-    lines = [" & ".join([_escape_latex(row[0]), *row[1:]]) + r" \\" for row in rows]
+    lines = [" & ".join([escape_latex(row[0]), *row[1:]]) + r" \\" for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join(["% needs the package booktabs; percent, 95 % intervals", begin, *body, r"\end{tabular}"])
 
 
-def _escape_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    r"""Text as LaTeX prints it.
+
+    Example:
+        >>> print(escape_latex("early_frame 50 %"))
+        early\_frame 50 \%
+    """
     return "".join(_LATEX.get(character, character) for character in text)
 
 

@@ -527,5 +527,14 @@ def test_comparisons_are_read_in_plain_words() -> None:
     assert "no difference can be told" in rows[1].reading
 
 
+def test_an_interval_that_could_not_be_computed_tells_no_difference(tmp_path: Path) -> None:
+    nothing = {"value": 0.028, "low": float("nan"), "high": float("nan"), "p": 1.0}
+    result = make_run(tmp_path, models=("speech", "late"))
+    result["comparisons"] = [{"first": "late", "second": "speech", "ua": nothing}]
+    assert comparisons(result)[0].reading == "there is no interval: no difference can be told"
+    assert "+2.8" in paper_table(result, style="markdown")
+    assert "]*" not in paper_table(result, style="markdown")
+
+
 def test_control_characters_become_spaces() -> None:
     assert one_line("a\n\tb\x00") == "a  b "

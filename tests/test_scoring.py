@@ -172,10 +172,12 @@ def test_certain_answers_fall_in_the_last_bin() -> None:
 
 
 def slow_values(frame: pd.DataFrame, classes: Sequence[str], drawn: Sequence[str]) -> dict[str, float]:
-    """Metrics, averaged over seeds, of the utterances of the drawn speakers, by scikit-learn."""
+    """Metrics, averaged over the seeds that test any, of the utterances of the drawn speakers, by scikit-learn."""
     values: dict[str, list[float]] = {name: [] for name in METRICS}
     for _, rows in frame.groupby("seed"):
         sample = pd.concat([rows[rows["speaker"] == speaker] for speaker in drawn])
+        if sample.empty:
+            continue
         said = sample[list(classes)].idxmax(axis=1)
         occurring = sorted(set(sample["label"]))
         values["wa"].append(accuracy_score(sample["label"], said))
@@ -190,8 +192,22 @@ def slow_draws(clusters: Sequence[str], *, samples: int, seed: int) -> list[list
     return [[name for name, count in zip(clusters, row, strict=True) for _ in range(int(count))] for row in times]
 
 
-def test_intervals_are_those_of_a_plain_loop_over_the_same_draws() -> None:
-    frame = table(speakers=5, utterances=6)
+def own_speakers(frame: pd.DataFrame, *, each: int = 2) -> pd.DataFrame:
+    """Rows of a table in which each seed tests some speakers of its own choice, as other tools split at random."""
+    speakers, parts = sorted(set(frame["speaker"])), []
+    for seed, rows in frame.groupby("seed"):
+        chosen = np.random.default_rng(int(str(seed))).choice(speakers, each, replace=False)
+        parts.append(rows[rows["speaker"].isin(chosen)])
+    return pd.concat(parts, ignore_index=True)
+
+
+def same_speakers(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
+@pytest.mark.parametrize("tested", [same_speakers, own_speakers])
+def test_intervals_are_those_of_a_plain_loop_over_the_same_draws(tested: Any) -> None:
+    frame = tested(table(speakers=5, utterances=6, seeds=(0, 1, 2)))
     ours = make_scores(frame, source="test")
     speakers = sorted(set(frame["speaker"]))
     draws = slow_draws(speakers, samples=40, seed=3)
@@ -204,8 +220,10 @@ def test_intervals_are_those_of_a_plain_loop_over_the_same_draws() -> None:
         assert estimate.high == pytest.approx(np.percentile(slow[name], 97.5))
 
 
-def test_paired_differences_are_those_of_a_plain_loop_over_the_same_draws() -> None:
-    one, two = table(speakers=5, utterances=6, skill=1.2), table(speakers=5, utterances=6, draw=1, model="two")
+@pytest.mark.parametrize("tested", [same_speakers, own_speakers])
+def test_paired_differences_are_those_of_a_plain_loop_over_the_same_draws(tested: Any) -> None:
+    many: dict[str, Any] = {"speakers": 5, "utterances": 6, "seeds": (0, 1, 2)}
+    one, two = tested(table(**many, skill=1.2)), tested(table(**many, draw=1, model="two"))
     classes = make_scores(one, source="test").classes
     speakers = sorted(set(one["speaker"]))
     draws = slow_draws(speakers, samples=40, seed=3)
@@ -220,6 +238,13 @@ def test_paired_differences_are_those_of_a_plain_loop_over_the_same_draws() -> N
         # The share of samples on the other side of no difference, the sample itself counted, on both sides.
         tail = min((slow[name] <= 1e-12).sum() + 1, (slow[name] >= -1e-12).sum() + 1) / 41
         assert gap.p == pytest.approx(min(1.0, 2 * tail))
+
+
+def test_speakers_are_those_of_each_row_where_seeds_share_the_names_of_utterances() -> None:
+    """A tool that numbers the rows of every split anew has an utterance 0 in each, of another speaker."""
+    frame = own_speakers(table(speakers=8, seeds=range(4)))
+    numbered = frame.assign(utterance=[f"{n}" for n in frame.groupby("seed").cumcount()])
+    assert intervals(make_scores(numbered, source="test")) == intervals(make_scores(frame, source="test"))
 
 
 def test_clusters_are_drawn_with_replacement_and_all_alike() -> None:
@@ -315,11 +340,24 @@ def test_a_table_without_speakers_is_compared_by_the_speakers_of_the_other() -> 
     assert paired_difference(bare, one)["wa"].low == pytest.approx(-expected["wa"].high)
 
 
+def test_a_table_of_one_seed_is_compared_with_every_seed_of_the_other() -> None:
+    many, single = scores(seeds=(3, 5, 7)), table(seeds=(0,), draw=1)
+    again = pd.concat([single.assign(seed=seed) for seed in (3, 5, 7)])
+    expected = paired_difference(many, make_scores(again, source="2"))
+    assert paired_difference(many, make_scores(single, source="2")) == expected
+    assert paired_difference(make_scores(single, source="2"), many)["ua"].value == -expected["ua"].value
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     one = table()
     fewer = make_scores(one[~one["utterance"].isin(["0001", "0002", "0003"])], source="2")
-    with pytest.raises(ScoresError, match=r"^3 utterances are in one table only; score the same utterances"):
+    told = r"^6 rows are in one table only, such as utterance '0001' of seed 0; score the same utterances in every seed"
+    with pytest.raises(ScoresError, match=told):
         paired_difference(make_scores(one, source="1"), fewer)
+    lacking = make_scores(one[(one["seed"] == 0) | (one["utterance"] > "0003")], source="3")
+    for pair in ((make_scores(one, source="1"), lacking), (lacking, make_scores(one, source="1"))):
+        with pytest.raises(ScoresError, match=r"^4 rows are in one table only, such as utterance '0000' of seed 1;"):
+            paired_difference(*pair)
     with pytest.raises(ScoresError, match=r"different classes; compare models of the same classes"):
         paired_difference(make_scores(one, source="1"), scores(classes=("angry", "happy", "neutral")))
     other = one.copy()

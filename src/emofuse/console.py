@@ -120,17 +120,18 @@ def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
     """A table of paired differences in UA, in points."""
     if not comparisons:
         return
+    from emofuse.scoring.bootstrap import excludes_zero
+
     table = Table("UA of", "minus UA of", "points", "95 % paired", "p", "")
     for one in comparisons:
         gap = one["ua"]
-        clear = gap["low"] > 0 or gap["high"] < 0
         table.add_row(
             escape(one["first"]),
             escape(one["second"]),
             f"{100 * gap['value']:+.1f}",
             f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}",
             f"{gap['p']:.3f}",
-            "excludes zero" if clear else "may be zero",
+            "excludes zero" if excludes_zero(gap["low"], gap["high"]) else "may be zero",
         )
     OUT.print(table)
 

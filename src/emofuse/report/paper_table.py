@@ -18,6 +18,7 @@ from emofuse.report.tables import (
     percent,
     signed,
 )
+from emofuse.scoring.bootstrap import excludes_zero
 from emofuse.types import TIERS
 
 PaperStyle = Literal["markdown", "latex", "html"]
@@ -106,7 +107,7 @@ def _gap(result: Mapping[str, Any], model: str, other: str) -> str:
         for first, second, sign in ((model, other, 1), (other, model, -1)):
             if (pair["first"], pair["second"]) == (first, second) and pair.get("ua"):
                 low, high = sorted((sign * pair["ua"]["low"], sign * pair["ua"]["high"]))
-                star = "" if low <= 0 <= high else "*"
+                star = "*" if excludes_zero(low, high) else ""
                 return f"{signed(sign * pair['ua']['value'])} [{signed(low)}, {signed(high)}]{star}"
     return ""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Strict, ValidationError, field_validator
 
 from emofuse.errors import ScoresError, SettingsError
+from emofuse.scoring.bootstrap import excludes_zero
 
 Style = Literal["markdown", "latex", "text"]
 
@@ -250,11 +251,13 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
         for name, title in TITLES.items():
             if not (found := pair.get(name)):
                 continue
-            if found["low"] <= 0 <= found["high"]:
+            if excludes_zero(found["low"], found["high"]):
+                better, worse = (first, second) if found["low"] > 0 else (second, first)
+                reading = f"the interval excludes zero: {better} is higher than {worse}"
+            elif found["low"] <= 0 <= found["high"]:
                 reading = "the interval includes zero: no difference can be told"
             else:
-                better, worse = (first, second) if found["value"] > 0 else (second, first)
-                reading = f"the interval excludes zero: {better} is higher than {worse}"
+                reading = "there is no interval: no difference can be told"
             bounds = f"[{signed(found['low'])}, {signed(found['high'])}]"
             models = f"{first} minus {second}"
             rows.append(Comparison(models, title, signed(found["value"]), bounds, _p(found["p"]), reading))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
 from emofuse.scoring.metrics import METRICS, confusion
-from emofuse.scoring.table import Scores
+from emofuse.scoring.table import Scores, over_seeds
 
 SAMPLES = 2000
 COVERAGE = 0.95
@@ -39,7 +39,9 @@ class Difference:
 def intervals(scores: Scores, *, samples: int = SAMPLES, seed: int = 0) -> dict[str, Estimate]:
     """WA, UA and macro-F1 of one model's scores: pooled, averaged over seeds, with 95 % intervals.
 
-    Clusters (speakers, where the table names them) are drawn with replacement, all seeds of a cluster together.
+    Clusters (speakers, where the table names them) are drawn with replacement, all seeds of a cluster together. Where
+    each seed tests clusters of its own, clusters of all seeds are drawn, and a seed that tests none of those drawn
+    is left out of that draw's mean.
 
     Example:
         >>> frame = pd.DataFrame({"utterance": list("abcd"), "speaker": list("1122"), "label": list("xyxy"),
@@ -48,7 +50,7 @@ def intervals(scores: Scores, *, samples: int = SAMPLES, seed: int = 0) -> dict[
         >>> intervals(make_scores(frame, source="example"))["ua"]
         Estimate(value=1.0, low=1.0, high=1.0)
     """
-    matrices = _matrices(scores, _clusters(scores))
+    matrices = _matrices(scores, scores.frame[scores.cluster])
     drawn = _draws(matrices.shape[1], samples=samples, seed=seed)
     whole = np.ones((1, matrices.shape[1]))
     result = {}
@@ -62,27 +64,34 @@ def intervals(scores: Scores, *, samples: int = SAMPLES, seed: int = 0) -> dict[
 def paired_difference(first: Scores, second: Scores, *, samples: int = SAMPLES, seed: int = 0) -> dict[str, Difference]:
     """How much higher `first` scores than `second` on the same utterances, resampling the same clusters for both.
 
+    A table with a single seed is compared with every seed of the other. Folds may differ: metrics are pooled over them.
+
     Raises:
-        ScoresError: The two tables do not score the same utterances with the same labels and classes.
+        ScoresError: The two tables do not score the same utterances, in every seed and equally often, with the same
+            labels and classes.
     """
     if set(first.classes) != set(second.classes):
         raise ScoresError("the two tables have different classes", remedy="compare models of the same classes")
-    second = Scores(second.frame, first.classes)
-    names, other = (table.frame.groupby("utterance")["label"].first() for table in (first, second))
-    if not names.index.equals(other.index):
-        count = len(names.index.symmetric_difference(other.index))
+    order = ["seed", "utterance"]
+    one, two = (
+        frame.sort_values([*order, "fold"], ignore_index=True) for frame in over_seeds([first.frame, second.frame])
+    )
+    alone = one.groupby(order).size().sub(two.groupby(order).size(), fill_value=0).abs()
+    if alone.any():
+        seed, name = alone.index[int(alone.to_numpy().argmax())]
         raise ScoresError(
-            f"{count} utterances are in one table only", remedy="score the same utterances with both models"
+            f"{int(alone.sum())} rows are in one table only, such as utterance {name!r} of seed {seed}",
+            remedy="score the same utterances in every seed of both models",
         )
-    wrong = names.ne(other)
+    wrong = one["label"].ne(two["label"])
     if wrong.any():
         raise ScoresError(
-            f"utterance {names.index[int(wrong.to_numpy().argmax())]!r} has two labels",
+            f"utterance {one['utterance'][int(wrong.to_numpy().argmax())]!r} has two labels",
             remedy="use the same labels in both tables",
         )
     # Clusters come from whichever table names speakers, so that a foreign table without them can be compared.
-    cluster = min((_clusters(first), _clusters(second)), key=lambda column: column.nunique())
-    ours, theirs = _matrices(first, cluster), _matrices(second, cluster)
+    cluster = min((one[first.cluster], two[second.cluster]), key=lambda column: column.nunique())
+    ours, theirs = _matrices(Scores(one, first.classes), cluster), _matrices(Scores(two, first.classes), cluster)
     drawn = _draws(ours.shape[1], samples=samples, seed=seed)
     whole = np.ones((1, ours.shape[1]))
     result = {}
@@ -96,16 +105,20 @@ def paired_difference(first: Scores, second: Scores, *, samples: int = SAMPLES, 
     return result
 
 
-def _clusters(scores: Scores) -> pd.Series[str]:
-    """Cluster of every utterance, indexed by utterance."""
-    return scores.frame.drop_duplicates("utterance").set_index("utterance", drop=False)[scores.cluster]
+def excludes_zero(low: float, high: float) -> bool:
+    """Whether an interval tells a difference; one that could not be computed tells none.
+
+    Example:
+        >>> excludes_zero(0.01, 0.03), excludes_zero(-0.01, 0.03), excludes_zero(float("nan"), float("nan"))
+        (True, False, False)
+    """
+    return low > 0 or high < 0
 
 
 def _matrices(scores: Scores, clusters: pd.Series[str]) -> NDArray[np.float64]:
-    """Confusion matrices `(seeds, clusters, classes, classes)`."""
+    """Confusion matrices `(seeds, clusters, classes, classes)`, from the cluster of each row."""
     seeds, seed_number = np.unique(scores.frame["seed"].to_numpy(), return_inverse=True)
-    names = np.unique(clusters.to_numpy(dtype=str))
-    place = np.searchsorted(names, scores.frame["utterance"].map(clusters).to_numpy(dtype=str))
+    names, place = np.unique(clusters.to_numpy(dtype=str), return_inverse=True)
     labels, predictions = scores.labels(), scores.posteriors().argmax(1)
     classes = len(scores.classes)
     shape = (len(seeds), len(names), classes, classes)
@@ -120,15 +133,19 @@ def _draws(clusters: int, *, samples: int, seed: int) -> NDArray[np.float64]:
 
 
 def _values(matrices: NDArray[np.float64], drawn: NDArray[np.float64], metric: str) -> NDArray[np.float64]:
-    """The metric in each sample, averaged over seeds, `(samples,)`."""
+    """The metric in each sample, averaged over the seeds that have rows in it, `(samples,)`."""
     function = METRICS[metric]
     seeds, clusters, classes, _ = matrices.shape
     flat = matrices.swapaxes(0, 1).reshape(clusters, -1)
-    parts = [
-        function((drawn[start : start + CHUNK] @ flat).reshape(-1, seeds, classes, classes)).mean(-1)
-        for start in range(0, len(drawn), CHUNK)
-    ]
-    return np.concatenate(parts)
+
+    def means(times: NDArray[np.float64]) -> NDArray[np.float64]:
+        found = (times @ flat).reshape(-1, seeds, classes, classes)
+        tested = found.sum((-2, -1)) > 0
+        values = np.zeros(tested.shape)
+        values[tested] = function(found[tested])
+        return np.asarray(values.sum(-1) / tested.sum(-1))
+
+    return np.concatenate([means(drawn[start : start + CHUNK]) for start in range(0, len(drawn), CHUNK)])
 
 
 def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
 from emofuse.scoring.metrics import confusion, unweighted_accuracy
-from emofuse.scoring.table import ALL, NAMES, Scores
+from emofuse.scoring.table import ALL, NAMES, Scores, over_seeds
 
 Rule = Literal["mean", "product"]
 Array = NDArray[np.float64]
@@ -162,8 +162,7 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
     classes = tables[0].classes
     if any(set(table.classes) != set(classes) for table in tables):
         raise ScoresError("the tables have different classes", remedy="give all tables the same class columns")
-    seeds = max((sorted(set(table.frame["seed"])) for table in tables), key=len)
-    whole = _with_folds([_with_seeds(table.frame, seeds) for table in tables])
+    whole = _with_folds(over_seeds([table.frame for table in tables]))
     frames = [frame.set_index(KEY).sort_index() for frame in whole]
     first = frames[0]
     for number, frame in enumerate(frames[1:], start=2):
@@ -187,12 +186,6 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
     rows = first.reset_index()
     names = [column for column in NAMES if column in rows.columns]
     return Scores(rows[[*names, *classes]], classes), posteriors
-
-
-def _with_seeds(frame: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
-    if frame["seed"].nunique() > 1 or len(seeds) == 1:
-        return frame.assign(seed=seeds[0]) if len(seeds) == 1 else frame
-    return pd.concat([frame.assign(seed=seed) for seed in seeds], ignore_index=True)
 
 
 def _with_folds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

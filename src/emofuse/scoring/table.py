@@ -212,3 +212,14 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
             remedy="give tables of different models, seeds or folds",
         )
     return Scores(frame, first)
+
+
+def over_seeds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Repeat frames that have a single seed for every seed of the frame that has most."""
+    seeds = max((sorted(set(frame["seed"])) for frame in frames), key=len)
+    return [
+        frame
+        if frame["seed"].nunique() > 1
+        else pd.concat([frame.assign(seed=seed) for seed in seeds], ignore_index=True)
+        for frame in frames
+    ]

@@ -23,7 +23,8 @@ KEY = ["seed", "fold", "utterance"]
 def combine(posteriors: Array, weights: Sequence[float] | Array, *, rule: Rule) -> Array:
     """Join posteriors of several models, `(models, rows, classes)` to `(rows, classes)`.
 
-    `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1.
+    `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1. Weights count
+    by their share of their sum.
 
     Example:
         >>> combine(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), [0.5, 0.5], rule="mean").round(3).tolist()
@@ -32,6 +33,7 @@ def combine(posteriors: Array, weights: Sequence[float] | Array, *, rule: Rule) 
     weight = np.asarray(weights, dtype=np.float64)
     if rule == "mean":
         return np.asarray(np.tensordot(weight, posteriors, axes=1) / weight.sum())
+    weight = weight / weight.sum()
     logs = np.tensordot(weight, np.log(np.maximum(posteriors, SMALLEST)), axes=1)
     raised = np.exp(logs - logs.max(-1, keepdims=True))
     return np.asarray(raised / raised.sum(-1, keepdims=True))

@@ -424,11 +424,22 @@ def test_searched_weights_are_the_best_and_most_even_of_all(rule: Any, models: i
     grid = [
         np.array(parts) / steps for parts in itertools.product(range(steps + 1), repeat=models) if sum(parts) == steps
     ]
+    grid.append(np.full(models, 1 / models))
     best = max(ua(weights) for weights in grid)
     found = search_weights(posteriors, labels, rule=rule)
     assert ua(found) == best
-    assert max(found) == min(max(weights) for weights in grid if ua(weights) == best)
+    # Nothing that is as good lies nearer to equal weights.
+    away = min(float(np.linalg.norm(weights - 1 / models)) for weights in grid if ua(weights) == best)
+    assert np.linalg.norm(np.array(found) - 1 / models) == pytest.approx(away)
     assert sum(found) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("rule", ["mean", "product"])
+@pytest.mark.parametrize("models", [2, 3, 4, 5])
+def test_models_that_answer_alike_are_weighed_alike(rule: Any, models: int) -> None:
+    one = scores()
+    posteriors = np.stack([one.posteriors()] * models)
+    assert search_weights(posteriors, one.labels(), rule=rule) == (1 / models,) * models
 
 
 def test_a_model_that_knows_nothing_gets_little_weight() -> None:

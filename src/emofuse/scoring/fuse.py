@@ -62,7 +62,8 @@ def simplex(models: int, steps: int) -> Iterator[tuple[float, ...]]:
 def search_weights(posteriors: Array, labels: NDArray[np.int64], *, rule: Rule) -> tuple[float, ...]:
     """Weights with the best UA on the rows given, which must not be those that are reported.
 
-    Of equally good weights the most even wins, so that small sets do not pick extremes by chance.
+    Tried are equal weights and a grid. Of equally good weights those nearest to equal win, so that small sets do not
+    pick extremes by chance; of those equally near, the first of the grid.
 
     Args:
         posteriors: `(models, rows, classes)`.
@@ -70,11 +71,12 @@ def search_weights(posteriors: Array, labels: NDArray[np.int64], *, rule: Rule) 
         rule: How posteriors are joined.
     """
     models, _, classes = posteriors.shape
-    best, found = (-1.0, 0.0), tuple([1 / models] * models)
-    for weights in simplex(models, STEPS.get(models, 5)):
+    equal = tuple([1 / models] * models)
+    best, found = (-1.0, 0.0), equal
+    for weights in (equal, *simplex(models, STEPS.get(models, 5))):
         predictions = combine(posteriors, weights, rule=rule).argmax(-1)
         ua = float(unweighted_accuracy(confusion(labels, predictions, classes=classes)))
-        rank = (round(ua, 9), -max(weights))
+        rank = (round(ua, 9), -round(sum(weight * weight for weight in weights), 9))
         if rank > best:
             best, found = rank, weights
     return found

@@ -529,11 +529,34 @@ def test_tuned_weights_are_those_of_a_search_over_the_other_folds() -> None:
         np.testing.assert_allclose(rows, combine(posteriors[:, ~outside], found, rule="mean"))
 
 
-def test_tuning_on_the_only_fold_is_refused() -> None:
-    one = table()
-    one["fold"] = "test"
-    with pytest.raises(ScoresError, match="not honest"):
-        fuse([make_scores(one, source="1"), make_scores(one, source="2")], rule="tuned")
+def repeated(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every utterance tested twice, in folds drawn anew."""
+    speakers = frame["speaker"].str.removeprefix("s").astype(int)
+    folds = (("rep1", speakers % 3), ("rep2", speakers // 3))
+    return pd.concat([frame.assign(fold=[f"{name}-{n}" for n in fold]) for name, fold in folds], ignore_index=True)
+
+
+def test_tuned_weights_of_repeated_folds_come_from_no_utterance_that_the_fold_tests() -> None:
+    one, two = repeated(table(speakers=9)), repeated(table(speakers=9, draw=1, model="two"))
+    _, done = fuse([make_scores(one, source="1"), make_scores(two, source="2")], rule="tuned")
+    assert len(done["weights"]) == 6
+    posteriors = np.stack([frame[list(CLASSES)].to_numpy() for frame in (one, two)])
+    labels, told = one["label"].map(CLASSES.index).to_numpy(), False
+    for fold, found in done["weights"].items():
+        tested = set(one["utterance"][one["fold"] == fold])
+        rows = ~one["utterance"].isin(tested).to_numpy()
+        assert tuple(found) == search_weights(posteriors[:, rows], labels[rows], rule="mean")
+        others = (one["fold"] != fold).to_numpy()
+        told |= tuple(found) != search_weights(posteriors[:, others], labels[others], rule="mean")
+    assert told, "to learn from all other folds must give other weights, or this proves nothing"
+
+
+@pytest.mark.parametrize("folds", [("test",), ("first", "second")])
+def test_tuning_where_a_fold_tests_all_is_refused(folds: Sequence[str]) -> None:
+    frame = pd.concat([table().assign(fold=fold) for fold in folds], ignore_index=True)
+    told = f"^--rule tuned: fold '{folds[0]}' tests every utterance there is, .* not honest; give a table"
+    with pytest.raises(ScoresError, match=told):
+        fuse([make_scores(frame, source="1"), make_scores(frame, source="2")], rule="tuned")
 
 
 def test_a_table_of_one_seed_is_joined_with_every_seed_of_the_others() -> None:

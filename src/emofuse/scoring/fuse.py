@@ -115,7 +115,8 @@ def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | Non
 def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused") -> tuple[Scores, dict[str, Any]]:
     """Join the score tables of several models, each of one model, into those of their late fusion.
 
-    `tuned` learns the weights of each fold from the other folds' rows only.
+    `tuned` learns the weights of each fold from the other folds' rows only, and from no utterance that the fold tests,
+    as another repetition of cross-validation does.
 
     Args:
         tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
@@ -127,7 +128,8 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
         The joined scores, and what was done: the rule and its weights (a fold's own where tuned).
 
     Raises:
-        ScoresError: The tables do not score the same rows with the same labels, or `tuned` has one fold only.
+        ScoresError: The tables do not score the same rows with the same labels, or a fold leaves `tuned` nothing to
+            learn from.
     """
     if len(tables) < 2:
         raise ScoresError("late fusion needs at least two tables", remedy="name two or more score tables")
@@ -138,17 +140,18 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
         joined = combine(posteriors, weights, rule=kind)
         done: dict[str, Any] = {"rule": rule, "weights": list(weights)}
     else:
-        folds = aligned.frame["fold"].to_numpy(dtype=str)
-        if len(set(folds)) < 2:
-            raise ScoresError(
-                "there is one fold only, and tuning on the rows that are reported is not honest",
-                where="--rule tuned",
-                remedy="give a table with folds, or use mean, product or weights=",
-            )
+        folds, utterances = (aligned.frame[name].to_numpy(dtype=str) for name in ("fold", "utterance"))
         joined, chosen = np.empty(posteriors.shape[1:]), {}
         for fold in sorted(set(folds)):
             test = folds == fold
-            chosen[fold] = search_weights(posteriors[:, ~test], labels[~test], rule=kind)
+            others = ~np.isin(utterances, utterances[test])
+            if not others.any():
+                raise ScoresError(
+                    f"fold {str(fold)!r} tests every utterance there is, and tuning on what is reported is not honest",
+                    where="--rule tuned",
+                    remedy="give a table with folds of different utterances, or use mean, product or weights=",
+                )
+            chosen[fold] = search_weights(posteriors[:, others], labels[others], rule=kind)
             joined[test] = combine(posteriors[:, test], chosen[fold], rule=kind)
         done = {"rule": "tuned, out of fold", "weights": {str(fold): list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)

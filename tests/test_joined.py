@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,18 +16,26 @@ import pytest
 
 from emofuse import Predictor, load
 from emofuse.audio import load_audio
-from emofuse.checkpoint import load_checkpoint, save_checkpoint
+from emofuse.checkpoint import joined_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import CheckpointError, SettingsError
 from emofuse.experiment import extract, train
 from emofuse.models import JoinedModel, LateFusion
 from emofuse.scoring.table import read_scores
-from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
+from emofuse.settings import (
+    ModelKind,
+    ModelSettings,
+    ProtocolSettings,
+    Recipe,
+    SpeechSettings,
+    TextSettings,
+    TrainSettings,
+)
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.types import Alignment, Segment
 
-EARLY = ("early-frame", "early-phone", "early-syllable", "early-word")
+EARLY: tuple[ModelKind, ...] = ("early-frame", "early-phone", "early-syllable", "early-word")
 PARTS = {"multi-granularity": EARLY, "multi-level": ("multi-granularity", "late")}
 UNALIGNED = "s1_happy_0"
 
@@ -143,6 +151,23 @@ def test_it_answers_as_it_was_scored(made: Made) -> None:
     assert len(names) == 4
     found = [list(made.asked(made.model(kind), name).values()) for name in names]
     np.testing.assert_allclose(found, mean(made, kind, answers), atol=1e-4)
+
+
+def test_a_final_system_of_all_models_is_kept_with_a_weight_for_each(made: Made, tmp_path: Path) -> None:
+    kinds: tuple[ModelKind, ...] = (*EARLY, "late")
+    weights = (0.4, 0.0, 0.2, 0.1, 0.3)
+    parts: dict[ModelKind, Any] = {}
+    for kind in kinds:
+        part = load_checkpoint(made.model(kind))
+        shape = part.recipe.model.model_copy(update={"final": "models"})
+        parts[kind] = replace(part, recipe=part.recipe.model_copy(update={"model": shape}))
+    whole = joined_checkpoint("multi-level", parts, weights=weights, temperatures=(1.0,) * 5)
+    save_checkpoint(whole, tmp_path / "model", card="")
+    expected = sum(
+        weight * np.array(list(made.asked(made.model(kind), "s0_sad_0").values()))
+        for kind, weight in zip(kinds, weights, strict=True)
+    )
+    assert list(made.asked(tmp_path / "model", "s0_sad_0").values()) == pytest.approx(expected, abs=1e-6)
 
 
 def test_sound_and_words_are_encoded_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -627,9 +628,31 @@ def test_the_final_system_may_be_the_mean_of_all_models(material: Material) -> N
     tables = made_tables(make_fold(), material, (*EARLY, "late"))
     tables["multi-granularity"], _ = joined_unit("multi-granularity", material, tables)
     (_, tested), how = joined_unit("multi-level", change_model(final="models")(material), tables)
-    assert how.temperatures == (1.0, 1.0)
+    assert how == Joining(weights=(0.2,) * 5, temperatures=(1.0,) * 5)
     assert tested is not None
     expected = np.mean([tables[kind][1].posteriors() for kind in (*EARLY, "late")], axis=0)
+    np.testing.assert_allclose(tested.posteriors(), expected, atol=1e-9)
+
+
+def test_weights_of_all_models_are_searched_on_the_simplex_of_all_models(material: Material) -> None:
+    material = change_model(final="models", late_weights="tuned")(material)
+    fold = replace(make_fold(), validation=tuple(material.labels))
+    kinds = (*EARLY, "late")
+    tables = made_tables(fold, material, kinds)
+    tables["multi-granularity"], _ = joined_unit("multi-granularity", material, tables)
+    (_, tested), how = joined_unit("multi-level", material, tables)
+    posteriors, truth = [tables[kind][0].posteriors() for kind in kinds], tables["late"][0].labels()
+
+    def ua(shares: Sequence[float]) -> float:
+        joined = sum(share * one for share, one in zip(shares, posteriors, strict=True))
+        return float(balanced_accuracy_score(truth, np.asarray(joined).argmax(1)))
+
+    grid = [np.array(steps) / 5 for steps in itertools.product(range(6), repeat=5) if sum(steps) == 5]
+    assert ua(how.weights) == pytest.approx(max(map(ua, grid)))
+    assert ua(how.weights) > ua([0.2] * 5), "an even mean that is best would tell nothing"
+    assert how.temperatures == (1.0,) * 5
+    assert tested is not None
+    expected = sum(weight * tables[kind][1].posteriors() for kind, weight in zip(kinds, how.weights, strict=True))
     np.testing.assert_allclose(tested.posteriors(), expected, atol=1e-9)
 
 

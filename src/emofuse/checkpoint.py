@@ -18,7 +18,7 @@ from emofuse.errors import CheckpointError, EmofuseError
 from emofuse.models import EmotionModel, InputShape, JoinedModel, LateFusion, build_model
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
-from emofuse.training.material import PARTS, members_of, speech_shape, streams_of
+from emofuse.training.material import members_of, parts_of, speech_shape, streams_of
 from emofuse.types import EncoderSpecification
 
 FORMAT = 1
@@ -179,12 +179,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def _joined_within(kind: ModelKind, model: torch.nn.Module) -> Iterator[tuple[str, JoinedModel]]:
+def _joined_within(name: str, model: torch.nn.Module) -> Iterator[tuple[str, JoinedModel]]:
     """Every joined model in a model, by name."""
     if isinstance(model, JoinedModel):
-        yield kind, model
-        for part in PARTS[kind]:
-            yield from _joined_within(part, model.parts[part])
+        yield name, model
+        for part, inner in model.parts.items():
+            yield from _joined_within(part, inner)
 
 
 def _joining(model: JoinedModel) -> dict[str, dict[str, float]]:
@@ -229,7 +229,7 @@ def _build(
     pieces: WordPieces | None,
 ) -> EmotionModel | JoinedModel:
     if members_of(kind) != (kind,):
-        parts = {str(part): _build(part, recipe, classes, encoders, pieces) for part in PARTS[kind]}
+        parts = {str(part): _build(part, recipe, classes, encoders, pieces) for part in parts_of(kind, recipe)}
         return JoinedModel(parts, weights=[1 / len(parts)] * len(parts))
     shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
     if "speech" in encoders:
@@ -283,10 +283,13 @@ def joined_checkpoint(
     Args:
         kind: The joined model.
         checkpoints: Holds its parts, and what else there is.
-        weights: Of the parts, in the order of `PARTS`.
+        weights: Of the parts, in the order of `parts_of`.
         temperatures: Of the parts, in the same order.
     """
-    parts: dict[str, EmotionModel | JoinedModel] = {part: checkpoints[part].model for part in PARTS[kind]}
-    model = JoinedModel(parts, weights=weights, temperatures=temperatures).eval()
     # Of one run all parts read the same encoders, and word pieces that were learned from the same words.
-    return replace(checkpoints[members_of(kind)[0]], kind=kind, model=model)
+    first = checkpoints[members_of(kind)[0]]
+    parts: dict[str, EmotionModel | JoinedModel] = {
+        part: checkpoints[part].model for part in parts_of(kind, first.recipe)
+    }
+    model = JoinedModel(parts, weights=weights, temperatures=temperatures).eval()
+    return replace(first, kind=kind, model=model)

@@ -103,11 +103,12 @@ class ModelSettings(Settings):
         dropout: Share of units dropped in training, in the head.
         attention_dropout: Share dropped in co-attention.
         pooling: How a sequence becomes one vector.
-        late_rule: How `late` joins posteriors.
-        late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned` on the validation
-            part of each fold.
-        final: What counts alike in `multi-level`: both `levels`, early fusion of all granularities and late fusion,
-            each made as sure as it is right by a temperature from the validation part; or all `models`, as they are.
+        late_rule: How `late` joins posteriors; `multi-granularity` and `multi-level` are means.
+        late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned`, for each of the
+            three those of a grid on the simplex that have the best UA on the validation part of each fold.
+        final: What `multi-level` joins: both `levels`, `multi-granularity` and `late`, each made as sure as it is right
+            by a temperature from the validation part; or all five `models`, those of `multi-granularity` and `late`,
+            as they are.
         vocabulary: Word pieces that the `words` baseline may learn.
     """
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from emofuse.corpora import CORPORA
 from emofuse.protocols import FINAL
-from emofuse.settings import ModelKind
-from emofuse.training.material import PARTS, streams_of
+from emofuse.settings import ModelKind, recipe_from
+from emofuse.training.material import PARTS, parts_of, streams_of
 
 
 def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
@@ -67,10 +67,11 @@ def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
 
 
 def _joined_from(kind: ModelKind, result: Mapping[str, Any]) -> str:
+    parts = parts_of(kind, recipe_from(result["recipe"], source="result.json"))
     how = result["joined"][kind][f"{FINAL}-seed{result['recipe']['seeds'][0]}"]
     shares = [
         f"{part} (weight {weight:.2f}, temperature {temperature:.2f})"
-        for part, weight, temperature in zip(PARTS[kind], how["weights"], how["temperatures"], strict=True)
+        for part, weight, temperature in zip(parts, how["weights"], how["temperatures"], strict=True)
     ]
     return f"- **Joined from**: {', '.join(shares)}"
 

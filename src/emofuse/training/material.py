@@ -31,7 +31,7 @@ PARTS: Mapping[ModelKind, tuple[ModelKind, ...]] = {
     "multi-granularity": EARLY,
     "multi-level": ("multi-granularity", "late"),
 }
-"""Models that are joined from the posteriors of others, and of which."""
+"""Models that are joined from the posteriors of others, and of which; a recipe may join the last from all models."""
 
 _EARLY_STEPS: Mapping[ModelKind, tuple[Granularity, ...]] = {
     "early-frame": ("frame",),
@@ -102,6 +102,13 @@ def joined_kinds(recipe: Recipe) -> tuple[ModelKind, ...]:
     """The models that a recipe joins from others, parts before what they are part of."""
     wanted = _with_parts(recipe.models)
     return tuple(kind for kind in PARTS if kind in wanted)
+
+
+def parts_of(kind: ModelKind, recipe: Recipe) -> tuple[ModelKind, ...]:
+    """The models that a model is joined from under a recipe, in the order of its weights; none where it is trained."""
+    if kind == "multi-level" and recipe.model.final == "models":
+        return (*EARLY, "late")
+    return PARTS.get(kind, ())
 
 
 def members_of(kind: ModelKind) -> tuple[ModelKind, ...]:

@@ -30,9 +30,9 @@ from emofuse.settings import ModelKind, fingerprint
 from emofuse.training.loop import fit, layer_weights, posteriors
 from emofuse.training.material import (
     CLUSTERS,
-    PARTS,
     Material,
     granularities_of,
+    parts_of,
     pools_frames,
     streams_of,
     text_granularity_of,
@@ -289,16 +289,13 @@ def joined_unit(
         The joined scores of both, and how they were joined.
     """
     settings = material.recipe.model
-    parts = PARTS[kind]
+    parts = parts_of(kind, material.recipe)
     held_out, tested = zip(*(tables[part] for part in parts), strict=True)
     labels = held_out[0].labels()
     # The final system is a sum of posteriors; how speech and text alone are joined is its own choice.
     rule = settings.late_rule if kind == "late" else "mean"
     temperatures = tuple([1.0] * len(parts))
-    counts = [1] * len(parts)
-    if kind == "multi-level" and settings.final == "models":
-        counts = [len(PARTS["multi-granularity"]), 1]
-    elif kind == "multi-level":
+    if kind == "multi-level" and settings.final == "levels":
         # Networks of both streams are surer than they are right, a product of posteriors less sure: summed as they are,
         # the early level would drown the late one.
         temperatures = tuple(fit_temperature(table.posteriors(), labels) for table in held_out)
@@ -306,7 +303,7 @@ def joined_unit(
     def calibrated(several: Sequence[Scores]) -> NDArray[np.float64]:
         return np.stack([cooled(one.posteriors(), value) for one, value in zip(several, temperatures, strict=True)])
 
-    weights = tuple(count / sum(counts) for count in counts)
+    weights = tuple([1 / len(parts)] * len(parts))
     if settings.late_weights == "tuned":
         weights = search_weights(calibrated(held_out), labels, rule=rule)
 

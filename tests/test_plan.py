@@ -80,6 +80,26 @@ def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:
     assert disk["heard"] == disk["none"] > disk["some"] > disk["all"] == disk["shipped"]
 
 
+def test_steps_of_training_are_timed_where_they_would_be_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
+    chosen = recipe(tmp_path, models=("text",), text=TextSettings(encoder="words"))
+    places: list[str] = []
+
+    def noted(work: Any) -> float:
+        step = work.__self__
+        tensors = [*step.inputs.values(), *step.model.parameters(), step.labels]
+        places.extend(sorted({one.device.type for one in tensors}))
+        return 1.0
+
+    monkeypatch.setattr("emofuse.plan._timed", noted)
+    # Torch's device that holds no numbers stands for an accelerator.
+    for device in ("cpu", "meta"):
+        make_plan(manifest, chosen, jobs=1, device=device)
+    assert places == ["cpu", "meta"]
+
+
 def test_the_command_only_plans(tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
     done = CliRunner().invoke(

@@ -119,7 +119,9 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
     largest = max(len(fold.train) for fold in protocol.folds)
     words = float(np.mean([len(str(text).split()) for text in manifest["text"].fillna("")]))
     for kind in kinds:
-        shape = _Shape(kind, recipe, speech, text, seconds / len(manifest), aligned, words, len(protocol.classes))
+        shape = _Shape(
+            kind, recipe, speech, text, seconds / len(manifest), aligned, words, len(protocol.classes), device
+        )
         settings = recipe.train_of(kind)
         count = -(-largest // settings.batch_size) * settings.epochs * (2 if settings.refit else 1)
         with one_thread():
@@ -196,6 +198,7 @@ class _Shape:
         aligned: float,
         words: float,
         classes: int,
+        device: str,
     ) -> None:
         settings = recipe.train_of(kind)
         self.inputs: dict[str, torch.Tensor] = {}
@@ -221,14 +224,19 @@ class _Shape:
             shape = (size, len(text.selected), steps, text.width) if text else (size, steps)
             self.inputs["text"] = torch.randn(shape) if text else torch.ones(shape, dtype=torch.long)
             self.inputs["text_mask"] = torch.ones(size, steps, dtype=torch.bool)
-        self.model = build_model(kind, recipe.model, classes=classes, speech=shapes["speech"], text=shapes["text"])
+        self.inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        model = build_model(kind, recipe.model, classes=classes, speech=shapes["speech"], text=shapes["text"])
+        self.model = model.to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters())
-        self.labels = torch.zeros(size, dtype=torch.long)
+        self.labels = torch.zeros(size, dtype=torch.long, device=device)
 
     def step(self) -> None:
         self.optimizer.zero_grad()
-        F.cross_entropy(self.model(**self.inputs), self.labels).backward()  # type: ignore[no-untyped-call]
+        loss = F.cross_entropy(self.model(**self.inputs), self.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        # An accelerator is only handed its work; a number that is asked back waits until all of it is done.
+        loss.item()
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -22,6 +22,7 @@ from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import CheckpointError, SettingsError
 from emofuse.experiment import extract, train
 from emofuse.models import JoinedModel, LateFusion
+from emofuse.report.model_card import model_card
 from emofuse.scoring.table import read_scores
 from emofuse.settings import (
     ModelKind,
@@ -231,6 +232,26 @@ def test_it_can_be_saved_again_and_says_what_it_is(kind: str, made: Made, tmp_pa
     assert f"| UA | {100 * made.result['models'][kind]['ua']['value']:.1f} % |" in card
     save_checkpoint(load_checkpoint(made.model(kind)), tmp_path / "again", card=card)
     assert made.asked(tmp_path / "again", "s0_sad_0") == made.asked(made.model(kind), "s0_sad_0")
+
+
+def test_its_card_says_whether_it_is_calibrated(made: Made) -> None:
+    plain = "Its probabilities are not calibrated."
+    told = "The probabilities of its parts are calibrated by the temperatures above"
+    cards = {kind: (made.model(kind) / "README.md").read_text() for kind in ("speech", "late", *PARTS)}
+    assert {kind for kind, card in cards.items() if told in card} == {"multi-level"}
+    assert {kind for kind, card in cards.items() if plain in card} == {"speech", "late", "multi-granularity"}
+
+
+def test_the_card_of_a_final_system_of_all_models_names_them_all(made: Made) -> None:
+    recipe, how = made.result["recipe"], {"weights": [0.4, 0.0, 0.2, 0.1, 0.3], "temperatures": [1.0] * 5}
+    result = {
+        **made.result,
+        "recipe": {**recipe, "model": {**recipe["model"], "final": "models"}},
+        "joined": {"multi-level": {"final-seed0": how}},
+    }
+    shares = zip((*EARLY, "late"), how["weights"], strict=True)
+    told = ", ".join(f"{part} (weight {weight:.2f}, temperature 1.00)" for part, weight in shares)
+    assert f"**Joined from**: {told}\n" in model_card("multi-level", result)
 
 
 def changed(made: Made, place: Path, **values: Any) -> Path:

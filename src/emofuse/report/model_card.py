@@ -37,7 +37,7 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         "## Limits",
         "",
         "It was measured on the corpus above only: on other speakers, languages and rooms expect less.",
-        "Acted emotion is not felt emotion. Its probabilities are not calibrated.",
+        f"Acted emotion is not felt emotion. {_calibration(kind, result)}",
         "Do not use it to decide about people.",
         "The licences of its data and encoders hold for it too.",
         "",
@@ -66,9 +66,23 @@ def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
     )
 
 
+def _joining(kind: ModelKind, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    joining: Mapping[str, Any] = result["joined"][kind][f"{FINAL}-seed{result['recipe']['seeds'][0]}"]
+    return joining
+
+
+def _calibration(kind: ModelKind, result: Mapping[str, Any]) -> str:
+    if kind not in PARTS or all(one == 1 for one in _joining(kind, result)["temperatures"]):
+        return "Its probabilities are not calibrated."
+    return (
+        "The probabilities of its parts are calibrated by the temperatures above, on the validation part; those of "
+        "their mean are not calibrated again."
+    )
+
+
 def _joined_from(kind: ModelKind, result: Mapping[str, Any]) -> str:
     parts = parts_of(kind, recipe_from(result["recipe"], source="result.json"))
-    how = result["joined"][kind][f"{FINAL}-seed{result['recipe']['seeds'][0]}"]
+    how = _joining(kind, result)
     shares = [
         f"{part} (weight {weight:.2f}, temperature {temperature:.2f})"
         for part, weight, temperature in zip(parts, how["weights"], how["temperatures"], strict=True)

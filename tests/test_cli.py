@@ -254,6 +254,10 @@ def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Server) -> Non
     shown = good(emo("evaluate", "run/scores.parquet", folder=trained)).stdout
     assert all(model in shown for model in MODELS)
     assert "16 utterances, 2 folds, seeds 0, 1" in shown
+    count = result["models"]["late"]["clusters"]
+    assert f"there are only {count} speakers: the intervals are narrower than they should be." in " ".join(
+        shown.split()
+    )
 
 
 def test_compare_gives_the_difference(trained: Path, emo: Server) -> None:

@@ -474,7 +474,7 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
         for first, second in (("late", "text"), ("late", "speech"), ("multi-level", "text"), ("late", "multi-level"))
     ]  # fmt: skip
     lines = paper_table(result, style="markdown").splitlines()
-    header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:]
+    header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:6]
     assert header[4:] == ["UA over text", "UA over late", "Reconstruction"]
     assert [row.split("|")[1].strip() for row in rows] == ["speech", "text", "late", "multi-level"]
     gap = paired_difference(scores.of("multi-level"), scores.of("late"))["ua"]
@@ -490,6 +490,8 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
 def test_the_paper_table_tells_which_rows_stand_on_frames(tmp_path: Path) -> None:
     """What nobody could align looks like a granularity of its own otherwise."""
     result = make_run(tmp_path, models=("early-frame", "early-word", "early-phone", "multi-granularity", "late"))
+    for entry in result["models"].values():
+        entry["clusters"] = 24
     bare = {style: paper_table(result, style=style) for style in ("markdown", "latex", "html")}
     result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 48, "phone": 47}, "problems": {}}
     notes = [
@@ -516,6 +518,16 @@ def test_a_model_that_is_absent_has_no_note(tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("speech", "early-frame"))
     result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 0, "phone": 0}}
     assert "utterances" not in paper_table(result, style="markdown")
+
+
+@pytest.mark.parametrize("style", ["markdown", "latex", "html"])
+def test_the_paper_table_says_where_speakers_are_few(style: Any, tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("late", "speech"))
+    said = "there are only 6 speakers: the intervals are narrower than they should be"
+    assert said in paper_table(result, style=style)
+    for entry in result["models"].values():
+        entry["clusters"] = 24
+    assert "narrower" not in paper_table(result, style=style)
 
 
 def test_comparisons_are_read_in_plain_words() -> None:

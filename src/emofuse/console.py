@@ -107,11 +107,14 @@ def show_results(models: Mapping[str, Any]) -> None:
         ]
         table.add_row(escape(name), *cells, f"{entry['ece']:.3f}")
     OUT.print(table)
+    from emofuse.scoring.result import caution
+
     first = next(iter(models.values()))
+    few = caution(first)
     OUT.print(
         f"{first['utterances']} utterances, {first['folds']} folds, seeds {', '.join(map(str, first['seeds']))}; "
         f"pooled over folds, averaged over seeds; intervals by bootstrap over {first['clusters']} "
-        f"{first['cluster']}s.",
+        f"{first['cluster']}s{few and f'; {few}'}.",
         highlight=False,
     )
 

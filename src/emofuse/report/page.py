@@ -39,10 +39,8 @@ from emofuse.report.tables import (
 )
 from emofuse.scoring.bootstrap import pooled_confusion
 from emofuse.scoring.metrics import DEFINITIONS, confusion, recall, reliability, unweighted_accuracy
+from emofuse.scoring.result import FEW_CLUSTERS, caution
 from emofuse.scoring.table import Scores, read_scores
-
-FEW_CLUSTERS = 20
-"""Below so many speakers, bootstrap intervals are told to be too narrow."""
 
 _REPEATED = 0.99  # Share of test transcripts seen in training from which a corpus counts as fixed sentences.
 _BEYOND_CHANCE = 0.05  # Agreement of labels, as a share of the way from chance to certainty, that counts as chance.
@@ -416,12 +414,8 @@ def _warnings(run: _Run, *, empty_words: str) -> list[str]:
                 f"The {stream} encoder {one_line(encoder.get('name', ''))} is known to have seen {_and(seen)} "
                 "in its own training: its figures on this corpus are optimistic."
             )
-    first = next(iter(run.models.values()))
-    if first["clusters"] < FEW_CLUSTERS:
-        told.append(
-            f"There are only {_count(first['clusters'], first['cluster'])}: the intervals are narrower than they "
-            "should be."
-        )
+    if few := caution(next(iter(run.models.values()))):
+        told.append(f"{few[0].upper()}{few[1:]}.")
     return told
 
 

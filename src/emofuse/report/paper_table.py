@@ -19,6 +19,7 @@ from emofuse.report.tables import (
     signed,
 )
 from emofuse.scoring.bootstrap import excludes_zero
+from emofuse.scoring.result import caution
 from emofuse.types import TIERS
 
 PaperStyle = Literal["markdown", "latex", "html"]
@@ -48,7 +49,8 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
 
     Differences are from the better of the single streams and from `late`, with 95 % intervals; a star marks those
-    whose interval excludes zero. Notes below tell which tiers not all utterances have, and which models read them.
+    whose interval excludes zero. Notes below tell where intervals rest on few speakers, and which tiers not all
+    utterances have.
 
     Args:
         result: Content of `result.json`.
@@ -68,7 +70,8 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
         figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
         gaps = [_gap(result, model, other) for other in others]
         rows.append([one_line(model), *figures, *gaps, CERTAINTY.get(model, "not of the paper")])
-    notes = _notes(result)
+    few = caution(next(iter(entries.values())))
+    notes = [*([few] if few else []), *_notes(result)]
     if style == "markdown":
         return "\n\n".join([markdown(rows), *notes])
     if style == "latex":

@@ -19,6 +19,26 @@ from emofuse.settings import fingerprint
 PACKAGES = ("emofuse", "torch", "transformers", "tokenizers", "numpy", "pandas", "scikit-learn", "soxr", "soundfile")
 
 
+FEW_CLUSTERS = 20
+"""Below so many speakers, bootstrap intervals are told to be too narrow."""
+
+
+def caution(entry: Mapping[str, Any]) -> str:
+    """What must be said of a model's intervals where they rest on few clusters; empty otherwise.
+
+    Args:
+        entry: What `evaluate` gave for the model.
+
+    Example:
+        >>> caution({"cluster": "speaker", "clusters": 6})
+        'there are only 6 speakers: the intervals are narrower than they should be'
+    """
+    count, plural = entry["clusters"], "" if entry["clusters"] == 1 else "s"
+    if count >= FEW_CLUSTERS:
+        return ""
+    return f"there are only {count} {entry['cluster']}{plural}: the intervals are narrower than they should be"
+
+
 def evaluate(scores: Scores) -> dict[str, Any]:
     """Every figure of every model in a table.
 

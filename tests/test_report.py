@@ -484,7 +484,8 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     assert "combination stated, form chosen" in rows[3]
     table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
     assert len(table.findall("tbody/tr")) == 4
-    assert {line.count(" & ") for line in paper_table(result, style="latex").splitlines() if r"\\" in line} == {6}
+    lines = [line for line in paper_table(result, style="latex").splitlines() if r"\\" in line]
+    assert {line.count(" & ") for line in lines if "multicolumn" not in line} == {6}
 
 
 def test_the_paper_table_tells_which_rows_stand_on_frames(tmp_path: Path) -> None:

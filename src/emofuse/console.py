@@ -99,6 +99,8 @@ def warn(message: str) -> None:
 
 def show_results(models: Mapping[str, Any]) -> None:
     """A table of what `evaluate` gave: UA, WA and macro-F1 in percent with intervals."""
+    from emofuse.scoring.result import caution
+
     table = Table("model", "UA %, 95 %", "WA %, 95 %", "macro-F1 %, 95 %", "ECE")
     for name, entry in models.items():
         cells = [
@@ -107,8 +109,6 @@ def show_results(models: Mapping[str, Any]) -> None:
         ]
         table.add_row(escape(name), *cells, f"{entry['ece']:.3f}")
     OUT.print(table)
-    from emofuse.scoring.result import caution
-
     first = next(iter(models.values()))
     few = caution(first)
     OUT.print(

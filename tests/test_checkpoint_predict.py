@@ -241,6 +241,18 @@ def test_samples_get_the_answer_of_their_file(built_in: Made, late: Predictor) -
     assert found.posteriors == pytest.approx(late.predict(built_in.clip(), text=WORDS).posteriors, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["int16", "int32", "float64"])
+def test_samples_may_be_of_any_type_that_tells_their_scale(kind: str, built_in: Made, late: Predictor) -> None:
+    samples = soundfile.read(built_in.clip(), dtype=kind)[0]
+    answer = late.predict(samples, text=WORDS).posteriors
+    assert answer == pytest.approx(late.predict(built_in.clip(), text=WORDS).posteriors, abs=1e-3)
+
+
+@pytest.mark.parametrize("nothing", ["?!", "😀", " ... "])
+def test_signs_are_no_words(nothing: str, built_in: Made, late: Predictor) -> None:
+    assert late.predict(built_in.clip(), text=nothing) == late.predict(built_in.clip())
+
+
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
@@ -250,8 +262,13 @@ def test_samples_get_the_answer_of_their_file(built_in: Made, late: Predictor) -
         (tone(0.02, seed=0), "at least 25 ms"),
         (np.zeros(16000), "silent"),
         (np.full(16000, 0.3), "silent"),
+        (np.full(16000, 100, np.uint8), "type uint8"),
+        (tone(1.0, seed=0) > 0, "type bool"),
+        (tone(1.0, seed=0) + 1j, "type complex64"),
+        (["a.wav", "b.wav"], "samples are of type"),
+        ([np.zeros(4), np.zeros(5)], "samples are of type"),
     ],
-    ids=["stereo", "no number", "empty", "short", "silent", "constant"],
+    ids=["stereo", "no number", "empty", "short", "silent", "constant", "uint8", "bool", "complex", "names", "ragged"],
 )
 def test_what_is_no_sound_is_refused_as_a_file_would_be(samples: Any, told: str, late: Predictor) -> None:
     with pytest.raises(AudioError, match=told):

@@ -290,6 +290,23 @@ def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Server) -> None:
         assert both[f"{name}_fused"].to_numpy() == pytest.approx(both[name].to_numpy(), abs=1e-9)
 
 
+def test_what_is_read_is_not_written_over(trained: Path, emo: Server) -> None:
+    scores, manifest = trained / "run/scores.parquet", trained / "run/manifest.parquet"
+    before = scores.read_bytes(), manifest.read_bytes()
+    tables = "run/scores.parquet:speech", "run/scores.parquet:text"
+    fused = emo("fuse", *tables, "--out", "run/../run/scores.parquet", folder=trained)
+    assert (fused.returncode, "would replace a table" in fused.stderr) == (2, True)
+    heard = emo("transcribe", "run/manifest.parquet", "--out", "run/manifest.parquet", folder=trained)
+    assert (heard.returncode, "the reference would be lost" in heard.stderr) == (2, True)
+    rows = [{"utterance": f"{speaker}{label}", "text": "so", "label": label, "speaker": speaker, "corpus": "other"}
+            for speaker in "abcd" for label in ("sad", "happy")]  # fmt: skip
+    pd.DataFrame(rows).to_csv(trained / "other.csv", index=False)
+    other = emo("run", "text", "--corpus", "table", "--root", "other.csv", "--out", "run", folder=trained)
+    assert other.returncode == 2
+    assert "run: the folder holds a run on table; choose another --out." in " ".join(other.stderr.split())
+    assert (scores.read_bytes(), manifest.read_bytes()) == before
+
+
 CLIPS = ("corpus/audio/s0_sad_0.wav", "corpus/audio/s1_happy_0.wav")
 
 

@@ -505,7 +505,7 @@ def test_the_paper_table_tells_which_rows_stand_on_frames(tmp_path: Path) -> Non
     assert latex == [*before[:-1], *escaped, before[-1]]
     table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
     cells = table.findall("tfoot/tr/td")
-    assert [(cell.text, cell.get("colspan")) for cell in cells] == [(note, "6") for note in notes]
+    assert [(cell.text, cell.get("colspan")) for cell in cells[-2:]] == [(note, "6") for note in notes]
     assert len(table.findall("tbody/tr")) == 5
 
     result["alignment"]["aligned"] = dict.fromkeys(("word", "syllable", "phone"), 48)
@@ -519,6 +519,25 @@ def test_a_model_that_is_absent_has_no_note(tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("speech", "early-frame"))
     result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 0, "phone": 0}}
     assert "utterances" not in paper_table(result, style="markdown")
+
+
+@pytest.mark.parametrize("style", ["markdown", "latex", "html"])
+def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("late", "speech"))
+    said = paper_table(result, style=style)
+    entry = next(iter(result["models"].values()))
+    for told in (f"{result['corpus']}: {entry['utterances']} utterances", f"{entry['folds']} folds", "seeds 0",
+                 "over 6 speakers", "* where that of a difference"):  # fmt: skip
+        assert told in said
+    changes = {
+        "corpus_notes": ["artificial: voices of X"],
+        "text_sources": {"reference": 1, "whisper base": 2},
+        "context": 3,
+        "recipe": {**result["recipe"], "model": {"late_weights": "tuned"}},
+    }
+    for told in ("artificial: voices of X", "words by whisper base", "up to 3 earlier", "were searched"):
+        assert told not in said
+        assert told in paper_table({**result, **changes}, style=style)
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "html"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,38 @@ def test_a_script_that_is_not_guarded_is_told_so_and_no_task_is_blamed(piped: bo
 def test_what_the_message_advises_works(guard: str, jobs: int, tmp_path: Path) -> None:
     done = run(SCRIPT.format(guard=guard, jobs=jobs), tmp_path, piped=False)
     assert (done.stdout, done.stderr) == ("[1, 2]\n", "")
+
+
+ORPHAN = """
+import os, time
+from emofuse.workers import in_processes
+
+def work(task):
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    list(in_processes(work, ["a", "b"], jobs=2, died=lambda task: None))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(ORPHAN)
+    with subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = {int(parent.stdout.readline()) for _ in range(2)}
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker has outlived its parent"
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

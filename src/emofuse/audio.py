@@ -82,17 +82,29 @@ def load_audio(path: Path | str, *, start: float = 0.0, end: float | None = None
     return samples
 
 
-def check_samples(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+def check_samples(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Hold samples at 16 kHz, `(samples,)`, to what is asked of a sound file.
 
+    Args:
+        samples: Floats between -1 and 1, or signed integers, whose type tells their full scale.
+
     Raises:
-        AudioError: They are not mono, not finite, silent or too short.
+        AudioError: They are neither, not mono, not finite, silent or too short.
 
     Example:
         >>> check_samples(np.sin(np.arange(8000, dtype=np.float32))).shape
         (8000,)
     """
-    clip, where = np.asarray(samples, dtype=np.float32), Path("samples")
+    where = Path("samples")
+    try:
+        given = np.asarray(samples)
+    except ValueError:
+        given = np.asarray(None)
+    if given.dtype.kind not in "fi":
+        what = f"samples are of type {given.dtype}"
+        raise AudioError(what, where=where, remedy="pass floats between -1 and 1, or signed integers")
+    scale = float(np.iinfo(given.dtype).max) + 1 if given.dtype.kind == "i" else 1.0
+    clip = given.astype(np.float32) / np.float32(scale)
     if clip.ndim != 1 or not np.isfinite(clip).all():
         raise AudioError("samples are not a finite mono signal", where=where, remedy="pass (samples,) floats")
     if len(clip) < SHORTEST * SAMPLING_RATE:

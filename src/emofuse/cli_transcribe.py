@@ -25,6 +25,8 @@ def transcribe(
     from emofuse.manifest import read_manifest
     from emofuse.transcribe import load_transcriber, transcribe_manifest
 
+    if out.resolve() == manifest.resolve():
+        raise SettingsError("the reference would be lost", where="--out", remedy="write another manifest")
     transcriber = load_transcriber(asr, model=model, device=device)
     if transcriber is None:
         raise SettingsError("no recogniser was chosen", where="--asr", remedy="use sphinx or whisper")

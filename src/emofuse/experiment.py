@@ -17,7 +17,7 @@ from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, s
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AlignmentError, AudioError, ManifestError
+from emofuse.errors import AlignmentError, AudioError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import written_whole
 from emofuse.manifest import parts, read_manifest, text_sources, utterances, vote_shares, write_manifest
@@ -265,6 +265,7 @@ def train(
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "alignment": None if features.alignment is None else asdict(features.alignment),
         "notes": [*notes, *_alignment_notes(features.alignment)],
+        "corpus_notes": list(notes),
         "versions": versions(),
         "command": command,
     }
@@ -307,11 +308,17 @@ def run(
         progress: Told how far the work is.
 
     Raises:
-        EmofuseError: The first thing that a person has to mend.
+        EmofuseError: The first thing that a person has to mend; `out` may hold a run on another corpus.
     """
     check_device(device)
     check_frozen(out)
-    found = prepare(corpus, root, out / MANIFEST, partial=partial, columns=columns, options=options, progress=progress)
+    before = _corpora(out / MANIFEST)
+    found = read_corpus(corpus, root, partial=partial, columns=columns, options=options, progress=progress)
+    if before and before.isdisjoint(found.manifest["corpus"].dropna()):
+        raise SettingsError(
+            f"the folder holds a run on {', '.join(sorted(before))}", where=out, remedy="choose another --out"
+        )
+    write_manifest(found.manifest, out / MANIFEST)
     manifest = read_manifest(out / MANIFEST)
     check_streams(manifest, trained_kinds(recipe))
     check_split(manifest, recipe.protocol)
@@ -331,6 +338,14 @@ def run(
     )
     write_report(out, progress=progress)
     return outcome
+
+
+def _corpora(manifest: Path) -> set[str]:
+    """Names of the corpora in a manifest of whatever version; none where there is no manifest."""
+    try:
+        return set(pd.read_parquet(manifest, columns=["corpus"])["corpus"].dropna())
+    except (OSError, ValueError, KeyError):
+        return set()
 
 
 def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, features: Features) -> Material:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -120,7 +120,7 @@ class Predictor:
 
     def predict(
         self,
-        audio: Path | str | NDArray[np.float32] | None = None,
+        audio: Path | str | NDArray[Any] | None = None,
         *,
         text: str | None = None,
         alignment: Alignment | None = None,
@@ -129,9 +129,9 @@ class Predictor:
         """Tell the emotion of one utterance.
 
         Args:
-            audio: A sound file, or mono samples at 16 kHz, `(samples,)`.
-            text: Its words; blank ones count as none. Where the recogniser hears none, a model that needs words reads
-                that there are none, as in training.
+            audio: A sound file, or mono samples at 16 kHz, `(samples,)`, as floats between -1 and 1 or signed integers.
+            text: Its words; what holds no letter or digit counts as none. Where the recogniser hears none, a model that
+                needs words reads that there are none, as in training.
             alignment: When its words, syllables and phones are said; without, Sphinx aligns where the model reads
                 them, and frames stand for what it cannot align.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
@@ -300,10 +300,10 @@ class Predictor:
 
 
 def _says(text: str | None) -> bool:
-    return text is not None and bool(text.strip())
+    return text is not None and any(map(str.isalnum, text))
 
 
-def _samples(audio: Path | str | NDArray[np.float32]) -> NDArray[np.float32]:
+def _samples(audio: Path | str | NDArray[Any]) -> NDArray[np.float32]:
     return load_audio(audio) if isinstance(audio, (str, Path)) else check_samples(audio)
 
 

@@ -7,7 +7,9 @@ from html import escape
 from typing import Any, Literal
 
 from emofuse.errors import SettingsError
+from emofuse.manifest import REFERENCE
 from emofuse.report.tables import (
+    KINDS,
     TITLES,
     check_result,
     escape_latex,
@@ -49,8 +51,8 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
 
     Differences are from the better of the single streams and from `late`, with 95 % intervals; a star marks those
-    whose interval excludes zero. Notes below tell where intervals rest on few speakers, and which tiers not all
-    utterances have.
+    whose interval excludes zero. Notes below tell of what corpus and split the figures are, where intervals rest on
+    few speakers, and which tiers not all utterances have.
 
     Args:
         result: Content of `result.json`.
@@ -71,7 +73,7 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
         gaps = [_gap(result, model, other) for other in others]
         rows.append([one_line(model), *figures, *gaps, CERTAINTY.get(model, "not of the paper")])
     few = caution(next(iter(entries.values())))
-    notes = [*([few] if few else []), *_notes(result)]
+    notes = [*_about(result), *([few] if few else []), *_notes(result)]
     if style == "markdown":
         return "\n\n".join([markdown(rows), *notes])
     if style == "latex":
@@ -89,6 +91,28 @@ def table_files(result: Mapping[str, Any]) -> dict[str, bytes]:
         f"table.{suffix}": (paper_table(result, style=style) + "\n").encode("utf-8")
         for style, suffix in _SUFFIXES.items()
     }
+
+
+def _about(result: Mapping[str, Any]) -> list[str]:
+    """What the figures are of, and what sets them apart from others of the same corpus."""
+    first = next(iter(result["models"].values()))
+    split = KINDS.get(str((result.get("protocol") or {}).get("kind")), "")
+    about = [
+        f"{one_line(result.get('corpus') or 'unnamed corpus')}: {first['utterances']} utterances",
+        ", ".join(map(one_line, first["classes"])),
+        f"{first['folds']} folds{split and f' ({split})'}",
+        f"seeds {', '.join(map(str, first['seeds']))}",
+        f"95 % intervals over {first['clusters']} {first['cluster']}s",
+        "* where that of a difference excludes zero",
+    ]
+    notes = ["; ".join(about), *map(one_line, result.get("corpus_notes") or ())]
+    if heard := [name for name in result.get("text_sources") or () if name != REFERENCE]:
+        notes.append(f"words by {', '.join(map(one_line, heard))}")
+    if result.get("context"):
+        notes.append(f"the text encoder read up to {result['context']} earlier utterances of the dialogue")
+    if ((result.get("recipe") or {}).get("model") or {}).get("late_weights") == "tuned":
+        notes.append("weights of joined models were searched on the validation part of each fold")
+    return notes
 
 
 def _notes(result: Mapping[str, Any]) -> list[str]:

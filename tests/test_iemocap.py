@@ -440,6 +440,12 @@ def test_what_does_no_harm_is_read_as_it_was(root: Path, kind: str) -> None:
         ),
         (gone("Session1/sentences/ForcedAlignment"), "20 of 100 utterances lack one of the alignments"),
         (text(LABELLED, "Neutral;", "Awe;"), "1 votes are for no known emotion and not counted, as 'Awe' (1)"),
+        (
+            text(LABELLED, "C-E1:.*", "broken line here"),
+            "1 lines are neither votes nor ratings and not counted, as 'broken line here' in "
+            "Ses01F_impro01.txt, line 4",
+        ),
+        (text(LABELLED, "; dom.*", ""), "1 lines are neither votes nor ratings and not counted, as 'A-E3:"),
     ],
 )
 def test_what_is_missing_without_harm_is_noted(root: Path, change: Callable[[Path], object], note: str) -> None:
@@ -447,6 +453,13 @@ def test_what_is_missing_without_harm_is_noted(root: Path, change: Callable[[Pat
     corpus = get(root, labels="all")
     assert (len(corpus.manifest), corpus.skipped) == (100, ())
     assert any(found.startswith(note) for found in corpus.notes), corpus.notes
+
+
+def test_usual_lines_of_votes_and_ratings_are_not_noted(root: Path) -> None:
+    usual = "C-E2:\tNeutral;\t()\nC-F1:\tAnger; Other;\t(cross)\nC-M1:\t;\t()\n  \n"
+    usual += "A-E3:\tval 3; act 2; dom  2;\t()\nA-M1:\tval 3; act 2; dom  ;\t()\nA-F1:\tval ; act ; dom ;\t()\n"
+    text(LABELLED, "C-E1:", usual + "C-E1:")(root)
+    assert not any("lines" in note or "votes are" in note for note in get(root, labels="all").notes)
 
 
 @pytest.mark.parametrize(("mark", "lost"), [("\n[8.9501", 4), ("C-F1:\tAnger", 4), ("\n[12.5301", 1)])

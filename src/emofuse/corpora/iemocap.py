@@ -66,6 +66,7 @@ _NAME = re.compile(rf"(?P<dialogue>{_DIALOGUE.pattern})_(?P<gender>[FM])\w+")
 _VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
 _RATING = re.compile(r"A-(\w+):\s*val\s*(.*?);\s*act\s*(.*?);\s*dom\s*(.*?);")
 _WORDS = re.compile(r"(Ses\w+)\s*\[.*?\]\s*:\s*(.*)")
+_EXAMPLE = 40  # Signs of a line that a note shows.
 _ALIGNMENTS = (".wdseg", ".syseg", ".phseg")
 
 
@@ -179,6 +180,7 @@ class _Reading:
     errors: list[EmofuseError] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     strange: Counter[str] = field(default_factory=Counter)
+    unread: list[str] = field(default_factory=list)
     wordless: list[str] = field(default_factory=list)
     unaligned: list[str] = field(default_factory=list)
     unlabelled: Counter[str] = field(default_factory=Counter)
@@ -263,6 +265,8 @@ class _Reading:
         if self.strange:
             name, count = self.strange.most_common(1)[0]
             yield f"{self.strange.total()} votes are for no known emotion and not counted, as {name!r} ({count})"
+        if self.unread:
+            yield f"{len(self.unread)} lines are neither votes nor ratings and not counted, as {self.unread[0]}"
 
     def _merged(self, label: str | None) -> str | None:
         return _MERGED.get(label, label) if self.labels == "four" and label else label
@@ -298,6 +302,8 @@ class _Reading:
                         self.strange[word] += 1
             elif rating := _RATING.match(line):
                 turn.rated.append((rating[1], tuple(number(rating[part]) for part in (2, 3, 4))))
+            elif line.strip():
+                self.unread.append(f"{line[:_EXAMPLE]!r} in {path.name}, line {count}")
         if lines and not found:
             self.errors.append(ManifestError("there is no utterance in it", where=path, remedy=AGAIN))
 

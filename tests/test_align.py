@@ -68,6 +68,11 @@ def labels(segments: tuple[Segment, ...]) -> list[str]:
         ("the 1980s, the '90s", "the nineteen eighties the nineties"),
         ("at 7:30, 7:05 and 7:00", "at seven thirty seven oh five and seven"),
         ("$5.50, $1, $0.99 and £2", "five dollars fifty cents one dollar ninety nine cents and two pounds"),
+        ("$2.5 million, £1 billion (€3 Thousand)", "two point five million dollars one billion pounds three thousand "
+         "euros"),
+        ("-$2.50million and $2 millionaires", "minus two point five zero million dollars and two dollars millionaires"),
+        ("a $2.5-million house, $3, million", "a two point five million dollars house three dollars million"),
+        ("2.5 million for $1.01", "two point five million for one dollar one cent"),
         ("50% & more", "fifty percent and more"),
         ("1/2 3/4 2/3", "one half three quarters two thirds"),
         ("-5 but 1990-1995", "minus five but nineteen ninety nineteen ninety five"),

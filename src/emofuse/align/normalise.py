@@ -28,9 +28,10 @@ _SIGNS = {"&": "and", "%": "percent", "@": "at", "+": "plus", "=": "equals", "°
 _CURRENCIES = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "penny")}
 
 _NUMBER = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
+_SCALE = r"(?:thousand|million|billion|trillion)\b"
 _PIECE = re.compile(
     rf"""
-    (?P<money>[$€£])(?P<amount>{_NUMBER})
+    (?P<money>[$€£])(?P<amount>{_NUMBER})(?:-?(?P<scale>{_SCALE}))?
   | (?P<hour>\d{{1,2}}):(?P<minute>[0-5]\d)(?!\d)
   | (?P<upper>\d{{1,3}})/(?P<lower>\d{{1,3}})(?![\d/])
   | (?P<place>\d+)(?:st|nd|rd|th)\b
@@ -42,6 +43,8 @@ _PIECE = re.compile(
     """,
     re.VERBOSE,
 )
+_LARGE_SUM = re.compile(rf"([$€£](?:{_NUMBER}))\s+(?={_SCALE})", re.IGNORECASE)
+"""The currency is said after both words of `$2.5 million`."""
 
 
 def spoken_words(text: str, *, language: str | None = "en") -> tuple[str, ...]:
@@ -58,10 +61,11 @@ def spoken_words(text: str, *, language: str | None = "en") -> tuple[str, ...]:
         >>> spoken_words("Mr. Fox's 25 hens -- gone!")
         ('mister', "fox's", 'twenty', 'five', 'hens', 'gone')
     """
-    said = _english if is_english(language) else _plain
     # Where a remark stuck to a word, the word ends.
     bare = _NOISES.sub(" ", text.translate(_QUOTES))
-    return tuple(word for token in bare.split() for word in said(token))
+    if not is_english(language):
+        return tuple(word for token in bare.split() for word in _plain(token))
+    return tuple(word for token in _LARGE_SUM.sub(r"\1", bare).split() for word in _english(token))
 
 
 def is_english(language: str | None) -> bool:
@@ -89,7 +93,7 @@ def _english(token: str) -> Iterator[str]:
         ahead = token[previous_end : match.start()]
         previous_end = match.end()
         kind = match.lastgroup
-        if kind in ("amount", "place", "decade", "number"):
+        if kind in ("amount", "scale", "place", "decade", "number"):
             if _is_minus(ahead, token, match.start()):
                 yield "minus"
             yield from _numeral(match, token[match.end() :])
@@ -111,7 +115,11 @@ def _is_minus(ahead: str, token: str, start: int) -> bool:
 
 def _numeral(match: re.Match[str], rest: str) -> Iterator[str]:
     if match["money"]:
-        yield from _money(match["amount"], *_CURRENCIES[match["money"]])
+        unit, small = _CURRENCIES[match["money"]]
+        if match["scale"]:
+            yield from [*_quantity(match["amount"].replace(",", "")), match["scale"], unit + "s"]
+        else:
+            yield from _money(match["amount"], unit, small)
     elif match["place"]:
         yield from ordinal(int(match["place"]))
     elif match["decade"]:

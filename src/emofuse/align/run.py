@@ -28,7 +28,7 @@ AlignerName = Literal["sphinx", "ctc", "shipped"]
 ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
 
 LABEL = "Aligning"
-_VERSION = 2  # Of what an aligner makes of the same sound and words.
+_VERSION = 3  # Of what an aligner makes of the same sound and words.
 _SAVE_EVERY = 30.0  # Seconds.
 
 

@@ -317,6 +317,47 @@ def test_textgrids_long_and_short(tmp_path: Path) -> None:
     assert triples(with_syllables(read_textgrid(long))["syllable"]) == [(0.5, 1.25, "S EY1")]
 
 
+def spelt(*words: str) -> Tiers:
+    """Words of these phones, each phone a tenth of a second, with a pause before each word."""
+    found: dict[Tier, list[Segment]] = {"word": [], "phone": []}
+    place = 0
+    for number, word in enumerate(words):
+        first = place = place + 1
+        for label in word.split():
+            found["phone"].append(Segment(start=place / 10, end=(place + 1) / 10, label=label))
+            place += 1
+        found["word"].append(Segment(start=first / 10, end=place / 10, label=f"w{number}"))
+    return {tier: tuple(segments) for tier, segments in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("words", "syllables"),
+    [
+        (("HH AH0 L OW1", "spn", "Y EH1 S"), ["HH AH0", "L OW1", "spn", "Y EH1 S"]),
+        (("spn", "hh ah l ow"), ["spn", "hh ah", "l ow"]),
+        (("HH AH0 L OW1", "ʃ øː n ow ɐ"), ["HH AH0", "L OW1", "ʃ øː n ow ɐ"]),
+        (("HH M", "spn"), ["HH M", "spn"]),
+        (("spn", "spn"), None),
+        (("ɛ k s aj ɾ ə ŋ", "b ʊ k"), None),
+        # What IPA and SAMPA write as ARPAbet does is not ARPAbet.
+        (("n ow", "ɛ k s aj ɾ ə ŋ"), None),
+        (("n OY", "S", "I C", "g a r t @ n"), None),
+    ],
+)
+def test_a_word_of_unknown_phones_is_one_syllable(words: tuple[str, ...], syllables: list[str] | None) -> None:
+    found = with_syllables(spelt(*words))
+    assert (syllables is not None) == ("syllable" in found)
+    if syllables is not None:
+        assert [one.label for one in found["syllable"]] == syllables
+        # The first phone begins the first syllable, the last ends the last.
+        assert (found["syllable"][0].start, found["syllable"][-1].end) == (0.1, found["phone"][-1].end)
+
+
+def test_a_pause_of_unknown_phones_makes_no_syllable() -> None:
+    found = spelt("Y EH1 S", "spn")
+    assert [one.label for one in with_syllables({**found, "word": found["word"][:1]})["syllable"]] == ["Y EH1 S"]
+
+
 def test_a_ctm(tmp_path: Path) -> None:
     assert ctm_of(tmp_path, CTM, "a") == [(0.1, 0.35, "hello"), (0.35, 0.75, "there")]
     assert ctm_of(tmp_path, CTM, "b") == [(0.5, 0.75, "yes")]
@@ -685,6 +726,36 @@ def test_what_is_no_table_is_refused(damage: str, tmp_path: Path) -> None:
         assert caught.value.where == str(path)
 
 
+# What is told of a corpus
+
+
+def test_one_reason_of_many_is_told_once(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for name in "abc":
+        own = {"audio": str(sounds(tmp_path / "audio", name=f"{name}.wav")), "text": "yes"}
+        rows += [{**own, "utterance": f"emodb/{name}", "corpus": "emodb"}, {**own, "utterance": name}]
+    (tmp_path / "words.ctm").write_text("d 1 0.5 0.25 yes\n")
+    shipped = align_manifest(make_manifest(rows[::2], source="test"), aligner="shipped")
+    given = align_manifest(make_manifest(rows[1::2], source="test"), files=tmp_path / "words.ctm")
+    assert [line.split(":")[0] for line in coverage(shipped.values()).reasons()] == ["3 not aligned"]
+    assert [line.split(":")[0] for line in coverage(given.values()).reasons()] == ["3 not aligned"]
+
+
+def test_tiers_that_are_not_there_are_told_by_their_source() -> None:
+    phone = {"phone": WORDS.tiers["word"]}
+    found = [
+        Alignment(utterance="a", tiers={**WORDS.tiers, **phone}, source="sphinx"),
+        Alignment(utterance="b", tiers=phone, source="shipped"),
+        Alignment(utterance="c", tiers={"word": (), **phone}, source="sphinx"),
+        Alignment(utterance="d", tiers={}, source="sphinx", problem="silent"),
+    ]
+    assert coverage(found).lacks() == [
+        "word: 2 of 3 aligned utterances have none (shipped 1, sphinx 1)",
+        "syllable: 3 of 3 aligned utterances have none (shipped 1, sphinx 2)",
+    ]
+    assert coverage(found[3:]).lacks() == []
+
+
 # Alignments that are at hand
 
 
@@ -760,8 +831,22 @@ def test_textgrids_of_another_aligner_are_found(tmp_path: Path) -> None:
     assert list(found["part"].tiers) == list(TIERS)
     assert found["short"].tiers["word"] == ()
     assert triples(found["short"].tiers["phone"]) == [(0.5, 0.8, "S")]
-    assert "no alignment of other" in str(found["other"].problem)
+    assert "no alignment of it" in str(found["other"].problem)
     assert {one.source for one in found.values()} == {"textgrid"}
+
+
+def test_textgrids_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:
+    grids = [tmp_path / "grids" / name for name in ("B/a.TextGrid", "s/a.TextGrid", "s/b.TextGrid", "b.TextGrid")]
+    for grid in grids:
+        write_textgrid(WORDS.tiers, grid, duration=1.0)
+    write_textgrid({"word": WORDS.tiers["word"][:1]}, grids[3], duration=1.0)
+    rows = [{"utterance": name, "audio": str(sounds(tmp_path / "audio", name=f"{name[-1]}.wav"))} for name in "ab"]
+    found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "grids")
+    assert "two TextGrids" in str(found["a"].problem)
+    # A path is a name of its own, whatever else is called so.
+    assert len(found["b"].tiers["word"]) == 1
+    files = AlignmentFiles(tmp_path / "grids")
+    assert len(files.read(Utterance(utterance="s/a"), duration=1.0)["word"]) == 4
 
 
 def test_an_alignment_of_a_longer_sound_is_refused(tmp_path: Path) -> None:
@@ -802,7 +887,9 @@ def test_the_command_aligns_writes_and_counts(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*command, "--write", "textgrid", "--folder", str(folder)])
     assert done.exit_code == 1
     assert "2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 % (ctm 1)" in done.output
-    assert "1 not aligned: there is no alignment of b" in done.output
+    assert "1 not aligned: there is no alignment of it; align it, or leave it out (b)" in done.output
+    assert "syllable: 1 of 1 aligned utterances have none (ctm 1)" in done.output
+    assert "word: " not in done.output
     assert [path.name for path in folder.iterdir()] == ["a.TextGrid"]
     assert read_textgrid(folder / "a.TextGrid") == read_alignments(out)["a"].tiers
     write_manifest(make_manifest(rows[:1], source="test"), tmp_path / "m.parquet")

@@ -58,7 +58,7 @@ def align(
         say(f"{folder}: {len(files)} files")
     counted = coverage(found.values())
     say(f"{out}: {counted.summary()}")
-    for line in counted.reasons():
+    for line in [*counted.reasons(), *counted.lacks()]:
         warn(line)
     if counted.problems:
         raise typer.Exit(SOME_SKIPPED)

@@ -372,7 +372,8 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
 def _alignment_notes(found: Coverage | None) -> list[str]:
     if found is None:
         return []
-    return [found.summary(), *(f"{reason}; frames stand for its segments" for reason in found.reasons())]
+    reasons = [f"{reason}; frames stand for its segments" for reason in found.reasons()]
+    return [found.summary(), *reasons, *found.lacks()]
 
 
 def _joined(

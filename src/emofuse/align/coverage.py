@@ -20,12 +20,14 @@ class Coverage:
         aligned: How many have segments, by tier.
         problems: Names of those that have none, by reason.
         sources: How many of those that have segments have them from whom, as `Alignment.source` tells.
+        lacking: How many have no segments in a tier though there was no problem, by tier and source.
     """
 
     utterances: int
     aligned: Mapping[Tier, int]
     problems: Mapping[str, tuple[str, ...]]
     sources: Mapping[str, int]
+    lacking: Mapping[Tier, Mapping[str, int]]
 
     def share(self, tier: Tier) -> float:
         """Share of the utterances that have segments in a tier."""
@@ -34,8 +36,8 @@ class Coverage:
     def summary(self) -> str:
         """One line: shares by tier, and how many utterances were aligned by whom."""
         shares = ", ".join(f"{tier} {100 * self.share(tier):.1f} %" for tier in TIERS)
-        sources = ", ".join(f"{source} {count}" for source, count in self.sources.items())
-        return f"{self.utterances} utterances, aligned by {shares}" + (f" ({sources})" if sources else "")
+        sources = f" ({_counted(self.sources)})" if self.sources else ""
+        return f"{self.utterances} utterances, aligned by {shares}{sources}"
 
     def reasons(self) -> list[str]:
         """One line a problem, the most frequent first."""
@@ -44,6 +46,18 @@ class Coverage:
             f"{len(names)} not aligned: {reason} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
             for reason, names in often
         ]
+
+    def lacks(self) -> list[str]:
+        """One line a tier that some utterances lack though they are aligned otherwise."""
+        whole = self.utterances - sum(map(len, self.problems.values()))
+        return [
+            f"{tier}: {sum(sources.values())} of {whole} aligned utterances have none ({_counted(sources)})"
+            for tier, sources in self.lacking.items()
+        ]
+
+
+def _counted(sources: Mapping[str, int]) -> str:
+    return ", ".join(f"{source} {count}" for source, count in sources.items())
 
 
 def coverage(alignments: Iterable[Alignment]) -> Coverage:
@@ -58,15 +72,20 @@ def coverage(alignments: Iterable[Alignment]) -> Coverage:
         '2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 % (shipped 1)'
         >>> found.reasons()
         ['1 not aligned: no such file; check the path (a)']
+        >>> found.lacks()[1]
+        'phone: 1 of 1 aligned utterances have none (shipped 1)'
     """
     count = 0
     aligned: dict[Tier, int] = dict.fromkeys(TIERS, 0)
     problems: dict[str, list[str]] = defaultdict(list)
     sources: Counter[str] = Counter()
+    lacking: dict[Tier, Counter[str]] = {tier: Counter() for tier in TIERS}
     for alignment in alignments:
         count += 1
         for tier in TIERS:
-            aligned[tier] += bool(alignment.tiers.get(tier))
+            there = bool(alignment.tiers.get(tier))
+            aligned[tier] += there
+            lacking[tier][alignment.source] += not there and alignment.problem is None
         sources[alignment.source] += any(alignment.tiers.values())
         if alignment.problem is not None:
             problems[alignment.problem].append(alignment.utterance)
@@ -74,5 +93,10 @@ def coverage(alignments: Iterable[Alignment]) -> Coverage:
         utterances=count,
         aligned=aligned,
         problems={reason: tuple(names) for reason, names in problems.items()},
-        sources={source: sources[source] for source in sorted(sources) if sources[source]},
+        sources=_sorted(sources),
+        lacking={tier: _sorted(counts) for tier, counts in lacking.items() if counts.total()},
     )
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return {source: counts[source] for source in sorted(counts) if counts[source]}

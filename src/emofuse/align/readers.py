@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from emofuse.align.syllables import PHONES, phones_by_word, plain, syllable_segments
+from emofuse.align.syllables import PHONES, VOWELS, phones_by_word, plain, syllable_segments
 from emofuse.align.text_files import in_order, read_text, seconds
 from emofuse.errors import AlignmentError
 from emofuse.types import Segment, Tier
@@ -15,6 +15,7 @@ from emofuse.types import Segment, Tier
 _FRAME = 0.01  # Seconds; Sphinx counts frames.
 _VARIANT = re.compile(r"\(\d+\)$")
 _NOISE = re.compile(r"<s>|</s>|<sil>|sil|\+\+.*\+\+|\[.*\]|\+[^+\s]+\+", re.IGNORECASE)
+_UNKNOWN = "spn"  # The one phone of a word that the Montreal Forced Aligner does not know.
 _ENDINGS: Mapping[Tier, str] = {"word": ".wdseg", "syllable": ".syseg", "phone": ".phseg"}
 
 
@@ -125,7 +126,7 @@ def read_emodb(folder: Path, name: str, *, duration: float) -> dict[Tier, tuple[
             if starts:
                 found[tier] = _segments_from_starts(_joined(starts) if tier == "phone" else starts, path, duration)
     if not any(found.values()):
-        raise AlignmentError(f"there are no hand labels of {name}", where=folder, remedy="add lablaut and silb")
+        raise AlignmentError("there are no hand labels of it", where=folder, remedy="add lablaut and silb")
     return found
 
 
@@ -246,6 +247,8 @@ def _ctm_segments(cells: Sequence[str], tier: Tier, place: str) -> list[Segment]
 def with_syllables(tiers: Mapping[Tier, tuple[Segment, ...]]) -> dict[Tier, tuple[Segment, ...]]:
     """Add the syllables that words and their ARPAbet phones imply, where there are none.
 
+    A word with phones of another kind is one syllable; where no word is in ARPAbet, nothing is added.
+
     Example:
         >>> word = Segment(start=0.0, end=0.2, label="oh")
         >>> phone = Segment(start=0.0, end=0.2, label="OW1")
@@ -254,6 +257,18 @@ def with_syllables(tiers: Mapping[Tier, tuple[Segment, ...]]) -> dict[Tier, tupl
     """
     found = dict(tiers)
     words, phones = tiers.get("word"), tiers.get("phone")
-    if "syllable" not in tiers and words and phones and all(plain(one.label) in PHONES for one in phones):
-        found["syllable"] = syllable_segments(phones_by_word(words, phones))
+    if "syllable" not in tiers and words and phones:
+        own = phones_by_word(words, phones)
+        if _is_arpabet([[phone.label for phone in one] for one in own]):
+            found["syllable"] = syllable_segments(own)
     return {tier: found[tier] for tier in ("word", "syllable", "phone") if tier in found}
+
+
+def _is_arpabet(words: Sequence[Sequence[str]]) -> bool:
+    """Whether the phones of some word are ARPAbet, and not those of another alphabet that look like it."""
+    known = {label for word in words for label in word if label.lower() != _UNKNOWN}
+    if PHONES.issuperset(map(plain, known)):
+        return bool(known)
+    # IPA and SAMPA have `n ow` and `S` too, but no words in capitals with such a vowel.
+    bare = [{label.rstrip("012") for label in word} for word in words]
+    return any(word <= PHONES and word & VOWELS for word in bare)

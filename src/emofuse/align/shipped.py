@@ -78,7 +78,8 @@ class AlignmentFiles:
                 if (path := place / f"{names[0]}.ctm").is_file():
                     self._ctms[tier] = read_ctm(path, tier=tier)
             if not self._ctms:
-                for path in sorted(place.rglob("*.[Tt]ext[Gg]rid")):
+                # The deepest first, so that a path without a folder has the last word on its name.
+                for path in sorted(place.rglob("*.[Tt]ext[Gg]rid"), key=lambda path: (-len(path.parts), path)):
                     relative = path.relative_to(place).with_suffix("").as_posix()
                     self._grids[relative] = path
                     # A name that two folders share tells nothing by itself.
@@ -109,10 +110,14 @@ class AlignmentFiles:
         elif of_file is not None:
             tiers = read_textgrid(of_file)
             found = {tier: _cut(segments, utterance.start, utterance.end) for tier, segments in tiers.items()}
-        if not found:
+        if not found and not {utterance.utterance, sound}.isdisjoint(self._grids):
             raise AlignmentError(
-                f"there is no alignment of {utterance.utterance}", where=self._place, remedy="align it, or leave it out"
+                "two TextGrids in different folders have its name",
+                where=self._place,
+                remedy="keep the one that is its own",
             )
+        if not found:
+            raise AlignmentError("there is no alignment of it", where=self._place, remedy="align it, or leave it out")
         return within(with_syllables(found), duration)
 
 

@@ -71,7 +71,8 @@ def syllabify(phones: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         phones: ARPAbet, with or without stress marks.
 
     Returns:
-        The phones, each once and in order, with one vowel a syllable; a word without a vowel is one syllable.
+        The phones, each once and in order, with one vowel a syllable; a word without a vowel is one syllable, as is one
+        with a phone that is no ARPAbet, such as the `spn` of an unknown word.
 
     Example:
         >>> [" ".join(one) for one in syllabify("EH K S T R AH".split())]
@@ -80,6 +81,8 @@ def syllabify(phones: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     if not phones:
         return ()
     bare = [plain(phone) for phone in phones]
+    if not PHONES.issuperset(bare):
+        return (tuple(phones),)
     nuclei = [place for place, phone in enumerate(bare) if phone in VOWELS]
     begins = [0]
     for before, nucleus in itertools.pairwise(nuclei):

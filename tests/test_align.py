@@ -489,7 +489,8 @@ def test_sphinx_does_not_depend_on_what_came_before(speech: dict[str, Clip], sph
         (FIRST, "de", "Sphinx knows English only"),
         ("Das will sie am Mittwoch abgeben.", None, "not English"),
         ("...", None, "no words"),
-        ("привет", None, "no English letters"),
+        ("привет", None, "not English"),
+        ("привет", "en", "no English letters"),
         ("one two three four five six seven eight nine ten " * 8, None, "too short"),
     ],
 )

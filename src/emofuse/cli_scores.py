@@ -64,7 +64,7 @@ def fuse(
     from emofuse.scoring.result import describe
     from emofuse.scoring.table import write_scores
 
-    if any(out.resolve() == _place(table).resolve() for table in tables):
+    if any(out.resolve() == _place(table)[0].resolve() for table in tables):
         raise ScoresError("the joined scores would replace a table", where=out, remedy="choose another --out")
     joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
     write_scores(joined, out)
@@ -92,15 +92,17 @@ def _scores(place: str) -> Scores:
     """A table, or one of its models by FILE:MODEL."""
     from emofuse.scoring.table import read_scores
 
-    path = _place(place)
+    path, model = _place(place)
     scores = read_scores(path)
-    return scores if str(path) == str(Path(place)) else scores.of(place.rpartition(":")[2])
+    return scores if model is None else scores.of(model)
 
 
-def _place(place: str) -> Path:
-    """The file of FILE or FILE:MODEL."""
-    path, colon, _ = place.rpartition(":")
-    return Path(path) if colon and not Path(place).exists() and Path(path).exists() else Path(place)
+def _place(place: str) -> tuple[Path, str | None]:
+    """File and model of FILE or FILE:MODEL."""
+    path, colon, model = place.rpartition(":")
+    if colon and not Path(place).exists() and Path(path).exists():
+        return Path(path), model
+    return Path(place), None
 
 
 def _one_model(place: str) -> Scores:

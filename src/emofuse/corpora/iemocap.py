@@ -215,10 +215,11 @@ class _Reading:
         omitted: list[str] = []
         for turn in sorted(turns, key=lambda turn: turn.start):
             label = self._merged(_CODES[turn.code])
+            wanted = label in _SETS[self.labels]
             audio = clips.get(f"{turn.name}.wav")
-            if label not in _SETS[self.labels] or audio is None:
+            if not wanted or audio is None:
                 omitted.append(words.get(turn.name, ""))
-                if label in _SETS[self.labels]:
+                if wanted:
                     self.errors.append(no_sound(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
                 continue
             if not words.get(turn.name):

@@ -98,8 +98,12 @@ def read(root: Path, *, labels: str = "four") -> Listing:
     return Listing(rows=rows, source=folder, skipped=tuple(errors), card=card)
 
 
+def _session(turn: _Turn) -> str:
+    return turn.name["actor"][1:].lstrip("0")
+
+
 def _dialogue(turn: _Turn) -> str:
-    return "-".join((turn.name["actor"][1:].lstrip("0"), *turn.name.group("scene", "pair", "kind")))
+    return "-".join((_session(turn), *turn.name.group("scene", "pair", "kind")))
 
 
 def _row(
@@ -118,7 +122,7 @@ def _row(
         "arousal": turn.ratings["A"],
         "dominance": turn.ratings["D"],
         "speaker": turn.name["actor"],
-        "session": turn.name["actor"][1:].lstrip("0"),
+        "session": _session(turn),
         "dialogue": _dialogue(turn),
         "omitted": json.dumps(before, ensure_ascii=False) if before else None,
         "script": scene[:3] if kind in "RT" else None,

@@ -117,8 +117,6 @@ def pool_segments(
         >>> pool_segments(frames, torch.tensor([[[0, 2], [1, 3]]])).tolist()
         [[[2.0], [5.5]]]
     """
-    if kind == "attentive" and scores is None:
-        raise ValueError("attentive pooling needs scores")
     # A gathered copy of every segment, padded to the longest, would take gigabytes where one is long and others are
     # many, so the frames that lie in segments are listed, segment after segment, and pooled in bags.
     counts = (bounds[..., 1] - bounds[..., 0]).flatten().long()
@@ -128,7 +126,9 @@ def pool_segments(
     places = torch.arange(len(segment), device=bounds.device) + ((bounds[..., 0] + rows).flatten() - begins)[segment]
     flat = frames.flatten(0, 1)
     shape = (*bounds.shape[:2], frames.shape[2])
-    if scores is not None and kind == "attentive":
+    if kind == "attentive":
+        if scores is None:
+            raise ValueError("attentive pooling needs scores")
         weights = _softmax(scores.flatten()[places], segment, len(counts)).to(frames.dtype)
         # An empty bag is zeros.
         pooled = functional.embedding_bag(places, flat, begins, mode="sum", per_sample_weights=weights)

@@ -17,6 +17,7 @@ SOURCE = Path(emofuse.__file__).parent
 ORDER = (
     "errors",
     "files",
+    "names",
     "progress",
     "types",
     "settings",

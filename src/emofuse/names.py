@@ -1,0 +1,73 @@
+"""One name is one name, however it is spelt: spaces, case and Unicode forms aside."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+_INVISIBLE = dict.fromkeys((0xFEFF, 0x200B, 0x2060, 0x00AD))
+"""Byte order mark, zero-width space, word joiner and soft hyphen: they come along with copied text."""
+
+_SHOWN = 3
+
+
+def tidy(name: str) -> str:
+    r"""A name in composed Unicode (NFC), without spaces around it and with single spaces within.
+
+    Example:
+        >>> tidy(" Zoe\u0308  Meier\u00a0") == "Zo\u00eb Meier"
+        True
+    """
+    if name.isascii() and name.isalnum():
+        return name
+    return " ".join(unicodedata.normalize("NFC", name.translate(_INVISIBLE)).split())
+
+
+def key(name: str) -> str:
+    r"""The same for all spellings of one name: case and compatible forms of characters set aside.
+
+    Example:
+        >>> key("STRASSE ") == key("Stra\u00dfe") == key("\uff33trasse")
+        True
+    """
+    return tidy(unicodedata.normalize("NFKC", tidy(name)).casefold())
+
+
+def unify(names: Iterable[str], *, what: str, known: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """The one spelling of each name, and a note where several spellings are taken for one.
+
+    A spelling in `known` is preferred, else the most frequent one, else the first.
+
+    Args:
+        names: All values of a column, each as often as it occurs.
+        what: What they are, in the singular, for the note.
+        known: Spellings that are right, such as the classes of a table.
+
+    Returns:
+        The spelling to use for each value, and at most one note.
+
+    Example:
+        >>> unify(["anna", "anna", "Anna ", "bob"], what="speaker")[1]
+        ["speaker 'anna' is also spelt 'Anna '"]
+    """
+    counts = Counter(names)
+    right = {key(name): name for name in reversed(list(known))}
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(key(name), []).append(name)
+    found: dict[str, str] = {}
+    also = []
+    for one, spellings in groups.items():
+        chosen = right.get(one) or tidy(max(spellings, key=lambda name: counts[name]))
+        found |= dict.fromkeys(spellings, chosen)
+        if others := [name for name in spellings if name != chosen]:
+            also.append(f"{what} {chosen!r} is also spelt {', '.join(map(_shown, others[:_SHOWN]))}")
+    if len(also) > _SHOWN:
+        also = [*also[:_SHOWN], f"{len(also) - _SHOWN} more likewise"]
+    return found, ["; ".join(also)] if also else []
+
+
+def _shown(name: str) -> str:
+    """A spelling, by its code points where it would look like another."""
+    return repr(name) if unicodedata.is_normalized("NFC", name) and name.isprintable() else ascii(name)

@@ -18,6 +18,7 @@ ORDER = (
     "errors",
     "files",
     "names",
+    "escape",
     "progress",
     "types",
     "settings",

@@ -2,20 +2,26 @@
 PYTHON ?= python3
 # Real recordings that the demo ends with, where there are any.
 RECORDINGS ?= ../shared/data/ravdess
+# Processes that tests run in.
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test setup clean
+.PHONY: demo test test-all setup clean
 
 demo: $(READY)
 	$(BIN)/emofuse demo --out demo $(if $(wildcard $(RECORDINGS)),--recordings $(RECORDINGS))
 
-test: $(READY)
+# All but what takes long, which the summary names; `test-all` runs that too, and more random examples of the rest.
+test-all: WHICH := --all
+test test-all: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest --cov=emofuse --cov-report=term --cov-fail-under=90
+	$(BIN)/mypy > $(VENV)/mypy.log 2>&1 & types=$$!; \
+	$(BIN)/pytest $(WHICH) --numprocesses=$(WORKERS) --dist=worksteal \
+	    --cov=emofuse --cov-report=term --cov-fail-under=90; failed=$$?; \
+	wait $$types || failed=1; cat $(VENV)/mypy.log; exit $$failed
 
 setup: $(READY)
 

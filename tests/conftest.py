@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import soundfile
-import torch
+
+# Threads cost more than they bring on tensors as small as those of the tests, and the tests themselves run in several
+# processes. Set before torch is imported, and inherited by what the tests start.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from emofuse.audio import SAMPLING_RATE
 from emofuse.testing import tone
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads cost more than they bring on tensors as small as those of the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run slow tests too, and more random examples of the others")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("few", max_examples=25, deadline=None, derandomize=True)
+    hypothesis.settings.register_profile("many", max_examples=200, deadline=None)
+    hypothesis.settings.load_profile("many" if config.getoption("--all") else "few")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes long: `make test-all` runs it"))
 
 
 @pytest.fixture

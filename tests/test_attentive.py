@@ -38,8 +38,6 @@ from emofuse.training.material import Material
 from emofuse.training.units import Unit, is_done
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LAYERS, WIDTH = 3, 4
 READERS: tuple[ModelKind, ...] = ("speech", "concat", "late", "early-word")
 

@@ -34,8 +34,6 @@ from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.types import Prediction
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame", "late")
 CLASSES = {"angry", "happy", "neutral", "sad"}
 CLIP, WORDS = "s1_happy_0", "so very good 0"

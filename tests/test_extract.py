@@ -34,8 +34,6 @@ from emofuse.manifest import make_manifest, read_manifest, utterances, write_man
 from emofuse.settings import Granularity, SpeechSettings, TextSettings
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LOGMEL = SpeechSettings(encoder="logmel", batch_seconds=5.0)
 Stamps = dict[str, tuple[int, int, str]]
 

@@ -65,14 +65,6 @@ DROPOUTS = ("dropout", "dropout_prob", "dropout_rate")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def _few_pages() -> Iterator[None]:
     """Draw the page of one run only: its figures take longer than so small a training."""
     with pytest.MonkeyPatch.context() as patch:

@@ -19,8 +19,6 @@ from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import combine
 from emofuse.settings import ModelKind, ModelSettings
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Array = NDArray[np.float64]
 KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
 POOLINGS: tuple[PoolingKind, ...] = get_args(PoolingKind)

@@ -23,8 +23,6 @@ from emofuse.manifest import read_manifest
 from emofuse.scoring.table import read_scores
 from emofuse.testing import miniature_iemocap
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 ROWS = (
     "speech",
     "text",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,6 @@ LAYERS, WIDTH = 2, 5
 CLASSES = ("angry", "happy", "sad")
 SINGLE: tuple[ModelKind, ...] = ("speech", "text")
 KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    # Threads cost more than they bring on such small tensors.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # The rate, and the weights of classes

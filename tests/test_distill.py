@@ -237,6 +237,25 @@ def test_descriptors_are_uncorrelated_and_of_unit_variance() -> None:
     np.testing.assert_allclose(np.cov(found.T), np.eye(4), atol=1e-3)
 
 
+def test_what_is_constant_in_the_clips_of_a_descriptor_says_nothing_of_others() -> None:
+    rng = np.random.default_rng(0)
+    clips = [torch.from_numpy(rng.normal(rng.normal(), size=(2, 9, 3)).astype(np.float32)) for _ in range(60)]
+    other = torch.from_numpy(rng.normal(size=(1, 2, 9, 3)).astype(np.float32))
+    for clip in clips:
+        clip[:, :, 0] = -23.0 + 1e-6 * clip[:, :, 0]
+    full, readout = torch.ones(1, 9, dtype=torch.bool), Readout(6, 1)
+    # More components than directions: what is left of the variance is rounding.
+    descriptor = Descriptor(clips, components=12, seed=0)
+    kept = other.clone()
+    kept[..., 0] = -23.0
+    torch.testing.assert_close(descriptor(other, full), descriptor(kept, full))
+    assert descriptor(other, full).abs().max() < 30
+    for clip in clips * 3:
+        readout.learn(moments(clip[None, :1], full), clip.mean()[None, None])
+    readout.refit()
+    torch.testing.assert_close(readout(moments(other[:, :1], full)), readout(moments(kept[:, :1], full)))
+
+
 def test_the_readout_is_ridge_regression_on_what_it_remembers() -> None:
     from sklearn.linear_model import Ridge
 

@@ -14,7 +14,8 @@ from torch import nn
 from emofuse.errors import SettingsError
 from emofuse.features.dataset import pad
 from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, LateFusion, build_model
-from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, WordEmbedding
+from emofuse.features.dataset import statistics_of, without_constants
+from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import combine
 from emofuse.settings import ModelKind, ModelSettings
@@ -175,6 +176,33 @@ def test_a_feature_that_never_varies_does_no_harm() -> None:
     mixed = mix(torch.tensor([[[[3.0, 1.0], [3.0, -1.0]]]]))
     assert torch.isfinite(mixed).all()
     assert mixed[0, :, 0].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1e-7, 1e-3])
+def test_a_feature_that_is_constant_in_training_weighs_nothing_whatever_it_is_later(jitter: float) -> None:
+    """As the upper bands of telephone speech, or the deviations of segments of one frame; half the layer may be so."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randn(2, 400, 9, generator=generator).double() * torch.tensor([0.3, 30.0])[:, None, None]
+    steps[:, :, :4] = -23.0 + jitter * steps[:, :, :4]
+    for kind in (LayerMix, SegmentMix):
+        mix = kind(2, 9)
+        mix.standardise_by(*statistics_of([steps]))
+        other = steps[None].float()
+        other[..., :4] = 5.0
+        bounds = (torch.tensor([[[0, 400]]]),) if kind is SegmentMix else ()
+        mixed = mix(other, *bounds)
+        assert (mixed[..., :4] == 0).all()
+        assert torch.isfinite(mixed).all()
+        assert (mix.deviation[:, :4] == 0).all()
+        torch.testing.assert_close(mix.deviation[:, 4:], steps.std(1, unbiased=False)[:, 4:].float())
+
+
+def test_features_of_any_size_are_constant_or_not_by_their_own_layer() -> None:
+    """Encoders scale their layers by thousands; a massive activation makes no constant of the others."""
+    deviation = torch.tensor([[1e-3, 2e-3, 5.0], [1.0, 2e4, 3.0], [0.0, 0.0, 7.0], [0.0, 0.0, 0.0]])
+    kept = without_constants(torch.zeros(4, 3), deviation)
+    assert kept.tolist() == deviation.tolist()
+    assert without_constants(torch.full((4, 3), 1e4), deviation)[0].tolist() == [0.0, 0.0, 5.0]
 
 
 @pytest.mark.parametrize("kind", POOLINGS)

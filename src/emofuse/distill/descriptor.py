@@ -13,9 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from emofuse.features.dataset import without_constants
+
 REMEMBERED = 3000
 RIDGE = 0.05
 STEPS_BETWEEN = 25
+SMALLEST = 1e-6
+"""Fraction of the largest variance of a component that the smallest must have."""
 
 
 def moments(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -53,20 +57,26 @@ class Descriptor(nn.Module):
         super().__init__()
         from sklearn.decomposition import PCA
 
-        rows = [moments(clip[None], torch.ones(1, clip.shape[1], dtype=torch.bool))[0].numpy() for clip in clips]
+        rows, width = [], 1
+        for clip in clips:
+            width = clip.shape[-1]
+            rows.append(moments(clip[None], torch.ones(1, clip.shape[1], dtype=torch.bool))[0].numpy())
         table = np.stack(rows)
         self.mean = nn.Buffer(torch.from_numpy(table.mean(0)))
-        self.deviation = nn.Buffer(torch.from_numpy(table.std(0) + 1e-4))
+        deviation = _varying(self.mean, torch.from_numpy(table.std(0)), width=width)
+        self.scale = nn.Buffer((deviation + 1e-4).reciprocal().where(deviation > 0, 0.0))
         # The last component of as many clips holds nothing but rounding.
         self.components = max(1, min(components, len(table) - 1, table.shape[1]))
         found = PCA(self.components, svd_solver="randomized", random_state=seed)
-        found.fit((table - table.mean(0)) / (table.std(0) + 1e-4))
-        scale = np.sqrt(np.maximum(found.explained_variance_, 1e-6))
+        found.fit((table - table.mean(0)) * self.scale.numpy())
+        variance = found.explained_variance_
+        # A component without variance is rounding in a direction drawn at random.
+        scale = np.sqrt(np.where(variance > SMALLEST * variance.max(), variance, np.inf))
         self.basis = nn.Buffer(torch.from_numpy((found.components_ / scale[:, None]).T.astype(np.float32)))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Describe `(batch, layers, frames, width)` as `(batch, components)`."""
-        described: torch.Tensor = (moments(states, mask) - self.mean) / self.deviation @ self.basis
+        described: torch.Tensor = (moments(states, mask) - self.mean) * self.scale @ self.basis
         return described
 
 
@@ -119,10 +129,18 @@ class Readout(nn.Module):
         width = len(self.mean)
         mean = self.sums[-1, :-1] / self.sums[-1, -1]
         covariance = self.sums[:-1, :-1] / self.sums[-1, -1] - mean[:, None] * mean
-        scale = covariance.diagonal()[:width].clamp(min=1e-8).sqrt()
+        deviation = covariance.diagonal()[:width].clamp(min=0).sqrt()
+        varying = _varying(mean[:width], deviation, width=width // 2)
+        # What is constant is correlated with nothing, and so is given no weight.
+        scale = deviation.where(varying > 0, torch.inf)
         system = covariance[:width, :width] / scale[:, None] / scale
         system = system + RIDGE * torch.eye(width, dtype=system.dtype, device=system.device)
         self.weight.copy_(torch.linalg.solve(system, covariance[:width, width:] / scale[:, None]))
         self.mean.copy_(mean[:width])
-        self.scale.copy_(scale)
+        self.scale.copy_(scale.nan_to_num(posinf=1.0))
         self.bias.copy_(mean[width:])
+
+
+def _varying(mean: torch.Tensor, deviation: torch.Tensor, *, width: int) -> torch.Tensor:
+    """Deviations of moments `(2 * layers * width,)`, 0 for those that are constant by the scale of their kind and layer."""
+    return without_constants(mean.view(-1, width), deviation.view(-1, width)).flatten()

@@ -28,7 +28,7 @@ from emofuse.encoders.checkpoint import quiet
 from emofuse.encoders.waveform import frame_geometry, normalise, write_preprocessor
 from emofuse.errors import AudioError
 from emofuse.features.batching import plan_batches
-from emofuse.features.dataset import pad, statistics_of
+from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.features.extract import extract_speech
 from emofuse.features.store import View
 from emofuse.files import written_whole
@@ -47,7 +47,6 @@ WATCHED_SECONDS = 300.0
 SAMPLED = 400
 DESCRIBED = 6000
 AHEAD = 2
-SMALLEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +186,8 @@ class _Lessons:
         rng = np.random.default_rng(derive_seed(settings.seed, "statistics"))
         order = rng.permutation(len(self.train))
         self.mean, deviation = statistics_of(self._target(self.train[index]) for index in order[:SAMPLED])
-        self.deviation = deviation.clamp(min=SMALLEST)
+        self.deviation = without_constants(self.mean, deviation)
+        self.scale = deviation.reciprocal().where(self.deviation > 0, 0.0)
         clips = (self._target(self.train[index]) for index in order[:DESCRIBED])
         self.descriptor = Descriptor(clips, components=settings.components, seed=settings.seed)
 
@@ -221,7 +221,7 @@ class _Lessons:
                 clip = disturb(clip, rng)
             clips.append(torch.from_numpy(normalise(clip)))
         sound = nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        targets, mask = pad([(self._target(row) - self.mean[:, None]) / self.deviation[:, None] for row in rows])
+        targets, mask = pad([(self._target(row) - self.mean[:, None]) * self.scale[:, None] for row in rows])
         return _Batch(sound, torch.tensor([len(clip) for clip in clips]), targets, mask)
 
 

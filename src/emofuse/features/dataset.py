@@ -11,6 +11,11 @@ from torch.nn.utils.rnn import pad_sequence
 from emofuse.errors import StoreError
 from emofuse.features.store import View
 
+CONSTANT = 0.01
+"""Fraction of its layer's median deviation up to which a feature counts as constant; the smallest seen of a feature that
+says something is three times that."""
+ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -162,3 +167,19 @@ def statistics_of(items: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Te
         squares = squares + values.square().sum(1)
     mean = total / count
     return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
+
+
+def without_constants(mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
+    """Deviations `(layers, width)`, 0 for features that are constant, by the scale of their layer.
+
+    A constant feature says nothing, and its deviation is rounding: divided by that, any other value of it that is met
+    later, as from another microphone, would outweigh all other features.
+
+    Example:
+        >>> without_constants(torch.zeros(1, 4), torch.tensor([[1.0, 2.0, 3.0, 1e-4]])).tolist()
+        [[1.0, 2.0, 3.0, 0.0]]
+    """
+    varies = deviation > ROUNDING * mean.abs()
+    # The median of those that vary: of the bands of telephone speech nearly half do not.
+    floor = CONSTANT * deviation.where(varies, torch.nan).nanmedian(-1, keepdim=True).values
+    return deviation.where(varies & (deviation > floor), 0.0)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from emofuse.errors import SettingsError
+from emofuse.features.dataset import without_constants
 from emofuse.features.segments import pool_segments
 
 SMALLEST_DEVIATION = 1e-5
@@ -37,9 +38,12 @@ class LayerMix(nn.Module):
         self.register_buffer("deviation", torch.ones(layers, width))
 
     def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Take over statistics, `(layers, width)` each, which must come from training data only."""
+        """Take over statistics, `(layers, width)` each, which must come from training data only.
+
+        A feature that is constant in them weighs nothing; its deviation is stored as 0.
+        """
         self.mean.copy_(mean)
-        self.deviation.copy_(deviation)
+        self.deviation.copy_(without_constants(mean, deviation))
 
     @property
     def weights(self) -> torch.Tensor:
@@ -50,7 +54,7 @@ class LayerMix(nn.Module):
         """Mix `(batch, layers, frames, width)` to `(batch, frames, width)`."""
         # Standardising inside the sum, layer by layer, spares copies of the largest tensor of training: five times
         # as fast on a CPU as one einsum over all layers.
-        scale = self.weights[:, None] / (self.deviation + SMALLEST_DEVIATION)
+        scale = (self.weights[:, None] / (self.deviation + SMALLEST_DEVIATION)).where(self.deviation > 0, 0.0)
         mixed = features[:, 0] * scale[0] - (self.mean * scale).sum(0)
         for layer in range(1, len(scale)):
             mixed = torch.addcmul(mixed, features[:, layer], scale[layer])

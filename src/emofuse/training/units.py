@@ -40,7 +40,7 @@ from emofuse.training.material import (
 from emofuse.types import TIERS, Fold
 from emofuse.workers import new_pool, see_that_processes_start
 
-VERSION = 3
+VERSION = 4
 LABEL = "Training"
 
 

@@ -771,7 +771,7 @@ def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
     bare = sounds(sentences / "wav" / "Ses01F_impro01", name="b.wav")
     (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)
     iemocap(sentences / "ForcedAlignment" / "Ses01F_impro01")
-    short = sounds(tmp_path / "emodb" / "audio-2s", seconds=2.0, name="03a01Fa.wav")
+    short = sounds(tmp_path / "emodb" / "wav", seconds=2.0, name="03a01Fa.wav")
     emodb(tmp_path / "emodb")
     rows = [
         {"utterance": "a", "corpus": "iemocap", "audio": str(sound), "text": "Excuse me."},
@@ -793,7 +793,7 @@ def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
     sound = sounds(sentences / "wav" / "Ses01F_impro01", name="a.wav")
     (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)
     iemocap(sentences / "ForcedAlignment" / "Ses01F_impro01")
-    short = sounds(tmp_path / "emodb" / "audio-2s", seconds=2.0, name="03a01Fa.wav")
+    short = sounds(tmp_path / "emodb" / "wav", seconds=2.0, name="03a01Fa.wav")
     emodb(tmp_path / "emodb")
     english = {"corpus": "iemocap", "audio": str(sound), "text": "Excuse me."}
     rows = [

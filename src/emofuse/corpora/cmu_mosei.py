@@ -6,7 +6,16 @@ import json
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import Line, no_sound, number, read_lines, read_table, row_error, sounds
+from emofuse.corpora.sources import (
+    Line,
+    first_of_each,
+    no_sound,
+    number,
+    read_lines,
+    read_table,
+    recordings,
+    row_error,
+)
 from emofuse.errors import EmofuseError, ManifestError
 
 _EMOTIONS = {
@@ -65,7 +74,8 @@ def read(root: Path) -> Listing:
     folder = CARD.folder(root, "CMU-MOSEI", "CMU_MOSEI")
     table = _table(folder)
     lines, errors = read_table(table, _COLUMNS, needed=("video", "clip", *_EMOTIONS))
-    clips = sounds(folder)
+    notes: list[str] = []
+    clips = first_of_each(recordings(folder), notes)
     transcripts = _Transcripts(folder, errors)
     rows: list[Row] = []
     seen: set[str] = set()
@@ -79,12 +89,12 @@ def read(root: Path) -> Listing:
             errors.append(row_error(table, line.number, what))
             continue
         seen.add(name)
-        paths = part or whole
-        if paths is None:
+        path = part or whole
+        if path is None:
             errors.append(no_sound(table.parent / f"{name}.wav"))
             continue
-        rows.append(_row(line, told, name, paths[0], spanned=part is None))
-    return Listing(rows=rows, source=folder, skipped=tuple(errors))
+        rows.append(_row(line, told, name, path, spanned=part is None))
+    return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))
 
 
 def _table(folder: Path) -> Path:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import no_sound, read_table, sounds
+from emofuse.corpora.sources import first_of_each, no_sound, read_table, recordings
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {
@@ -59,9 +59,12 @@ def read(root: Path) -> Listing:
     """
     folder = CARD.folder(root, "CREMA-D")
     place = folder / "AudioWAV" if (folder / "AudioWAV").is_dir() else folder
-    clips = {
-        _key(match): (paths[0], match) for stem, paths in sounds(place).items() if (match := _NAME.fullmatch(stem))
-    }
+    found: dict[str, list[Path]] = {}
+    for stem, paths in recordings(place).items():
+        if match := _NAME.fullmatch(stem):
+            found.setdefault(_key(match), []).extend(paths)
+    notes: list[str] = []
+    clips = first_of_each(found, notes)
     if not clips:
         raise CARD.absent(folder, "clip such as AudioWAV/1001_DFA_ANG_XX.wav")
     errors = _missing(folder, place, set(clips))
@@ -76,9 +79,10 @@ def read(root: Path) -> Listing:
             "speaker": match[1],
             "script": match[2],
         }
-        for path, match in (clips[key] for key in sorted(clips))
+        for path in (clips[key] for key in sorted(clips))
+        if (match := _NAME.fullmatch(path.stem))
     ]
-    return Listing(rows=rows, source=place, skipped=tuple(errors))
+    return Listing(rows=rows, source=place, notes=tuple(notes), skipped=tuple(errors))
 
 
 def _key(match: re.Match[str]) -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing
+from emofuse.corpora.sources import first_of_each, recordings
 
 _LABELS = {
     "W": "angry",
@@ -69,18 +70,16 @@ CARD = CorpusCard(
 
 
 def read(root: Path) -> Listing:
-    """List the clips in `wav`, `audio-2s` or the folder itself, whichever holds some first.
+    """List the clips below `wav`, or below the folder itself where there is none.
 
     Raises:
         ManifestError: There is no such folder, or no clip in it.
     """
     folder = CARD.folder(root)
-    for place in (folder / "wav", folder / "audio-2s", folder):
-        clips = sorted(path for ending in ("wav", "flac") for path in place.glob(f"*.{ending}"))
-        named = {path.stem: (path, match) for path in clips if (match := _NAME.fullmatch(path.stem))}
-        if named:
-            break
-    else:
+    place = folder / "wav" if (folder / "wav").is_dir() else folder
+    notes: list[str] = []
+    clips = {name: paths for name, paths in recordings(place).items() if _NAME.fullmatch(name)}
+    if not clips:
         raise CARD.absent(folder, "clip such as wav/03a01Fa.wav")
     rows = [
         {
@@ -93,7 +92,7 @@ def read(root: Path) -> Listing:
             "speaker": match[1],
             "script": match[2],
         }
-        for name, (path, match) in sorted(named.items())
+        for name, path in sorted(first_of_each(clips, notes).items())
+        if (match := _NAME.fullmatch(name))
     ]
-    notes = ("every clip in audio-2s is cut or padded to 2.0 s",) if place.name == "audio-2s" else ()
-    return Listing(rows=rows, source=place, notes=notes)
+    return Listing(rows=rows, source=place, notes=tuple(notes))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import AGAIN, read_lines, sounds
+from emofuse.corpora.sources import AGAIN, first_of_each, read_lines, recordings
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {"neutral": "neutral", "angry": "angry", "happy": "happy", "sad": "sad", "surprise": "surprised"}
@@ -66,23 +66,24 @@ def read(root: Path, *, language: str = "all") -> Listing:
         raise CARD.absent(folder, f"speaker's folder such as {speakers[0]}")
     rows: list[Row] = []
     errors: list[EmofuseError] = []
+    notes = ["the published split tests speakers who are known from training"]
     for speaker in speakers:
         place = folder / speaker
         if not place.is_dir():
             errors.append(ManifestError("no such folder", where=place, remedy=AGAIN))
             continue
         words = _words(place / f"{speaker}.txt", speaker, errors)
-        for stem, paths in sorted(sounds(place).items()):
-            match, label = _NAME.fullmatch(stem), _label(paths[0].relative_to(place))
+        for stem, path in sorted(first_of_each(recordings(place), notes).items()):
+            match, label = _NAME.fullmatch(stem), _label(path.relative_to(place))
             if match is None or match[1] != speaker or label is None or not 1 <= int(match[2]) <= 1750:
                 what = "it is not named as a clip of this speaker and one of the five emotions"
-                errors.append(ManifestError(what, where=paths[0], remedy="take it out, or unpack the corpus again"))
+                errors.append(ManifestError(what, where=path, remedy="take it out, or unpack the corpus again"))
                 continue
             sentence = (int(match[2]) - 1) % _SENTENCES + 1
             rows.append(
                 {
                     "utterance": stem,
-                    "audio": str(paths[0]),
+                    "audio": str(path),
                     "text": words.get(stem),
                     "text_source": "reference",
                     "language": _SPEAKERS[speaker],
@@ -93,7 +94,6 @@ def read(root: Path, *, language: str = "all") -> Listing:
                 }
             )
     wordless = sum(row["text"] is None for row in rows)
-    notes = ["the published split tests speakers who are known from training"]
     if wordless:
         notes.append(f"{wordless} of {len(rows)} clips have no transcript")
     card = CARD if language == "all" else _card(10, (language,))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emofuse.corpora.card import NONE, CorpusCard, Listing, Row, listed
-from emofuse.corpora.sources import AGAIN, no_sound, number, read_lines, row_error
+from emofuse.corpora.sources import AGAIN, first_of_each, no_sound, number, read_lines, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
 # What the utterance's line calls the consensus of the annotators; `xxx` is none.
@@ -183,6 +183,7 @@ class _Reading:
     unread: list[str] = field(default_factory=list)
     wordless: list[str] = field(default_factory=list)
     unaligned: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
     unlabelled: Counter[str] = field(default_factory=Counter)
 
     def dialogues(self, session: str) -> list[re.Match[str]]:
@@ -207,16 +208,16 @@ class _Reading:
         if not turns:
             return
         words = self._words(place / "dialog" / "transcriptions" / f"{dialogue}.txt")
-        clips = _files(place / "sentences" / "wav" / dialogue, (".wav",))
+        clips = first_of_each(recordings(place / "sentences" / "wav" / dialogue), self.copies)
         aligned = _files(place / "sentences" / "ForcedAlignment" / dialogue, _ALIGNMENTS)
         if whole:
-            heard = {Path(name).stem for name in clips if _NAME.fullmatch(Path(name).stem)}
-            self.unlabelled[f"{dialogue}.txt"] += len(heard - {turn.name for turn in turns})
+            named = {name for name in clips if _NAME.fullmatch(name)}
+            self.unlabelled[f"{dialogue}.txt"] += len(named - {turn.name for turn in turns})
         omitted: list[str] = []
         for turn in sorted(turns, key=lambda turn: turn.start):
             label = self._merged(_CODES[turn.code])
             wanted = label in _SETS[self.labels]
-            audio = clips.get(f"{turn.name}.wav")
+            audio = clips.get(turn.name)
             if not wanted or audio is None:
                 omitted.append(words.get(turn.name, ""))
                 if wanted:
@@ -251,6 +252,7 @@ class _Reading:
 
     def notes(self) -> Iterator[str]:
         """Remarks on what is there and what is not."""
+        yield from self.copies
         if cut := sorted(name for name, count in self.unlabelled.items() if count):
             yield (
                 f"{self.unlabelled.total()} sounds have no label, as where a file of EmoEvaluation is cut short: "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import AGAIN, Line, no_sound, read_table, row_error, sounds
+from emofuse.corpora.sources import AGAIN, Line, first_of_each, no_sound, read_table, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {
@@ -69,7 +69,8 @@ def read(root: Path) -> Listing:
     tables = {split: sorted(folder.rglob(f"{split}_sent_emo.csv")) for split in _SPLITS}
     if not any(tables.values()):
         raise CARD.absent(folder, "train_sent_emo.csv")
-    clips = _clips(folder)
+    notes: list[str] = []
+    clips = _clips(folder, notes)
     rows: list[Row] = []
     errors: list[EmofuseError] = []
     for split, paths in tables.items():
@@ -96,7 +97,7 @@ def read(root: Path) -> Listing:
                 errors.append(no_sound(folder / split / f"{name.partition('_')[2]}.mp4"))
                 continue
             rows.append(_row(line, name, split, clips[name]))
-    return Listing(rows=rows, source=folder, skipped=tuple(errors))
+    return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))
 
 
 def _fault(line: Line) -> str:
@@ -122,14 +123,14 @@ def _row(line: Line, name: str, split: str, clip: Path) -> Row:
     }
 
 
-def _clips(folder: Path) -> dict[str, Path]:
+def _clips(folder: Path, notes: list[str]) -> dict[str, Path]:
     """Clips by split and name; the folder that is nearest to a clip and names a split decides."""
-    found: dict[str, Path] = {}
-    for stem, paths in sounds(folder).items():
+    found: dict[str, list[Path]] = {}
+    for stem, paths in recordings(folder).items():
         for path in paths:
             for place in path.relative_to(folder).parts[-2::-1]:
                 named = [split for split in _SPLITS if split in place.lower()]
                 if len(named) == 1:
-                    found.setdefault(f"{named[0]}_{stem}", path)
+                    found.setdefault(f"{named[0]}_{stem}", []).append(path)
                     break
-    return found
+    return first_of_each(found, notes)

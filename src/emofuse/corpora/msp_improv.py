@@ -10,7 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import no_sound, number, read_lines, read_words, row_error, sounds
+from emofuse.corpora.sources import (
+    first_of_each,
+    no_sound,
+    number,
+    read_lines,
+    read_words,
+    recordings,
+    row_error,
+)
 from emofuse.errors import EmofuseError, ManifestError
 
 _CODES = {"A": "angry", "H": "happy", "N": "neutral", "S": "sad", "O": "other", "X": None}
@@ -79,7 +87,11 @@ def read(root: Path, *, labels: str = "four") -> Listing:
     rows: list[Row] = []
     errors: list[EmofuseError] = []
     turns = _turns(tables[0], errors)
-    clips = {name.partition("-")[2]: paths[0] for name, paths in sounds(folder).items()}
+    sounds: dict[str, list[Path]] = {}
+    for stem, paths in recordings(folder).items():
+        sounds.setdefault(stem.partition("-")[2], []).extend(paths)
+    notes: list[str] = []
+    clips = first_of_each(sounds, notes)
     words = {path.stem.partition("-")[2]: path for path in folder.rglob("*-IMPROV-*.txt")}
     omitted: dict[str, list[str]] = {}
     for turn in turns:
@@ -95,7 +107,7 @@ def read(root: Path, *, labels: str = "four") -> Listing:
         before = omitted.pop(_dialogue(turn), None)
         rows.append(_row(turn, f"MSP-{name}", audio=clips[name], text=text, label=label, before=before))
     card = CARD if labels == "four" else replace(CARD, labels=(*_FOUR, "other"), utterances=8438, counts={})
-    return Listing(rows=rows, source=folder, skipped=tuple(errors), card=card)
+    return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors), card=card)
 
 
 def _session(turn: _Turn) -> str:

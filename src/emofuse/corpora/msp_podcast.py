@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import Line, no_sound, number, read_table, read_words, row_error, sounds
+from emofuse.corpora.sources import (
+    Line,
+    first_of_each,
+    no_sound,
+    number,
+    read_table,
+    read_words,
+    recordings,
+    row_error,
+)
 
 _CODES = {
     "A": "angry",
@@ -69,7 +78,8 @@ def read(root: Path) -> Listing:
         raise CARD.absent(folder, f"Labels/{_TABLES[0]}")
     needed = ("file", "emotion", "split")
     lines, errors = read_table(tables[0], _COLUMNS, needed=needed)
-    clips = sounds(folder)
+    notes: list[str] = []
+    clips = first_of_each(recordings(folder), notes)
     words = {path.stem: path for path in folder.rglob("*.txt")}
     rows: list[Row] = []
     seen: set[str] = set()
@@ -83,8 +93,8 @@ def read(root: Path) -> Listing:
         if name not in clips:
             errors.append(no_sound(folder / "Audios" / line.values["file"]))
             continue
-        rows.append(_row(line, name, clips[name][0], read_words(words.get(name), errors)))
-    return Listing(rows=rows, source=folder, skipped=tuple(errors))
+        rows.append(_row(line, name, clips[name], read_words(words.get(name), errors)))
+    return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))
 
 
 def _fault(line: Line) -> str:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing
+from emofuse.corpora.sources import first_of_each, recordings
 from emofuse.errors import ManifestError
 
 _LABELS = {
@@ -17,7 +18,6 @@ _LABELS = {
     "surprised": "surprised",
 }
 _COLUMNS = ("file_id", "emotion", "raw_text", "normalized_text", "speaker_id")
-_ENDINGS = (".wav", ".opus", ".flac")
 
 CARD = CorpusCard(
     name="nemo",
@@ -73,7 +73,8 @@ def read(root: Path) -> Listing:
     missing = [name for name in _COLUMNS if name not in header]
     if missing:
         raise ManifestError(f"column {missing[0]!r} is missing", where=table, remedy="download it again")
-    clips = {path.name: path for path in (folder / "samples").glob("*") if path.suffix in _ENDINGS}
+    notes: list[str] = []
+    clips = first_of_each(recordings(folder), notes)
     rows = []
     for number, line in enumerate(lines[1:], start=1):
         cells = [cell.strip() for cell in line.split("\t")]
@@ -89,7 +90,7 @@ def read(root: Path) -> Listing:
                 remedy=f"it must be one of {', '.join(_LABELS)}",
             )
         stem = Path(values["file_id"]).stem
-        path = next((clips[stem + ending] for ending in _ENDINGS if stem + ending in clips), None)
+        path = clips.get(stem)
         if path is None:
             continue
         rows.append(
@@ -106,4 +107,4 @@ def read(root: Path) -> Listing:
         )
     if not rows:
         raise CARD.absent(folder, "clip such as samples/EB0_anger_1.wav")
-    return Listing(rows=sorted(rows, key=lambda row: row["utterance"]), source=table)
+    return Listing(rows=sorted(rows, key=lambda row: row["utterance"]), source=table, notes=tuple(notes))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.sources import first_of_each, recordings
 
 _LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _SENTENCES = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
@@ -39,27 +40,22 @@ def read(root: Path) -> Listing:
         ManifestError: There is no such folder, or no clip in it.
     """
     folder = CARD.folder(root)
-    rows: dict[str, Row] = {}
-    copies = 0
-    for path in sorted(path for ending in ("wav", "flac") for path in folder.rglob(f"03-01-*.{ending}")):
-        match = _NAME.fullmatch(path.stem)
-        if match is None:
-            continue
-        if path.stem in rows:
-            copies += 1
-            continue
-        emotion, sentence, actor = match.groups()
-        rows[path.stem] = {
-            "utterance": path.stem,
+    clips = {name: paths for name, paths in recordings(folder).items() if _NAME.fullmatch(name)}
+    if not clips:
+        raise CARD.absent(folder, "clip such as Actor_01/03-01-01-01-01-01-01.wav")
+    notes: list[str] = []
+    rows: list[Row] = [
+        {
+            "utterance": name,
             "audio": str(path),
-            "text": _SENTENCES[sentence],
+            "text": _SENTENCES[match[2]],
             "text_source": "reference",
             "language": "en",
-            "label": _LABELS[int(emotion) - 1],
-            "speaker": actor,
-            "script": sentence,
+            "label": _LABELS[int(match[1]) - 1],
+            "speaker": match[3],
+            "script": match[2],
         }
-    if not rows:
-        raise CARD.absent(folder, "clip such as Actor_01/03-01-01-01-01-01-01.wav")
-    notes = (f"{copies} second copies of clips were left out",) if copies else ()
-    return Listing(rows=[rows[name] for name in sorted(rows)], source=folder, notes=notes)
+        for name, path in sorted(first_of_each(clips, notes).items())
+        if (match := _NAME.fullmatch(name))
+    ]
+    return Listing(rows=rows, source=folder, notes=tuple(notes))

@@ -164,7 +164,7 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def sounds(folder: Path) -> dict[str, list[Path]]:
+def recordings(folder: Path) -> dict[str, list[Path]]:
     """Sound files below a folder by their names without ending, the better kind of file first.
 
     Names are as they are, but the endings may be in whichever case. Files that macOS leaves beside others
@@ -180,3 +180,29 @@ def sounds(folder: Path) -> dict[str, list[Path]]:
     for paths in found.values():
         paths.sort(key=lambda path: _SOUNDS.index(path.suffix.lower()))
     return found
+
+
+def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict[str, Path]:
+    """One recording for each name.
+
+    Args:
+        found: As `recordings` lists them.
+        notes: Where it is said that some are there more than once.
+
+    Example:
+        >>> notes: list[str] = []
+        >>> first_of_each({"a": [Path("a.wav"), Path("a.mp3")], "b": [Path("b.flac")]}, notes)["a"].name, notes
+        ('a.wav', ['1 recording is there more than once, such as a.wav and a.mp3: the first of each is read'])
+    """
+    several = [paths for paths in found.values() if len(paths) > 1]
+    if several:
+        first, second = several[0][:2]
+        shown = f"{_below(first, second)} and {_below(second, first)}"
+        counted = "1 recording is" if len(several) == 1 else f"{len(several)} recordings are"
+        notes.append(f"{counted} there more than once, such as {shown}: the first of each is read")
+    return {name: paths[0] for name, paths in found.items()}
+
+
+def _below(path: Path, other: Path) -> str:
+    """A path as far as it differs from another."""
+    return str(path.relative_to(os.path.commonpath([path.parent, other.parent])))

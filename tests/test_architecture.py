@@ -20,6 +20,7 @@ ORDER = (
     "names",
     "escape",
     "progress",
+    "locks",
     "types",
     "settings",
     "seeds",

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emofuse.errors import SettingsError
-from emofuse.features.dataset import pad
+from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, LateFusion, build_model
-from emofuse.features.dataset import statistics_of, without_constants
 from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import combine

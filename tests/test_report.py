@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from emofuse.errors import EmofuseError, ManifestError, ScoresError, SettingsError
+from emofuse.errors import EmofuseError, ManifestError, OutputError, ScoresError, SettingsError
 from emofuse.manifest import make_manifest, write_manifest
 from emofuse.report import plots, results_table, write_report
 from emofuse.report.mistakes import LONGEST, worst_mistakes
@@ -370,7 +370,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     make_run(tmp_path)
     (tmp_path / "plots").write_text("a file where the folder should be")
-    with pytest.raises(EmofuseError, match="the report cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_report(tmp_path)
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "report.html").exists()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 
 from emofuse.errors import StoreError
 from emofuse.features.store import View, ViewKey
+from emofuse.progress import Silent
 from emofuse.types import EncoderSpecification
 
 Features = dict[str, NDArray[np.float32]]
@@ -232,40 +234,56 @@ def test_writing_clears_what_a_killed_process_left(tmp_path: Path) -> None:
     view = View(tmp_path, KEY)
     view.write(some_features("a"))
     before = contents(view.folder)
-    leftover = view.folder / "0123456789abcdef.safetensors.part"
-    leftover.write_bytes(b"half a sha")
+    die = f"""
+import os, signal
+from pathlib import Path
+from emofuse.files import written_whole
+with written_whole(Path({str(view.folder / "0123456789abcdef.safetensors")!r})) as part:
+    part.write_bytes(b"half a sha")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", die], check=False)
+    assert len(list(view.folder.glob("*.part/*"))) + len(list(view.folder.glob(".*.part/*"))) > 0
     assert set(View(tmp_path, KEY)) == {"a"}
     with View(tmp_path, KEY).writing():
-        assert not leftover.exists()
+        assert {name for name in contents(view.folder) if "lock" not in name} == set(before)
     assert contents(view.folder) == before
 
 
 HOLDER = """
 import sys
-from filelock import FileLock
-with FileLock(sys.argv[1]):
+from pathlib import Path
+from emofuse.locks import alone_in
+with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_second_writer_is_turned_away_until_the_first_has_finished(tmp_path: Path) -> None:
+class Notes(Silent):
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.lines: list[str] = []
+        self._then = then
+
+    def note(self, message: str) -> None:
+        self.lines.append(message)
+        self._then()
+
+
+def test_a_second_writer_waits_until_the_first_has_finished_and_says_whose_it_is(tmp_path: Path) -> None:
     view = View(tmp_path, KEY)
-    with view.writing():
-        lock = next(tmp_path.glob("*.lock"))
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(view.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StoreError, match="another process is writing") as caught, view.writing():
-            pass
-        assert caught.value.where == str(view.folder)
-        assert caught.value.remedy == "wait until it has finished"
-        holder.communicate("")
-    with view.writing():
-        view.write(some_features("a"))
+        notes = Notes(lambda: holder.communicate(""))
+        with view.writing(progress=notes):
+            view.write(some_features("a"))
+    assert len(notes.lines) == 1
+    assert f"process {holder.pid} on" in notes.lines[0]
+    assert str(view.folder) in notes.lines[0]
     assert "a" in View(tmp_path, KEY)
 
 
@@ -287,15 +305,16 @@ def test_a_store_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
-def test_a_full_disk_is_a_clear_error_and_leaves_no_shard(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error_and_leaves_no_shard(tmp_path: Path, full_disk: Callable[[int], Any]) -> None:
     twin = View(tmp_path / "twin", KEY)
     twin.write(some_features("a"))
     view = View(tmp_path / "full", KEY)
-    with view.writing():
-        (view.folder / (shard_of(twin).name + ".part")).symlink_to("/dev/full")
-        with pytest.raises(StoreError, match=r"could not be written \(No space left.*check space"):
-            view.write(some_features("a"))
+    with (
+        view.writing(),
+        full_disk(shard_of(twin).stat().st_size // 2),
+        pytest.raises(StoreError, match=r"cannot be written.*check the space"),
+    ):
+        view.write(some_features("a"))
     assert len(View(tmp_path / "full", KEY)) == 0
     with view.writing():
         view.write(some_features("a"))

@@ -73,3 +73,7 @@ class ScoresError(EmofuseError):
 
 class CheckpointError(EmofuseError):
     """A model folder that is incomplete or does not fit its own settings."""
+
+
+class OutputError(EmofuseError):
+    """A file or folder that cannot be written, or that another command is writing."""

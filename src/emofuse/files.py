@@ -1,18 +1,41 @@
-"""Files that are there whole or not at all, whatever interrupts their writing."""
+"""Files and folders that are there whole or not at all, whatever interrupts their writing."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
+
+from emofuse.errors import EmofuseError, OutputError
+
+_DAY = 86400
+_swept: set[Path] = set()
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Give a place to write to, and put it under the file's name when all is written.
+def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Give a place to write a file to, and put it under the file's name when all is written.
+
+    The place lies in a new folder of this user's beside the file, so that no link planted there is followed; a link
+    under the file's own name is replaced, and what it leads to stays as it is.
 
     Args:
         path: The file; its folder is made if need be, and an older file there stays until the new one is whole.
+        sync: Whether the content is on the disk before the name is: what says that work is done needs it, as a crash
+            of the machine may leave an empty file otherwise. Without it thousands of small files are written faster.
+
+    Raises:
+        OutputError: The disk is full, the folder is read-only, or the like.
 
     Example:
         >>> import tempfile
@@ -22,7 +45,198 @@ def written_whole(path: Path) -> Iterator[Path]:
         >>> path.read_text(), part.exists()
         ('81.4', False)
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    yield part
-    part.replace(path)
+    with _written(path) as part:
+        if path.exists() and not path.is_file():
+            raise OutputError("this is not a file", where=path, remedy="name a file")
+        yield part
+        _share(part, _usual_mode(part.parent))
+        if sync:
+            _sync(part)
+        part.replace(path)
+
+
+@contextmanager
+def written_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to write to, and put it under the folder's name when all is written.
+
+    Args:
+        path: The folder; an older one stays until the new one is whole, and is replaced by it.
+
+    Raises:
+        OutputError: As `written_whole`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model"
+        >>> with written_folder(path) as part:
+        ...     _ = (part / "weights").write_text("0.5")
+        >>> [file.name for file in path.iterdir()]
+        ['weights']
+    """
+    with _written(path) as part:
+        if path.exists() and not path.is_dir():
+            raise OutputError("this is not a folder", where=path, remedy="name a folder")
+        part.mkdir()
+        yield part
+        mode = _usual_mode(part.parent)
+        for file in part.rglob("*"):
+            if file.is_file():
+                _share(file, mode)
+                _sync(file)
+        before = part.with_name(f"before {part.name}"[:200])
+        if path.is_symlink() or path.exists():
+            # Two steps, as no system replaces a folder that holds anything in one.
+            path.rename(before)
+        try:
+            part.rename(path)
+        except OSError:
+            with suppress(OSError):
+                before.rename(path)
+            raise
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OutputError: As `written_whole`.
+    """
+    with written_whole(path, sync=sync) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+@contextmanager
+def appended(path: Path) -> Iterator[TextIO]:
+    """Open a text file in UTF-8 to add lines to it; a link under its name is not followed.
+
+    Raises:
+        OutputError: It cannot be written, or is a link.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "journal.jsonl"
+        >>> for line in "12":
+        ...     with appended(path) as file:
+        ...         _ = file.write(line)
+        >>> path.read_text()
+        '12'
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink():
+            raise OutputError("this is a link", where=path, remedy="remove it, or choose another place")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with open(os.open(path, flags, 0o666), "a", encoding="utf-8", newline="\n") as file:
+            yield file
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written in a folder and those below it."""
+    for above, folders, _ in os.walk(folder):
+        for name in folders:
+            _remove_left(Path(above, name))
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = path.parent.absolute()
+        if folder not in _swept:
+            _swept.add(folder)
+            for name in os.listdir(folder):
+                _remove_left(folder / name)
+        # A folder, not a file: writers put temporary files of their own beside what they write, and heed its ending.
+        place = path.with_name(f".emofuse-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+        place.mkdir(mode=0o700)
+        try:
+            yield place / path.name
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+    except EmofuseError:
+        raise
+    except Exception as error:
+        # safetensors has an error of its own for a full disk.
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise _not_written(path, error) from error
+        raise
+
+
+def _not_written(path: Path, error: Exception) -> OutputError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return OutputError(
+        f"this cannot be written ({reason or str(error).partition(chr(10))[0]})",
+        where=path,
+        remedy="check the space and the rights there, or choose another place",
+    )
+
+
+def _usual_mode(folder: Path) -> int:
+    """Rights of a new file, as the user's umask leaves them; asking for the umask would set it for all threads."""
+    probe = folder / f"{secrets.token_hex(8)}.mode"
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+
+
+def _share(file: Path, mode: int) -> None:
+    """Give a file its usual rights whoever made it: safetensors keeps others from reading what it writes."""
+    about = file.lstat()
+    # A hard link's rights are those of the file that it was made of.
+    if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 and stat.S_IMODE(about.st_mode) != mode:
+        file.chmod(mode)
+
+
+def _sync(file: Path) -> None:
+    # Windows syncs only what is open for writing.
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+
+
+@lru_cache
+def _machine() -> str:
+    """What tells the processes among which a process id means one process: the host, or the container."""
+    with suppress(OSError):
+        space = os.stat("/proc/self/ns/pid").st_ino
+        return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _remove_left(place: Path) -> None:
+    marks = place.name.split("-")
+    if len(marks) != 4 or marks[0] != ".emofuse" or not marks[3].endswith(".part") or not marks[2].isdigit():
+        return
+    with suppress(OSError):
+        if marks[1] == _machine() and sys.platform != "win32":
+            left = not _is_alive(int(marks[2]))
+        else:
+            left = time.time() - place.lstat().st_mtime > _DAY
+        if left and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

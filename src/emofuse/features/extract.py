@@ -24,7 +24,7 @@ from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
 from emofuse.features.store import View, ViewKey
-from emofuse.files import written_whole
+from emofuse.files import write_text
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint
@@ -365,7 +365,7 @@ def _fill(
         return 0, 0.0
     with ExitStack() as locks:
         for view in views:
-            locks.enter_context(view.writing())
+            locks.enter_context(view.writing(progress=progress))
         done = compute(_load_plan(plan, sizes, budget=budget))
         tried = {key for batch in done for key in batch}
         fresh = [key for key in missing() if key not in tried]
@@ -408,8 +408,7 @@ def _load_plan(path: Path, sizes: Mapping[str, float], *, budget: float) -> list
 
 
 def _save_plan(path: Path, shards: list[list[list[str]]], *, budget: float) -> None:
-    with written_whole(path) as part:
-        part.write_text(json.dumps({"budget": budget, "shards": shards}), encoding="utf-8")
+    write_text(path, json.dumps({"budget": budget, "shards": shards}))
 
 
 def features_of(values: torch.Tensor) -> NDArray[np.float32]:

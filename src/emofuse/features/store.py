@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from emofuse.errors import StoreError
-from emofuse.files import written_whole
+from emofuse.errors import OutputError, StoreError
+from emofuse.files import write_text, written_whole
+from emofuse.locks import alone_in
+from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
 from emofuse.types import TIERS, EncoderSpecification
 
@@ -133,6 +133,8 @@ class View:
         Raises:
             StoreError: A value does not fit float16, or the disk is full.
         """
+        from safetensors.numpy import save_file
+
         fresh = {self._own(name): features[name] for name in sorted(features) if name not in self}
         if not fresh:
             return
@@ -147,10 +149,10 @@ class View:
                     remedy="choose other layers or another encoder",
                 )
             halves[name] = half
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._describe()
-        path = self.folder / (fingerprint(list(halves)) + SUFFIX)
-        _write_whole(path, halves)
+        with _as_store_error():
+            self._describe()
+            with written_whole(self.folder / (fingerprint(list(halves)) + SUFFIX)) as part:
+                save_file(halves, part)
         self.refresh()
 
     def _describe(self) -> None:
@@ -159,51 +161,29 @@ class View:
             # The encoder's name is a place on one machine where it is a folder; the revision says which it is.
             values = asdict(self.key)
             values["specification"]["name"] = Path(self.key.specification.name).name
-            with written_whole(about) as part:
-                part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+            write_text(about, json.dumps(values, indent=1))
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, *, progress: Progress = Silent()) -> Iterator[None]:
         """Hold the view for writing, and clear what a killed process left behind.
 
+        Args:
+            progress: Receives a note where another process is writing the view, which is waited for.
+
         Raises:
-            StoreError: Another process is writing it, or this one may not.
+            StoreError: This process may not write it.
         """
-        lock = FileLock(str(self.folder) + ".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StoreError(
-                "another process is writing these features", where=self.folder, remedy="wait until it has finished"
-            ) from None
-        except OSError as error:
-            raise StoreError(
-                f"the folder cannot be written ({error.strerror})", where=self.folder, remedy="choose another folder"
-            ) from error
-        try:
-            for leftover in self.folder.glob("*.part"):
-                leftover.unlink()
+        with _as_store_error(), alone_in(self.folder, waiting=progress):
             self.refresh()
             yield
-        finally:
-            lock.release()
 
 
-def _write_whole(path: Path, arrays: Mapping[str, NDArray[np.float16]]) -> None:
-    from safetensors.numpy import save
-
+@contextmanager
+def _as_store_error() -> Iterator[None]:
     try:
-        # Not `save_file`: its temporary files have names of their own, and its errors hide the system's.
-        with written_whole(path) as part, part.open("wb") as file:
-            file.write(save(dict(arrays)))
-            file.flush()
-            # Without the sync a crash of the machine could leave a renamed file with nothing in it.
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise StoreError(
-            f"the shard could not be written ({error.strerror})", where=path, remedy="check space and permissions"
-        ) from error
+        yield
+    except OutputError as error:
+        raise StoreError(error.what, where=error.where, remedy=error.remedy) from error
 
 
 def _read_header(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...]]]:

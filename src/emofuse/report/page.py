@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from emofuse.corpora import CORPORA
-from emofuse.errors import EmofuseError, ScoresError
+from emofuse.errors import ScoresError
+from emofuse.files import written_whole
 from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
@@ -63,7 +65,7 @@ def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
     Raises:
         ScoresError: The folder, its result or its scores are missing or broken, or do not belong together.
         ManifestError: The manifest is missing or broken.
-        EmofuseError: The folder cannot be written to.
+        OutputError: The folder cannot be written to.
     """
     loaded = _read(run)
     files: dict[str, bytes] = {}
@@ -142,21 +144,10 @@ def _read(run: Path) -> _Run:
 
 
 def _write(run: Path, files: Mapping[str, bytes]) -> None:
-    parts = {run / name: (run / name).with_name(Path(name).name + ".part") for name in files}
-    try:
-        try:
-            for (path, part), content in zip(parts.items(), files.values(), strict=True):
-                path.parent.mkdir(exist_ok=True)
-                part.write_bytes(content)
-            for path, part in parts.items():
-                part.replace(path)
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise EmofuseError(
-            f"the report cannot be written ({error.strerror or error})", where=run, remedy="check its space and rights"
-        ) from error
+    # All are written before the first gets its name.
+    with ExitStack() as stack:
+        for name, content in files.items():
+            stack.enter_context(written_whole(run / name)).write_bytes(content)
 
 
 def _stem(name: str) -> str:

@@ -1,0 +1,155 @@
+"""Locks that keep two commands from writing in one place, and say who is there.
+
+The library `filelock` empties the file on which it waits, so that it could not say whose it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from emofuse.errors import OutputError
+from emofuse.files import sweep
+from emofuse.progress import Progress
+
+_BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
+_FAR = 1 << 30  # Windows keeps others from reading what is locked, so a byte beyond the owner's name is.
+_PAUSE = 0.2
+_mine: dict[Path, int] = {}
+
+
+@contextmanager
+def alone_in(folder: Path, *, waiting: Progress | None = None) -> Iterator[None]:
+    """Be the only command that works in a folder, and clear what a killed one has left half-written there.
+
+    A command that is killed holds nothing. Within, the same thread may ask again.
+
+    Args:
+        folder: Made if need be.
+        waiting: Wait until the other has finished, and say so here; by default this is an error.
+
+    Raises:
+        OutputError: Another command works there, or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with alone_in(Path(tempfile.mkdtemp())), alone_in(Path(tempfile.mkdtemp())):
+        ...     pass
+    """
+    with _held(folder / ".emofuse.lock", folder, waiting=waiting):
+        sweep(folder)
+        yield
+
+
+@contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Be the only command that writes a file, or a folder that is replaced as a whole.
+
+    Raises:
+        OutputError: Another command does, or the folder around it cannot be written.
+    """
+    # A name of 255 bytes has no room for more.
+    with _held(path.with_name(f".{path.name[:40]}.emofuse.lock"), path, waiting=None):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, place: Path, *, waiting: Progress | None) -> Iterator[None]:
+    lock = lock.absolute()
+    if _mine.get(lock) == threading.get_ident():
+        yield
+        return
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(lock, place, waiting)
+        _mine[lock] = threading.get_ident()
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, json.dumps(_owner()).encode())
+    except OSError as error:
+        raise OutputError(
+            f"the folder cannot be written ({error.strerror or error})", where=lock.parent, remedy="choose another"
+        ) from error
+    try:
+        yield
+    finally:
+        del _mine[lock]
+        if sys.platform == "win32":
+            os.close(descriptor)
+            with suppress(OSError):
+                lock.unlink()
+        else:
+            # In this order nobody gets a lock on a file that has no name.
+            with suppress(OSError):
+                lock.unlink()
+            os.close(descriptor)
+
+
+def _acquire(lock: Path, place: Path, waiting: Progress | None) -> int:
+    told = False
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            if _lock(descriptor):
+                # Its holder may have removed it before it was locked here.
+                with suppress(OSError):
+                    if os.path.samestat(os.fstat(descriptor), lock.lstat()):
+                        held, descriptor = descriptor, -1
+                        return held
+                continue
+            who = _described(descriptor)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        if waiting is None:
+            raise OutputError(
+                f"another command is working here ({who})",
+                where=place,
+                remedy="wait until it has finished, or choose another place",
+            )
+        if not told:
+            told = True
+            waiting.note(f"{place}: waiting for another command that works here ({who}).")
+        time.sleep(_PAUSE)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the file is this process's now; also where the file system knows no locks."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(descriptor, _FAR, os.SEEK_SET)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _BUSY
+    return True
+
+
+def _owner() -> dict[str, Any]:
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv else ""
+    return {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M"), "command": command}
+
+
+def _described(descriptor: int) -> str:
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        owner = json.loads(os.read(descriptor, 1 << 16))
+        command = "".join(letter if letter.isprintable() else "?" for letter in str(owner["command"]))
+        return f"process {int(owner['process'])} on {str(owner['host'])[:80]!a}, {str(owner['since'])[:5]!a}: {command}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "which one is not known"

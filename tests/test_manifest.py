@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ import pandas as pd
 import pytest
 
 from emofuse.errors import ManifestError
-from emofuse.manifest import COLUMNS, make_manifest, read_manifest, utterances, write_manifest
+from emofuse.manifest import (
+    COLUMNS,
+    make_manifest,
+    one_spelling,
+    read_manifest,
+    utterances,
+    vote_shares,
+    write_manifest,
+)
+from emofuse.protocols import make_protocol
+from emofuse.settings import ProtocolSettings
 
 ROWS: list[dict[str, Any]] = [
     {"utterance": "a", "audio": "/x/a.wav", "start": 0.5, "end": 1.25, "duration": 0.75, "label": "happy"},
@@ -105,3 +116,47 @@ def test_an_unknown_column_is_named() -> None:
 def test_a_missing_column_of_a_file_is_filled(tmp_path: Path) -> None:
     pd.DataFrame({"utterance": ["a"], "text": ["hello"]}).to_parquet(tmp_path / "m.parquet")
     assert list(read_manifest(tmp_path / "m.parquet").columns) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("column", ["label", "speaker", "session", "dialogue", "script", "language"])
+@pytest.mark.parametrize("other", ["Zoë ", "Zoe\u0308", "ZOË", "Zo\u200bë", "\uff3aoë", "Zoë\u00a0"])
+def test_one_name_spelt_in_two_ways_is_refused_or_made_one(column: str, other: str) -> None:
+    rows = [{"utterance": str(at), "text": "so", column: value} for at, value in enumerate(["Zoë", other, "Zoë"])]
+    with pytest.raises(ManifestError, match=rf"row 2, column '{column}' is .*spelt 'Zoë'"):
+        make_manifest(rows, source="rows")
+    frame, notes = one_spelling(pd.DataFrame(rows))
+    assert make_manifest(frame, source="rows")[column].tolist() == ["Zoë"] * 3
+    assert [note.partition(" is also spelt ")[0] for note in notes] == [f"{column} 'Zoë'"]
+
+
+def test_votes_are_for_labels_as_they_are_spelt() -> None:
+    votes = ['{"Happy ": 2, "happy": 1, "SAD": 1}', None, "broken", '{"dull": 1}']
+    rows = [{"utterance": str(at), "text": "so", "label": "happy", "votes": one} for at, one in enumerate(votes)]
+    frame, _ = one_spelling(pd.DataFrame(rows), known=["sad"])
+    assert json.loads(frame.loc[0, "votes"]) == {"happy": 3, "sad": 1}
+    assert frame["votes"].tolist()[2:] == votes[2:]
+
+
+def test_utterances_that_differ_by_spaces_are_refused() -> None:
+    with pytest.raises(ManifestError, match="row 2, column 'utterance' is 'a '"):
+        make_manifest([{"utterance": "a", "text": "x"}, {"utterance": "a ", "text": "y"}], source="rows")
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, b"a", ("a",)])
+def test_nested_values_are_no_text(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ManifestError, match=r"row 1, column 'text'.*plain text"):
+        make_manifest([{"utterance": "a", "text": value}], source="rows")
+
+
+def test_settings_may_spell_labels_in_their_own_way() -> None:
+    rows = [
+        {"utterance": str(at), "text": "so", "label": label, "speaker": str(at % 4), "votes": f'{{"{label}": 1}}'}
+        for at, label in enumerate(["excited", "Happy", "sad"] * 4)
+    ]
+    manifest = make_manifest(rows, source="rows")
+    settings = ProtocolSettings(kind="speaker", labels=("HAPPY", " sad"), merge={"Excited": "happy "})
+    protocol = make_protocol(manifest, settings)
+    assert protocol.classes == ("Happy", "sad")
+    assert set(protocol.labels.values()) == {"Happy", "sad"}
+    fractions = vote_shares(manifest, protocol.classes, merge=settings.merge)
+    assert fractions["0"] == fractions["1"] == (1.0, 0.0)

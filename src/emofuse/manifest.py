@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from emofuse.errors import ManifestError
 from emofuse.files import written_whole
+from emofuse.names import key, tidy, unify
 from emofuse.types import Utterance
 
 COLUMNS: Mapping[str, str] = {
@@ -55,6 +57,9 @@ REFERENCE = "reference"
 SECONDS = ("start", "end", "duration")
 """Columns that hold times."""
 
+NAMES = ("corpus", "text_source", "language", "label", "speaker", "session", "dialogue", "script")
+"""Columns of names that several rows share, whose one name is spelt in one way."""
+
 
 def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Path) -> pd.DataFrame:
     """Build a checked manifest from rows that may leave out optional columns.
@@ -94,7 +99,61 @@ def _typed(values: pd.Series[Any], *, name: str, kind: str, source: str | Path) 
         _refuse(numbers.isna() & values.notna(), values, name=name, source=source, rule=rule)
         return numbers
     # NaN from a table reader means "absent" here, never the word "nan".
-    return values.astype("object").where(values.notna(), None).astype("string")
+    plain = values.astype("object").where(values.notna(), None)
+    # A table of another tool may hold lists or bytes, whose text is no name and no transcript.
+    nested = plain.map(lambda value: isinstance(value, (Mapping, list, tuple, set, bytes, np.ndarray)))
+    _refuse(nested, plain, name=name, source=source, rule="plain text")
+    return plain.astype("string")
+
+
+def one_spelling(frame: pd.DataFrame, *, known: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """Spell each label, speaker, session and so on of a table in one way, in its votes too.
+
+    Args:
+        frame: Rows of a manifest, whose columns of names hold text or nothing.
+        known: Labels whose spelling is right.
+
+    Returns:
+        The table, and a note on each column in which one name was spelt in several ways.
+
+    Example:
+        >>> rows = pd.DataFrame({"utterance": ["a", "b"], "speaker": ["anna", "Anna "]})
+        >>> changed, notes = one_spelling(rows)
+        >>> changed["speaker"].tolist(), notes
+        (['anna', 'anna'], ["speaker 'anna' is also spelt 'Anna '"])
+    """
+    known = list(known)
+    changed: dict[str, pd.Series[Any]] = {}
+    notes: list[str] = []
+    labels = {key(label): label for label in reversed(known)}
+    for column in ("utterance", *NAMES):
+        if column not in frame.columns:
+            continue
+        values = frame[column].astype("object").where(frame[column].notna(), None)
+        if column == "utterance":
+            # Names that differ by case alone may be two recordings.
+            changed[column] = values.map(tidy, na_action="ignore")
+            continue
+        found, said = unify(values.dropna(), what=column, known=known if column == "label" else ())
+        changed[column] = values.map(lambda value, found=found: found[value] or None, na_action="ignore")
+        notes += said
+        if column == "label":
+            labels |= {key(label): label for label in found.values()}
+    if "votes" in frame.columns:
+        changed["votes"] = frame["votes"].map(lambda votes: _spelt(votes, labels), na_action="ignore")
+    return frame.assign(**changed), notes
+
+
+def _spelt(votes: Any, labels: Mapping[str, str]) -> Any:
+    """Votes under the labels' own spelling; what is no table of votes is left to who reads it."""
+    try:
+        counts = json.loads(votes)
+        found: Counter[str] = Counter()
+        for label, count in counts.items():
+            found[labels.get(key(label), tidy(label))] += count
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return votes
+    return votes if dict(found) == counts else json.dumps(found, ensure_ascii=False)
 
 
 def _refuse(bad: pd.Series[Any], values: pd.Series[Any], *, name: str, source: str | Path, rule: str) -> None:
@@ -126,7 +185,7 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
 
     name = manifest["utterance"]
     refuse(name.isna() | (name.str.strip() == ""), "utterance", "a name")
-    refuse(name.duplicated(), "utterance", "unique")
+    refuse(name.map(tidy, na_action="ignore").duplicated(), "utterance", "unique")
     nothing = manifest["audio"].isna() & manifest["text"].isna()
     refuse(nothing, "audio", "a sound file where there is no text")
     refuse(manifest["label"].str.strip() == "", "label", "an emotion, or left empty")
@@ -137,6 +196,13 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
         refuse(manifest[column] == float("inf"), column, "a finite number of seconds")
     for column in ("valence", "arousal", "dominance"):
         refuse(manifest[column].abs() == float("inf"), column, "a finite number")
+    for column in NAMES:
+        there = manifest[column].dropna()
+        alike = Counter(map(key, there.unique()))
+        twice = [value for value in there.unique() if alike[key(value)] > 1]
+        found, _ = unify(there[there.isin(twice)], what=column)
+        for value, right in found.items():
+            refuse((manifest[column] == value) & (value != right), column, f"spelt {right!r}, as it is elsewhere")
 
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
@@ -205,20 +271,24 @@ def vote_shares(
         {'a': (0.25, 0.75)}
     """
     found = {}
+    spelt = {key(name): name for name in classes}
+    merged = {key(old): key(new) for old, new in merge.items()}
     told = manifest[["utterance", "votes"]].dropna()
-    for name, text in zip(told["utterance"], told["votes"], strict=True):
+    for utterance, text in zip(told["utterance"], told["votes"], strict=True):
         counts = dict.fromkeys(classes, 0.0)
         try:
             votes = {str(label): float(count) for label, count in json.loads(text).items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise ManifestError(
-                f"column 'votes' of utterance {name!r} is {text!r}", remedy='write a JSON object such as {"sad": 2}'
+                f"column 'votes' of utterance {utterance!r} is {text!r}",
+                remedy='write a JSON object such as {"sad": 2}',
             ) from error
         for label, count in votes.items():
-            if (label := merge.get(label, label)) in counts and 0 < count < float("inf"):
-                counts[label] += count
+            name = merged.get(key(label), key(label))
+            if name in spelt and 0 < count < float("inf"):
+                counts[spelt[name]] += count
         if total := sum(counts.values()):
-            found[str(name)] = tuple(count / total for count in counts.values())
+            found[str(utterance)] = tuple(count / total for count in counts.values())
     if not found:
         raise ManifestError(
             "no utterance has votes for these emotions", where="train.soft_labels", remedy="set it to false"

@@ -17,6 +17,7 @@ from emofuse.errors import ProtocolError
 from emofuse.files import written_whole
 from emofuse.leakage import leakage
 from emofuse.manifest import scripted
+from emofuse.names import key
 from emofuse.seeds import derive_seed
 from emofuse.settings import ProtocolSettings, fingerprint
 from emofuse.types import Fold
@@ -136,16 +137,19 @@ def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.Data
     there = set(frame["label"])
     # A recipe may be made for several corpora, of which one at hand, or the part of it that is, lacks a label.
     known = there.union(*(card.labels for card in CORPORA.values()))
-    unknown = [name for name in settings.merge if name not in known]
+    spelt = {key(name): name for name in (*known, *there)}
+    merge = {spelt.get(key(old), old): spelt.get(key(new), new) for old, new in settings.merge.items()}
+    unknown = [name for name in merge if name not in known]
     if unknown:
         raise ProtocolError(
             f"no utterance is labelled {unknown[0]!r}",
             where="protocol.merge",
             remedy=f"choose among {', '.join(sorted(there)) or 'labels that the manifest has (it has none)'}",
         )
-    frame["label"] = frame["label"].replace(dict(settings.merge))
+    frame["label"] = frame["label"].replace(merge)
     present = sorted(frame["label"].unique())
-    classes = settings.labels or tuple(present)
+    spelt = {key(name): name for name in present}
+    classes = tuple(dict.fromkeys(spelt.get(key(name), name) for name in settings.labels or present))
     absent = [name for name in classes if name not in present]
     if absent:
         raise ProtocolError(

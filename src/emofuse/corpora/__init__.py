@@ -118,7 +118,9 @@ def read_corpus(
         >>> read_corpus("table", path, columns={"label": "emotion"}).manifest.loc[0, "label"]
         'sad'
     """
-    from emofuse.manifest import make_manifest
+    import pandas as pd
+
+    from emofuse.manifest import make_manifest, one_spelling
 
     if "+" in name:
         return _read_several(
@@ -148,9 +150,10 @@ def read_corpus(
         notes = (*notes, f"read with {', '.join(f'{option}={value}' for option, value in chosen.items())}")
     if differences:
         notes = (*notes, differences)
-    rows = [{"corpus": name, **row} for row in listing.rows]
-    manifest, unheard = _with_durations(make_manifest(rows, source=listing.source), listing.source, progress)
-    return Corpus(manifest=manifest, skipped=(*listing.skipped, *unheard), notes=notes)
+    frame = pd.DataFrame([{"corpus": name, **row} for row in listing.rows])
+    frame, spelt = one_spelling(frame, known=(listing.card or card).labels)
+    manifest, unheard = _with_durations(make_manifest(frame, source=listing.source), listing.source, progress)
+    return Corpus(manifest=manifest, skipped=(*listing.skipped, *unheard), notes=(*notes, *spelt))
 
 
 def _read_several(
@@ -164,6 +167,8 @@ def _read_several(
 ) -> Corpus:
     """Corpora under each other; utterances and speakers are named after their corpus, since numbers recur."""
     import pandas as pd
+
+    from emofuse.manifest import make_manifest, one_spelling
 
     if len(set(names)) < len(names):
         raise ManifestError(f"{'+'.join(names)} names a corpus twice", remedy="name each once")
@@ -183,10 +188,15 @@ def _read_several(
     for name, corpus in zip(names, found, strict=True):
         named = {column: f"{name}/" + corpus.manifest[column] for column in ("utterance", "speaker", "dialogue")}
         frames.append(corpus.manifest.assign(**named))
+    known = dict.fromkeys(label for name in names for label in CORPORA[name].labels)
+    manifest, spelt = one_spelling(pd.concat(frames, ignore_index=True), known=known)
     return Corpus(
-        manifest=pd.concat(frames, ignore_index=True),
+        manifest=make_manifest(manifest, source=root),
         skipped=tuple(error for corpus in found for error in corpus.skipped),
-        notes=tuple(f"{name}: {note}" for name, corpus in zip(names, found, strict=True) for note in corpus.notes),
+        notes=(
+            *(f"{name}: {note}" for name, corpus in zip(names, found, strict=True) for note in corpus.notes),
+            *spelt,
+        ),
     )
 
 

@@ -15,7 +15,7 @@ import soundfile
 
 from emofuse.corpora import CORPORA, Corpus, read_corpus
 from emofuse.errors import EmofuseError, ManifestError
-from emofuse.protocols import final_fold, make_protocol
+from emofuse.protocols import make_protocol
 from emofuse.settings import ProtocolSettings
 
 NOISE = 0.1 * np.random.default_rng(0).standard_normal(8000)
@@ -393,7 +393,7 @@ def test_further_test_sets_are_neither_trained_nor_validated_on(tmp_path: Path) 
         (fold,) = protocol.folds
         for names, part in ((fold.train, "Train"), (fold.validation, "Development"), (fold.test, "Test1")):
             assert [name.split("_")[1] for name in names] == [part] * 3
-    last = final_fold(manifest, ProtocolSettings(kind="split"))
+    last = make_protocol(manifest, ProtocolSettings(kind="split")).final
     assert {name.split("_")[1] for name in (*last.train, *last.validation)} == {"Train", "Development"}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from emofuse.corpora import read_corpus
 from emofuse.errors import ProtocolError
 from emofuse.leakage import NEAR, leakage, normalise
 from emofuse.manifest import make_manifest
-from emofuse.protocols import Protocol, final_fold, make_protocol, save_protocol
+from emofuse.protocols import Protocol, check_split, make_protocol, save_protocol
 from emofuse.settings import ProtocolSettings
 from emofuse.testing import miniature_iemocap
 from emofuse.types import Fold
@@ -393,9 +395,70 @@ def test_folds_do_not_all_validate_on_the_same_speakers() -> None:
     assert len(set.union(*chosen)) > 4
 
 
+def talks(*, sessions: int, dialogues: int = 4, named: bool = True, name: str = "table") -> pd.DataFrame:
+    """Sessions of two speakers each who talk to each other, as IEMOCAP's and MSP-IMPROV's."""
+    rows = [
+        {
+            "utterance": f"{session}-{dialogue}-{speaker}-{label}",
+            "corpus": name,
+            "text": f"{session} {dialogue} {speaker} {label}",
+            "label": label,
+            "speaker": f"{session}{speaker}",
+            "session": str(session),
+            "dialogue": f"{session}-{dialogue}" if named else None,
+        }
+        for session in range(sessions)
+        for dialogue in range(dialogues)
+        for speaker in "FM"
+        for label in ("angry", "sad")
+    ]
+    return make_manifest(rows, source="test")
+
+
+@pytest.mark.parametrize("name", ["iemocap", "msp-improv"])
+@pytest.mark.parametrize("kind", ["auto", "session", "speaker", "speakers"])
+def test_validation_shares_no_dialogue_and_no_speaker_with_training(kind: str, name: str) -> None:
+    manifest = talks(sessions=5, name=name)
+    protocol = split(manifest, kind=kind)
+    for fold in (*protocol.folds, protocol.final):
+        for column in ("dialogue", "speaker"):
+            assert not value_of(manifest, fold.validation, column) & value_of(manifest, fold.train, column)
+        assert value_of(manifest, fold.validation, "session").isdisjoint(value_of(manifest, fold.train, "session"))
+    assert protocol.settings.validation_by == "session"
+    assert protocol.notes == ()
+    for part in ("validation", "final"):
+        assert (protocol.leakage[part]["speakers"], protocol.leakage[part]["dialogues"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "unit", "shared", "note"),
+    [
+        (talks(sessions=3), "session", (0, 0), r"In fold session-0 one session trains and the others validate or test"),
+        (talks(sessions=2), "dialogue", (2, 0), r"not carved by session, since fold session-0 has 1 sessions .*wanted"),
+        (talks(sessions=2, named=False), "speaker", (0, 0), r"not carved by session, since fold session-0 has 1"),
+    ],
+)
+def test_validation_is_carved_by_what_few_sessions_allow_and_says_so(
+    manifest: pd.DataFrame, unit: str, shared: tuple[int, int], note: str
+) -> None:
+    protocol = split(manifest, kind="session")
+    assert protocol.settings.validation_by == unit
+    assert (protocol.leakage["validation"]["speakers"], protocol.leakage["validation"]["dialogues"]) == shared
+    assert re.search(note, protocol.notes[0])
+    assert len(protocol.notes) == 1 + any(shared)
+
+
+def test_validation_by_speaker_where_speakers_talk_is_said_to_share_their_dialogues() -> None:
+    protocol = split(talks(sessions=5), kind="session", validation_by="speaker")
+    assert protocol.leakage["dialogues"] == 0
+    assert protocol.leakage["validation"]["dialogues"] == protocol.leakage["final"]["dialogues"] == 8
+    assert protocol.leakage["validation"]["speakers"] == 0
+    assert "Validation shares up to 8 dialogues with training" in protocol.notes[0]
+
+
 def test_the_final_model_trains_on_everyone_but_validation() -> None:
     manifest = corpus(speakers=10)
-    fold = final_fold(manifest, ProtocolSettings())
+    fold = make_protocol(manifest, ProtocolSettings()).final
     assert fold.test == ()
     assert set(fold.train) | set(fold.validation) == set(manifest["utterance"])
     assert not value_of(manifest, fold.train, "speaker") & value_of(manifest, fold.validation, "speaker")
@@ -403,7 +466,7 @@ def test_the_final_model_trains_on_everyone_but_validation() -> None:
 
 def test_the_final_model_keeps_off_the_test_part_of_the_corpus_own_split() -> None:
     manifest = own_split(corpus(speakers=6))
-    fold = final_fold(manifest, ProtocolSettings())
+    fold = make_protocol(manifest, ProtocolSettings()).final
     assert value_of(manifest, fold.train, "session") == {"train"}
     assert value_of(manifest, fold.validation, "session") == {"dev"}
 
@@ -464,7 +527,7 @@ def test_labels_are_merged_then_chosen_in_the_order_given() -> None:
 
 def test_a_label_to_merge_that_nobody_knows_is_refused_with_those_there_are() -> None:
     manifest = corpus(labels=("angry", "excited", "happy"))
-    for work in (make_protocol, final_fold):
+    for work in (make_protocol, check_split):
         with pytest.raises(ProtocolError) as caught:
             work(manifest, ProtocolSettings(kind="speaker", merge={"angry": "happy", "exited": "happy"}))
         assert str(caught.value) == (
@@ -686,11 +749,12 @@ def test_leakage_is_that_of_a_plain_loop(manifest: pd.DataFrame, seed: int) -> N
         folds.append(Fold(name=str(number), train=tuple(train), validation=tuple(validation), test=tuple(test)))
         folds.append(Fold(name=f"{number}b", train=tuple(test), validation=tuple(validation), test=tuple(train)))
     found = leakage(manifest, folds)
-    expected = slow_leakage(frame, folds)
-    for kind in ("speakers", "dialogues", "scripts"):
-        assert found[kind] == expected[kind]
-    for kind in ("exact", "near"):
-        assert found[kind] == pytest.approx(expected[kind])
+    carved = [replace(fold, test=fold.validation, validation=()) for fold in folds]
+    for part, expected in ((found, slow_leakage(frame, folds)), (found["validation"], slow_leakage(frame, carved))):
+        for kind in ("speakers", "dialogues", "scripts"):
+            assert part[kind] == expected[kind]
+        for kind in ("exact", "near"):
+            assert part[kind] == pytest.approx(expected[kind])
 
 
 def test_the_wordings_above_include_near_copies_and_others() -> None:
@@ -741,7 +805,8 @@ def test_a_corpus_without_words_has_no_copies() -> None:
     manifest = corpus().assign(text=pd.array([None] * 36, dtype="string"), audio="a.wav")
     nothing = {"share": None, "agreement": None, "lookup": None}
     found = split(manifest, kind="speaker").leakage
-    assert found == {"speakers": 0, "dialogues": 0, "scripts": 0, "exact": nothing, "near": nothing}
+    none = {"speakers": 0, "dialogues": 0, "scripts": 0, "exact": nothing, "near": nothing}
+    assert found == {**none, "validation": none, "final": none}
 
 
 def test_a_look_up_answers_with_the_most_frequent_label_of_the_copies() -> None:

@@ -24,7 +24,7 @@ from emofuse.manifest import parts, read_manifest, text_sources, utterances, vot
 from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
-from emofuse.protocols import Protocol, check_split, final_fold, make_protocol, save_protocol
+from emofuse.protocols import Protocol, check_split, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.bootstrap import paired_difference
@@ -224,13 +224,12 @@ def train(
     if usable.empty:
         raise ManifestError("no utterance can be used", remedy="see the reasons above and mend the sound files")
     protocol = make_protocol(usable, recipe.protocol)
-    last = final_fold(usable, recipe.protocol)
     out.mkdir(parents=True, exist_ok=True)
     save_protocol(protocol, out / "protocol.json")
     material = _material(usable, recipe, protocol, features)
     kinds = trained_kinds(recipe)
     folds = [(fold, seed) for fold in protocol.folds for seed in recipe.seeds]
-    final = (last, recipe.seeds[0])
+    final = (protocol.final, recipe.seeds[0])
     units = [Unit(kind, *split) for kind in kinds for split in [*folds, final]]
     run_units(units, material, out / UNITS, jobs=jobs or os.cpu_count() or 1, device=device, progress=progress)
 
@@ -264,7 +263,7 @@ def train(
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "alignment": None if features.alignment is None else asdict(features.alignment),
-        "notes": [*notes, *_alignment_notes(features.alignment)],
+        "notes": [*notes, *protocol.notes, *_alignment_notes(features.alignment)],
         "corpus_notes": list(notes),
         "versions": versions(),
         "command": command,

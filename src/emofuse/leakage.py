@@ -1,10 +1,10 @@
-"""What the training and the test parts of a split share, and must be told to the reader of its results."""
+"""What the parts of a split share, which readers of its results must know."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,19 +16,21 @@ NEAR = 0.8
 LARGEST = 20_000
 
 
-def leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
+def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = None) -> dict[str, Any]:
     """Measure what test utterances share with the utterances that shape the model (training and validation).
 
     Args:
         frame: Manifest rows that take part.
         folds: The splits.
+        final: The split of the model that is kept, which tests nothing.
 
     Returns:
         `speakers`, `dialogues`, `scripts`: most that any fold shares; of scripts those whose words were given.
         `exact`, `near`: over all test utterances with words, the `share` whose transcript occurs in training word for
         word (near: only almost, cosine of character n-grams at least 0.8); `agreement`, how often those copies carry
         the same label; and `lookup`, how often the most frequent label of the copies is right (one of several drawn
-        at random). `near` is None where there are too many transcripts to compare.
+        at random). `near` is None where there are too many transcripts to compare. `validation` holds the same of what
+        validation utterances share with training utterances, `final` of those of the final split.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -38,21 +40,38 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
         {'share': 1.0, 'agreement': 1.0, 'lookup': 1.0}
     """
     rows = frame.assign(script=frame["script"].where(scripted(frame))).set_index("utterance")
-    words = {name: normalise(text) for name, text in rows["text"].dropna().items()}
-    labels = rows["label"].to_dict()
+    words = {str(name): normalise(text) for name, text in rows["text"].dropna().items()}
     neighbours = _neighbours(sorted({text for text in words.values() if text}))
+
+    def shared(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
+        return _shared(rows, words, neighbours, pairs)
+
+    found = shared((fold.test, (*fold.train, *fold.validation)) for fold in folds)
+    found["validation"] = shared((fold.validation, fold.train) for fold in folds)
+    if final is not None:
+        found["final"] = shared([(final.validation, final.train)])
+    return found
+
+
+def _shared(
+    rows: pd.DataFrame,
+    words: Mapping[str, str],
+    neighbours: Mapping[str, Sequence[str]] | None,
+    pairs: Iterable[tuple[Sequence[str], Sequence[str]]],
+) -> dict[str, Any]:
+    """What the first of each pair of parts shares with the second."""
+    labels = rows["label"].to_dict()
     exact, near = _Tally(), _Tally()
     shared = {"speaker": 0, "dialogue": 0, "script": 0}
-    for fold in folds:
-        seen = [*fold.train, *fold.validation]
+    for part, seen in pairs:
         for column in shared:
-            ours, theirs = (set(rows[column].loc[list(part)].dropna()) for part in (fold.test, seen))
+            ours, theirs = (set(rows[column].loc[list(names)].dropna()) for names in (part, seen))
             shared[column] = max(shared[column], len(ours & theirs))
         known: dict[str, Counter[str]] = defaultdict(Counter)
         for name in seen:
             if words.get(name):
                 known[words[name]][labels[name]] += 1
-        for name in fold.test:
+        for name in part:
             text = words.get(name)
             if not text:
                 continue

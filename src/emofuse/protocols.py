@@ -50,16 +50,20 @@ class Protocol:
         classes: The emotions, in the order of every model's outputs.
         labels: Class of every utterance that takes part.
         folds: One split a test set.
+        final: The split of the model that is kept: everyone but validation trains it, and nothing tests it.
         fingerprint: Changes whenever any utterance, label or fold does.
-        leakage: What training and test share, see `emofuse.leakage`.
+        leakage: What training and test share, and training and validation, see `emofuse.leakage`.
+        notes: What a reader has to know about the validation part.
     """
 
     settings: ProtocolSettings
     classes: tuple[str, ...]
     labels: Mapping[str, str]
     folds: tuple[Fold, ...]
+    final: Fold
     fingerprint: str
     leakage: Mapping[str, Any]
+    notes: tuple[str, ...]
 
 
 def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protocol:
@@ -77,13 +81,14 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
         ('a0', 'a1')
     """
     frame, classes = _select(manifest, settings)
-    settings = resolve(frame, settings)
-    folds = _folds(frame, classes, settings)
+    settings, folds, final, note = _split(frame, classes, resolve(frame, settings))
     labels = dict(zip(frame["utterance"], frame["label"], strict=True))
     # What is kept apart shows in the folds.
     plain = settings.model_dump(mode="json", exclude={"apart"})
     mark = fingerprint(plain, list(classes), labels, [asdict(fold) for fold in folds])
-    return Protocol(settings, classes, labels, tuple(folds), mark, leakage(frame, folds))
+    found = leakage(frame, folds, final=final)
+    notes = [*note, *_validation_notes(frame, settings, [*folds, final], found)]
+    return Protocol(settings, classes, labels, tuple(folds), final, mark, found, tuple(notes))
 
 
 def check_split(manifest: pd.DataFrame, settings: ProtocolSettings) -> None:
@@ -93,7 +98,61 @@ def check_split(manifest: pd.DataFrame, settings: ProtocolSettings) -> None:
         ProtocolError: It cannot.
     """
     frame, classes = _select(manifest, settings)
-    _folds(frame, classes, resolve(frame, settings))
+    _split(frame, classes, resolve(frame, settings))
+
+
+def _split(
+    frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings
+) -> tuple[ProtocolSettings, list[Fold], Fold, list[str]]:
+    """Folds and the final split by the first unit of validation that all of them allow, and why it is not the best."""
+    first, *others = _validation_units(frame, settings)
+    note: list[str] = []
+    for unit in (first, *others):
+        chosen = settings.model_copy(update={"validation_by": unit})
+        try:
+            return chosen, _folds(frame, classes, chosen), _final(frame, classes, chosen), note
+        except ProtocolError as error:
+            if unit == [first, *others][-1]:
+                raise
+            note = note or [f"Validation is not carved by {first}, since {error.what}."]
+    raise AssertionError  # The last unit has returned or raised.
+
+
+def _validation_units(frame: pd.DataFrame, settings: ProtocolSettings) -> tuple[str, ...]:
+    """What validation may be carved by, the best first: what shares neither speakers nor dialogues with training."""
+    if settings.validation_by != "auto":
+        return (settings.validation_by,)
+    if settings.kind == "split":
+        return ("session",)
+    if settings.kind == "session":
+        # A number that was asked for is one of sessions.
+        return ("session", "dialogue", "speaker") if settings.validation_groups is None else ("session",)
+    talking = frame.groupby("dialogue")["speaker"].nunique().gt(1).any()
+    if talking and _within(frame, "dialogue", "session") and _within(frame, "speaker", "session"):
+        return ("session", "speaker")
+    return ("speaker",)
+
+
+def _within(frame: pd.DataFrame, inner: str, outer: str) -> bool:
+    """Whether no dialogue or speaker is in two sessions."""
+    return bool(frame[outer].notna().all() and frame.groupby(inner)[outer].nunique().le(1).all())
+
+
+def _validation_notes(
+    frame: pd.DataFrame, settings: ProtocolSettings, folds: Sequence[Fold], found: Mapping[str, Any]
+) -> Iterator[str]:
+    if settings.kind == "session" and settings.validation_by == "session":
+        session = frame.set_index("utterance")["session"]
+        few = [fold.name for fold in folds if session.loc[list(fold.train)].nunique() == 1]
+        if few:
+            yield f"In fold {few[0]} one session trains and the others validate or test."
+    shared = {column: max(found["validation"][column], found["final"][column]) for column in ("speakers", "dialogues")}
+    told = " and ".join(f"up to {count} {column}" for column, count in shared.items() if count)
+    if told:
+        yield (
+            f"Validation shares {told} with training: the number of epochs that is chosen on it suits these, not new "
+            "ones."
+        )
 
 
 def _folds(frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings) -> list[Fold]:
@@ -106,10 +165,7 @@ def _folds(frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSett
     return folds
 
 
-def final_fold(manifest: pd.DataFrame, settings: ProtocolSettings) -> Fold:
-    """A split for the model that is kept: all speakers train it but those of validation, and no test set."""
-    frame, classes = _select(manifest, settings)
-    settings = resolve(frame, settings)
+def _final(frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings) -> Fold:
     if settings.kind == "split":
         frame = frame[frame["session"] != "test"]
     return _carve(FINAL, frame, frame.iloc[:0], settings, classes)

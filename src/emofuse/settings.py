@@ -215,8 +215,10 @@ class ProtocolSettings(Settings):
             own split where that tests somebody new, leave-one-speaker-out for up to twelve speakers, else `speakers`.
         folds: Number of folds (`speakers`), and most groups that scripts make (`apart`).
         fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
-        validation_by: What the validation part is carved by.
-        validation_groups: How many speakers or sessions go to validation; None for one in five.
+        validation_by: What the validation part is carved by. `auto` takes the protocol's own unit: `session` where
+            sessions are left out, or where speakers talk to each other within sessions; where too few sessions are
+            left, `dialogue`, and without dialogues `speaker`; else `speaker`.
+        validation_groups: How many of them go to validation; None for one in five.
         labels: Classes to keep, in this order; empty keeps all that occur.
         merge: Labels to rename before that, such as `excited` to `happy`.
         apart: `script` lets no fold train on words that were given to its tested speakers too: every test set is
@@ -228,7 +230,7 @@ class ProtocolSettings(Settings):
     kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split"] = "auto"
     folds: int = Field(default=5, ge=2)
     fixed: Literal["emobox"] | tuple[tuple[str, ...], ...] | None = None
-    validation_by: Literal["speaker", "session"] = "speaker"
+    validation_by: Literal["auto", "session", "dialogue", "speaker"] = "auto"
     validation_groups: int | None = Field(default=None, ge=1)
     labels: tuple[str, ...] = ()
     merge: Mapping[str, str] = Field(default_factory=dict)

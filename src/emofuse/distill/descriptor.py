@@ -142,5 +142,5 @@ class Readout(nn.Module):
 
 
 def _varying(mean: torch.Tensor, deviation: torch.Tensor, *, width: int) -> torch.Tensor:
-    """Deviations of moments `(2 * layers * width,)`, 0 for those that are constant by the scale of their kind and layer."""
+    """Deviations of moments `(2 * layers * width,)`, 0 for those that are constant by the scale of their layer."""
     return without_constants(mean.view(-1, width), deviation.view(-1, width)).flatten()

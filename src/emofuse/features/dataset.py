@@ -12,8 +12,9 @@ from emofuse.errors import StoreError
 from emofuse.features.store import View
 
 CONSTANT = 0.01
-"""Fraction of its layer's median deviation up to which a feature counts as constant; the smallest seen of a feature that
-says something is three times that."""
+"""Fraction of its layer's median deviation up to which a feature counts as constant.
+
+The smallest seen of a feature that carries something (means of a clip's slopes) is three times that."""
 ROUNDING = 1e-6
 
 
@@ -172,7 +173,7 @@ def statistics_of(items: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Te
 def without_constants(mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
     """Deviations `(layers, width)`, 0 for features that are constant, by the scale of their layer.
 
-    A constant feature says nothing, and its deviation is rounding: divided by that, any other value of it that is met
+    A constant feature carries nothing, and its deviation is rounding: divided by that, any other value of it that comes
     later, as from another microphone, would outweigh all other features.
 
     Example:

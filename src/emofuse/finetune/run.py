@@ -27,7 +27,7 @@ from emofuse.finetune.recordings import Recordings, listen
 from emofuse.manifest import parts, text_sources, utterances, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
 from emofuse.progress import Progress, Silent
-from emofuse.protocols import FINAL, Protocol, final_fold, make_protocol, save_protocol
+from emofuse.protocols import FINAL, Protocol, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
@@ -42,6 +42,7 @@ from emofuse.types import EncoderSpecification
 
 VERSION = 1
 HEAD = "model.safetensors"
+TUNED = "The encoders were trained together with the model, on the training part of each fold."
 KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 """What can be trained with its encoders; late fusion joins the tables of two of them."""
 
@@ -123,7 +124,7 @@ def finetune(
         keep_folds=keep_folds,
         processes=processes,
     )
-    units = _units(kind, protocol, usable, recipe, folds)
+    units = _units(kind, protocol, recipe, folds)
     if processes.main:
         out.mkdir(parents=True, exist_ok=True)
         write_manifest(manifest, out / MANIFEST)
@@ -327,9 +328,7 @@ def _steps(kind: ModelKind, recipe: Recipe) -> Steps:
     return "utterance" if found == "utterance" else "frame"
 
 
-def _units(
-    kind: ModelKind, protocol: Protocol, manifest: pd.DataFrame, recipe: Recipe, names: Sequence[str]
-) -> list[Unit]:
+def _units(kind: ModelKind, protocol: Protocol, recipe: Recipe, names: Sequence[str]) -> list[Unit]:
     """Folds by every seed, and the model that is kept by the first."""
     known = [*(fold.name for fold in protocol.folds), FINAL]
     unknown = [name for name in names if name not in known]
@@ -338,7 +337,7 @@ def _units(
     wanted = names or known
     units = [Unit(kind, fold, seed) for fold in protocol.folds if fold.name in wanted for seed in recipe.seeds]
     if FINAL in wanted:
-        units.append(Unit(kind, final_fold(manifest, recipe.protocol), recipe.seeds[0]))
+        units.append(Unit(kind, protocol.final, recipe.seeds[0]))
     return units
 
 
@@ -358,7 +357,7 @@ def _gather(
 ) -> dict[str, Any]:
     """Write what all folds and seeds that are done have come to, and the models that are kept."""
     recipe, kind = job.recipe, job.kind
-    units = _units(kind, protocol, manifest, recipe, ())
+    units = _units(kind, protocol, recipe, ())
     done = [unit for unit in units if job.finished(unit)]
     tables = [read_scores(job.root / unit.folder / "scores.parquet") for unit in done if unit.fold.test]
     models: dict[str, Any] = {}
@@ -396,7 +395,7 @@ def _gather(
         "layer_weights": {kind: mixes},
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in skipped.items()],
-        "notes": [*notes, "The encoders were trained together with the model, on the training part of each fold."],
+        "notes": [*notes, *protocol.notes, TUNED],
         "versions": versions(),
         "command": job.command,
     }

@@ -349,6 +349,7 @@ def _leakage(run: _Run) -> tuple[list[str], str]:
             )
         else:
             told.append("No script of a test part whose words were given occurs in training.")
+    told += _validation_leakage(found, run.manifest)
     exact, near, chance = found.get("exact") or {}, found.get("near"), run.chance
     share, agreement = exact.get("share"), exact.get("agreement")
     empty = False
@@ -372,6 +373,24 @@ def _leakage(run: _Run) -> tuple[list[str], str]:
                 "model of words can answer from memory, and its figures do not hold for new sentences."
             )
     return told, EMPTY_WORDS if empty else ""
+
+
+def _validation_leakage(found: Mapping[str, Any], manifest: pd.DataFrame) -> list[str]:
+    """What validation, which chooses the epoch, shares with training: in the folds, and in the split of kept models."""
+    told = []
+    for key, name in (("validation", "a fold"), ("final", "the kept models")):
+        part = found.get(key)
+        if not part:
+            continue
+        known = [column for column in ("speaker", "dialogue") if manifest[column].notna().any()]
+        known += ["script"] if scripted(manifest).any() else []
+        counts = [f"up to {_count(part[f'{one}s'], one)}" if part[f"{one}s"] else f"no {one}" for one in known]
+        share, near = (part.get("exact") or {}).get("share"), (part.get("near") or {}).get("share")
+        counts += [f"{percent(share)} % of its transcripts word for word"] if share is not None else []
+        counts += [f"another {percent(near)} % almost so"] if near else []
+        if counts:
+            told.append(f"The validation part of {name} shares with its training part: {', '.join(counts)}.")
+    return told
 
 
 def _agreeing(part: Mapping[str, float | None], chance: float) -> str:

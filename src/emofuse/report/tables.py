@@ -93,6 +93,8 @@ class _Leakage(_Part):
     scripts: int = 0
     exact: _Copies | None = None
     near: _Copies | None = None
+    validation: _Leakage | None = None
+    final: _Leakage | None = None
 
 
 class _Protocol(_Part):

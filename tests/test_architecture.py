@@ -16,6 +16,8 @@ SOURCE = Path(emofuse.__file__).parent
 
 ORDER = (
     "errors",
+    "terminal",
+    "inputs",
     "files",
     "names",
     "escape",
@@ -42,6 +44,7 @@ ORDER = (
     "distill",
     "report",
     "transcribe",
+    "answers",
     "predict",
     "experiment",
     "finetune",
@@ -57,6 +60,7 @@ ORDER = (
     "cli_align",
     "cli_scores",
     "cli_transcribe",
+    "cli_predict",
     "cli",
     "testing_corpora",
     "testing",

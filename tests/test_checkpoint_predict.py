@@ -22,13 +22,14 @@ from scipy.signal import resample_poly
 from typer.testing import CliRunner
 
 import emofuse
+from emofuse.answers import format_predictions
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.cli import app
 from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.experiment import Features, extract, run, train
 from emofuse.manifest import read_manifest
 from emofuse.models import LateFusion
-from emofuse.predict import Predictor, format_predictions, load
+from emofuse.predict import Predictor, load
 from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
 from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone

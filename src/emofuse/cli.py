@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
@@ -13,9 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_scores, cli_transcribe
-from emofuse.cli_options import reading_of, recipe_of
-from emofuse.errors import EmofuseError, SettingsError
+from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_predict, cli_scores, cli_transcribe
+from emofuse.cli_options import (
+    check_alignments,
+    check_corpus,
+    check_device_name,
+    check_manifest,
+    check_output,
+    reading_of,
+    recipe_of,
+)
+from emofuse.errors import EmofuseError, ManifestError
+from emofuse.terminal import harmless, let_go, make_ready
 
 if TYPE_CHECKING:
     from emofuse.settings import Recipe
@@ -38,6 +46,8 @@ app.add_typer(cli_distill.app, name="distill")
 MISUSED = 2
 SHOWN = 4
 STOPPED = 130
+RESUMED = ("run", "align", "transcribe", "extract", "train", "finetune", "distill", "demo")
+"""Commands that go on, called again, where they were stopped."""
 
 RecipeName = Annotated[
     str, typer.Argument(help="Name of a recipe that ships, such as speech, text or fusion, or a .toml.")
@@ -87,6 +97,7 @@ def run(
     text_encoder: TextEncoder = None,
     seeds: Seeds = None,
     settings: Set = None,
+    alignments: Alignments = None,
     jobs: Jobs = None,
     device: Device = "cpu",
     partial: Partial = False,
@@ -95,10 +106,10 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would do, and what that costs.")] = False,
 ) -> None:
     """Do the whole chain: manifest, alignment, features, folds x seeds, scores, report, kept models."""
-    from emofuse.console import Bars, finish, typed_command
-    from emofuse.experiment import run as run_recipe
-
     chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+    check_corpus(corpus, root)
+    check_device_name(device)
+    check_alignments(alignments)
     if plan:
         _show_plan(
             chosen,
@@ -109,6 +120,11 @@ def run(
             device=device,
         )
         return
+    check_output(out, folder=True)
+    from emofuse.align.table import read_alignments
+    from emofuse.console import Bars, finish, typed_command
+    from emofuse.experiment import run as run_recipe
+
     with Bars() as bars:
         outcome = run_recipe(
             chosen,
@@ -116,6 +132,7 @@ def run(
             root,
             out,
             store=store,
+            alignments=read_alignments(alignments) if alignments else None,
             jobs=jobs,
             device=device,
             **reading_of(partial, column, option),
@@ -147,6 +164,8 @@ def prepare(
     option: Option = None,
 ) -> None:
     """Read a corpus into a manifest."""
+    check_corpus(corpus, root)
+    check_output(out, folder=False)
     from emofuse.console import Bars, finish, say, warn
     from emofuse.experiment import prepare as prepare_manifest
 
@@ -181,12 +200,16 @@ def extract(
     device: Device = "cpu",
 ) -> None:
     """Compute the features that a recipe reads."""
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, None)
+    check_manifest(manifest)
+    check_output(store, folder=True, option="--store")
+    check_alignments(alignments)
+    check_device_name(device)
     from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, say
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
-    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, None)
     with Bars() as bars:
         features = extract_features(
             read_manifest(manifest),
@@ -220,6 +243,12 @@ def train(
     device: Device = "cpu",
 ) -> None:
     """Cross-validate a recipe's models and keep one of each, from all speakers."""
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+    check_manifest(manifest)
+    check_output(store, folder=True, option="--store")
+    check_output(out, folder=True)
+    check_alignments(alignments)
+    check_device_name(device)
     from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, typed_command
     from emofuse.experiment import MANIFEST
@@ -228,7 +257,6 @@ def train(
     from emofuse.manifest import read_manifest, write_manifest
     from emofuse.training.folder import check_frozen
 
-    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
     table = read_manifest(manifest)
     check_frozen(out)
     write_manifest(table, out / MANIFEST)
@@ -242,44 +270,8 @@ def train(
     finish(outcome.skipped)
 
 
-for verb in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, cli_scores.fuse):
-    app.command()(verb)
-
-
-@app.command()
-def predict(
-    files: Annotated[list[Path], typer.Argument(help="Sound files.")],
-    model: Annotated[
-        Path | None,
-        typer.Option(help="Folder of a trained model, such as RUN/models/late (default: the one that ships)."),
-    ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="What is said: once for all files, or once each.")] = None,
-    asr: Annotated[
-        str | None,
-        typer.Option(
-            help="Who writes down words that are not given: whisper, sphinx, none (default: whisper if at hand)."
-        ),
-    ] = None,
-    asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
-    style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
-    device: Device = "cpu",
-) -> None:
-    """Tell the emotion of sound files."""
-    from emofuse.console import Bars, finish, show_predictions
-    from emofuse.predict import format_predictions, load
-    from emofuse.types import Prediction
-
-    if style not in ("table", "json", "csv"):
-        raise SettingsError(f"{style!r} is no format", where="--format", remedy="use table, json or csv")
-    predictor = load(model, asr=asr, asr_model=asr_model, device=device)
-    with Bars() as bars:
-        answers = list(predictor.predict_many(files, texts=text, progress=bars))
-    good = [answer for answer in answers if isinstance(answer, Prediction)]
-    if style == "table":
-        show_predictions(good)
-    else:
-        typer.echo(format_predictions(good, style="json" if style == "json" else "csv"))
-    finish({str(error.where): error.advice for error in answers if not isinstance(error, Prediction)}, done=bool(good))
+for command in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, cli_scores.fuse, cli_predict.predict):
+    app.command()(command)
 
 
 @app.command()
@@ -289,6 +281,7 @@ def join(
     out: Annotated[Path, typer.Option(help="Folder for the joined model.")],
 ) -> None:
     """Join a speech and a text model of two corpora in late fusion, calibrated on what they had not seen."""
+    check_output(out, folder=True)
     from emofuse.console import say
     from emofuse.join import join_models
 
@@ -299,6 +292,8 @@ def join(
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Write the HTML report and the plots of a run."""
+    if not (folder / "result.json").is_file():
+        raise ManifestError("this holds no finished run", where=folder, remedy="name the folder of one")
     from emofuse.console import Bars, say
     from emofuse.report import write_report
 
@@ -312,10 +307,11 @@ def corpora(as_json: Json = False) -> None:
     """List the corpora that can be read, with licence and where to get them."""
     from dataclasses import asdict
 
+    from emofuse.console import show_json
     from emofuse.corpora import CORPORA
 
     if as_json:
-        typer.echo(json.dumps({name: asdict(card) for name, card in CORPORA.items()}, indent=1, ensure_ascii=False))
+        show_json({name: asdict(card) for name, card in CORPORA.items()})
         return
     from emofuse.console import show_corpora
 
@@ -343,6 +339,7 @@ def demo(
     jobs: Jobs = None,
 ) -> None:
     """Make a small spoken corpus, run speech, text, late and early-frame on it, report, and predict."""
+    check_output(out, folder=True)
     from emofuse.audio import sound_files
     from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
@@ -366,13 +363,15 @@ def demo(
     _show_outcome(outcome.result, outcome.out)
     last = list(utterances(read_manifest(outcome.out / MANIFEST)))[-1]
     folder = outcome.out / MODELS / "late"
-    say(f'\nemofuse predict {last.audio} --text "{last.text}" --model {folder}')
+    say("")
+    say(f'emofuse predict {last.audio} --text "{last.text}" --model {folder}')
     show_predictions([load(folder).predict(last.audio, text=last.text)])
     if recordings is not None:
         found = sound_files(recordings)
         # Drawn, not counted off: corpora list their recordings in an order that repeats itself.
         chosen = random.Random(0).sample(found, min(SHOWN, len(found)))  # noqa: S311
-        say(f"\nemofuse predict {' '.join(map(str, chosen))}")
+        say("")
+        say(f"emofuse predict {' '.join(map(str, chosen))}")
         answers = load().predict_many(chosen)
         show_predictions([answer for answer in answers if isinstance(answer, Prediction)])
     finish(outcome.skipped)
@@ -390,9 +389,12 @@ def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; what a person can mend ends with status 2 and one sentence."""
+    """Run the command line; what a person can fix ends with status 2 and one sentence."""
+    make_ready()
+    verb = sys.argv[1] if sys.argv[1:] else ""
     try:
         status = app(standalone_mode=False)
+        sys.stdout.flush()
     except EmofuseError as error:
         _fail(str(error))
     except TyperException as error:
@@ -400,19 +402,26 @@ def main() -> NoReturn:
         sentence = error.format_message().strip().rstrip(".")
         if not sentence:
             raise SystemExit(MISUSED) from None
-        verbs = {command.callback.__name__ for command in app.registered_commands if command.callback} | {"distill"}
-        verb = f"{sys.argv[1]} " if sys.argv[1:] and sys.argv[1] in verbs else ""
-        _fail(f"{sentence}; `emofuse {verb}--help` lists what there is.")
+        known = {command.callback.__name__ for command in app.registered_commands if command.callback} | {"distill"}
+        _fail(f"{sentence}; `emofuse {verb + ' ' if verb in known else ''}--help` lists what there is.")
+    except BrokenPipeError:
+        # Whoever read has enough, as `head` does.
+        let_go()
+        raise SystemExit(MISUSED) from None
     except OSError as error:
-        _fail(f"{error.filename or 'emofuse'}: {error.strerror or error}; check path, permissions and disk.")
+        place = os.fsdecode(error.filename) if error.filename else "what is printed, or a file"
+        _fail(f"{place}: {error.strerror or error}; check path, permissions and disk.")
+    except MemoryError:
+        _fail("the memory ran out; work on less at once, or free some.")
     # typer makes this status of an interruption, in silence.
-    if status == STOPPED:
+    if status == STOPPED and verb in RESUMED:
         typer.echo("Stopped; the same command goes on from here.", err=True)
     raise SystemExit(status)
 
 
 def _fail(sentence: str) -> NoReturn:
-    typer.echo(sentence, err=True)
+    typer.echo(harmless(sentence), err=True)
+    let_go()
     raise SystemExit(MISUSED)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from emofuse.cli_options import check_device_name, check_manifest, check_one_of, check_output
 from emofuse.errors import SettingsError
 
 
@@ -29,16 +30,21 @@ def align(
     device: Annotated[str, typer.Option(help="For ctc, where to compute: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Find when the words, syllables and phones of a corpus are said."""
+    check_manifest(manifest)
+    check_output(out, folder=False)
+    check_device_name(device)
+    if aligner is not None:
+        check_one_of(aligner, ("sphinx", "ctc", "shipped"), "aligner", where="--aligner")
+    if write is not None:
+        check_one_of(write, ("textgrid", "ctm", "json"), "format", where="--write")
+    if (write is None) != (folder is None):
+        raise SettingsError("one is given without the other", where="--write and --folder", remedy="give both")
     from emofuse.align.coverage import coverage
     from emofuse.align.run import AlignerName, align_manifest
-    from emofuse.align.writers import FORMATS, write_files
+    from emofuse.align.writers import Format, write_files
     from emofuse.console import SOME_SKIPPED, Bars, say, warn
     from emofuse.manifest import read_manifest
 
-    if write is not None and write not in FORMATS:
-        raise SettingsError(f"{write!r} is no format", where="--write", remedy=f"use one of {', '.join(FORMATS)}")
-    if (write is None) != (folder is None):
-        raise SettingsError("one is given without the other", where="--write and --folder", remedy="give both")
     table = read_manifest(manifest)
     with Bars() as bars:
         found = align_manifest(
@@ -54,7 +60,7 @@ def align(
     if write is not None and folder is not None:
         known = table[table["duration"].notna()]
         durations = dict(zip(known["utterance"], known["duration"].astype(float), strict=True))
-        files = write_files(found.values(), folder, style=write, durations=durations)
+        files = write_files(found.values(), folder, style=cast(Format, write), durations=durations)
         say(f"{folder}: {len(files)} files")
     counted = coverage(found.values())
     say(f"{out}: {counted.summary()}")

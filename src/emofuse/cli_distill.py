@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emofuse.cli_options import check_corpus, check_device_name, check_output
 from emofuse.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Make a small encoder that takes after a large one.")
@@ -32,9 +33,7 @@ def speech(
     device: Device = "cpu",
 ) -> None:
     """Distil a speech encoder from recordings; labels and transcripts are not read."""
-    from emofuse.console import Bars, finish, say, typed_command
     from emofuse.distill.settings import SpeechStudentSettings
-    from emofuse.distill.speech import distill_speech
     from emofuse.settings import settings_from
 
     folders: dict[str, Path] = {}
@@ -43,7 +42,14 @@ def speech(
         if not equals or not name or not folder:
             raise SettingsError(f"{one!r} is not NAME=FOLDER", remedy='write, say, "nEMO (CC BY-NC-SA 4.0)=data/nemo"')
         folders[name] = Path(folder)
+        if not Path(folder).is_dir():
+            raise SettingsError("there is no such folder", where=folder, remedy="check the path")
     chosen = settings_from(SpeechStudentSettings, settings or [])
+    check_output(out, folder=True)
+    check_device_name(device)
+    from emofuse.console import Bars, finish, say, typed_command
+    from emofuse.distill.speech import distill_speech
+
     with Bars() as bars:
         made = distill_speech(
             folders,
@@ -72,12 +78,16 @@ def text(
     device: Device = "cpu",
 ) -> None:
     """Distil a text encoder on GoEmotions; its test split is not read."""
-    from emofuse.console import Bars, say, typed_command
     from emofuse.distill.settings import TextStudentSettings
-    from emofuse.distill.text import distill_text
     from emofuse.settings import settings_from
 
     chosen = settings_from(TextStudentSettings, settings or [])
+    check_corpus("goemotions", root)
+    check_output(out, folder=True)
+    check_device_name(device)
+    from emofuse.console import Bars, say, typed_command
+    from emofuse.distill.text import distill_text
+
     with Bars() as bars:
         made = distill_text(
             root,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from emofuse.cli_options import reading_of, recipe_of
+from emofuse.cli_options import check_corpus, check_device_name, check_output, reading_of, recipe_of
 from emofuse.errors import EmofuseError
 
 STOPPED_ALREADY = 2
@@ -45,6 +46,12 @@ def finetune(
     ] = None,
 ) -> None:
     """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
+    # Before torch is loaded, and by one process only.
+    if os.environ.get("RANK", "0") == "0":
+        recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+        check_corpus(corpus, root)
+        check_output(out, folder=True)
+        check_device_name(device or "cpu")
     from emofuse.console import Bars, finish, say, show_results, typed_command
     from emofuse.corpora import read_corpus
     from emofuse.finetune.processes import Processes

@@ -1,12 +1,16 @@
-"""What verbs in different files share: a recipe, and how a corpus is read, from options."""
+"""What commands in different files share: recipes and corpora from options, checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emofuse.errors import SettingsError
+from emofuse.errors import AlignmentError, CheckpointError, ManifestError, SettingsError
+from emofuse.inputs import nearest, refuse_address
 
 if TYPE_CHECKING:
     from emofuse.settings import Recipe
@@ -44,3 +48,70 @@ def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mappi
             raise SettingsError(f"{pair!r} is not {form}", where=flag, remedy=f"write, say, {example}")
         values[name] = value
     return values
+
+
+def check_one_of(value: str, names: Iterable[str], what: str, *, where: str) -> None:
+    """Refuse a value that an option does not know, with the nearest that it does."""
+    known = list(names)
+    if value not in known:
+        raise SettingsError(f"{value!r} is no {what}", where=where, remedy=nearest(value, known))
+
+
+def check_device_name(device: str) -> None:
+    """Refuse what torch calls no device; whether this machine has it, torch says later."""
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
+        raise SettingsError(
+            f"device {device!r} cannot be used here", remedy="use cpu, or see what `emofuse doctor` finds"
+        )
+
+
+def check_corpus(name: str, root: Path) -> None:
+    """Refuse a corpus that is not known, or a place that is not there."""
+    from emofuse.corpora import CORPORA
+
+    for one in name.split("+"):
+        if one not in CORPORA:
+            raise ManifestError(f"no corpus is called {one!r}", remedy=nearest(one, CORPORA))
+    refuse_address(root, where="--root")
+    if not root.exists():
+        what = "table" if name == "table" else "folder"
+        raise ManifestError(f"no such {what}", where=root, remedy="check the path")
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that holds no trained model."""
+    if not (folder / "settings.json").is_file():
+        raise CheckpointError(
+            "the model folder has no settings.json" if folder.is_dir() else "there is no such folder",
+            where=folder,
+            remedy="name a folder that emofuse has trained",
+        )
+
+
+def check_manifest(path: Path) -> None:
+    """Refuse a manifest that is not there."""
+    if not path.is_file():
+        raise ManifestError("no such manifest", where=path, remedy="make one with `emofuse prepare`")
+
+
+def check_alignments(path: Path | None) -> None:
+    """Refuse a table of alignments that is not there."""
+    if path is not None and not path.is_file():
+        raise AlignmentError("no such table", where=path, remedy="make it with `emofuse align`")
+
+
+def check_output(path: Path, *, folder: bool, option: str = "--out") -> None:
+    """Refuse a place to write to that cannot be written to, before the work and not after it."""
+    if path.exists() and path.is_dir() != folder:
+        raise SettingsError(
+            "this is a file, and a folder is wanted" if folder else "this is a folder, and a file is wanted",
+            where=f"{option} {path}",
+            remedy="name another place",
+        )
+    there = next((place for place in (path, *path.parents) if place.exists()), Path())
+    if there.is_file() and there != path:
+        raise SettingsError(
+            f"{there} is a file, so nothing can be written below it", where=option, remedy="name another place"
+        )
+    if not os.access(there, os.W_OK):
+        raise SettingsError(f"{there} cannot be written to", where=option, remedy="check its permissions")

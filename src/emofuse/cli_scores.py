@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,11 +24,11 @@ def evaluate(
     from emofuse.scoring.result import describe
 
     result = describe(_scores(scores))
-    if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
-        return
-    from emofuse.console import show_results
+    from emofuse.console import show_json, show_results
 
+    if as_json:
+        show_json(result)
+        return
     show_results(result["models"])
 
 
@@ -45,10 +44,11 @@ def compare(
 
     gaps = paired_difference(_one_model(first), _one_model(second))
     values = {"first": first, "second": second, **{name: asdict(gap) for name, gap in gaps.items()}}
+    from emofuse.console import show_comparisons, show_json
+
     if as_json:
-        typer.echo(json.dumps(values, indent=1))
+        show_json(values)
         return
-    from emofuse.console import show_comparisons
 
     show_comparisons([values])
 
@@ -69,10 +69,11 @@ def fuse(
     joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
     write_scores(joined, out)
     result = {**describe(joined), "fusion": done}
+    from emofuse.console import say, show_json, show_results
+
     if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False))
+        show_json(result)
         return
-    from emofuse.console import say, show_results
 
     show_results(result["models"])
     weights = done["weights"]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emofuse.cli_options import check_device_name, check_manifest, check_one_of, check_output
 from emofuse.errors import SettingsError
 
 
@@ -21,12 +22,16 @@ def transcribe(
     device: Annotated[str, typer.Option(help="For whisper, where to compute: cpu, cuda.")] = "cpu",
 ) -> None:
     """Write a manifest with what a recogniser hears in the place of its transcripts."""
+    if out.resolve() == manifest.resolve():
+        raise SettingsError("the reference would be lost", where="--out", remedy="write another manifest")
+    check_one_of(asr, ("sphinx", "whisper"), "recogniser", where="--asr")
+    check_manifest(manifest)
+    check_output(out, folder=False)
+    check_device_name(device)
     from emofuse.console import Bars, finish, say
     from emofuse.manifest import read_manifest
     from emofuse.transcribe import load_transcriber, transcribe_manifest
 
-    if out.resolve() == manifest.resolve():
-        raise SettingsError("the reference would be lost", where="--out", remedy="write another manifest")
     transcriber = load_transcriber(asr, model=model, device=device)
     if transcriber is None:
         raise SettingsError("no recogniser was chosen", where="--asr", remedy="use sphinx or whisper")

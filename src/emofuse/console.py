@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
+from emofuse.answers import AnswerWriter, CsvWriter, JsonWriter
+from emofuse.terminal import as_json, harmless, holds_all
 from emofuse.types import Prediction
 
 if TYPE_CHECKING:
     from emofuse.plan import Plan
 
-OUT = Console()
-ERR = Console(stderr=True)
+
+class _Console(Console):
+    """A console that no text can give orders to: only what rich itself draws holds control characters."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text, keep="\n"))
+
+
+OUT = _Console()
+ERR = _Console(stderr=True)
 FEW_LABELS = 8
 SOME_SKIPPED, NOTHING_DONE = 1, 2
+STOPPED = 130
+NAMED = 3
+_WIDEST = 10_000  # Columns of an output that is no terminal.
 
 
 class Bars:
     """Progress as bars on stderr; a stage shorter than two seconds leaves no trace.
+
+    Args:
+        hidden: Show notes only, where something else on the same terminal shows how far the work is.
 
     Example:
         >>> with Bars() as bars:
@@ -36,7 +56,7 @@ class Bars:
         ...     bars.finish("Counting")
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hidden: bool = False) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -45,6 +65,9 @@ class Bars:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=ERR,
+            disable=hidden,
+            # What is printed meanwhile belongs where it was sent, not above the bars.
+            redirect_stdout=False,
         )
         self._tasks: dict[str, Any] = {}
 
@@ -84,31 +107,74 @@ class Bars:
 
     def note(self, message: str) -> None:
         """Show a line above the bars."""
-        self._progress.console.print(message, style="yellow", markup=False)
+        warn(message)
 
 
 def say(message: str) -> None:
-    """Show a line on stdout, as it is."""
-    OUT.print(message, markup=False, highlight=False, soft_wrap=True)
+    """Show a line on stdout."""
+    OUT.print(harmless(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Show a line on stderr."""
-    ERR.print(message, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    ERR.print(harmless(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON."""
+    _write(as_json(value, ascii_only=not holds_all(sys.stdout)) + "\n")
+
+
+def _write(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+def _show_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, last_is_total: bool = False) -> None:
+    """A table; where it would lose letters, below some width, a few lines a row.
+
+    Args:
+        heads: Of the columns.
+        rows: Their cells, as they are: no markup.
+        last_is_total: Whether a line stands above the last row.
+    """
+    table = Table()
+    for head in heads:
+        table.add_column(Text(head), overflow="fold")
+    cells = [[Text(harmless(one)) if isinstance(one, str) else one for one in row] for row in rows]
+    for number, row in enumerate(cells, start=1):
+        if last_is_total and number == len(cells):
+            table.add_section()
+        table.add_row(*row)
+    whole = Measurement.get(OUT, OUT.options.update(width=_WIDEST), table)
+    if not _has_width():
+        _Console(width=max(OUT.width, whole.maximum)).print(table)
+    elif whole.minimum <= OUT.width:
+        OUT.print(table)
+    else:
+        for row in cells:
+            OUT.print(row[0], style="bold", soft_wrap=True)
+            for head, cell in zip(heads[1:], row[1:], strict=True):
+                if cell.plain:
+                    OUT.print(Text.assemble(f"  {head}: " if head else "  ", cell), soft_wrap=True)
+
+
+def _has_width() -> bool:
+    """Whether lines have an end: those of a terminal, or where a width is asked for."""
+    return OUT.is_terminal or "COLUMNS" in os.environ
 
 
 def show_results(models: Mapping[str, Any]) -> None:
     """A table of what `evaluate` gave: UA, WA and macro-F1 in percent with intervals."""
     from emofuse.scoring.result import caution
 
-    table = Table("model", "UA %, 95 %", "WA %, 95 %", "macro-F1 %, 95 %", "ECE")
+    rows = []
     for name, entry in models.items():
         cells = [
             f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
             for one in (entry["ua"], entry["wa"], entry["macro_f1"])
         ]
-        table.add_row(escape(name), *cells, f"{entry['ece']:.3f}")
-    OUT.print(table)
+        rows.append([name, *cells, f"{entry['ece']:.3f}"])
+    _show_table(["model", "UA %, 95 %", "WA %, 95 %", "macro-F1 %, 95 %", "ECE"], rows)
     first = next(iter(models.values()))
     few = caution(first)
     OUT.print(
@@ -125,41 +191,105 @@ def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
         return
     from emofuse.scoring.bootstrap import excludes_zero
 
-    table = Table("UA of", "minus UA of", "points", "95 % paired", "p", "")
+    rows = []
     for one in comparisons:
         gap = one["ua"]
-        table.add_row(
-            escape(one["first"]),
-            escape(one["second"]),
-            f"{100 * gap['value']:+.1f}",
-            f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}",
-            f"{gap['p']:.3f}",
-            "excludes zero" if excludes_zero(gap["low"], gap["high"]) else "may be zero",
+        rows.append(
+            [
+                one["first"],
+                one["second"],
+                f"{100 * gap['value']:+.1f}",
+                f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}",
+                f"{gap['p']:.3f}",
+                "excludes zero" if excludes_zero(gap["low"], gap["high"]) else "may be zero",
+            ]
         )
-    OUT.print(table)
+    _show_table(["UA of", "minus UA of", "points", "95 % paired", "p", ""], rows)
+
+
+class TableWriter:
+    """Predictions as lines of a table, each at once; where a line is too short for that, in two lines a file.
+
+    Args:
+        classes: Emotions, a column each.
+        sources: Files that will come, for the width of the first column.
+    """
+
+    def __init__(self, classes: Sequence[str], sources: Sequence[str]) -> None:
+        self._classes = list(classes)
+        self._notes: dict[str, list[str]] = {}
+        self._count = 0
+        self._heads = heads = ["file", "emotion", *map(harmless, classes), "from"]
+        longest = [
+            max(map(cell_len, map(harmless, sources)), default=0),
+            max(map(cell_len, map(harmless, classes)), default=0),
+            *[4] * len(classes),
+            len("speech + text"),
+        ]
+        self._widths = [max(cell_len(head), width) for head, width in zip(heads, longest, strict=True)]
+        self._fits = not _has_width() or sum(self._widths) + 2 * (len(heads) - 1) <= OUT.width
+
+    def add(self, answer: Prediction) -> None:
+        """See `AnswerWriter.add`."""
+        if self._fits and not self._count:
+            self._line(self._heads, style="bold")
+        self._count += 1
+        for note in answer.notes:
+            self._notes.setdefault(note, []).append(answer.source or "")
+        source, streams = answer.source or "", " + ".join(answer.streams)
+        if self._fits:
+            posteriors = [f"{answer.posteriors[name]:.2f}" for name in self._classes]
+            self._line([source, answer.label, *posteriors, streams])
+            return
+        order = sorted(self._classes, key=lambda name: (name != answer.label, -answer.posteriors[name]))
+        if source:
+            say(source)
+        say(f"  {', '.join(f'{name} {answer.posteriors[name]:.2f}' for name in order)} (from {streams})")
+
+    def close(self) -> None:
+        """Say what there is to note, and of which files where it is not of all."""
+        for note, sources in self._notes.items():
+            named = [harmless(one) for one in dict.fromkeys(sources) if one]
+            if len(sources) == self._count or not named:
+                warn(f"Note: {note}.")
+            else:
+                more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+                warn(f"Note on {', '.join(named[:NAMED])}{more}: {note}.")
+
+    def _line(self, cells: Sequence[str], *, style: str = "") -> None:
+        shown = [harmless(cell) for cell in cells]
+        padded = [one + " " * (width - cell_len(one)) for one, width in zip(shown, self._widths, strict=True)]
+        OUT.print("  ".join(padded).rstrip(), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def answer_writer(style: str, *, classes: Sequence[str], sources: Sequence[str]) -> AnswerWriter:
+    """What shows predictions on standard output as they come.
+
+    Args:
+        style: `table`, `json` or `csv`.
+        classes: Emotions.
+        sources: Files that will come.
+    """
+    if style == "json":
+        return JsonWriter(_write, ascii_only=not holds_all(sys.stdout))
+    return CsvWriter(_write, classes=classes) if style == "csv" else TableWriter(classes, sources)
 
 
 def show_predictions(predictions: Sequence[Prediction]) -> None:
     """A table of predictions with the posterior of every class, and their notes."""
     if not predictions:
         return
-    table = Table(Column("file", overflow="fold"), "emotion", *map(escape, predictions[0].posteriors), "from")
+    table = TableWriter(list(predictions[0].posteriors), [one.source or "" for one in predictions])
     for one in predictions:
-        shares = [f"{value:.2f}" for value in one.posteriors.values()]
-        table.add_row(escape(one.source or ""), Text(one.label, style="bold"), *shares, " + ".join(one.streams))
-    OUT.print(table)
-    for note in dict.fromkeys(note for one in predictions for note in one.notes):
-        warn(f"Note: {note}.")
+        table.add(one)
+    table.close()
 
 
 def show_plan(plan: Plan) -> None:
     """The stages of a run with their cost, and the cost of all."""
-    table = Table("stage", "what", Column("time", justify="right"), Column("disk", justify="right"))
-    for stage in plan.stages:
-        table.add_row(stage.name, escape(stage.what), _duration(stage.seconds), _size(stage.disk))
-    table.add_section()
-    table.add_row("all", "", _duration(plan.seconds), _size(plan.disk))
-    OUT.print(table)
+    rows = [[stage.name, stage.what, _duration(stage.seconds), _size(stage.disk)] for stage in plan.stages]
+    rows.append(["all", "", _duration(plan.seconds), _size(plan.disk)])
+    _show_table(["stage", "what", "time", "disk"], rows, last_is_total=True)
     OUT.print(
         f"At most, measured on this machine as it is now; early stopping shortens training. About {_size(plan.memory)} "
         "of memory.",
@@ -202,16 +332,13 @@ def show_corpora(cards: Mapping[str, Any]) -> None:
 
 def show_checks(checks: Sequence[Any]) -> None:
     """A table of what `doctor` found."""
-    table = Table("", "what", "found")
-    for check in checks:
-        mark = {True: "[green]ok[/green]", False: "[red]mend[/red]", None: ""}[check.ok]
-        table.add_row(mark, check.name, escape(check.detail))
-    OUT.print(table)
+    marks = {True: Text("ok", style="green"), False: Text("fix", style="red"), None: Text("")}
+    _show_table(["what", "", "found"], [[check.name, marks[check.ok], check.detail] for check in checks])
 
 
 def typed_command() -> str:
     """What the user typed, to be written beside results."""
-    return shlex.join(["emofuse", *sys.argv[1:]])
+    return harmless(shlex.join(["emofuse", *sys.argv[1:]]))
 
 
 def finish(skipped: Mapping[str, str], *, done: bool = True) -> None:

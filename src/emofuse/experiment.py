@@ -282,6 +282,7 @@ def run(
     out: Path,
     *,
     store: Path | None = None,
+    alignments: Mapping[str, Alignment] | None = None,
     jobs: int | None = None,
     device: str = "cpu",
     partial: bool = False,
@@ -298,6 +299,7 @@ def run(
         root: The corpus's folder (for `table` the file).
         out: The run folder.
         store: Feature store, to share one between runs; by default inside the run folder.
+        alignments: By utterance, where models read phones, syllables or words; by default they are made.
         jobs: Parallel processes; by default one a core.
         device: Where to compute, as torch names it.
         partial: Accept an incomplete corpus.
@@ -321,7 +323,8 @@ def run(
     manifest = read_manifest(out / MANIFEST)
     check_streams(manifest, trained_kinds(recipe))
     check_split(manifest, recipe.protocol)
-    alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
+    if alignments is None:
+        alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
     features = extract(manifest, recipe, store or out / STORE, alignments=alignments, device=device, progress=progress)
     outcome = train(
         manifest,

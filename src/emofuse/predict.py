@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +14,11 @@ from emofuse.align.sphinx import SphinxAligner
 from emofuse.audio import SAMPLING_RATE, check_samples, load_audio
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
-from emofuse.errors import AlignmentError, AudioError, CheckpointError, SettingsError
+from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.features.dataset import pad, pad_bounds
 from emofuse.features.extract import features_of, to_steps, to_words
 from emofuse.features.segments import step_bounds
+from emofuse.inputs import check_text, refuse_address
 from emofuse.language import is_foreign
 from emofuse.models import JoinedModel
 from emofuse.models.device import check_device
@@ -140,8 +137,10 @@ class Predictor:
             AudioError: The sound cannot be used.
             SettingsError: A stream that the model needs is missing, text is no string, or samples have another rate.
         """
-        if text is not None and not isinstance(text, str):
-            raise SettingsError(f"text is a {type(text).__name__}", where="text", remedy="give the words as one string")
+        if text is not None:
+            check_text(text)
+        if isinstance(audio, (str, Path)):
+            refuse_address(audio)
         if sampling_rate != SAMPLING_RATE:
             raise SettingsError(
                 f"samples at {sampling_rate} Hz were given",
@@ -193,16 +192,19 @@ class Predictor:
 
     def predict_many(
         self,
-        files: Sequence[Path | str],
+        files: Sequence[Path | str | None],
         *,
         texts: Sequence[str | None] | None = None,
         progress: Progress = Silent(),
-    ) -> Iterator[Prediction | AudioError | SettingsError]:
-        """Tell the emotion of many files; one that cannot be used or lacks words gives its error and the others go on.
+    ) -> Iterator[Prediction | EmofuseError]:
+        """Predict the emotion of many files, one after the other, as each is asked for.
+
+        Whatever is wrong with a file gives its error in the place of its answer, and the others go on.
 
         Args:
-            files: Sound files.
-            texts: The words of each, in the same order; a single one counts for all.
+            files: Recordings; None where there is a text only.
+            texts: The words of each, in the same order; a single one counts for all, and a single None as a file
+                for all texts.
             progress: Told about each file.
 
         Raises:
@@ -212,21 +214,36 @@ class Predictor:
         for name, given in (("files", files), ("texts", texts)):
             if isinstance(given, (str, Path)):
                 raise SettingsError(f"{name} is one {type(given).__name__}", where=name, remedy="give a list")
-        words = [None] * len(files) if texts is None else list(texts)
+        sounds, words = list(files), [None] * len(files) if texts is None else list(texts)
         if len(words) == 1:
-            words *= len(files)
-        if len(words) != len(files):
+            words *= len(sounds)
+        elif sounds == [None]:
+            sounds *= len(words)
+        if len(words) != len(sounds):
             raise SettingsError(
-                f"{len(words)} texts were given for {len(files)} files", remedy="give one text, or one for each file"
+                f"{len(words)} texts were given for {len(sounds)} files", remedy="give one text, or one for each file"
             )
         if set(words) == {None} and "text" in self.needs and self._transcriber is None:
             raise self._lack("text")
-        pairs = zip(files, words, strict=True)
-        for file, text in track(pairs, "Predicting", total=len(files), progress=progress):
-            try:
-                yield self.predict(file, text=text)
-            except (AudioError, SettingsError) as error:
-                yield error
+        pairs = zip(sounds, words, strict=True)
+        for file, text in track(pairs, "Predicting", total=len(sounds), progress=progress):
+            yield self._answer(file, text)
+
+    def _answer(self, file: Path | str | None, text: str | None) -> Prediction | EmofuseError:
+        """A prediction or, whatever happens, what prevents it: no file may cost another file's answer."""
+        try:
+            return self.predict(file, text=text)
+        except EmofuseError as error:
+            return error
+        except MemoryError:
+            return AudioError("the memory does not suffice", where=file, remedy="cut it, or free some memory")
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), "")
+            return AudioError(
+                f"this cannot be used ({type(error).__name__}: {first})",
+                where=file,
+                remedy="leave it out",
+            )
 
     def _lack(self, stream: str, *, where: Path | str | None = None) -> SettingsError:
         what, remedy = {
@@ -305,27 +322,3 @@ def _says(text: str | None) -> bool:
 
 def _samples(audio: Path | str | NDArray[Any]) -> NDArray[np.float32]:
     return load_audio(audio) if isinstance(audio, (str, Path)) else check_samples(audio)
-
-
-Style = Literal["json", "csv"]
-
-
-def format_predictions(predictions: Sequence[Prediction], *, style: Style) -> str:
-    """Predictions as text: a JSON array of objects, or CSV with one column a class.
-
-    Example:
-        >>> one = Prediction(label="sad", posteriors={"happy": 0.25, "sad": 0.75}, streams=("speech",), source="a.wav")
-        >>> print(format_predictions([one], style="csv"))
-        source,label,happy,sad,streams,notes
-        a.wav,sad,0.250000,0.750000,speech,
-    """
-    if style == "json":
-        return json.dumps([asdict(one) for one in predictions], ensure_ascii=False, indent=1)
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    classes = list(predictions[0].posteriors) if predictions else []
-    writer.writerow(["source", "label", *classes, "streams", "notes"])
-    for one in predictions:
-        values = [f"{one.posteriors[name]:.6f}" for name in classes]
-        writer.writerow([one.source, one.label, *values, "+".join(one.streams), "; ".join(one.notes)])
-    return lines.getvalue().rstrip("\n")

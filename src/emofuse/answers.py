@@ -1,0 +1,114 @@
+"""Predictions as text, each as soon as it is there: a JSON array, or CSV with one column a class."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import Literal, Protocol
+
+from emofuse.escape import to_cell
+from emofuse.terminal import as_json, harmless
+from emofuse.types import Prediction
+
+Style = Literal["json", "csv"]
+
+
+class AnswerWriter(Protocol):
+    """What turns predictions into text; `close` ends it, also where the work was cut off."""
+
+    def add(self, answer: Prediction) -> None:
+        """Write one prediction, at once."""
+
+    def close(self) -> None:
+        """Write what has to follow the last."""
+
+
+class JsonWriter:
+    """A JSON array, one object a prediction; it is valid wherever the work is cut off and `close` is called.
+
+    Args:
+        write: Takes each part of the text.
+        ascii_only: Whether the output has no more than ASCII.
+    """
+
+    def __init__(self, write: Callable[[str], object], *, ascii_only: bool = False) -> None:
+        self._write = write
+        self._ascii_only = ascii_only
+        self._open = False
+
+    def add(self, answer: Prediction) -> None:
+        """See `AnswerWriter.add`."""
+        one = textwrap.indent(as_json(asdict(answer), ascii_only=self._ascii_only), " ")
+        self._write(f"{',' if self._open else '['}\n{one}")
+        self._open = True
+
+    def close(self) -> None:
+        """See `AnswerWriter.close`."""
+        self._write("\n]\n" if self._open else "[]\n")
+
+
+class CsvWriter:
+    r"""CSV with a head, one row a prediction.
+
+    A control character is written as an escape such as `\x1b`, and before a cell that a spreadsheet would take for a
+    formula (one that begins with = + - @ or a tab) stands an apostrophe.
+
+    Args:
+        write: Takes each row.
+        classes: Emotions, a column each.
+    """
+
+    def __init__(self, write: Callable[[str], object], *, classes: Sequence[str]) -> None:
+        self._write = write
+        self._classes = tuple(classes)
+        self._begun = False
+
+    def add(self, answer: Prediction) -> None:
+        """See `AnswerWriter.add`."""
+        posteriors = [f"{answer.posteriors[name]:.6f}" for name in self._classes]
+        words = [_cell(one) for one in (answer.source or "", answer.label, "; ".join(answer.notes))]
+        self._begin()
+        self._row([words[0], words[1], *posteriors, "+".join(answer.streams), words[2]])
+
+    def close(self) -> None:
+        """See `AnswerWriter.close`."""
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._row(["source", "label", *map(_cell, self._classes), "streams", "notes"])
+            self._begun = True
+
+    def _row(self, cells: Sequence[str]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        self._write(line.getvalue())
+
+
+def _cell(text: str) -> str:
+    return harmless(to_cell(text))
+
+
+def format_predictions(predictions: Iterable[Prediction], *, style: Style) -> str:
+    """Predictions as one text.
+
+    Example:
+        >>> one = Prediction(label="sad", posteriors={"happy": 0.25, "sad": 0.75}, streams=("speech",), source="a.wav")
+        >>> print(format_predictions([one], style="csv"))
+        source,label,happy,sad,streams,notes
+        a.wav,sad,0.250000,0.750000,speech,
+    """
+    answers = list(predictions)
+    text = io.StringIO()
+    writer: AnswerWriter = (
+        JsonWriter(text.write)
+        if style == "json"
+        else CsvWriter(text.write, classes=list(answers[0].posteriors) if answers else [])
+    )
+    for answer in answers:
+        writer.add(answer)
+    writer.close()
+    return text.getvalue().removesuffix("\n")

@@ -1,0 +1,115 @@
+"""The command that predicts the emotion of recordings and texts: `emofuse predict`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emofuse.cli_options import check_device_name, check_model, check_one_of
+from emofuse.errors import SettingsError
+from emofuse.inputs import check_text, read_transcript, refuse_address
+
+STYLES = ("table", "json", "csv")
+
+
+def predict(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Recordings; none where a model that reads text is asked with --text.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder of a trained model, such as RUN/models/late (default: the one that ships)."),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="What is said: once for all files, or once each.")] = None,
+    transcript: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text file with what is said, as --text; or a folder with a .txt of each recording's name."),
+    ] = None,
+    asr: Annotated[
+        str | None,
+        typer.Option(help="Recogniser where no words are given: whisper, sphinx, none (default: whisper if at hand)."),
+    ] = None,
+    asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
+    style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")] = "cpu",
+) -> None:
+    """Predict the emotion of recordings, each as soon as it is known."""
+    from emofuse.console import STOPPED, Bars, answer_writer, finish, warn
+    from emofuse.types import Prediction
+
+    check_one_of(style, STYLES, "format", where="--format")
+    check_device_name(device)
+    sources = list(files or ())
+    for name in sources:
+        refuse_address(name)
+    texts = _texts(sources, text, transcript)
+    if model is not None:
+        refuse_address(model)
+        check_model(Path(model))
+    absent = [name for name in sources if not os.path.lexists(name)]
+    if absent and len(absent) == len(sources):
+        finish(dict.fromkeys(absent, "no such file; check the path"), done=False)
+    from emofuse.predict import load
+
+    predictor = load(model, asr=asr, asr_model=asr_model, device=device)
+    skipped: dict[str, str] = {}
+    done = seen = 0
+    writer = answer_writer(style, classes=predictor.classes, sources=sources)
+    try:
+        # On a terminal the lines themselves show how far the work is.
+        with Bars(hidden=sys.stdout.isatty()) as bars:
+            for answer in predictor.predict_many(sources or [None], texts=texts, progress=bars):
+                if isinstance(answer, Prediction):
+                    writer.add(answer)
+                    done += 1
+                else:
+                    skipped[str(answer.where or f"text {seen + 1}")] = answer.advice
+                seen += 1
+    except KeyboardInterrupt:
+        writer.close()
+        warn(f"Stopped after {seen} of {max(len(sources), 1)} files; their answers are above.")
+        raise typer.Exit(STOPPED) from None
+    writer.close()
+    finish(skipped, done=done > 0)
+
+
+def _texts(files: Sequence[str], given: list[str] | None, transcripts: list[Path] | None) -> list[str | None] | None:
+    """The words of each file, from options; None where none are given."""
+    if given and transcripts:
+        raise SettingsError("both are given", where="--text and --transcript", remedy="leave out one")
+    if given:
+        for words in given:
+            check_text(words)
+        _check_count(len(given), files)
+        return list(given)
+    if not transcripts:
+        if not files:
+            raise SettingsError("neither a recording nor a text is given", remedy="name a file, or give --text")
+        return None
+    if len(transcripts) == 1 and transcripts[0].is_dir():
+        places = [transcripts[0] / f"{Path(name).stem}.txt" for name in files]
+        if not any(place.is_file() for place in places):
+            raise SettingsError(
+                "the folder has no .txt of a recording's name", where=transcripts[0], remedy="name them alike"
+            )
+        return [read_transcript(place) if place.is_file() else None for place in places]
+    if len(transcripts) == 1 and len(files) > 1:
+        raise SettingsError(
+            f"one transcript is given for {len(files)} recordings",
+            where="--transcript",
+            remedy="name a folder with a .txt of each recording's name, or one file for each",
+        )
+    _check_count(len(transcripts), files)
+    return [read_transcript(path) for path in transcripts]
+
+
+def _check_count(texts: int, files: Sequence[str]) -> None:
+    if files and texts not in (1, len(files)):
+        raise SettingsError(
+            f"{texts} texts were given for {len(files)} files", remedy="give one text, or one for each file"
+        )

@@ -1,0 +1,97 @@
+"""What a person gives to be read: refused in a sentence where it is another kind of thing."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from emofuse.errors import SettingsError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/\s]")
+"""A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its two slashes."""
+_LARGEST = 1 << 20  # Bytes of a transcript.
+
+
+def refuse_address(value: str | Path, *, where: str | None = None) -> None:
+    """Refuse a web address, for nothing is fetched.
+
+    Raises:
+        SettingsError: It is one.
+
+    Example:
+        >>> refuse_address("clips/a.wav")
+        >>> refuse_address("https://example.org/a.wav")
+        Traceback (most recent call last):
+        emofuse.errors.SettingsError: https://example.org/a.wav: this is an address, and only files are read; \
+download it and give its path.
+    """
+    if _ADDRESS.match(str(value)):
+        raise SettingsError(
+            "this is an address, and only files are read",
+            where=f"{where} {value}" if where else value,
+            remedy="download it and give its path",
+        )
+
+
+def check_text(text: object) -> None:
+    """Refuse what stands where words should: no string, the name of a file, an address, half a character.
+
+    Raises:
+        SettingsError: The text is one of them.
+    """
+    if not isinstance(text, str):
+        raise SettingsError(f"text is a {type(text).__name__}", where="text", remedy="give the words as one string")
+    # Unlike `Path`, this takes a text of any length.
+    if os.path.isfile(text):
+        raise SettingsError(
+            f"{text!r} is a file, and the text is the words themselves",
+            where="text",
+            remedy=f"give what it holds, on the command line with --transcript {text}",
+        )
+    refuse_address(text, where="text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(
+            f"the text has bytes that are not UTF-8 ({text[error.start : error.end]!r})",
+            where="text",
+            remedy="write it in UTF-8",
+        ) from error
+
+
+def read_transcript(path: Path) -> str:
+    """The words in a text file, UTF-8, or UTF-16 where it says so.
+
+    Raises:
+        SettingsError: There is no such file, or it is no text.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise SettingsError("this is too long for a transcript", where=path, remedy="give one recording's words")
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"the transcript cannot be read ({error.strerror})", where=path, remedy="check the path"
+        ) from error
+    try:
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError("this is not text in UTF-8", where=path, remedy="save the words as UTF-8 text") from error
+    if "\0" in text:
+        raise SettingsError("this is not text", where=path, remedy="give a text file that holds the words")
+    return " ".join(text.split())
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A remedy for a name that is not known: the nearest that is, or all of them.
+
+    Example:
+        >>> nearest("tabel", ["table", "ravdess"]), nearest("x", ["table", "ravdess"])
+        ('did you mean table', 'use one of table, ravdess')
+    """
+    known = list(names)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}" if close else f"use one of {', '.join(known)}"

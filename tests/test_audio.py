@@ -314,7 +314,7 @@ class TestSharedRecordings:
         [
             "ravdess/01/03-01-01-01-01-01-01.flac",
             "emodb/audio-2s/03a01Fa.flac",
-            "emodb/audio-full/03a01Fa.flac",
+            "emodb/wav/03a01Fa.flac",
             "nemo/samples/EB0_anger_1.opus",
         ],
     )

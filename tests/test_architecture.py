@@ -28,7 +28,6 @@ ORDER = (
     "seeds",
     "workers",
     "manifest",
-    "containers",
     "audio",
     "corpora",
     "leakage",

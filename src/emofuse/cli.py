@@ -147,10 +147,11 @@ def _show_plan(chosen: Recipe, corpus: str, root: Path, *, jobs: int | None, dev
     from emofuse.console import Bars, show_plan
     from emofuse.corpora import read_corpus
     from emofuse.plan import make_plan
+    from emofuse.workers import process_count
 
     with Bars() as bars:
         manifest = read_corpus(corpus, root, progress=bars, **reading).manifest
-        found = make_plan(manifest, chosen, jobs=jobs or os.cpu_count() or 1, device=device)
+        found = make_plan(manifest, chosen, jobs=process_count(jobs, device=device), device=device)
     show_plan(found)
 
 

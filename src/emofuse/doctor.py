@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import platform
 import shutil
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emofuse.scoring.result import versions
+from emofuse.workers import usable_cores
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def examine() -> list[Check]:
     supported = (3, 10) <= sys.version_info[:2] <= (3, 13)
     checks = [
         Check("Python", supported, platform.python_version() + ("" if supported else "; use 3.10 to 3.13")),
-        Check("processor", None, f"{os.cpu_count()} cores, {platform.machine()}"),
+        Check("processor", None, f"{usable_cores()} cores, {platform.machine()}"),
     ]
     checks += [
         Check(name, version != "not installed", version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -43,6 +42,7 @@ from emofuse.training.material import (
 )
 from emofuse.training.units import Joining, Unit, joined_unit, read_unit, run_units
 from emofuse.types import TIERS, Alignment, Fold
+from emofuse.workers import process_count
 
 MANIFEST, ALIGNMENTS, STORE, MODELS = "manifest.parquet", "alignments.parquet", "features", "models"
 SINGLE = ("speech", "text")
@@ -231,7 +231,7 @@ def train(
     folds = [(fold, seed) for fold in protocol.folds for seed in recipe.seeds]
     final = (protocol.final, recipe.seeds[0])
     units = [Unit(kind, *split) for kind in kinds for split in [*folds, final]]
-    run_units(units, material, out / UNITS, jobs=jobs or os.cpu_count() or 1, device=device, progress=progress)
+    run_units(units, material, out / UNITS, jobs=process_count(jobs, device=device), device=device, progress=progress)
 
     tables = [read_scores(out / UNITS / unit.folder / "scores.parquet") for unit in units if unit.fold.test]
     joinings: dict[ModelKind, dict[str, Joining]] = {}

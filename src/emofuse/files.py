@@ -240,3 +240,30 @@ def _is_alive(process: int) -> bool:
     except OSError:
         return True
     return True
+
+
+_STAND_INS = (
+    (
+        b"version https://git-lfs",
+        "this is a Git LFS pointer, not the file itself",
+        "run git lfs pull where it was cloned",
+    ),
+    (b"/annex/objects/", "this is a git-annex pointer, not the file itself", "run git annex get where it was cloned"),
+    (b"<!doctype html", "this is a web page", "download the file itself"),
+    (b"<html", "this is a web page", "download the file itself"),
+)
+
+
+def stand_in(path: Path) -> tuple[str, str] | None:
+    """What a file is that only stands where another should be, and the remedy; None for any other file.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.wav"
+        >>> _ = path.write_text("version https://git-lfs.github.com/spec/v1")
+        >>> stand_in(path)[1]
+        'run git lfs pull where it was cloned'
+    """
+    with path.open("rb") as file:
+        head = file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return next(((what, remedy) for begin, what, remedy in _STAND_INS if head.startswith(begin)), None)

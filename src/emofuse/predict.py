@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.align.sphinx import SphinxAligner
-from emofuse.audio import SAMPLING_RATE, check_samples, load_audio
+from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseError, SettingsError
@@ -30,6 +30,9 @@ from emofuse.types import TIERS, Alignment, Prediction
 
 DEFAULT = Path(__file__).parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
+
+LONG = 30.0
+"""Seconds beyond which a sound is unlike what models learn from."""
 
 
 def load(
@@ -148,8 +151,17 @@ class Predictor:
             )
         takes = streams_of(self.checkpoint.kind)
         inputs: dict[str, dict[ModelKind, dict[str, torch.Tensor]]] = {}
-        notes = []
-        clip = None if audio is None or not (self._transcriber or "speech" in takes) else _samples(audio)
+        notes: list[str] = []
+        clip = None
+        if audio is not None and (self._transcriber or "speech" in takes):
+            recording = _read(audio)
+            clip = recording.samples
+            notes += recording.notes
+            if len(clip) > LONG * SAMPLING_RATE:
+                notes.append(
+                    f"the sound is {len(clip) / SAMPLING_RATE / 60:.1f} minutes long, and models learn from utterances "
+                    "of seconds, so cut it at pauses"
+                )
         if not _says(text) and clip is not None and "text" in takes and self._transcriber is not None:
             text = self._transcriber.transcribe(clip)
             notes.append(
@@ -320,5 +332,7 @@ def _says(text: str | None) -> bool:
     return text is not None and any(map(str.isalnum, text))
 
 
-def _samples(audio: Path | str | NDArray[Any]) -> NDArray[np.float32]:
-    return load_audio(audio) if isinstance(audio, (str, Path)) else check_samples(audio)
+def _read(audio: Path | str | NDArray[Any]) -> Recording:
+    if isinstance(audio, (str, Path)):
+        return read_audio(audio, longest=LONGEST_UTTERANCE)
+    return read_samples(audio, longest=LONGEST_UTTERANCE)

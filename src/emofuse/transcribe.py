@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError
 from emofuse.manifest import utterances, write_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.types import Utterance
-from emofuse.workers import in_processes
+from emofuse.workers import in_processes, process_count
 
 Recogniser = Literal["whisper", "sphinx", "none"]
 RECOGNISERS: Sequence[Recogniser] = ("whisper", "sphinx", "none")
@@ -203,7 +202,7 @@ def transcribe_manifest(
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
         with journal.open("a", encoding="utf-8") as file:
-            for row, found in _listen(new, transcriber, jobs=jobs or os.cpu_count() or 1):
+            for row, found in _listen(new, transcriber, jobs=process_count(jobs)):
                 sound = sounds[row.utterance]
                 if isinstance(found, AudioError):
                     deaf[sound] = found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -61,6 +63,54 @@ def in_processes(
                 yield _alone(work, task, died)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def process_count(jobs: int | None, *, device: str = "cpu") -> int:
+    """Processes to start where `jobs` were asked for: one a core if none were, and one on another device than cores.
+
+    Example:
+        >>> process_count(3), process_count(3, device="cuda")
+        (3, 1)
+    """
+    # Processes on one GPU wait for each other, and each holds its memory.
+    return 1 if device != "cpu" else jobs or usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those that it is bound to, within what its container grants.
+
+    Example:
+        >>> usable_cores() >= 1
+        True
+    """
+    # Neither affinity nor containers are known everywhere, and `os.cpu_count` knows of neither.
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *map(math.ceil, _granted(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))]))
+
+
+def _granted(root: Path, own: Path) -> Iterator[float]:
+    """Cores that each control group above this process grants, in both versions of Linux's file system of them."""
+    try:
+        groups = [line.split(":", 2)[2] for line in own.read_text().splitlines() if line.count(":") >= 2]
+    except OSError:
+        groups = []
+    for group in {"/", *groups}:
+        place = root / group.strip("/")
+        for folder in (place, *place.parents):
+            if folder == root.parent:
+                break
+            for quota, period in (("cpu.max", None), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+                yield from _quota(folder if period is None else root / "cpu" / folder.relative_to(root), quota, period)
+
+
+def _quota(folder: Path, quota: str, period: str | None) -> Iterator[float]:
+    try:
+        numbers = (folder / quota).read_text().split() + ([] if period is None else [(folder / period).read_text()])
+        granted = int(numbers[0]) / int(numbers[1])
+    except (OSError, ValueError, IndexError, ZeroDivisionError):
+        return
+    if granted > 0:
+        yield granted
 
 
 def _alone(work: Callable[[Task], Result], task: Task, died: Callable[[Task], Result]) -> Result:

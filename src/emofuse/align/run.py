@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from emofuse.manifest import REFERENCE, utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
 from emofuse.types import Alignment, Utterance
-from emofuse.workers import in_processes
+from emofuse.workers import in_processes, process_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +99,7 @@ def align_manifest(
             write_alignments([*held, *others.values()], out, marks={**elsewhere, **marks})
 
     try:
-        for alignment in _align(todo, model=model, files=files, jobs=jobs or os.cpu_count() or 1, device=device):
+        for alignment in _align(todo, model=model, files=files, jobs=process_count(jobs), device=device):
             done[alignment.utterance] = alignment
             progress.advance(LABEL)
             if time.monotonic() - saved > _SAVE_EVERY:

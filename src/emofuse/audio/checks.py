@@ -1,0 +1,137 @@
+"""What samples must be to be used, wherever they come from."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emofuse.errors import AudioError
+
+SAMPLING_RATE = 16000
+"""Sampling rate of everything that `load_audio` returns, in Hz."""
+
+SHORTEST = 0.025
+"""Shortest sound that can be used, in seconds: one analysis window of the speech encoders."""
+
+LONGEST = 3 * 3600.0
+"""Longest sound that is loaded at once, in seconds: it takes 0.7 GB."""
+
+LONGEST_FILE = 8 * 3600.0
+"""Longest file, in seconds, of a format that must be decoded from its beginning whatever part of it is wanted."""
+
+LONGEST_UTTERANCE = 300.0
+"""Longest sound that speech encoders are given, in seconds, since their time grows with its square."""
+
+RATES = (4000, 768000)
+"""Sampling rates that are read, in Hz: a damaged header can claim any, and memory would grow with it."""
+
+SLACK = 0.01
+"""Seconds that a span may reach past the end, since tables round their times."""
+
+_QUIETEST = 2e-5  # Range of samples, below one step of 16-bit audio (3e-5).
+_HIGHEST = 8.0  # No resampler, codec or mixing desk leaves samples that far beyond full scale.
+_HIGH = 2.0
+
+
+class Levels:
+    """Looks at blocks of mono samples as they pass.
+
+    Args:
+        where: The file, for messages.
+
+    Raises:
+        AudioError: Samples are not finite, or so far out of range that they are on another scale or damaged.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self._where = where
+        self._low, self._high = math.inf, -math.inf
+
+    def check(self, block: NDArray[np.float32]) -> tuple[float, float]:
+        """Lowest and highest sample of a block of any shape."""
+        if not block.size:
+            return 0.0, 0.0
+        low, high = float(block.min()), float(block.max())
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise AudioError(
+                "some samples are NaN or infinite",
+                where=self._where,
+                remedy="save it again as 16-bit or clipped samples",
+            )
+        if max(-low, high) > _HIGHEST:
+            raise AudioError(
+                f"samples reach {max(-low, high):.3g} where full scale is 1",
+                where=self._where,
+                remedy="divide 16-bit values by 32768, or save it again without damaged samples",
+            )
+        return low, high
+
+    def see(self, block: NDArray[np.float32]) -> None:
+        """Check a block, `(samples,)`, and remember how loud it is."""
+        if block.size:
+            low, high = self.check(block)
+            self._low, self._high = min(self._low, low), max(self._high, high)
+
+    def check_loud(self) -> tuple[str, ...]:
+        """Refuse silence once all has been seen, and give notes for the reader."""
+        peak = max(-self._low, self._high)
+        if self._high - self._low < _QUIETEST:
+            what = "the sound is silent" + (f" (its highest sample is {peak:.1g} of full scale)" if peak > 0 else "")
+            raise AudioError(what, where=self._where, remedy="check the microphone or channel, or leave it out")
+        return (f"samples reach {peak:.1f} times full scale",) if peak > _HIGH else ()
+
+
+def too_short(where: Path | str, seconds: float) -> AudioError:
+    """Why a sound below `SHORTEST` is refused."""
+    return AudioError(
+        f"only {1000 * seconds:.1f} ms of sound",
+        where=where,
+        remedy=f"leave it out, since at least {1000 * SHORTEST:.0f} ms are needed",
+    )
+
+
+def too_long(where: Path | str, longest: float, seconds: float | None = None) -> AudioError:
+    """Why a sound is refused that is longer than can be used at once."""
+    limit = f"{longest / 3600:g} hours" if longest >= 3600 else f"{longest / 60:g} minutes"
+    what = f"the sound is longer than {limit}"
+    if seconds is not None:
+        what += f" ({seconds / 3600:.1f} hours)" if seconds >= 3600 else f" ({seconds / 60:.1f} minutes)"
+    return AudioError(what, where=where, remedy="cut it into utterances, or give the start and end of each")
+
+
+def outside(where: Path | str, start: float, end: float | None) -> AudioError:
+    """Why a span is refused that is not in its file."""
+    span = f"from {start:g} s on" if end is None else f"from {start:g} to {end:g} s"
+    return AudioError(f"the span {span} lies outside the sound", where=where, remedy="correct its start and end")
+
+
+def no_samples(where: Path | str) -> AudioError:
+    """Why an empty sound is refused."""
+    return AudioError("the file holds no samples", where=where, remedy="record it again or leave it out")
+
+
+def cut_short(where: Path | str) -> AudioError:
+    """Why a file is refused that ends before its headers say."""
+    return AudioError("the file is cut short", where=where, remedy="copy it again from its source")
+
+
+def damaged(where: Path | str, what: str = "the sound is damaged or cut short") -> AudioError:
+    """Why a file is refused that a decoder stumbles over."""
+    return AudioError(what, where=where, remedy="copy it again from its source")
+
+
+def check_rate(where: Path | str, rate: int) -> None:
+    """Refuse a sampling rate that no recording has.
+
+    Raises:
+        AudioError: It is such a rate.
+    """
+    if not RATES[0] <= rate <= RATES[1]:
+        raise AudioError(
+            f"its header says {rate} Hz",
+            where=where,
+            remedy=f"convert it to a rate between {RATES[0]} and {RATES[1]} Hz",
+        )

@@ -1,0 +1,312 @@
+"""What the containers of sound files say of themselves: decoders play what is cut, lost or unclaimed without a word."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from emofuse.audio.checks import SHORTEST, cut_short, damaged
+from emofuse.errors import AudioError
+from emofuse.files import stand_in
+
+# First bytes of what libsndfile decodes here. MP3 is not among them, though it could: it takes the length from the
+# first frames and drops what is beyond.
+_SOUNDFILE_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST")
+_RIFF_HEADS = (b"RIFF", b"RF64", b"RIFX", b"FORM")
+
+# PCM, ADPCM, float, A-law, mu-law, IMA ADPCM, GSM, and the tag that refers to a longer one. Of other codecs in WAV,
+# such as MP3, libsndfile counts frames that it then does not give.
+_SOUNDFILE_TAGS = frozenset({1, 2, 3, 6, 7, 0x11, 0x31, 0xFFFE})
+_FIXED_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
+
+_FLAC_HEAD = b"fLaC\0\0\0\x22"
+_OTHERS = (b"RIFF", b"FORM", b"OggS", b"fLaC", b"ID3", b"TAG", b"APETAGEX", b"PK", b"{", b"<")
+_STREAMED = (0, 0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How a file should be decoded.
+
+    Attributes:
+        soundfile: Whether libsndfile may have it; else FFmpeg.
+        to_the_end: Whether the length in a WAV's header is to be ignored.
+        notes: What of the file is not read, or not as its header says.
+    """
+
+    soundfile: bool
+    to_the_end: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def survey(path: Path) -> Survey:
+    """Look through a file's container.
+
+    Raises:
+        AudioError: The file is cut short, visibly damaged, or only stands for a sound that is elsewhere.
+    """
+    other = stand_in(path)
+    if other is not None:
+        what, remedy = other
+        raise AudioError(what, where=path, remedy=remedy)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if promised_end(file, size) > size:
+            raise cut_short(path)
+        file.seek(tag := _tag_size(file))
+        head = file.read(12)
+        file.seek(tag)
+        if head[:4] in _RIFF_HEADS and head[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
+            return _survey_riff(file, size)
+        if head[:4] == b"OggS":
+            return _survey_ogg(path, file, size)
+        if head[:4] == b"fLaC":
+            return _survey_flac(file)
+    return Survey(soundfile=head[:4] in _SOUNDFILE_HEADS)
+
+
+def _tag_size(file: BinaryIO) -> int:
+    """Bytes of an ID3 tag in front of a sound."""
+    file.seek(0)
+    head = file.read(10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+
+
+def _survey_riff(file: BinaryIO, size: int) -> Survey:
+    order = ">" if file.read(12)[:4] in (b"RIFX", b"FORM") else "<"
+    code, second = 1, 1 << 62
+    while len(header := file.read(8)) == 8:
+        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
+        begin = file.tell()
+        if name == b"fmt ":
+            code, _, _, second = struct.unpack(order + "HHII", file.read(12).ljust(12, b"\0"))
+        if name in (b"data", b"SSND"):
+            break
+        file.seek(begin + length + length % 2)
+    else:
+        return Survey(soundfile=True)
+    if name == b"SSND":
+        second = 1 << 62  # AIFF has no option to read on.
+    fits = code in _SOUNDFILE_TAGS
+    if length in _STREAMED or 0x7FFF0000 <= length <= 0x80000000:
+        return Survey(soundfile=fits)
+    # Not all writers pad an odd length.
+    rest = max(_after_chunks(file, begin + length + pad, size) for pad in {0, length % 2})
+    if size - rest <= 1 or _is_padding(file, rest, size):
+        return Survey(soundfile=fits)
+    file.seek(rest)
+    head = file.read(64)
+    odd = head.startswith(_OTHERS) or head.decode("latin-1").isprintable()
+    claimed = rest - begin <= length + 1
+    if claimed and code in _FIXED_TAGS and not odd and size - rest >= SHORTEST * second:
+        seconds = f"{length / second:.2f} s, and the file holds {(size - begin) / second:.2f} s"
+        return Survey(soundfile=False, to_the_end=True, notes=(f"its header says {seconds}, which were all read",))
+    return Survey(soundfile=fits, notes=(_unread(size - rest),))
+
+
+def _unread(count: int) -> str:
+    return f"{count} bytes after the end of the sound were not read"
+
+
+def _after_chunks(file: BinaryIO, place: int, size: int) -> int:
+    """Where what follows the sound is no longer chunks."""
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = struct.unpack("<4sI", file.read(8))
+        if not (name.isascii() and name.decode("ascii").isprintable()):
+            return place
+        for one in (length, int.from_bytes(length.to_bytes(4, "little"), "big")):
+            if place + 8 + one <= size:
+                place += 8 + one + one % 2
+                break
+        else:
+            return place
+    return place
+
+
+def _is_padding(file: BinaryIO, begin: int, end: int) -> bool:
+    file.seek(begin)
+    while begin < end:
+        block = file.read(min(1 << 20, end - begin))
+        if block.strip(b"\0"):
+            return False
+        begin += max(1, len(block))
+    return True
+
+
+def _survey_flac(file: BinaryIO) -> Survey:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        count, place = 1, content.find(_FLAC_HEAD)
+        while (place := content.find(_FLAC_HEAD, place + 1)) > 0:
+            count += 1
+    if count == 1:
+        return Survey(soundfile=True)
+    return Survey(soundfile=False, notes=(f"the file is {count} sounds in a row, which were all read",))
+
+
+@dataclass(frozen=True)
+class _Page:
+    begin: int
+    end: int
+    first: bool
+    stream: int
+    number: int
+
+
+def _survey_ogg(path: Path, file: BinaryIO, size: int) -> Survey:
+    last: dict[int, int] = {}
+    streams = lost = joined = 0
+    begun = False
+    place = file.tell()
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for page in _pages(content, place):
+            lost += page.begin > place
+            place = page.end
+            if page.first:
+                streams += begun
+                last.pop(page.stream, None)
+            before = last.get(page.stream, page.number - 1)
+            if page.number > before + 1:
+                # Recordings of broadcasts begin with the headers, and go on where the listener came in.
+                joined, lost = (joined + 1, lost) if before < 2 else (joined, lost + 1)
+            last[page.stream] = page.number
+            begun = not page.first
+    if lost:
+        places = f"{lost} place{'s' if lost > 1 else ''}"
+        raise damaged(path, f"parts of the sound are damaged or missing (in {places}), as its pages show")
+    notes = [f"the file is {streams + 1} sounds in a row, which were all read"] * bool(streams)
+    notes += ["the sound begins in the middle of a stream"] * bool(joined)
+    notes += [_unread(size - place)] * (size > place)
+    return Survey(soundfile=not streams and not joined, notes=tuple(notes))
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _pages(content: mmap.mmap, place: int) -> Iterator[_Page]:
+    """Whole pages of an Ogg file; what lies between them is damaged or something else."""
+    while (place := content.find(b"OggS\0", place)) >= 0:
+        header = content[place : place + 27]
+        if len(header) < 27:
+            return
+        flags, _, stream, number, check, count = struct.unpack("<BqIIIB", header[5:])
+        end = place + 27 + count + sum(content[place + 27 : place + 27 + count])
+        page = header[:22] + bytes(4) + header[26:] + content[place + 27 : end]
+        # Ogg's checksum is zlib's of reversed bits, without its ones at both ends.
+        found = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        if int(f"{found:032b}"[::-1], 2) == check and end <= len(content):
+            yield _Page(place, end, bool(flags & 2), stream, number)
+            place = end
+        else:
+            place += 1
+
+
+def promised_end(file: BinaryIO, size: int) -> int:
+    r"""Byte at which a file of `size` bytes should end by its own headers; 0 where they do not say.
+
+    Read are RIFF and AIFF, MP4, Matroska and WebM, Ogg, and MP3 with a Xing header.
+
+    Example:
+        >>> import io
+        >>> header = b"RIFF\x24\x10\0\0WAVEdata\0\x10\0\0"
+        >>> promised_end(io.BytesIO(header + bytes(100)), len(header) + 100) - len(header)
+        4096
+    """
+    head = file.read(12)
+    readers: tuple[tuple[bool, Callable[[BinaryIO, int], int]], ...] = (
+        (head[:4] in _RIFF_HEADS, _riff_end),
+        (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"), _mp4_end),
+        (head[:4] == b"\x1aE\xdf\xa3", _matroska_end),
+        (head[:4] == b"OggS", _ogg_end),
+        (head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"), _mp3_end),
+    )
+    for fits, reader in readers:
+        if fits:
+            file.seek(0)
+            return reader(file, size)
+    return 0
+
+
+def _riff_end(file: BinaryIO, size: int) -> int:
+    order = ">" if file.read(12)[:4] in (b"RIFX", b"FORM") else "<"
+    large = 0
+    while len(header := file.read(8)) == 8:
+        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
+        if name == b"ds64":
+            sizes = file.read(length)
+            large = struct.unpack_from("<Q", sizes, 8)[0] if len(sizes) >= 16 else 0
+            continue
+        if name in (b"data", b"SSND"):
+            if large and length == 0xFFFFFFFF:
+                return file.tell() + int(large)
+            # Writers to a pipe cannot know the length: they state 0 or the largest number (sox and arecord: half that).
+            streamed = length in _STREAMED or 0x7FFF0000 <= length <= 0x80000000
+            return 0 if streamed else file.tell() + int(length)
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
+
+
+def _mp4_end(file: BinaryIO, size: int) -> int:
+    position = 0
+    while position < size:
+        file.seek(position)
+        header = file.read(16)
+        if len(header) < 8 or not header[4:8].isalnum():
+            break
+        length = struct.unpack(">I", header[:4])[0]
+        if length == 1 and len(header) == 16:
+            length = struct.unpack(">Q", header[8:])[0]
+        if length < 8:
+            break
+        position += int(length)
+    return position
+
+
+def _matroska_end(file: BinaryIO, size: int) -> int:
+    for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
+        if file.read(4) != name:
+            return 0
+        first = (file.read(1) or b"\0")[0]
+        width = 9 - first.bit_length()
+        digits = bytes([first & ((1 << (8 - width)) - 1)]) + file.read(width - 1) if first else b""
+        length = int.from_bytes(digits, "big")
+        if not first or length == (1 << 7 * width) - 1:
+            return 0
+        if name == b"\x18S\x80g":
+            return file.tell() + length
+        file.seek(length, os.SEEK_CUR)
+    return 0
+
+
+def _ogg_end(file: BinaryIO, size: int) -> int:
+    begin = max(0, size - (27 + 255 + 255 * 255))
+    file.seek(begin)
+    tail = file.read()
+    page = tail.rfind(b"OggS\0")
+    if page < 0:
+        return 0
+    header = tail[page : page + 27]
+    segments = header[26] if len(header) == 27 else 0
+    return begin + page + 27 + segments + sum(tail[page + 27 : page + 27 + segments])
+
+
+def _mp3_end(file: BinaryIO, size: int) -> int:
+    tag = _tag_size(file)
+    file.seek(tag)
+    frame = file.read(64)
+    if len(frame) < 64:
+        return 0
+    for offset in (36, 21, 13):
+        if frame[offset : offset + 4] in (b"Xing", b"Info"):
+            flags = frame[offset + 7]
+            place = offset + 8 + 4 * (flags & 1)
+            return tag + int(struct.unpack(">I", frame[place : place + 4])[0]) if flags & 2 else 0
+    return 0

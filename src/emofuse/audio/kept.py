@@ -1,0 +1,215 @@
+"""What is known of files that were looked at before, so that many spans of one recording cost it once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable
+from pathlib import Path
+from typing import IO, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emofuse.audio.checks import (
+    SAMPLING_RATE,
+    SHORTEST,
+    SLACK,
+    Levels,
+    outside,
+    too_long,
+    too_short,
+)
+from emofuse.audio.process import ask
+from emofuse.audio.worker import AGAIN, BLOCK, WHOLE
+
+Value = TypeVar("Value")
+
+_SETTLED = 2.0  # Seconds: file systems do not tell two changes apart that are nearer than this.
+_FILES = 4096
+_DISK = 2 << 30  # Bytes of decoded samples that are kept in temporary files.
+_WIDTH = 4  # Bytes a sample.
+
+
+def identity(path: Path) -> Hashable | None:
+    """What changes whenever a file does; None where that cannot be known yet, since it was just written."""
+    status = path.stat()
+    if time.time() - status.st_mtime < _SETTLED:
+        return None
+    return (os.path.abspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Kept(Generic[Value]):
+    """A value of each of many files, but of none that was just written.
+
+    Example:
+        >>> lengths = Kept()
+        >>> lengths.put("a", 1.5)
+        >>> lengths.get("a"), lengths.get("b"), lengths.get(None)
+        (1.5, None, None)
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, Value] = {}
+
+    def get(self, key: Hashable | None) -> Value | None:
+        """What is kept of a file."""
+        return None if key is None else self._values.get(key)
+
+    def put(self, key: Hashable | None, value: Value) -> None:
+        """Keep something of a file."""
+        if key is not None:
+            if len(self._values) >= _FILES:
+                self._values.clear()
+            self._values[key] = value
+
+
+class _Sound:
+    """All samples of a file, in a temporary file that goes when nobody holds it, even if this process is killed."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._lock = threading.Lock()
+        self.samples = 0
+        self.notes: tuple[str, ...] = ()
+
+    def clear(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self.samples = 0
+
+    def add(self, content: bytes) -> None:
+        self._file.write(content)
+        self.samples += len(content) // _WIDTH
+
+    def cut(self, first: int, last: int) -> NDArray[np.float32]:
+        with self._lock:
+            self._file.seek(first * _WIDTH)
+            return np.frombuffer(bytearray(self._file.read((last - first) * _WIDTH)), dtype="<f4")
+
+
+_SOUNDS: OrderedDict[Hashable, _Sound] = OrderedDict()
+_LOCK = threading.Lock()
+_BUSY: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
+_SEEKABLE: Kept[bool] = Kept()
+
+
+def _forget() -> None:
+    """In a forked process: a lock may be held by a thread that is not there, and a file's place is the parent's too."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    _SOUNDS.clear()
+    _BUSY.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+class _Collected:
+    """What comes from a decoder: the samples that are wanted; and all of them, where it can only give a whole file."""
+
+    def __init__(self, first: int, last: int | None, *, most: int, keep: bool) -> None:
+        self._first, self._last, self._most, self._keep = first, last, most, keep
+        self.whole = False
+        self.sound: _Sound | None = None
+        self.samples = 0
+        self.wanted = bytearray()
+
+    def take(self, kind: bytes, content: bytes) -> None:
+        if kind == WHOLE:
+            self.whole = True
+            self.sound = _Sound() if self._keep else None
+        elif kind == AGAIN:
+            self.samples = 0
+            self.wanted.clear()
+            if self.sound is not None:
+                self.sound.clear()
+        elif kind == BLOCK:
+            self._add(content)
+
+    def _add(self, content: bytes) -> None:
+        if not self.whole:
+            self.wanted += content
+        else:
+            if self.sound is not None:
+                try:
+                    self.sound.add(content)
+                except OSError:  # The disk is full: the next span is decoded anew.
+                    self.sound = None
+            first = max(0, self._first - self.samples) * _WIDTH
+            last = len(content) if self._last is None else max(0, self._last - self.samples) * _WIDTH
+            if len(self.wanted) <= self._most * _WIDTH:
+                self.wanted += content[first:last]
+        self.samples += len(content) // _WIDTH
+
+
+def load(path: Path, *, start: float, end: float | None, longest: float) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Samples at 16 kHz of a file or a span of it, and notes for the reader.
+
+    Files of which no part can be decoded alone are decoded whole, once; what is cut of them does not depend on what
+    was asked for before.
+
+    Raises:
+        AudioError: The sound cannot be used.
+    """
+    key = None if start == 0 and end is None else identity(path)
+    if key is None or _SEEKABLE.get(key):
+        return _decoded(path, None, start=start, end=end, longest=longest)
+    with _BUSY[key]:
+        with _LOCK:
+            sound = _SOUNDS.get(key)
+            if sound is not None:
+                _SOUNDS.move_to_end(key)
+        if sound is None:
+            return _decoded(path, key, start=start, end=end, longest=longest)
+    first, last = _bounds(path, sound.samples, start=start, end=end, longest=longest)
+    return _checked(path, sound.cut(first, last), sound.notes)
+
+
+def _decoded(
+    path: Path, key: Hashable | None, *, start: float, end: float | None, longest: float
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    first, last = round(start * SAMPLING_RATE), None if end is None else round(end * SAMPLING_RATE)
+    collected = _Collected(first, last, most=round(longest * SAMPLING_RATE), keep=key is not None)
+    request = {"do": "read", "start": start, "end": end, "longest": longest}
+    notes = tuple(ask(path, request, take=collected.take)["notes"])
+    samples = np.frombuffer(collected.wanted, dtype="<f4")
+    if not collected.whole:
+        _SEEKABLE.put(key, True)
+        return samples, notes
+    if collected.sound is not None and key is not None:
+        collected.sound.notes = notes
+        _keep(key, collected.sound)
+    _bounds(path, collected.samples, start=start, end=end, longest=longest)
+    return _checked(path, samples, notes)
+
+
+def _keep(key: Hashable, sound: _Sound) -> None:
+    with _LOCK:
+        _SOUNDS[key] = sound
+        while len(_SOUNDS) > 1 and sum(one.samples for one in _SOUNDS.values()) * _WIDTH > _DISK:
+            _SOUNDS.popitem(last=False)
+
+
+def _bounds(path: Path, samples: int, *, start: float, end: float | None, longest: float) -> tuple[int, int]:
+    seconds = samples / SAMPLING_RATE
+    if start >= seconds or (end is not None and end - SLACK > seconds):
+        raise outside(path, start, end)
+    first, last = round(start * SAMPLING_RATE), samples if end is None else min(round(end * SAMPLING_RATE), samples)
+    if last - first > longest * SAMPLING_RATE:
+        raise too_long(path, longest, (last - first) / SAMPLING_RATE)
+    return first, last
+
+
+def _checked(
+    path: Path, samples: NDArray[np.float32], notes: tuple[str, ...]
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    if len(samples) < SHORTEST * SAMPLING_RATE:
+        raise too_short(path, len(samples) / SAMPLING_RATE)
+    levels = Levels(path)
+    levels.see(samples)
+    return samples, (*notes, *levels.check_loud())

@@ -1,0 +1,73 @@
+"""Channels mixed to one, and what they say about each other: silent, opposed or different ones change the answer."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FAINT = 1e-3  # Power of a channel, as part of the loudest one's, below which it is left out: -30 dB.
+_OPPOSED = 0.5  # Power of the mean, as part of what independent channels would leave: two correlate below -0.5.
+_DIFFERENT = 0.3  # Mean correlation of channels below which they hold different sound.
+
+
+class Mixer:
+    """Mixes blocks of frames to one channel and remembers how the channels are related.
+
+    Args:
+        channels: Number of channels.
+        used: Which of them are averaged; all by default.
+
+    Example:
+        >>> tone = np.sin(np.arange(100) / 3)
+        >>> mixer = Mixer(2)
+        >>> float(abs(mixer.mix(np.stack([tone, -tone], axis=1))).max())
+        0.0
+        >>> mixer.verdict()
+        ((0,), ('the 2 channels are of opposite phase and would cancel, so channel 1 was used alone',))
+    """
+
+    def __init__(self, channels: int, *, used: tuple[int, ...] | None = None) -> None:
+        self.channels = channels
+        self._used = None if used is None else list(used)
+        self._count = 0
+        self._sums = np.zeros(channels + 1)
+        self._squares = np.zeros(channels + 1)
+
+    def mix(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Average the channels of a block, `(frames, channels)`; gives `(frames,)`."""
+        if self.channels == 1:
+            return block[:, 0]
+        if self._used is not None:
+            return np.asarray(block[:, self._used].mean(axis=1, dtype=np.float64), dtype=np.float32)
+        # In 64 bits neither sums nor squares of what a float32 can hold overflow.
+        mean = block.mean(axis=1, dtype=np.float64)
+        both = np.concatenate([block, mean[:, None]], axis=1, dtype=np.float64)
+        self._count += len(block)
+        self._sums += both.sum(axis=0)
+        self._squares += np.einsum("ij,ij->j", both, both)
+        return np.asarray(mean, dtype=np.float32)
+
+    def verdict(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Channels that should be averaged, and notes for the reader, once all blocks have been mixed."""
+        everything = tuple(range(self.channels))
+        if self.channels == 1 or self._used is not None or not self._count:
+            return everything, ()
+        # A constant offset is no sound.
+        powers = np.maximum(self._squares / self._count - (self._sums / self._count) ** 2, 0)
+        *own, mean = powers.tolist()
+        loudest = max(own)
+        if loudest <= 0:
+            return everything, ()
+        live = tuple(channel for channel in everything if own[channel] >= _FAINT * loudest)
+        ratio = mean * self.channels**2 / sum(own)
+        if len(live) > 1 and ratio < _OPPOSED:
+            best = own.index(loudest)
+            what = f"the {self.channels} channels are of opposite phase and would cancel"
+            return (best,), (f"{what}, so channel {best + 1} was used alone",)
+        if len(live) < self.channels:
+            silent = self.channels - len(live)
+            return live, (f"{silent} of {self.channels} channels {'is' if silent == 1 else 'are'} silent, so left out",)
+        if (ratio - 1) / (self.channels - 1) < _DIFFERENT:
+            what = f"the {self.channels} channels hold different sound and were averaged"
+            return everything, (f"{what}, so give one of them where each has its own speaker",)
+        return everything, ()

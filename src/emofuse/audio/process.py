@@ -1,0 +1,205 @@
+"""Decoders in processes of their own, started once and used again, of which a crash costs no more than one file."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from emofuse.audio.worker import AGAIN, DONE, HEADER, REFUSED
+from emofuse.errors import AudioError, EmofuseError
+from emofuse.workers import usable_cores
+
+Take = Callable[[bytes, bytes], None]
+
+PATIENCE = 60.0
+"""Seconds that a decoder may be silent before it is given up."""
+
+MOST = 4
+"""Decoders at most, in each process that uses some."""
+
+_START = "import sys; sys.path[:] = sys.argv[1:]; from emofuse.audio.worker import serve; serve()"
+
+
+class _CrashError(Exception):
+    """A decoder ended, or was ended, before it had answered."""
+
+
+class _Decoder:
+    """One such process."""
+
+    def __init__(self) -> None:
+        # The same modules as here, wherever they were found; not through `multiprocessing`, which would run the
+        # main script again and so ask for a guard in it.
+        command = [sys.executable, "-c", _START, *(one or os.getcwd() for one in sys.path)]
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **single},
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        except OSError as error:
+            raise EmofuseError(
+                "the process that decodes sound cannot be started",
+                where=sys.executable,
+                remedy="see that Python may start processes, or make memory free",
+            ) from error
+        self._deadline: float | None = None
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while self._process.poll() is None:
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self._process.kill()
+            time.sleep(1.0)
+
+    def ask(self, request: Mapping[str, Any], *, take: Take) -> tuple[bool, dict[str, Any]]:
+        """Whether a request was answered, and the answer or the reason."""
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None  # noqa: S101
+        assert answers is not None  # noqa: S101
+        try:
+            requests.write(json.dumps(request).encode() + b"\n")
+            requests.flush()
+            while True:
+                self._deadline = time.monotonic() + PATIENCE
+                kind, count = HEADER.unpack(_whole(answers, HEADER.size))
+                content = _whole(answers, count)
+                self._deadline = None
+                if kind not in (DONE, REFUSED):
+                    take(kind, content)
+                else:
+                    return kind == DONE, json.loads(content)
+        except (OSError, EOFError) as error:
+            raise _CrashError from error
+        finally:
+            self._deadline = None
+
+    def end(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def leave(self) -> None:
+        """Forget a process that belongs to the parent of this one."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.returncode = 0
+
+
+def _whole(pipe: IO[bytes], count: int) -> bytes:
+    content = pipe.read(count)
+    if len(content) < count:
+        raise EOFError
+    return content
+
+
+class _Pool:
+    """Decoders that wait for work; as many as are used at the same time, but no more than pays."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Decoder] = []
+        self._free = threading.BoundedSemaphore(min(MOST, usable_cores()))
+
+    def ask(self, request: Mapping[str, Any], *, take: Take) -> tuple[bool, dict[str, Any]]:
+        with self._free:
+            try:
+                # One that ended while it had nothing to do says nothing of this file.
+                answer = self._by(self._idle.pop(), request, take)
+            except IndexError:
+                answer = self._by(_Decoder(), request, take)
+            except _CrashError:
+                take(AGAIN, b"")
+                answer = self._by(_Decoder(), request, take)
+            return answer
+
+    def _by(self, decoder: _Decoder, request: Mapping[str, Any], take: Take) -> tuple[bool, dict[str, Any]]:
+        try:
+            answer = decoder.ask(request, take=take)
+        except BaseException:
+            # Also where the caller was interrupted: what the process would still send is no answer to another.
+            decoder.end()
+            raise
+        self._idle.append(decoder)
+        return answer
+
+    def end(self) -> None:
+        while self._idle:
+            self._idle.pop().end()
+
+    def leave(self) -> None:
+        while self._idle:
+            self._idle.pop().leave()
+
+
+_POOL: list[_Pool] = []
+_STARTING = threading.Lock()
+
+
+def _pool() -> _Pool:
+    with _STARTING:
+        if not _POOL:
+            _POOL.append(_Pool())
+        return _POOL[0]
+
+
+def _after_fork() -> None:
+    global _STARTING
+    _STARTING = threading.Lock()
+    while _POOL:
+        _POOL.pop().leave()
+
+
+def _at_exit() -> None:
+    for pool in _POOL:
+        pool.end()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def ask(
+    path: Path,
+    request: Mapping[str, Any],
+    *,
+    take: Take = lambda kind, content: None,
+) -> dict[str, Any]:
+    """Have a file decoded, or its length found, in another process.
+
+    Args:
+        path: The file.
+        request: What `worker` is asked.
+        take: Takes each message before the last, by its kind.
+
+    Raises:
+        AudioError: The file cannot be used, or the decoder ends over it.
+        EmofuseError: No process can be started.
+    """
+    try:
+        done, answer = _pool().ask({**request, "path": os.path.abspath(path)}, take=take)
+    except _CrashError as error:
+        raise AudioError(
+            "the decoder crashed or did not come to an end", where=path, remedy="convert it to wav or flac first"
+        ) from error
+    if not done:
+        raise AudioError(answer["what"], where=path, remedy=answer["remedy"])
+    return answer

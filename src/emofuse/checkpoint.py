@@ -13,8 +13,10 @@ from typing import Any, get_args
 
 import torch
 
+from emofuse.encoders.checkpoint import CONTENT
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import CheckpointError, EmofuseError
+from emofuse.errors import CheckpointError, EmofuseError, OutputError
+from emofuse.files import written_folder
 from emofuse.models import EmotionModel, InputShape, JoinedModel, LateFusion, build_model
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
@@ -53,24 +55,31 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
     """Write a checkpoint folder, whole or not at all.
 
-    An encoder that is a local folder goes along (as hard links where the disk allows, so it takes no room);
-    one from the Hub is named by id and commit.
+    An encoder that is a local folder goes along (its weights as hard links where the disk allows, so they take no
+    room); one from the Hub is named by id and commit.
 
     Args:
         checkpoint: What to write.
         folder: Where; an older one there is replaced.
         card: Text of the model card.
+
+    Raises:
+        OutputError: It cannot be written, or the folder holds something else.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
+        raise OutputError("this folder holds something else than a model", where=folder, remedy="choose another")
+    with written_folder(folder) as part:
+        _write(checkpoint, part, card)
+
+
+def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
     from safetensors.torch import save_file
 
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     recipe = checkpoint.recipe
     for stream, specification in checkpoint.encoders.items():
         settings = recipe.speech if stream == "speech" else recipe.text
         if _is_folder(specification):
-            shutil.copytree(specification.name, part / "encoders" / stream, copy_function=_link)
+            _copy(Path(specification.name), part / "encoders" / stream)
             update: dict[str, Any] = {"encoder": f"encoders/{stream}"}
         else:
             update = {"revision": specification.revision if settings.encoder != specification.family else None}
@@ -102,8 +111,6 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
     }
     (part / SETTINGS).write_text(json.dumps(values, indent=1), encoding="utf-8")
     (part / CARD).write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.replace(folder)
 
 
 def _is_folder(specification: EncoderSpecification) -> bool:
@@ -111,11 +118,25 @@ def _is_folder(specification: EncoderSpecification) -> bool:
     return Path(specification.name).is_absolute()
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+def _copy(encoder: Path, target: Path) -> None:
+    """Copy the files of an encoder, also where they are links, as in a snapshot of the Hub."""
+    target.mkdir(parents=True)
+    probe = target / "probe"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for source in encoder.iterdir():
+        real = source.resolve()
+        if not real.is_file() or source.suffix not in {*CONTENT, ".md"}:
+            continue
+        # Weights are written once and take room; a link has the rights of what it leads to.
+        if source.suffix == ".safetensors" and real.stat().st_mode == mode:
+            try:
+                os.link(real, target / source.name)
+                continue
+            except OSError:
+                pass
+        shutil.copyfile(real, target / source.name)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

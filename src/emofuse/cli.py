@@ -255,13 +255,14 @@ def train(
     from emofuse.experiment import MANIFEST
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
+    from emofuse.locks import alone_in
     from emofuse.manifest import read_manifest, write_manifest
     from emofuse.training.folder import check_frozen
 
     table = read_manifest(manifest)
-    check_frozen(out)
-    write_manifest(table, out / MANIFEST)
-    with Bars() as bars:
+    with Bars() as bars, alone_in(out):
+        check_frozen(out)
+        write_manifest(table, out / MANIFEST)
         found = read_alignments(alignments) if alignments else None
         features = extract_features(table, chosen, store, alignments=found, device=device, progress=bars)
         outcome = train_models(

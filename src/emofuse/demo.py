@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter1d
 
 from emofuse.demo_sentences import sentences
 from emofuse.errors import EmofuseError
-from emofuse.files import written_whole
+from emofuse.files import write_text, written_whole
 from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
 
@@ -153,7 +153,6 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
     lines = _plan(utterances_per_class=utterances_per_class, seed=seed)
     missing = [line for line in lines if not (audio / f"{line.utterance}.wav").is_file()]
     synthesiser: Any = _load_synthesiser() if missing else None
-    audio.mkdir(parents=True, exist_ok=True)
     _claim(out, {"recipe": RECIPE, "seed": seed, "utterances_per_class": utterances_per_class})
 
     def speak(line: _Line, phonemes: str) -> None:
@@ -190,8 +189,7 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
     """Remember the arguments, since files that other arguments left behind would pass for finished ones."""
     note = out / "demo.json"
     if not note.is_file():
-        with written_whole(note) as part:
-            part.write_text(json.dumps(arguments) + "\n", encoding="utf-8")
+        write_text(note, json.dumps(arguments) + "\n")
         return
     try:
         found = json.loads(note.read_text(encoding="utf-8"))

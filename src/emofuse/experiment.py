@@ -18,7 +18,8 @@ from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_te
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, AudioError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
-from emofuse.files import written_whole
+from emofuse.files import write_text
+from emofuse.locks import alone
 from emofuse.manifest import parts, read_manifest, text_sources, utterances, vote_shares, write_manifest
 from emofuse.models import build_model
 from emofuse.models.device import check_device
@@ -195,6 +196,7 @@ def _coverage(manifest: pd.DataFrame, alignments: Mapping[str, Alignment]) -> Co
     return coverage(alignments.get(name) or replace(absent, utterance=name) for name in names)
 
 
+@alone("out")
 def train(
     manifest: pd.DataFrame,
     recipe: Recipe,
@@ -224,7 +226,6 @@ def train(
     if usable.empty:
         raise ManifestError("no utterance can be used", remedy="see the reasons above and mend the sound files")
     protocol = make_protocol(usable, recipe.protocol)
-    out.mkdir(parents=True, exist_ok=True)
     save_protocol(protocol, out / "protocol.json")
     material = _material(usable, recipe, protocol, features)
     kinds = trained_kinds(recipe)
@@ -270,11 +271,11 @@ def train(
     }
     how = {kind: found[Unit(kind, *final).name] for kind, found in joinings.items()}
     _keep_models(units, material, how, result, out)
-    with written_whole(out / RESULT) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return Outcome(out=out, result=result, skipped=left_out)
 
 
+@alone("out")
 def run(
     recipe: Recipe,
     corpus: str,

@@ -15,6 +15,7 @@ from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, sav
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.experiment import MANIFEST, MODELS
+from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.protocols import FINAL
 from emofuse.report.model_card import encoder_line
@@ -26,6 +27,7 @@ from emofuse.training.units import Unit
 from emofuse.types import Fold
 
 
+@alone("out", folder=False)
 def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     """Join the speech model of one run and the text model of another into one late-fusion model.
 

@@ -12,10 +12,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from emofuse.errors import OutputError
 from emofuse.files import sweep
@@ -25,6 +27,42 @@ _BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
 _FAR = 1 << 30  # Windows keeps others from reading what is locked, so a byte beyond the owner's name is.
 _PAUSE = 0.2
 _mine: dict[Path, int] = {}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def alone(argument: str, *, folder: bool = True) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function work only while no other command works in the folder that it is called with.
+
+    Of processes that were launched together, as by `accelerate launch`, the first holds the folder for all.
+
+    Args:
+        argument: Name of the argument; where its value is None nothing is held.
+        folder: Whether it is a folder to work in, rather than a file, or a folder that is replaced as a whole.
+
+    Example:
+        >>> import tempfile
+        >>> @alone("out")
+        ... def work(out: Path) -> list[str]:
+        ...     return [path.name for path in out.iterdir()]
+        >>> out = Path(tempfile.mkdtemp())
+        >>> work(out), work(out=out)
+        (['.emofuse.lock'], ['.emofuse.lock'])
+    """
+
+    def decorate(work: Callable[P, T]) -> Callable[P, T]:
+        @wraps(work)
+        def only_one(*args: P.args, **kwargs: P.kwargs) -> T:
+            place: Path | None = signature(work).bind(*args, **kwargs).arguments.get(argument)
+            if place is None or os.environ.get("RANK", "0") != "0":
+                return work(*args, **kwargs)
+            with alone_in(Path(place)) if folder else alone_with(Path(place)):
+                return work(*args, **kwargs)
+
+        return only_one
+
+    return decorate
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pandas as pd
 
 from emofuse.corpora import CORPORA
 from emofuse.errors import ProtocolError
-from emofuse.files import written_whole
+from emofuse.files import write_text
 from emofuse.leakage import leakage
 from emofuse.manifest import scripted
 from emofuse.names import key
@@ -376,5 +376,4 @@ def _carve(
 def save_protocol(protocol: Protocol, path: Path) -> None:
     """Write a protocol as JSON, so that others can train and test on exactly the same utterances."""
     values = {**asdict(protocol), "settings": protocol.settings.model_dump(mode="json")}
-    with written_whole(path) as part:
-        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(values, indent=1))

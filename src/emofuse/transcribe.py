@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from emofuse.align.normalise import is_english
 from emofuse.audio import content_key, load_audio
 from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError, SettingsError
+from emofuse.files import appended
+from emofuse.locks import alone
 from emofuse.manifest import utterances, write_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.types import Utterance
@@ -151,6 +153,7 @@ class Transcribed:
     computed: int
 
 
+@alone("out", folder=False)
 def transcribe_manifest(
     manifest: pd.DataFrame,
     transcriber: Transcriber,
@@ -199,9 +202,8 @@ def transcribe_manifest(
     deaf: dict[str, AudioError] = {}
     progress.start(LABEL, len(first))
     progress.advance(LABEL, len(first) - len(new))
-    journal.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with journal.open("a", encoding="utf-8") as file:
+        with appended(journal) as file:
             for row, found in _listen(new, transcriber, jobs=process_count(jobs)):
                 sound = sounds[row.utterance]
                 if isinstance(found, AudioError):

@@ -14,6 +14,7 @@ from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
 from emofuse.audio import audio_duration, content_key, load_audio
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
+from emofuse.locks import alone
 from emofuse.manifest import REFERENCE, utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
@@ -41,6 +42,7 @@ class _Task:
     aligner: AlignerName
 
 
+@alone("out", folder=False)
 def align_manifest(
     manifest: pd.DataFrame,
     out: Path | None = None,

@@ -136,7 +136,7 @@ def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, durat
         path: File to write.
         duration: Of the sound, in seconds.
     """
-    from emofuse.files import written_whole
+    from emofuse.files import write_text
 
     end = max([duration, *(segment.end for segments in tiers.values() for segment in segments)])
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end!r}"]
@@ -149,8 +149,7 @@ def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, durat
             label = one.label.replace('"', '""')
             lines += [f"        intervals [{place}]:", f"            xmin = {one.start!r}"]
             lines += [f"            xmax = {one.end!r}", f'            text = "{label}"']
-    with written_whole(path) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n", sync=False)
 
 
 def _filled(segments: Sequence[Segment], end: float) -> list[Segment]:

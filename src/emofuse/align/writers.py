@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from emofuse.align.textgrid import NAMES, write_textgrid
 from emofuse.errors import AlignmentError
-from emofuse.files import written_whole
+from emofuse.files import write_text
 from emofuse.types import TIERS, Alignment, Segment, Tier
 
 Format = Literal["textgrid", "ctm", "json"]
@@ -51,8 +51,7 @@ def write_files(
         if style == "textgrid":
             write_textgrid(alignment.tiers, path, duration=(durations or {}).get(alignment.utterance, 0.0))
         else:
-            with written_whole(path) as part:
-                part.write_text(json.dumps(_as_json(alignment), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(_as_json(alignment), indent=1, ensure_ascii=False) + "\n", sync=False)
         written.append(path)
     return written
 
@@ -129,8 +128,7 @@ def _write_ctm(alignments: list[Alignment], folder: Path) -> list[Path]:
         ]
         if lines:
             path = folder / f"{NAMES[tier][0]}.ctm"
-            with written_whole(path) as part:
-                part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            write_text(path, "".join(line + "\n" for line in lines), sync=False)
             written.append(path)
     return written
 

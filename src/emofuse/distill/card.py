@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from emofuse.files import write_text
 from emofuse.scoring.result import versions
 
 
@@ -40,4 +41,4 @@ def write_card(
     lines += ["## Settings", "", ", ".join(f"{name} {value}" for name, value in settings.model_dump().items()), ""]
     known = ", ".join(f"{name} {value}" for name, value in versions().items() if name != "platform")
     lines += ["## Again", "", "```bash", command, "```", "", f"Versions: {known}.", ""]
-    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder / "README.md", "\n".join(lines))

@@ -31,7 +31,8 @@ from emofuse.features.batching import plan_batches
 from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.features.extract import extract_speech
 from emofuse.features.store import View
-from emofuse.files import written_whole
+from emofuse.files import write_text, written_folder
+from emofuse.locks import alone
 from emofuse.manifest import utterances
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
@@ -66,6 +67,7 @@ class Distilled:
     skipped: list[AudioError]
 
 
+@alone("out")
 def distill_speech(
     folders: Mapping[str, Path],
     teacher: str,
@@ -116,9 +118,10 @@ def distill_speech(
     run = _Run(lessons, settings, out, start=start, device=torch.device(device))
     history = run.train(progress)
     folder, seconds = out / STUDENT, float(usable["duration"].sum())
-    save_student(run.student, folder)
     millions = sum(value.numel() for value in run.student.encoder.parameters()) / 1e6
     specification = encoder.specification
+    with written_folder(folder) as part:
+        save_student(run.student, part)
     write_card(
         folder,
         title="A small speech encoder distilled by emofuse",
@@ -376,8 +379,7 @@ class _Run:
         )
         values = {"step": self.step, "history": self.history, "fingerprint": self.lessons.fingerprint}
         save_state(self.out / CHECKPOINT, self.student, self.optimizer, values)
-        with written_whole(self.out / HISTORY) as part:
-            part.write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+        write_text(self.out / HISTORY, json.dumps(self.history, indent=1) + "\n")
 
 
 def stretches(mask: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,8 @@ from emofuse.distill.card import write_card
 from emofuse.distill.settings import TextStudentSettings
 from emofuse.encoders.checkpoint import load_weights, open_checkpoint, quiet
 from emofuse.errors import EncoderError
+from emofuse.files import write_text, written_folder
+from emofuse.locks import alone
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, seed_everything
@@ -48,6 +50,7 @@ class DistilledText:
     history: list[dict[str, Any]]
 
 
+@alone("out")
 def distill_text(
     root: Path,
     teacher: str,
@@ -103,7 +106,8 @@ def distill_text(
     seed_everything(derive_seed(settings.seed, "teacher"))
     tuned = _Tagger(model.requires_grad_(True), len(parts["train"].labels[0]))
     learner.run("teacher", tuned, lambda batch: learner.tune_loss(tuned, batch), progress)
-    _save(tuned.encoder, tokenizer, out / TEACHER, half=False)
+    with written_folder(out / TEACHER) as part:
+        _save(tuned.encoder, tokenizer, part, half=False)
     seed_everything(derive_seed(settings.seed, "student"))
     student = _Tagger(_small_bert(tuned.encoder, settings), len(parts["train"].labels[0]))
     student.to(device)
@@ -111,10 +115,11 @@ def distill_text(
     tuned.eval().requires_grad_(False).to(device)
     both = nn.ModuleDict({"student": student, "reader": reader})
     learner.run("student", both, lambda batch: learner.student_loss(student, reader, tuned, batch), progress)
-    _save(student.encoder, tokenizer, out / STUDENT, half=True)
     millions = sum(value.numel() for value in student.encoder.parameters()) / 1e6
     best = {entry["part"]: entry["dev_macro_f1"] for entry in learner.history}
     corpus = CORPORA["goemotions"]
+    with written_folder(out / STUDENT) as part:
+        _save(student.encoder, tokenizer, part, half=True)
     write_card(
         out / STUDENT,
         title="A small text encoder distilled by emofuse",
@@ -271,7 +276,7 @@ class _Learner:
             )
             values = {"epoch": epoch + 1, "history": self.history, "fingerprint": self.key}
             save_state(path, model, optimizer, values)
-            (self.out / HISTORY).write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+            write_text(self.out / HISTORY, json.dumps(self.history, indent=1) + "\n")
         progress.finish(label)
         model.eval()
 

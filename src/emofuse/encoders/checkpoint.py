@@ -20,6 +20,8 @@ SAMPLING_RATE = 16000
 BUILTIN = "builtin:"
 LIGHT = ("wav2vec2",)
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+CONTENT = (".json", ".safetensors", ".txt", ".model")
+"""Endings of the files of a folder that decide an encoder's features."""
 # Weights that no hidden state depends on; an encoder may come without them.
 _UNUSED_WEIGHTS = ("masked_spec_embed", "pooler.")
 
@@ -227,7 +229,7 @@ def content_hash(folder: Path) -> str:
     """Hash of the files of a folder that decide its features: configurations, tokenizer and safetensors weights."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in {".json", ".safetensors", ".txt", ".model"} and path.is_file():
+        if path.suffix in CONTENT and path.is_file():
             digest.update(path.name.encode() + b"\0")
             with path.open("rb") as file:
                 while block := file.read(1 << 20):

@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from emofuse.errors import EncoderError
+from emofuse.files import write_text
 
 NAME = "words"
 PADDING = "[PAD]"
@@ -101,7 +102,7 @@ class WordPieces:
     def save(self, path: str | Path) -> None:
         """Write the vocabulary to one JSON file."""
         values = {"format": _FORMAT, "max_tokens": self.max_tokens, "pieces": self.pieces}
-        Path(path).write_text(json.dumps(values, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(values, ensure_ascii=False, indent=0) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> WordPieces:

@@ -239,7 +239,6 @@ class Tuner:
     def _keep(self) -> None:
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         weights: dict[str, Any] = {name: value.contiguous() for name, value in self.network.state_dict().items()}
         with written_whole(self.folder / BEST) as part:
             save_file(weights, part, metadata={"fingerprint": self.mark})

@@ -19,11 +19,12 @@ from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError
 from emofuse.experiment import MANIFEST, MODELS, Outcome
-from emofuse.files import written_whole
+from emofuse.files import write_text, written_folder, written_whole
 from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import Steps, TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
+from emofuse.locks import alone
 from emofuse.manifest import parts, text_sources, utterances, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
 from emofuse.progress import Progress, Silent
@@ -47,6 +48,7 @@ KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 """What can be trained with its encoders; late fusion joins the tables of two of them."""
 
 
+@alone("out")
 def finetune(
     manifest: pd.DataFrame,
     recipe: Recipe,
@@ -126,7 +128,6 @@ def finetune(
     )
     units = _units(kind, protocol, recipe, folds)
     if processes.main:
-        out.mkdir(parents=True, exist_ok=True)
         write_manifest(manifest, out / MANIFEST)
         save_protocol(protocol, out / "protocol.json")
     for unit in units:
@@ -237,9 +238,8 @@ class _Job:
 
         for stream, encoder in encoders.items():
             place = folder / ENCODERS / stream
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            encoder.save(place)
+            with written_folder(place) as part:
+                encoder.save(part)
             before = self.specifications[stream]
             write_card(
                 place,
@@ -256,7 +256,8 @@ class _Job:
                 command=self.command,
             )
         weights = {name: value.cpu().contiguous() for name, value in network.head.state_dict().items()}
-        save_file(weights, folder / HEAD)
+        with written_whole(folder / HEAD) as part:
+            save_file(weights, part)
 
     def _write_unit(self, folder: Path, mark: str, network: TunedNetwork, tuned: Tuned, *, seconds: float) -> None:
         values = {
@@ -267,8 +268,7 @@ class _Job:
             "seconds": round(seconds, 2),
             PROCESSES: self.processes.count,
         }
-        with written_whole(folder / "unit.json") as part:
-            part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+        write_text(folder / "unit.json", json.dumps(values, indent=1))
 
     def checkpoint(self, unit: Unit, protocol: str) -> Checkpoint:
         """A kept model with its tuned encoders, for prediction."""
@@ -404,8 +404,7 @@ def _gather(
             name = f"{kind}-{unit.folder.name}" if unit.fold.test else kind
             checkpoint = job.checkpoint(unit, protocol.fingerprint)
             save_checkpoint(checkpoint, out / MODELS / name, card=model_card(kind, result))
-    with written_whole(out / RESULT) as part:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     if tables:
         write_report(out)
     return result

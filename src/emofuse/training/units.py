@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError
-from emofuse.files import written_whole
+from emofuse.files import make_folder, write_text, written_whole
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.calibrate import cooled, fit_temperature
@@ -140,7 +140,7 @@ def one_thread() -> Iterator[None]:
 def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> None:
     started = time.monotonic()
     folder = root / unit.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # Word pieces of an earlier recipe would pass for this one's.
     for name in ("unit.json", "words.json"):
         (folder / name).unlink(missing_ok=True)
@@ -168,7 +168,8 @@ def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> Non
         from safetensors.torch import save_file
 
         weights = {name: value.cpu().contiguous() for name, value in trained.model.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        with written_whole(folder / "model.safetensors") as part:
+            save_file(weights, part)
         if pieces is not None:
             pieces.save(folder / "words.json")
     values = {
@@ -178,8 +179,7 @@ def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> Non
         "layer_weights": layer_weights(trained.model),
         "seconds": round(time.monotonic() - started, 2),
     }
-    with written_whole(folder / "unit.json") as part:
-        part.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    write_text(folder / "unit.json", json.dumps(values, indent=1))
 
 
 def write_unit_scores(

@@ -20,6 +20,7 @@ ORDER = (
     "inputs",
     "files",
     "names",
+    "delimited",
     "escape",
     "progress",
     "locks",

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from emofuse.corpora import CORPORA, Corpus, CorpusCard, read_corpus
-from emofuse.errors import AudioError, ManifestError
+from emofuse.errors import AudioError, EmofuseError, ManifestError
+from emofuse.manifest import COLUMNS as MANIFEST_COLUMNS
 from emofuse.manifest import check_manifest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -283,19 +291,23 @@ def test_nemo_layouts(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("line", "message"),
     [
-        ("file_id\temotion\n", "column 'raw_text' is missing"),
-        (NEMO_HEADER + "a.wav\tanger\n", "row 1 has 2 of 7 cells"),
-        (NEMO_HEADER + "a.wav\tjoy\tA.\ta\tEB0\tfemale\t27\n", "row 1, column 'emotion' is 'joy'"),
+        ("a.wav\tanger\n", "the line has 2 of 7 cells"),
+        ("a.wav\tjoy\tA.\ta\tEB0\tfemale\t27\n", "the emotion is 'joy'"),
+        ("b.wav\tanger\tA.\ta\tEB0\tfemale\t27\n", "no such file"),
     ],
 )
-def test_nemo_damage_is_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "data.tsv").write_text(content)
-    with pytest.raises(ManifestError) as caught:
+def test_a_bad_line_of_nemo_costs_no_other(tmp_path: Path, line: str, message: str) -> None:
+    sound(tmp_path / "samples" / "EB0_anger_1.wav")
+    good = "EB0_anger_1.wav\tanger\tA.\ta\tEB0\tfemale\t27\n"
+    (tmp_path / "data.tsv").write_text(NEMO_HEADER + line + good)
+    corpus = read_corpus("nemo", tmp_path, partial=True)
+    assert corpus.manifest["utterance"].tolist() == ["EB0_anger_1"]
+    assert [error.what.startswith(message) for error in corpus.skipped] == [True]
+    (tmp_path / "data.tsv").write_text("file_id\temotion\na\tb\n")
+    with pytest.raises(ManifestError, match="no column 'raw_text'"):
         read_corpus("nemo", tmp_path, partial=True)
-    assert caught.value.where == str(tmp_path / "data.tsv")
-    assert caught.value.what == message
 
 
 # GoEmotions
@@ -347,10 +359,10 @@ def test_goemotions_damage_is_named(tmp_path: Path, train: str, what: str) -> No
 
 
 @pytest.mark.parametrize(("name", "file"), [("nemo", "data.tsv"), ("goemotions", "train.tsv")])
-def test_a_wrong_encoding_is_named(tmp_path: Path, name: str, file: str) -> None:
+def test_what_is_no_text_is_named(tmp_path: Path, name: str, file: str) -> None:
     goemotions(tmp_path, train="")
-    (tmp_path / file).write_bytes(b"f\xfcr\t0\ta\n")
-    with pytest.raises(ManifestError, match="read") as caught:
+    (tmp_path / file).write_bytes(b"f\xfc\x81r\t0\ta\n")
+    with pytest.raises(ManifestError, match=r"read|not text") as caught:
         read_corpus(name, tmp_path, partial=True)
     assert caught.value.where == str(tmp_path / file)
 
@@ -494,6 +506,127 @@ def test_an_absolute_path_and_a_link_are_kept(tmp_path: Path) -> None:
 def test_columns_are_for_tables_alone(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="columns of emodb cannot be mapped"):
         read_corpus("emodb", tmp_path, columns={"label": "emotion"})
+
+
+SPOKEN = [["utterance", "text", "label", "speaker", "start"], ["a", 'He; she, "they"', "fröhlich", "Zoë", "0.5"],
+          ["b", "two\nlines | one", "traurig", "Bob", "1234.25"]]  # fmt: skip
+
+
+def dialect(separator: str, *, mark: str = ".", thousands: str = "", head: str = "") -> str:
+    rows = [list(row) for row in SPOKEN]
+    for row in rows[1:]:
+        row[4] = f"{float(row[4]):,}".replace(",", "#").replace(".", mark).replace("#", thousands)
+    file = io.StringIO()
+    csv.writer(file, delimiter=separator).writerows(rows)
+    return head + file.getvalue()
+
+
+DIALECTS = {
+    "semicolons": (dialect(";"), "utf-8", "semicolons"),
+    "bars": (dialect("|"), "utf-8", "bars"),
+    "tabs in a .csv": (dialect("\t"), "utf-8", "tabs"),
+    "Excel in German": (dialect(";", mark=",", thousands=".", head="sep=;\r\n"), "utf-8-sig", "decimal marks"),
+    "an unusual sign that Excel names": (dialect("^", head="sep=^\n"), "utf-8", "'^'"),
+    "decimal commas and narrow blanks": (dialect("\t", mark=",", thousands="\u202f"), "utf-16", "decimal marks"),
+    "thousands in quotes": (dialect(",", thousands=","), "utf-8", ""),
+    "UTF-16 without a mark": (dialect(","), "utf-16-le", ""),
+    "Latin-1": (dialect(","), "latin-1", "not UTF-8"),
+    "Unicode decomposed": (unicodedata.normalize("NFD", dialect(",")), "utf-8", ""),
+    "capitals and spaces in the header": (dialect(",").replace("label", " LABEL ", 1), "utf-8", ""),
+    "empty columns and rows": (dialect(";").replace("\r\n", ";;\r\n") + ";;;;;;\r\n", "utf-8", "semicolons"),
+}
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_tables_in_every_dialect_read_the_same(tmp_path: Path, kind: str) -> None:
+    content, encoding, said = DIALECTS[kind]
+    content = content.replace("two\nlines", "two lines") if kind.startswith("empty") else content
+    (tmp_path / "t.csv").write_bytes(content.encode(encoding))
+    if kind.startswith("empty"):
+        content = content.replace(";;\r\n", "\r\n", 1)
+        (tmp_path / "t.csv").write_bytes(content.encode(encoding))
+    corpus = read_corpus("table", tmp_path / "t.csv")
+    columns = corpus.manifest[["utterance", "label", "speaker", "start"]].values.tolist()
+    assert columns == [["a", "fröhlich", "Zoë", 0.5], ["b", "traurig", "Bob", 1234.25]]
+    assert corpus.manifest.loc[0, "text"] == 'He; she, "they"'
+    assert said in " ".join(corpus.notes)
+    assert bool(said) == bool(corpus.notes)
+
+
+def test_a_comma_that_may_be_either_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, "text;start\na;1,234\nb;2,500\n")
+    with pytest.raises(ManifestError, match="row 1, column 'start' is '1,234'"):
+        read_corpus("table", path)
+
+
+def test_tables_of_tabs_may_hold_quotes_as_they_are(tmp_path: Path) -> None:
+    content = 'text\tlabel\n"No way\tsad\nhe said\tsad\nfine"\thappy\n'
+    manifest = read_corpus("table", table(tmp_path, content, "t.tsv")).manifest
+    assert manifest["text"].tolist() == ['"No way', "he said", 'fine"']
+
+
+@pytest.mark.parametrize("cell", ["CLIPS/A.WAV", "clips\\a.wav", "./clips/a.wav ", "clips/a.wav"])
+def test_a_table_names_its_sounds_as_people_write(tmp_path: Path, cell: str) -> None:
+    clip = sound(tmp_path / "clips" / "a.wav")
+    if cell.startswith("CLIPS"):
+        cell = cell.replace("CLIPS", "clips")
+    assert read_corpus("table", table(tmp_path, f"audio\n{cell}\n")).manifest["audio"].tolist() == [str(clip)]
+
+
+def test_decomposed_file_names_are_found(tmp_path: Path) -> None:
+    clip = sound(tmp_path / "Zoe\u0308.wav")
+    assert read_corpus("table", table(tmp_path, "audio\nZoë.wav\n")).manifest["audio"].tolist() == [str(clip)]
+
+
+def test_one_speaker_is_counted_once_in_every_table(tmp_path: Path) -> None:
+    rows = "hi,Happy,anna\nho,happy,anna \nhu,happy , Anna\nha,sad,bob\n"
+    corpus = read_corpus("table", table(tmp_path, "text,label,speaker\n" + rows))
+    assert set(corpus.manifest["speaker"]) == {"anna", "bob"}
+    assert set(corpus.manifest["label"]) == {"happy", "sad"}
+    assert "speaker 'anna' is also spelt 'anna ', ' Anna'" in corpus.notes
+    assert "label 'happy' is also spelt 'Happy', 'happy '" in corpus.notes
+
+
+def test_corpora_under_each_other_spell_labels_alike(tmp_path: Path) -> None:
+    sound(tmp_path / "ravdess" / "03-01-03-01-01-01-01.wav")
+    table(tmp_path, "text,label,speaker\nhi,Happy,a\n")
+    corpus = read_corpus("ravdess+table", tmp_path, partial=True)
+    assert set(corpus.manifest["label"]) == {"happy"}
+    assert "label 'happy' is also spelt 'Happy'" in corpus.notes
+
+
+TABLES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.dictionaries(st.sampled_from([*MANIFEST_COLUMNS, "Text", "speaker "]), TABLES, max_size=5), max_size=3
+    ),
+    ending=st.sampled_from([".jsonl", ".csv", ".tsv", ".parquet"]),
+    junk=st.binary(max_size=20),
+    at=st.integers(0, 400),
+)
+def test_hostile_tables_are_read_or_refused(
+    tmp_path: Path, rows: list[dict[str, object]], ending: str, junk: bytes, at: int
+) -> None:
+    path = tmp_path / f"t{ending}"
+    content = "\n".join(json.dumps(row) for row in rows).encode()
+    if ending in (".csv", ".tsv"):
+        content = content.replace(b'": ', b'","').replace(b"{", b"").replace(b"}", b"")
+    elif ending == ".parquet":
+        try:
+            pd.DataFrame(rows or [{"text": "a"}]).to_parquet(path)
+        except (OSError, ValueError, TypeError, OverflowError, pa.ArrowException):
+            return
+        content = path.read_bytes()
+    path.write_bytes(content[:at] + junk + content[at:] if len(junk) % 2 else content)
+    with suppress(EmofuseError):
+        check_manifest(read_corpus("table", path).manifest, source=path)
 
 
 # The real ones

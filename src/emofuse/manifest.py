@@ -134,6 +134,9 @@ def one_spelling(frame: pd.DataFrame, *, known: Iterable[str] = ()) -> tuple[pd.
             # Names that differ by case alone may be two recordings.
             changed[column] = values.map(tidy, na_action="ignore")
             continue
+        alike = Counter(map(key, values.dropna().unique()))
+        # Spaces around a name that is always written so make it no other.
+        values = values.map(lambda value, n=alike: tidy(value) if n[key(value)] == 1 else value, na_action="ignore")
         found, said = unify(values.dropna(), what=column, known=known if column == "label" else ())
         changed[column] = values.map(lambda value, found=found: found[value] or None, na_action="ignore")
         notes += said

@@ -52,6 +52,9 @@ def unify(names: Iterable[str], *, what: str, known: Iterable[str] = ()) -> tupl
         ["speaker 'anna' is also spelt 'Anna '"]
     """
     counts = Counter(names)
+    clean: Counter[str] = Counter()
+    for name, count in counts.items():
+        clean[tidy(name)] += count
     right = {key(name): name for name in reversed(list(known))}
     groups: dict[str, list[str]] = {}
     for name in counts:
@@ -59,7 +62,7 @@ def unify(names: Iterable[str], *, what: str, known: Iterable[str] = ()) -> tupl
     found: dict[str, str] = {}
     also = []
     for one, spellings in groups.items():
-        chosen = right.get(one) or tidy(max(spellings, key=lambda name: counts[name]))
+        chosen = right.get(one) or max(map(tidy, spellings), key=lambda name: clean[name])
         found |= dict.fromkeys(spellings, chosen)
         if others := [name for name in spellings if name != chosen]:
             also.append(f"{what} {chosen!r} is also spelt {', '.join(map(_shown, others[:_SHOWN]))}")

@@ -6,8 +6,7 @@ import hashlib
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing
-from emofuse.corpora.sources import first_of_each, recordings
-from emofuse.errors import ManifestError
+from emofuse.corpora.sources import first_of_each, no_sound, read_table, recordings, row_error
 
 _LABELS = {
     "anger": "angry",
@@ -17,7 +16,13 @@ _LABELS = {
     "sadness": "sad",
     "surprised": "surprised",
 }
-_COLUMNS = ("file_id", "emotion", "raw_text", "normalized_text", "speaker_id")
+_COLUMNS = {
+    "file": ("file_id",),
+    "emotion": ("emotion",),
+    "text": ("raw_text",),
+    "plain": ("normalized_text",),
+    "speaker": ("speaker_id",),
+}
 
 CARD = CorpusCard(
     name="nemo",
@@ -65,46 +70,32 @@ def read(root: Path) -> Listing:
     table = folder / "data.tsv"
     if not table.is_file():
         raise CARD.absent(folder, "data.tsv")
-    try:
-        lines = table.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError("the table cannot be read", where=table, remedy="download it again") from error
-    header = lines[0].rstrip("\r").split("\t")
-    missing = [name for name in _COLUMNS if name not in header]
-    if missing:
-        raise ManifestError(f"column {missing[0]!r} is missing", where=table, remedy="download it again")
+    lines, errors = read_table(table, _COLUMNS, needed=_COLUMNS)
     notes: list[str] = []
     clips = first_of_each(recordings(folder), notes)
-    rows = []
-    for number, line in enumerate(lines[1:], start=1):
-        cells = [cell.strip() for cell in line.split("\t")]
-        if len(cells) != len(header):
-            raise ManifestError(
-                f"row {number} has {len(cells)} of {len(header)} cells", where=table, remedy="download it again"
-            )
-        values = dict(zip(header, cells, strict=True))
-        if values["emotion"] not in _LABELS:
-            raise ManifestError(
-                f"row {number}, column 'emotion' is {values['emotion']!r}",
-                where=table,
-                remedy=f"it must be one of {', '.join(_LABELS)}",
-            )
-        stem = Path(values["file_id"]).stem
-        path = clips.get(stem)
-        if path is None:
-            continue
-        rows.append(
-            {
-                "utterance": stem,
-                "audio": str(path),
-                "text": values["raw_text"],
-                "text_source": "reference",
-                "language": "pl",
-                "label": _LABELS[values["emotion"]],
-                "speaker": values["speaker_id"],
-                "script": hashlib.sha256(values["normalized_text"].encode()).hexdigest()[:8],
-            }
-        )
-    if not rows:
+    if not clips:
         raise CARD.absent(folder, "clip such as samples/EB0_anger_1.wav")
-    return Listing(rows=sorted(rows, key=lambda row: row["utterance"]), source=table, notes=tuple(notes))
+    rows = []
+    for line in lines:
+        values = line.values
+        emotion, stem = values["emotion"].lower(), Path(values["file"]).stem
+        if emotion not in _LABELS:
+            what = f"the emotion is {values['emotion']!r}, not one of {', '.join(_LABELS)}"
+            errors.append(row_error(table, line.number, what))
+        elif stem not in clips:
+            errors.append(no_sound(folder / "samples" / values["file"]))
+        else:
+            rows.append(
+                {
+                    "utterance": stem,
+                    "audio": str(clips[stem]),
+                    "text": values["text"],
+                    "text_source": "reference",
+                    "language": "pl",
+                    "label": _LABELS[emotion],
+                    "speaker": values["speaker"],
+                    "script": hashlib.sha256(values["plain"].encode()).hexdigest()[:8],
+                }
+            )
+    rows.sort(key=lambda row: row["utterance"])
+    return Listing(rows=rows, source=table, notes=tuple(notes), skipped=tuple(errors))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import AudioError, EmofuseError, ManifestError
+from emofuse.names import key, tidy
 
 AGAIN = "copy or download it again"
 """The remedy where a publisher's file is not as it was."""
@@ -43,15 +44,10 @@ def read_text(path: Path, *encodings: str) -> str:
         raise ManifestError("the file cannot be opened", where=path, remedy="check its permissions") from error
     if not content.strip():
         raise ManifestError("the file is empty", where=path, remedy=AGAIN)
-    marked = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") or content[1:2] == b"\0" else ()
-    for encoding in (*marked, "utf-8-sig", *(encodings or ("cp1252",))):
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text.translate(_PUNCTUATION)
-    raise ManifestError("the file is not text", where=path, remedy=AGAIN)
+    try:
+        return decoded(content, *encodings)[0].translate(_PUNCTUATION)
+    except ValueError as error:
+        raise ManifestError("the file is not text", where=path, remedy=AGAIN) from error
 
 
 def read_lines(path: Path, *encodings: str) -> list[str]:
@@ -106,7 +102,7 @@ def read_table(
     r"""The lines of a CSV file with a header, and one error for each that is damaged.
 
     Args:
-        path: The file, separated by commas, semicolons or tabs.
+        path: The file, separated by commas, semicolons, tabs or bars.
         columns: For each name that we use, the names that it may have in the file, in whichever case.
         needed: Those which must be there.
 
@@ -122,46 +118,41 @@ def read_table(
         ({'file': 'a.wav', 'label': 'H'}, 'the line has 1 of 2 cells')
     """
     text = read_text(path)
-    header = text.split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    try:
+        found = split_rows(text)
+    except csv.Error as error:
+        remedy = "fix its quotes, or download it again"
+        raise ManifestError(f"the table breaks off or is damaged ({error})", where=path, remedy=remedy) from error
+    names = [key(name) for name in found.header]
+    places = {
+        ours: next((names.index(key(theirs)) for theirs in known if key(theirs) in names), None)
+        for ours, known in columns.items()
+    }
+    for name in needed:
+        if places[name] is None:
+            raise ManifestError(f"there is no column {columns[name][0]!r}", where=path, remedy=AGAIN)
     lines: list[Line] = []
     errors: list[EmofuseError] = []
-    try:
-        names = [name.strip().lower() for name in next(reader)]
-        places = {
-            ours: next((names.index(theirs.lower()) for theirs in known if theirs.lower() in names), None)
-            for ours, known in columns.items()
-        }
-        for name in needed:
-            if places[name] is None:
-                raise ManifestError(f"there is no column {columns[name][0]!r}", where=path, remedy=AGAIN)
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(names):
-                errors.append(row_error(path, reader.line_num, f"the line has {len(cells)} of {len(names)} cells"))
-                continue
-            values = {ours: "" if place is None else cells[place].strip() for ours, place in places.items()}
-            lines.append(Line(number=reader.line_num, values=values))
-    except csv.Error as error:
-        raise row_error(path, reader.line_num, "the table breaks off or is damaged here") from error
+    for line, cells in found.rows:
+        if len(cells) != len(names):
+            errors.append(row_error(path, line, f"the line has {len(cells)} of {len(names)} cells"))
+            continue
+        values = {ours: "" if place is None else tidy(cells[place]) for ours, place in places.items()}
+        lines.append(Line(number=line, values=values))
     if not lines and not errors:
         raise ManifestError("the table has no rows", where=path, remedy=AGAIN)
     return lines, errors
 
 
 def number(text: str) -> float | None:
-    """A finite number, or nothing.
+    """A finite number, or nothing; a comma is its decimal mark, since no table of a corpus has thousands.
 
     Example:
-        >>> number("2.5"), number("NaN"), number("soon")
-        (2.5, None, None)
+        >>> number("2.5"), number("2,5"), number("NaN"), number("soon")
+        (2.5, 2.5, None, None)
     """
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    value = numbers([text.replace(",", ".")])[0][0]
+    return None if math.isnan(value) else value
 
 
 def recordings(folder: Path) -> dict[str, list[Path]]:

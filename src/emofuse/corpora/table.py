@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import ManifestError
+from emofuse.names import key, tidy
 
 CARD = CorpusCard(
     name="table",
@@ -49,10 +50,9 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
     from emofuse.manifest import COLUMNS, SECONDS
 
     path = _find(root)
+    notes: list[str] = []
     try:
-        names, table = _READERS[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise ManifestError("the table is not UTF-8 text", where=path, remedy="save it again as UTF-8") from error
+        names, table = _READERS[path.suffix.lower()](path, notes)
     except (OSError, ValueError, NotImplementedError, RecursionError, csv.Error, KeyError) as error:
         raise ManifestError(
             "the table cannot be read, as it is damaged or not of the kind that its name says",
@@ -66,19 +66,23 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
         raise ManifestError("the table has no rows", where=path, remedy="add some, or choose another table")
     taken = _taken(names, columns or {}, tuple(COLUMNS), path)
     kinds = {**COLUMNS, **dict.fromkeys(SECONDS, "seconds"), "votes": "votes"}
+    for column, theirs in taken.items():
+        if kinds[column] in ("Float64", "seconds"):
+            notes += _to_numbers(table, theirs)
     rows = []
+    folders: dict[str, dict[str, list[str]]] = {}
     for number, cells in enumerate(table, start=1):
         row = {
             column: _value(cells.get(theirs), kinds[column], f"row {number}, column {theirs!r}", path)
             for column, theirs in taken.items()
         }
         if row.get("audio") is not None:
-            row["audio"] = os.path.abspath(path.parent / Path(row["audio"]).expanduser())
+            row["audio"] = _sound(path.parent, row["audio"], folders)
         row["corpus"] = row.get("corpus") or CARD.name
         rows.append(row)
     if "utterance" not in taken:
         rows = [{"utterance": name, **row} for name, row in zip(_names(rows), rows, strict=True)]
-    return Listing(rows=rows, source=path)
+    return Listing(rows=rows, source=path, notes=tuple(notes))
 
 
 def _find(root: Path) -> Path:
@@ -104,13 +108,20 @@ def _taken(names: list[str], columns: Mapping[str, str], known: tuple[str, ...],
             raise ManifestError(
                 f"{column!r} is not a manifest column", where=path, remedy=f"map one of {', '.join(known)}"
             )
-        if theirs not in names:
+        if key(theirs) not in map(key, names):
             raise ManifestError(
                 f"there is no column {theirs!r} for {column!r}",
                 where=path,
                 remedy=f"map one of {_listed(names)}",
             )
-    taken = {column: columns.get(column, column) for column in known if column in columns or column in names}
+    # A name that is spelt just so comes before one that differs by case, spaces or its Unicode form.
+    spelt = {key(name): name for name in reversed(names)} | {name: name for name in names}
+    wanted = {column: columns.get(column, column) for column in known}
+    taken = {
+        column: spelt.get(theirs) or spelt[key(theirs)]
+        for column, theirs in wanted.items()
+        if theirs in spelt or key(theirs) in spelt
+    }
     if "audio" not in taken and "text" not in taken:
         raise ManifestError(
             "there is neither a column 'audio' nor 'text'",
@@ -125,7 +136,9 @@ def _listed(names: list[str]) -> str:
 
 
 def _value(value: Any, kind: str, place: str, path: Path) -> Any:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str) and not value.strip():
         return None
     if kind == "votes":
         return _votes(value, place, path)
@@ -140,7 +153,8 @@ def _value(value: Any, kind: str, place: str, path: Path) -> Any:
         return number
     if isinstance(value, (dict, list, tuple, bytes)):
         raise ManifestError(f"{place} is a {type(value).__name__}", where=path, remedy="it must be plain text")
-    text = str(value)
+    # Where a whole number is absent in some row, a column of numbers holds fractions.
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if not text.isascii():
         try:
             text.encode()
@@ -179,29 +193,67 @@ def _names(rows: list[Row]) -> list[str]:
     return names
 
 
-def _read_delimited(path: Path) -> tuple[list[str], list[Row]]:
-    text = path.read_bytes().decode("utf-8-sig")
-    header = text.split("\n", 1)[0]
-    # Spreadsheets of many countries write CSV with semicolons.
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-    lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if line]
-    if not lines:
+def _to_numbers(table: list[Row], column: str) -> list[str]:
+    """Put numbers in the place of their text, and say where their decimal mark is a comma."""
+    written = [cells for cells in table if isinstance(cells.get(column), str)]
+    values, decimal = numbers(cells[column] for cells in written)
+    for cells, value in zip(written, values, strict=True):
+        if not math.isnan(value):
+            cells[column] = value
+    return [f"commas in column {column!r} are read as decimal marks"] if decimal else []
+
+
+def _sound(folder: Path, cell: str, folders: dict[str, dict[str, list[str]]]) -> str:
+    """The file that a cell names: as it is written, else with Windows' separators, or under another spelling."""
+    named = cell if os.path.exists(folder / os.path.expanduser(cell)) else cell.replace("\\", "/")
+    path = os.path.abspath(folder / os.path.expanduser(named))
+    if os.path.exists(path):
+        return path
+    place, name = os.path.split(path)
+    if place not in folders:
+        try:
+            there = os.listdir(place)
+        except (OSError, ValueError):
+            there = []
+        folders[place] = {}
+        for one in there:
+            folders[place].setdefault(key(one), []).append(one)
+    alike = folders[place].get(key(name), [])
+    return os.path.join(place, alike[0]) if len(alike) == 1 else os.path.abspath(folder / os.path.expanduser(cell))
+
+
+def _text(path: Path, notes: list[str]) -> str:
+    try:
+        text, encoding = decoded(path.read_bytes())
+    except ValueError as error:
+        raise ManifestError("the table is not text", where=path, remedy="save it again as UTF-8") from error
+    if encoding == "cp1252":
+        notes.append("the table is not UTF-8 and is read as Windows-1252: check names with letters such as \u00e4")
+    return text
+
+
+def _read_delimited(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    found = split_rows(_text(path, notes), usual=usual)
+    if not found.header:
         raise ManifestError("the table is empty", where=path, remedy="add a header and rows")
-    names = [name.strip() for name in lines[0]]
-    for number, cells in enumerate(lines[1:], start=1):
+    if found.separator != usual:
+        notes.append(found.note)
+    names = [tidy(name) for name in found.header]
+    for number, (_, cells) in enumerate(found.rows, start=1):
         if len(cells) != len(names):
             raise ManifestError(
                 f"row {number} has {len(cells)} cells where the header has {len(names)}",
                 where=path,
                 remedy="put cells that contain the separator into quotes",
             )
-    return names, [dict(zip(names, cells, strict=True)) for cells in lines[1:]]
+    return names, [dict(zip(names, cells, strict=True)) for _, cells in found.rows]
 
 
-def _read_json_lines(path: Path) -> tuple[list[str], list[Row]]:
+def _read_json_lines(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
     rows: list[Row] = []
     names: dict[str, None] = {}
-    lines = [line for line in path.read_bytes().decode("utf-8-sig").split("\n") if line.strip()]
+    lines = [line for line in _text(path, notes).split("\n") if line.strip()]
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -214,7 +266,7 @@ def _read_json_lines(path: Path) -> tuple[list[str], list[Row]]:
     return list(names), rows
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
+def _read_parquet(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
     import pyarrow.parquet
 
     # Opened here, since pyarrow takes some names for addresses.
@@ -223,7 +275,7 @@ def _read_parquet(path: Path) -> tuple[list[str], list[Row]]:
     return table.column_names, table.to_pylist()
 
 
-_READERS: Mapping[str, Callable[[Path], tuple[list[str], list[Row]]]] = {
+_READERS: Mapping[str, Callable[[Path, list[str]], tuple[list[str], list[Row]]]] = {
     ".csv": _read_delimited,
     ".tsv": _read_delimited,
     ".jsonl": _read_json_lines,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emofuse.errors import SettingsError
+from emofuse.inputs import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,11 +39,16 @@ Granularity = Literal["utterance", "frame", "phone", "syllable", "word"]
 TextGranularity = Literal["token", "word"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
+_LARGEST = 1 << 20  # Bytes of a recipe.
+_SHOWN = 60  # Characters of a refused name or value.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
+
 
 class Settings(BaseModel):
     """What every stage's settings share: nothing unknown is let in, and nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SpeechSettings(Settings):
@@ -300,21 +308,21 @@ def load_recipe(name: str, *, overrides: Iterable[str] = ()) -> Recipe:
         5
     """
     path = Path(name)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise SettingsError("no such recipe file", where=path, remedy="check the path")
-        source, text = str(path), path.read_text(encoding="utf-8")
+    if path.suffix.lower() == ".toml":
+        source, text = str(path), _read(path)
     elif name in recipe_names():
         source = f"recipe {name}"
         text = (resources.files("emofuse") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     else:
         raise SettingsError(
-            f"no recipe is called {name!r}", remedy=f"use one of {', '.join(recipe_names())} or a path to a .toml file"
+            f"no recipe is called {name!r}", remedy=f"{nearest(name, recipe_names())}, or give a path to a .toml file"
         )
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"this is not valid TOML ({error})", where=source, remedy="mend that line") from error
+    # Numbers of thousands of digits and brackets of thousands of levels have errors of Python's own.
+    except (ValueError, RecursionError) as error:
+        what = "its brackets are nested too deep" if isinstance(error, RecursionError) else error
+        raise SettingsError(f"this is not valid TOML ({what})", where=source, remedy="fix that line") from error
     for override in overrides:
         _apply(values, override)
     return recipe_from(values, source=source)
@@ -348,28 +356,107 @@ def settings_from(kind: type[AnySettings], overrides: Iterable[str]) -> AnySetti
     return _checked(kind, values, source="--set")
 
 
+def _read(path: Path) -> str:
+    """The text of a recipe file; a byte order mark, which Windows' editors put first, is skipped."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise SettingsError("this is too large for a recipe", where=path, remedy="give a .toml file of settings")
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise SettingsError("no such recipe file", where=path, remedy="check the path") from error
+    except OSError as error:
+        raise SettingsError(f"this cannot be read ({error.strerror})", where=path, remedy="check the path") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            f"line {line} is not text in UTF-8", where=path, remedy="save the recipe as UTF-8"
+        ) from error
+
+
 def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str) -> AnySettings:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise SettingsError(f"setting {name}: {first['msg']}", where=source, remedy="change its value") from error
+        raise SettingsError(_refused(first), where=source, remedy=_remedy(kind, first)) from error
+    except RecursionError as error:
+        raise SettingsError("a value is nested too deep", where=source, remedy="change it") from error
+
+
+def _refused(error: Mapping[str, Any]) -> str:
+    name, shown = ".".join(_parts(error)) or "recipe", _SHORT.repr(error["input"])
+    if error["type"] == "extra_forbidden":
+        return f"there is no setting {name if len(name) <= _SHOWN else name[:_SHOWN] + '...'}"
+    if error["type"] == "missing":
+        return f"setting {name} is not given"
+    if error["type"] == "literal_error":
+        return f"setting {name} is {shown}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if error["type"] == "value_error" else f" is {shown}"
+    return f"setting {name}{given}: {message[:1].lower()}{message[1:]}"
+
+
+def _remedy(kind: type[Settings], error: Mapping[str, Any]) -> str:
+    """The nearest setting or value that there is."""
+    parts = _parts(error)
+    if error["type"] == "literal_error":
+        return nearest(str(error["input"]), re.findall(r"'([^']*)'", str(error["ctx"]["expected"])))
+    if error["type"] == "missing":
+        return "add it"
+    if error["type"] != "extra_forbidden":
+        return "change its value"
+    names, before = setting_names(kind), "".join(f"{part}." for part in parts[:-1])
+    # What belongs to a section may be named without it, or with another one.
+    if elsewhere := [name for name in names if name.rpartition(".")[2] == parts[-1]]:
+        return f"did you mean {' or '.join(elsewhere)}"
+    level = dict.fromkeys(before + name[len(before) :].partition(".")[0] for name in names if name.startswith(before))
+    return nearest(before + parts[-1], level)
+
+
+def _parts(error: Mapping[str, Any]) -> list[str]:
+    """The name of a setting in its parts, without what pydantic adds where several types are allowed."""
+    return [str(part) for part in error["loc"] if "[" not in str(part)]
+
+
+def setting_names(kind: type[Settings]) -> list[str]:
+    """Names of all settings, as `--set` takes them.
+
+    Example:
+        >>> [name for name in setting_names(Recipe) if name.endswith("epochs")]
+        ['train.epochs', 'train_early.epochs', 'finetune.epochs']
+    """
+    names = []
+    for name, field in kind.model_fields.items():
+        inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_settings(one)]
+        names += [f"{name}.{below}" for one in inner for below in setting_names(one)] or [name]
+    return names
+
+
+def _is_settings(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Settings)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise SettingsError(f"{override!r} is not KEY=VALUE", where="--set", remedy="write, say, train.epochs=5")
+    try:
+        override.encode()
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"{override!r} is not UTF-8", where="--set", remedy="write it in UTF-8") from error
     *parents, last = key.strip().split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise SettingsError(f"{key!r} has no parts", where="--set", remedy="name an existing setting")
     try:
-        values[last] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        values[last] = text.strip()
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        found = {}
+    # More than one line would be more than one setting.
+    values[last] = found["value"] if found.keys() == {"value"} else text.strip()
 
 
 def fingerprint(*parts: Any) -> str:

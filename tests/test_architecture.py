@@ -19,6 +19,7 @@ ORDER = (
     "terminal",
     "inputs",
     "files",
+    "weights",
     "names",
     "delimited",
     "escape",

@@ -22,9 +22,14 @@ from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
 from emofuse.training.material import members_of, parts_of, speech_shape, streams_of
 from emofuse.types import EncoderSpecification
+from emofuse.weights import load_into, read_header
 
 FORMAT = 1
 SETTINGS, WEIGHTS, WORDS, CARD = "settings.json", "model.safetensors", "words.json", "README.md"
+
+_LONGEST_SETTINGS = 8 << 20
+_MOST_CLASSES = 1000
+_DAMAGE = (AttributeError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,28 +148,36 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        CheckpointError: It is incomplete, of a newer format, or its parts do not fit each other.
+        CheckpointError: It is incomplete, damaged, of a newer format, its parts do not fit each other, or it leads to
+            files elsewhere. It is data from strangers: nothing is asked of the Hub, and no more memory taken than for
+            what its files hold.
     """
     for name in (SETTINGS, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(
                 f"the model folder has no {name}", where=folder, remedy="name a folder that emofuse has trained"
             )
+    _check_links(folder)
     try:
-        values = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        values = _read_settings(folder / SETTINGS)
         if values["format"] != FORMAT:
             raise CheckpointError(
                 f"format {values['format']} is not {FORMAT}", where=folder, remedy="use the emofuse that wrote it"
             )
         kind: ModelKind = values["kind"]
-        if kind not in get_args(ModelKind):
+        if not isinstance(kind, str) or kind not in get_args(ModelKind):
             raise ValueError(f"unknown model {kind!r}")
         recipe = recipe_from(values["recipe"], source=str(folder / SETTINGS))
         encoders = {stream: _specification(one) for stream, one in values["encoders"].items()}
         pieces = WordPieces.load(folder / WORDS) if (folder / WORDS).exists() else None
-        classes = tuple(values["classes"])
-        model = _build(kind, recipe, classes, encoders, pieces)
-        _load_weights(model, folder / WEIGHTS)
+        classes = _classes(values["classes"])
+        _check_encoders(recipe)
+        if recipe.model.layers > len(read_header(folder / WEIGHTS)):
+            raise ValueError(f"model.layers is {recipe.model.layers}, and {WEIGHTS} has fewer tensors")
+        # Without memory, so that settings cannot ask for more than the weights' file holds.
+        with torch.device("meta"):
+            model = _build(kind, recipe, classes, encoders, pieces)
+        load_into(model, folder / WEIGHTS)
         for late in (one for one in model.modules() if isinstance(one, LateFusion)):
             late.weights = _weights(values["late_weights"], count=2)
             # Models of version 0.1 name none.
@@ -175,7 +188,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         languages = tuple(map(str, values.get("text_languages", ())))
     except CheckpointError:
         raise
-    except (EmofuseError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (EmofuseError, OSError, LookupError, ArithmeticError, AssertionError, *_DAMAGE) as error:
         what = error.what if isinstance(error, EmofuseError) else str(error).partition("\n")[0]
         raise CheckpointError(
             f"the parts of the model folder do not fit ({what})",
@@ -198,6 +211,58 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         protocol=protocol,
         text_languages=languages,
     )
+
+
+def _check_links(folder: Path) -> None:
+    """See that no file of a model is a link to one elsewhere, but for the files of a snapshot of the Hub.
+
+    Raises:
+        CheckpointError: One is.
+    """
+    root = folder.resolve()
+    homes = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    paths = [folder / name for name in (SETTINGS, WEIGHTS, WORDS, "encoders")]
+    for above, folders, files in os.walk(folder / "encoders"):
+        paths += [Path(above, name) for name in (*folders, *files)]
+    for path in paths:
+        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+            raise CheckpointError(
+                f"{path.relative_to(folder)} is a link to a file elsewhere",
+                where=folder,
+                remedy="put the file itself in its place, if you trust where the model comes from",
+            )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LONGEST_SETTINGS:
+        raise ValueError(f"{path.name} is too long")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    # JSON may name half of a letter, which no terminal and no file takes.
+    json.dumps(values, ensure_ascii=False).encode()
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} holds no settings")
+    return values
+
+
+def _classes(values: Any) -> tuple[str, ...]:
+    good = isinstance(values, list) and all(isinstance(one, str) and one.strip() for one in values)
+    if not good or not 1 < len(values) <= _MOST_CLASSES or len(set(values)) < len(values):
+        raise ValueError("the classes are not different names")
+    return tuple(values)
+
+
+def _check_encoders(recipe: Recipe) -> None:
+    """See that a model names no encoder elsewhere on the disk.
+
+    Raises:
+        ValueError: It does.
+    """
+    for stream, settings in (("speech", recipe.speech), ("text", recipe.text)):
+        name = settings.encoder
+        if name != f"encoders/{stream}" and (
+            Path(name).is_absolute() or name[:1] in (".", "~") or "\\" in name or ".." in name or ":" in name[:2]
+        ):
+            raise ValueError(f"the settings name the encoder {name!r}, which is no part of the model")
 
 
 def _joined_within(name: str, model: torch.nn.Module) -> Iterator[tuple[str, JoinedModel]]:
@@ -239,7 +304,12 @@ def _temperatures(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
 
 def _specification(values: dict[str, Any]) -> EncoderSpecification:
     lists = {name: tuple(values[name]) for name in ("selected", "exposure")}
-    return EncoderSpecification(**{**values, **lists})
+    found = EncoderSpecification(**{**values, **lists})
+    counts = (found.layers, found.width, found.sampling_rate, found.stride, found.receptive_field, *found.selected)
+    names = (found.name, found.family, found.stream, found.revision, found.licence, *found.exposure)
+    if not all(type(one) is int and one >= 0 for one in counts) or not all(isinstance(one, str) for one in names):
+        raise ValueError("what is said of an encoder has values of other kinds")
+    return found
 
 
 def _build(
@@ -261,16 +331,6 @@ def _build(
     if unknown:
         raise ValueError(f"nothing tells how {unknown[0]} becomes its input")
     return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
-
-
-def _load_weights(model: torch.nn.Module, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        model.load_state_dict(load_file(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged") from error
 
 
 def late_checkpoint(

@@ -81,7 +81,7 @@ class Predictor:
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
         if "speech" in streams:
-            self._speech = load_speech_encoder(checkpoint.recipe.speech, device=device)
+            self._speech = load_speech_encoder(checkpoint.recipe.speech, device=device, download=False)
             self._check("speech", self._speech)
         if "text" in self.needs and checkpoint.pieces is None:
             self._load_text()
@@ -89,7 +89,7 @@ class Predictor:
     def _load_text(self) -> TextEncoder:
         # Where speech alone will do, words may never come, and their encoder would double the time to the first answer.
         if self._text is None:
-            self._text = load_text_encoder(self.checkpoint.recipe.text, device=self.device)
+            self._text = load_text_encoder(self.checkpoint.recipe.text, device=self.device, download=False)
             self._check("text", self._text)
         return self._text
 

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.distill.card import write_card
 from emofuse.distill.settings import TextStudentSettings
-from emofuse.encoders.checkpoint import load_weights, open_checkpoint, quiet
-from emofuse.errors import EncoderError
+from emofuse.encoders.checkpoint import load_tokenizer, load_weights, open_checkpoint, quiet
 from emofuse.files import write_text, written_folder
 from emofuse.locks import alone
 from emofuse.models.device import check_device
@@ -85,18 +84,13 @@ def distill_text(
         ManifestError: GoEmotions is not there or damaged.
         CheckpointError: A checkpoint in `out` is of another teacher or other settings.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     check_device(device)
     settings = settings or TextStudentSettings()
     checkpoint = open_checkpoint(teacher, revision=None, families=("bert",))
     model = load_weights(checkpoint, AutoModel, device=torch.device(device), trust_remote_code=False)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.place, revision=checkpoint.commit or "main")
-    except Exception as error:
-        raise EncoderError(
-            "the tokenizer cannot be loaded", where=teacher, remedy="put vocab.txt or tokenizer.json beside the weights"
-        ) from error
+    tokenizer = load_tokenizer(checkpoint)
     manifest = read_corpus("goemotions", root, partial=partial, progress=progress).manifest
     parts = {
         name: _Texts(manifest[manifest["session"] == name], tokenizer, settings.max_tokens) for name in ("train", "dev")

@@ -130,21 +130,22 @@ def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: s
     return encoder
 
 
-def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu") -> SpeechEncoder:
+def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu", download: bool = True) -> SpeechEncoder:
     """Load the speech encoder that the settings name: `logmel`, a Hub id, or a local folder.
 
     Args:
         settings: Encoder, revision, layers and precision.
         device: Where it shall compute, as torch names it.
+        download: Whether the Hub may be asked for what is not in its cache.
 
     Raises:
         EncoderError: Not found, not reachable, of an unsupported family, damaged, made for another sampling rate,
             or without the chosen layers.
     """
-    return _load_speech_encoder(settings, device=device, light=True)
+    return _load_speech_encoder(settings, device=device, light=True, download=download)
 
 
-def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool) -> SpeechEncoder:
+def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool, download: bool = True) -> SpeechEncoder:
     if settings.encoder == logmel.NAME:
         return logmel.LogMelEncoder(settings)
     checkpoint = open_checkpoint(
@@ -153,18 +154,20 @@ def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool) 
         families=(*waveform.FAMILIES, *whisper.FAMILIES),
         preprocessed=True,
         light=light,
+        download=download,
     )
     if checkpoint.family in whisper.FAMILIES:
         return whisper.load_whisper_encoder(checkpoint, settings, device=torch.device(device))
     return waveform.load_waveform_encoder(checkpoint, settings, device=torch.device(device))
 
 
-def load_text_encoder(settings: TextSettings, *, device: str = "cpu") -> TextEncoder:
+def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: bool = True) -> TextEncoder:
     """Load the text encoder that the settings name: a Hub id or a local folder.
 
     Args:
         settings: Encoder, revision, layers and longest text.
         device: Where it shall compute, as torch names it.
+        download: Whether the Hub may be asked for what is not in its cache.
 
     Raises:
         EncoderError: Not found, not reachable, of an unsupported family, damaged, without the chosen layers; or
@@ -179,7 +182,9 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu") -> TextEnc
         raise EncoderError(
             "the model itself trains this one", where=settings.encoder, remedy="fit WordPieces on the training texts"
         )
-    checkpoint = open_checkpoint(settings.encoder, revision=settings.revision, families=text.FAMILIES)
+    checkpoint = open_checkpoint(
+        settings.encoder, revision=settings.revision, families=text.FAMILIES, download=download
+    )
     return text.load_transformer_text_encoder(checkpoint, settings, device=torch.device(device))
 
 

@@ -14,12 +14,31 @@ from typing import Any
 import torch
 
 from emofuse.encoders.cards import Card, find_card, read_card
+from emofuse.encoders.hub import fetch, fetch_all, offline
 from emofuse.errors import EncoderError
+from emofuse.weights import check_finite, read_header
 
 SAMPLING_RATE = 16000
 BUILTIN = "builtin:"
 LIGHT = ("wav2vec2",)
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+_INDEX = ".index.json"
+_SAFETENSORS = ("model.safetensors", "model.safetensors" + _INDEX)
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin" + _INDEX)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+)
+_AGAIN = "fetch or write the files anew"
+_LONGEST_JSON = 8 << 20
+_MOST_TOKENS = 128 << 20  # Bytes of a tokenizer's file.
+_ATTENTION = (None, "eager", "sdpa")
+_SLACK = 1 << 20  # Numbers that a network holds besides its weights, such as those of positions.
 CONTENT = (".json", ".safetensors", ".txt", ".model")
 """Endings of the files of a folder that decide an encoder's features."""
 # Weights that no hidden state depends on; an encoder may come without them.
@@ -32,8 +51,7 @@ class Checkpoint:
 
     Attributes:
         name: Hub id, the folder's full path, or the name of a built-in encoder.
-        place: What transformers is to be given: Hub id or folder.
-        commit: Hub commit; None for a folder.
+        place: The folder that transformers is given, also of an encoder of the Hub.
         revision: The commit, or a hash of the folder's files.
         family: `model_type` of the configuration.
         config: Configuration object of `transformers`; of the built-in speech encoder plain values, which come sooner.
@@ -45,7 +63,6 @@ class Checkpoint:
 
     name: str
     place: str
-    commit: str | None
     revision: str
     family: str
     config: Any
@@ -56,7 +73,13 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    encoder: str, *, revision: str | None, families: Iterable[str], preprocessed: bool = False, light: bool = True
+    encoder: str,
+    *,
+    revision: str | None,
+    families: Iterable[str],
+    preprocessed: bool = False,
+    light: bool = True,
+    download: bool = True,
 ) -> Checkpoint:
     """Find an encoder by Hub id or folder and read what it says about itself.
 
@@ -66,6 +89,7 @@ def open_checkpoint(
         families: Values of `model_type` that the caller can use.
         preprocessed: Whether the caller heeds `preprocessor_config.json`.
         light: Whether a built-in encoder may do without transformers.
+        download: Whether the Hub may be asked; a stranger's model may neither do so nor name a folder nearby.
 
     Raises:
         EncoderError: Not found, not reachable, damaged, of another family, without safe weights, or made for
@@ -74,13 +98,13 @@ def open_checkpoint(
     if encoder.startswith(BUILTIN):
         return replace(_open_folder(_builtin_folder(encoder), families=families, light=light), name=encoder)
     folder = Path(encoder).expanduser()
-    if encoder.strip() and folder.is_dir():
+    if encoder.strip() and (download or folder.is_absolute()) and folder.is_dir():
         return _open_folder(folder.resolve(), families=families)
     if _looks_like_path(encoder):
         raise EncoderError(
             "there is no such folder", where=encoder, remedy="check the path, or give the id of a model on the Hub"
         )
-    return _open_hub(encoder, revision=revision, families=families, preprocessed=preprocessed)
+    return _open_hub(encoder, revision=revision, families=families, preprocessed=preprocessed, download=download)
 
 
 def _builtin_folder(encoder: str) -> Path:
@@ -115,10 +139,9 @@ def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) 
     return Checkpoint(
         name=str(folder),
         place=str(folder),
-        commit=None,
         revision=content_hash(folder),
         family=family,
-        config=SimpleNamespace(**values) if light else _configuration(str(folder), commit=None),
+        config=SimpleNamespace(**values) if light else _configuration(folder, name=str(folder)),
         preprocessor=preprocessor,
         safetensors=True,
         card=read_card(folder) or find_card(str(values.get("_name_or_path", ""))),
@@ -126,62 +149,49 @@ def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) 
     )
 
 
-def _open_hub(name: str, *, revision: str | None, families: Iterable[str], preprocessed: bool) -> Checkpoint:
-    found = _fetch(name, "config.json", revision=revision)
+def _open_hub(
+    name: str, *, revision: str | None, families: Iterable[str], preprocessed: bool, download: bool
+) -> Checkpoint:
+    found = fetch(name, "config.json", revision=revision, download=download)
     if found is None:
         raise EncoderError("the repository has no config.json", where=name, remedy="give the id of a model")
     # Snapshots lie in folders named after their commit; it pins the other files to the same state.
-    commit = found.parent.name
+    folder, commit = found.parent, found.parent.name
     family = _check_family(_read_json(found) or {}, where=name, families=families)
-    preprocessor = _fetch(name, "preprocessor_config.json", revision=commit) if preprocessed else None
+    preprocessor = fetch(name, "preprocessor_config.json", revision=commit, download=download) if preprocessed else None
+    safetensors = any(fetch(name, one, revision=commit, download=download, optional=True) for one in _SAFETENSORS)
+    if not safetensors:
+        fetch_all(name, _PICKLES, revision=commit, download=download)
+    fetch_all(name, [*_weight_files(folder), *TOKENIZER_FILES], revision=commit, download=download)
     return Checkpoint(
         name=name,
-        place=name,
-        commit=commit,
+        place=str(folder),
         revision=commit,
         family=family,
-        config=_configuration(name, commit=commit),
+        config=_configuration(folder, name=name),
         preprocessor=_check_rate((_read_json(preprocessor) or {}) if preprocessor else {}, where=name),
-        safetensors=any(_fetch(name, file, revision=commit) for file in _SAFETENSORS),
+        safetensors=safetensors,
         card=find_card(name),
     )
 
 
-def _fetch(name: str, file: str, *, revision: str | None) -> Path | None:
-    """A file of a repository on the Hub, from the cache where possible; None if the repository does not have it."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold the weights: one, or the shards that an index names.
 
-    try:
-        # Where the cache already knows the answer, no question goes out: with a commit, it cannot have changed.
-        known = try_to_load_from_cache(name, file, revision=revision)
-        if known is not None and not isinstance(known, str) and revision is not None:
-            return None
-        return Path(hf_hub_download(name, file, revision=revision))
-    except HFValidationError as error:
-        raise EncoderError(
-            "this is neither a folder nor the id of a model on the Hub", where=name, remedy="check the spelling"
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise EncoderError(
-            "the Hugging Face Hub has no such model or revision, or does not show it to you",
-            where=name,
-            remedy="check id and revision, log in with `hf auth login` if it is not public, or give a local folder",
-        ) from error
-    except EntryNotFoundError as error:
-        # Its local kind says only that the file is not in the cache, not that the repository lacks it.
-        if isinstance(error, LocalEntryNotFoundError):
-            raise _unreachable(name) from error
-        return None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise _unreachable(name) from error
+    Raises:
+        EncoderError: The index is damaged, or names files elsewhere.
+    """
+    for name in (*_SAFETENSORS, *_PICKLES):
+        if not (folder / name).is_file():
+            continue
+        if not name.endswith(_INDEX):
+            return [name]
+        parts = (_read_json(folder / name) or {}).get("weight_map")
+        shards = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
+        if not shards or any(Path(one).name != one or "\\" in one or one in ("", ".", "..") for one in shards):
+            raise EncoderError("the index of the weights names no files beside it", where=folder / name, remedy=_AGAIN)
+        return shards
+    return [_PICKLES[0]]
 
 
 def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.device, **options: Any) -> Any:
@@ -197,22 +207,23 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
         EncoderError: The files cannot be read, or lack weights that the architecture needs.
     """
     try:
-        with quiet():
+        _check_size(checkpoint, model_class)
+        with quiet(), offline():
             model, report = model_class.from_pretrained(
                 checkpoint.place,
                 config=checkpoint.config,
-                revision=checkpoint.commit or "main",
                 # A pickle from the Hub is read with weights_only, which runs no code; one in a folder is refused above.
                 use_safetensors=checkpoint.safetensors,
                 dtype=torch.float32,
                 output_loading_info=True,
                 **options,
             )
+        check_finite(model.named_parameters(), "the weights")
+    except EncoderError:
+        raise
     except Exception as error:
         raise EncoderError(
-            f"the weights cannot be loaded ({_first_line(error)})",
-            where=checkpoint.name,
-            remedy="fetch or write the files anew",
+            f"the weights cannot be loaded ({_first_line(error)})", where=checkpoint.name, remedy=_AGAIN
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in _UNUSED_WEIGHTS))
     if missing:
@@ -223,6 +234,68 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
             remedy="give a complete checkpoint of this architecture",
         )
     return model.eval().requires_grad_(False).to(device)
+
+
+def _check_size(checkpoint: Checkpoint, model_class: Any) -> None:
+    """See that the configuration describes no more than the weights' files hold, before memory is taken for it.
+
+    Raises:
+        ValueError: It does, or a file is damaged.
+    """
+    if not checkpoint.safetensors:
+        return
+    folder = Path(checkpoint.place)
+    held = [tensor for name in _weight_files(folder) for tensor in read_header(folder / name).values()]
+    counts = ("num_conv_pos_embeddings",) if checkpoint.family == "data2vec-audio" else ()
+    for name, value in checkpoint.config.to_dict().items():
+        if ("layers" in name or name in counts) and isinstance(value, int) and value > len(held):
+            raise ValueError(f"{name} is {value} in config.json, and they have {len(held)} tensors")
+    with torch.device("meta"), quiet(), offline():
+        network = getattr(model_class, "from_config", model_class)(checkpoint.config)
+    wanted = sum(
+        value.numel()
+        for name, value in (*network.named_parameters(), *network.named_buffers())
+        if not any(part in name for part in _UNUSED_WEIGHTS)
+    )
+    numbers = sum(tensor.numbers for tensor in held)
+    if wanted > numbers + _SLACK:
+        raise ValueError(f"config.json describes {wanted:,} numbers, and they have {numbers:,}")
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """Load the tokenizer beside the weights, which runs no code of anyone's.
+
+    Raises:
+        EncoderError: There is none, or it gives tokens that the weights do not know.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(checkpoint.place)
+    if any((folder / name).is_file() and (folder / name).stat().st_size > _MOST_TOKENS for name in TOKENIZER_FILES):
+        raise EncoderError("the tokenizer's files are too large", where=checkpoint.name, remedy=_AGAIN)
+    try:
+        with quiet(), offline():
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            sample = tokenizer("a b")
+            highest = max([*tokenizer.get_vocab().values(), *sample["input_ids"]], default=0)
+            kinds = max(sample.get("token_type_ids") or [0])
+    except BaseException as error:
+        # What fails in Rust is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise EncoderError(
+            "the tokenizer cannot be loaded",
+            where=checkpoint.name,
+            remedy="put the tokenizer's files (tokenizer.json, or vocab.txt for BERT) beside the weights",
+        ) from error
+    rows = checkpoint.config.vocab_size
+    if max(len(tokenizer), highest + 1) > rows or kinds >= getattr(checkpoint.config, "type_vocab_size", 0) > 0:
+        raise EncoderError(
+            f"the tokenizer has {max(len(tokenizer), highest + 1)} pieces and the weights only {rows}",
+            where=checkpoint.name,
+            remedy="take tokenizer and weights from the same checkpoint",
+        )
+    return tokenizer
 
 
 def content_hash(folder: Path) -> str:
@@ -237,12 +310,19 @@ def content_hash(folder: Path) -> str:
     return digest.hexdigest()[:40]
 
 
-def _configuration(name: str, *, commit: str | None) -> Any:
+def _configuration(folder: Path, *, name: str) -> Any:
     from transformers import AutoConfig
 
+    values = _read_json(folder / "config.json") or {}
+    # Each of these would load more than the files that are checked here: an adapter's base, kernels, other arithmetic.
+    attention = [value for key, value in values.items() if key.strip("_").startswith("attn_implementation")]
+    if (folder / "adapter_config.json").is_file() or "quantization_config" in values:
+        raise EncoderError("this is an adapter, or quantised", where=name, remedy="give an encoder with plain weights")
+    if any(one not in _ATTENTION for one in attention):
+        raise EncoderError("config.json asks for another attention", where=name, remedy="use eager or sdpa")
     try:
-        with quiet():
-            return AutoConfig.from_pretrained(name, revision=commit or "main", trust_remote_code=False)
+        with quiet(), offline():
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise EncoderError(
             f"config.json cannot be used ({_first_line(error)})", where=name, remedy="fetch or write it anew"
@@ -266,6 +346,12 @@ def _check_rate(preprocessor: dict[str, Any], *, where: str) -> dict[str, Any]:
         raise EncoderError(
             f"the encoder was made for sound at {rate} Hz", where=where, remedy=f"use one made for {SAMPLING_RATE} Hz"
         )
+    for name, most in (("n_fft", 1 << 14), ("feature_size", 1 << 10), ("chunk_length", 600), ("hop_length", 1 << 14)):
+        value = preprocessor.get(name, 1)
+        if type(value) is not int or not 0 < value <= most:
+            raise EncoderError(
+                f"{name} of preprocessor_config.json is not a whole number up to {most}", where=where, remedy=_AGAIN
+            )
     return preprocessor
 
 
@@ -273,20 +359,14 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        if path.stat().st_size > _LONGEST_JSON:
+            raise ValueError("it is too long")
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EncoderError("this is not valid JSON", where=path, remedy="fetch or write it anew") from error
     if not isinstance(values, dict):
         raise EncoderError("this holds no JSON object", where=path, remedy="fetch or write it anew")
     return values
-
-
-def _unreachable(name: str) -> EncoderError:
-    return EncoderError(
-        "the Hugging Face Hub cannot be reached, and the model is not in its local cache",
-        where=name,
-        remedy="check the id and the connection, or give a local folder that holds the model",
-    )
 
 
 def _unsafe_weights(folder: Path) -> EncoderError:

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from emofuse.weights import check_finite
+
 
 @dataclass(frozen=True)
 class Output:
@@ -156,4 +158,5 @@ def load_compact(folder: Path) -> CompactWav2Vec2:
     weights[place + "weight"] = length * direction / direction.norm(dim=(0, 1), keepdim=True)
     model = CompactWav2Vec2(config)
     model.load_state_dict(weights)
+    check_finite(model.named_parameters(), "model.safetensors")
     return model.eval().requires_grad_(False)

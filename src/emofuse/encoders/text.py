@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from emofuse.encoders.arithmetic import inference, to_features
-from emofuse.encoders.checkpoint import Checkpoint, load_weights, quiet
+from emofuse.encoders.checkpoint import Checkpoint, load_tokenizer, load_weights, quiet
 from emofuse.encoders.layers import select_layers
-from emofuse.errors import EncoderError
 from emofuse.settings import TextSettings
 from emofuse.types import EncoderSpecification
 
@@ -151,27 +150,12 @@ def load_transformer_text_encoder(
     Raises:
         EncoderError: The weights, the tokenizer or the choice of layers cannot be used.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     config = checkpoint.config
     layers = config.num_hidden_layers + 1
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.place, revision=checkpoint.commit or "main", trust_remote_code=False
-        )
-    except Exception as error:
-        raise EncoderError(
-            "the tokenizer cannot be loaded",
-            where=checkpoint.name,
-            remedy="put the tokenizer's files (tokenizer.json, or vocab.txt for BERT) beside the weights",
-        ) from error
-    if len(tokenizer) > config.vocab_size:
-        raise EncoderError(
-            f"the tokenizer has {len(tokenizer)} pieces and the weights only {config.vocab_size}",
-            where=checkpoint.name,
-            remedy="take tokenizer and weights from the same checkpoint",
-        )
+    tokenizer = load_tokenizer(checkpoint)
     model = load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False)
     offset = model.embeddings.padding_idx + 1 if checkpoint.family in _OFFSET_POSITIONS else 0
     specification = EncoderSpecification(

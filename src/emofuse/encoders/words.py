@@ -114,8 +114,11 @@ class WordPieces:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             pieces, max_tokens = values["pieces"], values["max_tokens"]
-            valid = values["format"] == _FORMAT and pieces[:2] == [PADDING, UNKNOWN] and int(max_tokens) > 0
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            valid = values["format"] == _FORMAT and pieces[:2] == [PADDING, UNKNOWN]
+            valid &= type(max_tokens) is int and max_tokens > 0
+            valid &= all(isinstance(one, str) for one in pieces) and len(set(pieces)) == len(pieces)
+            "".join(pieces).encode()
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise _damaged(path) from error
         if not valid:
             raise _damaged(path)

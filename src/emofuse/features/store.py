@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +17,7 @@ from emofuse.locks import alone_in
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
 from emofuse.types import TIERS, EncoderSpecification
+from emofuse.weights import read_header
 
 VERSION = 1
 """Raised whenever the same audio and encoder would give other numbers, so that old features are not mixed in."""
@@ -189,23 +187,11 @@ def _as_store_error() -> Iterator[None]:
 def _read_header(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...]]]:
     """Where each tensor of a safetensors file lies: its first byte and its shape."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("the header is cut short")
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        places, end = {}, 8 + length
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            start, shape = end, tuple(entry["shape"])
-            end = 8 + length + entry["data_offsets"][1]
-            if entry["dtype"] != "F16" or end - start != 2 * math.prod(shape):
-                raise ValueError("the header contradicts itself")
-            places[name] = (path, start, shape)
-        if path.stat().st_size != end:
-            raise ValueError("the data are cut short")
-        return places
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        header = read_header(path)
+        if any(one.dtype != "F16" or len(one.shape) != 3 for one in header.values()):
+            raise ValueError("it holds no features")
+    except (OSError, ValueError) as error:
         raise StoreError(
             f"this shard is damaged ({error})", where=path, remedy="delete it and run the same command again"
         ) from error
+    return {name: (path, one.start, one.shape) for name, one in header.items()}

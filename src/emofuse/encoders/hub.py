@@ -1,0 +1,160 @@
+"""The Hugging Face Hub: asked only where it can answer, for no longer than people wait, and never in between."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from emofuse.errors import EncoderError
+
+_PATIENCE = 2.0  # Seconds.
+_REVISION = re.compile(r"\w(?:[\w.-]|/(?!\.)){0,199}")
+_COMMIT = re.compile("[0-9a-f]{40}")
+_REMEDY = "give a local folder that holds the model, or a built-in encoder: builtin:speech, builtin:text"
+_reached: set[str] = set()
+
+
+def fetch(name: str, file: str, *, revision: str | None, download: bool = True, optional: bool = False) -> Path | None:
+    """A file of a repository on the Hub, from the cache where possible; None if the repository does not have it.
+
+    Args:
+        name: Id of the repository.
+        file: In it.
+        revision: Branch, tag or commit; None for the newest.
+        download: Whether the Hub may be asked for what is not in the cache.
+        optional: Whether a file counts as absent where that is not known.
+
+    Raises:
+        EncoderError: There is no such repository, or it is not in the cache and the Hub cannot or may not be asked.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+        if revision is not None and not _REVISION.fullmatch(revision):
+            raise HFValidationError(revision)
+    except HFValidationError as error:
+        raise EncoderError(
+            "this is neither a folder nor the id of a model on the Hub",
+            where=name,
+            remedy=f"check the spelling and the revision, or {_REMEDY}",
+        ) from error
+    known = try_to_load_from_cache(name, file, revision=revision)
+    if known is not None and (not download or (revision is not None and _COMMIT.fullmatch(revision))):
+        # A commit cannot have changed since.
+        return Path(known) if isinstance(known, str) else None
+    if not download:
+        if optional:
+            return None
+        pinned = "" if revision is None else f" --revision {revision}"
+        raise EncoderError(
+            "the model reads this encoder of the Hub, which is not in the local cache",
+            where=name,
+            remedy=f"fetch it with `hf download {name}{pinned}`, if you trust where the model comes from",
+        )
+    if constants.is_offline_mode() or not _is_reachable(constants.ENDPOINT):
+        if isinstance(known, str):
+            return Path(known)
+        if optional or known is not None:
+            return None
+        raise _unreachable(name)
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, etag_timeout=_PATIENCE))
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise EncoderError(
+            "the Hugging Face Hub has no such model or revision, or does not show it to you",
+            where=name,
+            remedy="check id and revision, log in with `hf auth login` if it is not public, or " + _REMEDY,
+        ) from error
+    except EntryNotFoundError as error:
+        # Its local kind says only that the file is not in the cache, not that the repository lacks it.
+        if isinstance(error, LocalEntryNotFoundError) and not optional:
+            raise _unreachable(name) from error
+        return None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise _unreachable(name) from error
+
+
+def fetch_all(name: str, files: Sequence[str], *, revision: str, download: bool = True) -> None:
+    """See that those of some files that a repository has are in its snapshot.
+
+    Raises:
+        EncoderError: As `fetch`.
+    """
+    for file in files:
+        fetch(name, file, revision=revision, download=download, optional=True)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Keep the libraries of the Hub from asking it anything, as they do unasked even of a model in a local folder."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def check_reachable(name: str) -> None:
+    """See that what is to be asked of the Hub can be, in time.
+
+    Raises:
+        EncoderError: The Hub does not answer.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode() or not _is_reachable(constants.ENDPOINT):
+        raise _unreachable(name)
+
+
+def _is_reachable(endpoint: str) -> bool:
+    """Whether the Hub answers at once; its own library would try for minutes."""
+    if endpoint in _reached:
+        return True
+    # A thread, as looking up a host's name knows no limit of time.
+    thread = threading.Thread(target=_ask, args=(endpoint,), daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return endpoint in _reached
+
+
+def _ask(endpoint: str) -> None:
+    import ssl
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=_PATIENCE):  # noqa: S310
+            _reached.add(endpoint)
+    except HTTPError as error:
+        if error.code < 500:
+            _reached.add(endpoint)
+    except URLError as error:
+        # Whom to trust is set up elsewhere for the Hub's own library.
+        if isinstance(error.reason, ssl.SSLError):
+            _reached.add(endpoint)
+    except (OSError, ValueError):
+        return
+
+
+def _unreachable(name: str) -> EncoderError:
+    return EncoderError(
+        "the Hugging Face Hub cannot be reached, and the model is not in its local cache",
+        where=name,
+        remedy=f"check the id and the connection, or {_REMEDY}",
+    )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from emofuse.align.normalise import is_english
 from emofuse.audio import content_key, load_audio
+from emofuse.encoders.hub import check_id, check_reachable
 from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.files import appended
 from emofuse.locks import alone
@@ -85,19 +86,28 @@ class WhisperTranscriber:
 
     def __init__(self, model: str = WHISPER, *, device: str = "cpu", local: bool = False) -> None:
         try:
-            from faster_whisper import WhisperModel
+            from faster_whisper import WhisperModel, available_models
         except ImportError as error:
             raise EncoderError(
                 "faster-whisper is not installed", where="--asr whisper", remedy='run pip install "emofuse[asr]"'
             ) from error
-        try:
-            self._model: Any = WhisperModel(model, device=device, compute_type="int8", local_files_only=local)
-        except Exception as error:
+        # What is at hand is taken without asking the Hub.
+        for ask in (False,) if local or Path(model).is_dir() else (False, True):
+            if ask:
+                if model not in available_models():
+                    check_id(model)
+                check_reachable(model)
+            try:
+                self._model: Any = WhisperModel(model, device=device, compute_type="int8", local_files_only=not ask)
+                break
+            except Exception as error:
+                reason = error
+        else:
             raise EncoderError(
                 "this speech recogniser cannot be loaded",
                 where=model,
                 remedy="give a name such as base.en while the Hub can be reached, or a folder",
-            ) from error
+            ) from reason
         # Models hear differently, so their words are told apart.
         self.name = f"whisper {Path(model).name}"
         self.english_only = not self._model.model.is_multilingual

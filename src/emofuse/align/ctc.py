@@ -121,17 +121,21 @@ class CtcAligner:
     def __init__(self, model: str, *, device: str = "cpu") -> None:
         import transformers
 
-        from emofuse.encoders.checkpoint import quiet
+        from emofuse.encoders.checkpoint import model_folder, quiet
+        from emofuse.encoders.hub import offline
 
         # transformers leaves part of its public face untyped.
         auto: Any = transformers
 
         self.model = model
         try:
-            with quiet():
-                self._network: Any = auto.AutoModelForCTC.from_pretrained(model, use_safetensors=True)
-                self._preprocessor: Any = auto.AutoFeatureExtractor.from_pretrained(model)
-                tokenizer: Any = auto.AutoTokenizer.from_pretrained(model)
+            folder = model_folder(model)
+            with quiet(), offline():
+                self._network: Any = auto.AutoModelForCTC.from_pretrained(folder, use_safetensors=True)
+                self._preprocessor: Any = auto.AutoFeatureExtractor.from_pretrained(folder)
+                tokenizer: Any = auto.AutoTokenizer.from_pretrained(folder)
+        except EncoderError:
+            raise
         except Exception as error:
             raise _no_model(model, error) from error
         self._network = self._network.eval().to(device)
@@ -254,18 +258,10 @@ def model_revision(model: str) -> str:
     Raises:
         EncoderError: The model cannot be had.
     """
-    from transformers import AutoConfig
+    from emofuse.encoders.checkpoint import content_hash, model_folder
 
-    from emofuse.encoders.checkpoint import content_hash, quiet
-
-    try:
-        if Path(model).is_dir():
-            return content_hash(Path(model))
-        with quiet():
-            commit: str = AutoConfig.from_pretrained(model, trust_remote_code=False)._commit_hash
-        return commit
-    except Exception as error:
-        raise _no_model(model, error) from error
+    folder = model_folder(model)
+    return content_hash(folder) if Path(model).is_dir() else folder.name
 
 
 def _no_model(model: str, error: Exception) -> EncoderError:

@@ -24,7 +24,7 @@ LIGHT = ("wav2vec2",)
 _INDEX = ".index.json"
 _SAFETENSORS = ("model.safetensors", "model.safetensors" + _INDEX)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin" + _INDEX)
-TOKENIZER_FILES = (
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -162,7 +162,7 @@ def _open_hub(
     safetensors = any(fetch(name, one, revision=commit, download=download, optional=True) for one in _SAFETENSORS)
     if not safetensors:
         fetch_all(name, _PICKLES, revision=commit, download=download)
-    fetch_all(name, [*_weight_files(folder), *TOKENIZER_FILES], revision=commit, download=download)
+    fetch_all(name, [*_weight_files(folder), *_TOKENIZER_FILES], revision=commit, download=download)
     return Checkpoint(
         name=name,
         place=str(folder),
@@ -173,6 +173,23 @@ def _open_hub(
         safetensors=safetensors,
         card=find_card(name),
     )
+
+
+def model_folder(name: str) -> Path:
+    """The folder of a model with safetensors weights: itself, or the snapshot of one on the Hub, with all its files.
+
+    Raises:
+        EncoderError: There is none.
+    """
+    if name.strip() and Path(name).is_dir():
+        return Path(name)
+    found = fetch(name, "config.json", revision=None)
+    if found is None:
+        raise EncoderError("the repository has no config.json", where=name, remedy="give the id of a model")
+    folder, commit = found.parent, found.parent.name
+    fetch_all(name, ["preprocessor_config.json", *_SAFETENSORS, *_TOKENIZER_FILES], revision=commit)
+    fetch_all(name, _weight_files(folder), revision=commit)
+    return folder
 
 
 def _weight_files(folder: Path) -> list[str]:
@@ -271,7 +288,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(checkpoint.place)
-    if any((folder / name).is_file() and (folder / name).stat().st_size > _MOST_TOKENS for name in TOKENIZER_FILES):
+    if any((folder / name).is_file() and (folder / name).stat().st_size > _MOST_TOKENS for name in _TOKENIZER_FILES):
         raise EncoderError("the tokenizer's files are too large", where=checkpoint.name, remedy=_AGAIN)
     try:
         with quiet(), offline():

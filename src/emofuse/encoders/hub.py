@@ -34,23 +34,12 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    try:
-        validate_repo_id(name)
-        if revision is not None and not _REVISION.fullmatch(revision):
-            raise HFValidationError(revision)
-    except HFValidationError as error:
-        raise EncoderError(
-            "this is neither a folder nor the id of a model on the Hub",
-            where=name,
-            remedy=f"check the spelling and the revision, or {_REMEDY}",
-        ) from error
+    check_id(name, revision=revision)
     known = try_to_load_from_cache(name, file, revision=revision)
     if known is not None and (not download or (revision is not None and _COMMIT.fullmatch(revision))):
         # A commit cannot have changed since.
@@ -85,6 +74,34 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
         return None
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise _unreachable(name) from error
+
+
+def check_id(name: str, *, revision: str | None = None) -> None:
+    """See that a name can be the id of a model on the Hub, before anyone is asked.
+
+    Raises:
+        EncoderError: It cannot.
+
+    Example:
+        >>> check_id("two words")
+        Traceback (most recent call last):
+        emofuse.errors.EncoderError: two words: this is neither a folder nor the id of a model on the Hub; check the \
+spelling and the revision, or give a local folder that holds the model, or a built-in encoder: builtin:speech, \
+builtin:text.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+        if Path(name).is_file() or (revision is not None and not _REVISION.fullmatch(revision)):
+            raise HFValidationError(revision)
+    except HFValidationError as error:
+        raise EncoderError(
+            "this is neither a folder nor the id of a model on the Hub",
+            where=name,
+            remedy=f"check the spelling and the revision, or {_REMEDY}",
+        ) from error
 
 
 def fetch_all(name: str, files: Sequence[str], *, revision: str, download: bool = True) -> None:

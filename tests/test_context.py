@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from emofuse.corpora import read_corpus
 from emofuse.encoders import TextEncoder, load_text_encoder
 from emofuse.errors import ManifestError, SettingsError
-from emofuse.experiment import MANIFEST, extract, train
+from emofuse.experiment import extract, train
 from emofuse.features.context import earlier_texts
 from emofuse.features.extract import Extracted, extract_text
 from emofuse.manifest import make_manifest, write_manifest
@@ -28,6 +28,7 @@ from emofuse.report.plots import Plot
 from emofuse.scoring.table import read_scores
 from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, TextSettings, TrainSettings, load_recipe
 from emofuse.testing import TEXT_FAMILIES, miniature_iemocap, tiny_text_encoder
+from emofuse.training.folder import MANIFEST
 
 SAID = ["so good", "why you bad", "it is", "i are so very sad"]
 

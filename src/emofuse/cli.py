@@ -106,7 +106,7 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would do, and what that costs.")] = False,
 ) -> None:
     """Do the whole chain: manifest, alignment, features, folds x seeds, scores, report, kept models."""
-    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="run")
     check_corpus(corpus, root)
     check_device_name(device)
     check_alignments(alignments)
@@ -201,7 +201,7 @@ def extract(
     device: Device = "cpu",
 ) -> None:
     """Compute the features that a recipe reads."""
-    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, None)
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, None, command="extract")
     check_manifest(manifest)
     check_output(store, folder=True, option="--store")
     check_alignments(alignments)
@@ -244,7 +244,7 @@ def train(
     device: Device = "cpu",
 ) -> None:
     """Cross-validate a recipe's models and keep one of each, from all speakers."""
-    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="train")
     check_manifest(manifest)
     check_output(store, folder=True, option="--store")
     check_output(out, folder=True)
@@ -252,16 +252,19 @@ def train(
     check_device_name(device)
     from emofuse.align.table import read_alignments
     from emofuse.console import Bars, finish, typed_command
-    from emofuse.experiment import MANIFEST
+    from emofuse.experiment import check_recipe
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
     from emofuse.locks import alone_in
     from emofuse.manifest import read_manifest, write_manifest
-    from emofuse.training.folder import check_frozen
+    from emofuse.training.folder import MANIFEST, check_frozen
+    from emofuse.training.folder import check_corpus as check_corpus_of
 
     table = read_manifest(manifest)
     with Bars() as bars, alone_in(out):
         check_frozen(out)
+        check_corpus_of(out, table)
+        check_recipe(table, chosen)
         write_manifest(table, out / MANIFEST)
         found = read_alignments(alignments) if alignments else None
         features = extract_features(table, chosen, store, alignments=found, device=device, progress=bars)
@@ -345,16 +348,17 @@ def demo(
     from emofuse.audio import sound_files
     from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
-    from emofuse.experiment import MANIFEST, MODELS
+    from emofuse.experiment import MODELS
     from emofuse.experiment import run as run_recipe
     from emofuse.manifest import read_manifest, utterances
     from emofuse.predict import load
+    from emofuse.training.folder import MANIFEST
     from emofuse.types import Prediction
 
     with Bars() as bars:
         table = make_demo_corpus(out / "corpus", progress=bars)
         outcome = run_recipe(
-            recipe_of("demo", None, None, None, None),
+            recipe_of("demo", None, None, None, None, command="run"),
             "table",
             table,
             out / "run",

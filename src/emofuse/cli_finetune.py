@@ -48,7 +48,7 @@ def finetune(
     """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
     # Before torch is loaded, and by one process only.
     if os.environ.get("RANK", "0") == "0":
-        recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+        recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="finetune")
         check_corpus(corpus, root)
         check_output(out, folder=True)
         check_device_name(device or "cpu")
@@ -61,7 +61,7 @@ def finetune(
 
     processes = Processes(device)
     try:
-        chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds)
+        chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="finetune")
         with Bars() as bars:
             progress = bars if processes.main else Silent()
             found = read_corpus(
@@ -93,5 +93,7 @@ def finetune(
     if processes.main:
         if outcome.result["models"]:
             show_results(outcome.result["models"])
-        say(f"scores: {out / 'scores.parquet'}   models: {out / 'models'}")
+        # Single folds make no model, and the model that is kept alone no scores.
+        made = {"scores": out / "scores.parquet", "models": out / "models"}
+        say("   ".join(f"{what}: {place}" for what, place in made.items() if place.exists()))
         finish(outcome.skipped)

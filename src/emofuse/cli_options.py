@@ -13,19 +13,25 @@ from emofuse.errors import AlignmentError, CheckpointError, ManifestError, Setti
 from emofuse.inputs import nearest, refuse_address
 
 if TYPE_CHECKING:
-    from emofuse.settings import Recipe
+    from emofuse.settings import Command, Recipe
 
 
 def recipe_of(
-    name: str, overrides: list[str] | None, speech: str | None, text: str | None, seeds: str | None
+    name: str,
+    overrides: list[str] | None,
+    speech: str | None,
+    text: str | None,
+    seeds: str | None,
+    *,
+    command: Command,
 ) -> Recipe:
     """A recipe by name or file, with the options that override it."""
     from emofuse.settings import load_recipe
 
-    flags = [f"speech.encoder={json.dumps(speech)}"] if speech else []
-    flags += [f"text.encoder={json.dumps(text)}"] if text else []
+    flags = [f"speech.encoder={json.dumps(speech, ensure_ascii=False)}"] if speech else []
+    flags += [f"text.encoder={json.dumps(text, ensure_ascii=False)}"] if text else []
     flags += [f"seeds=[{seeds}]"] if seeds else []
-    return load_recipe(name, overrides=[*flags, *(overrides or [])])
+    return load_recipe(name, overrides=[*flags, *(overrides or [])], command=command)
 
 
 def reading_of(partial: bool, column: list[str] | None, option: list[str] | None) -> dict[str, Any]:

@@ -77,3 +77,7 @@ class CheckpointError(EmofuseError):
 
 class OutputError(EmofuseError):
     """A file or folder that cannot be written, or that another command is writing."""
+
+
+class TrainingError(EmofuseError):
+    """A training that diverged: a loss, a weight or an answer that is not finite."""

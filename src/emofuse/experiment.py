@@ -14,9 +14,9 @@ from emofuse.align.coverage import Coverage, coverage
 from emofuse.align.run import align_manifest
 from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
-from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
+from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AlignmentError, AudioError, ManifestError, SettingsError
+from emofuse.errors import AlignmentError, AudioError, EncoderError, ManifestError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import write_text
 from emofuse.locks import alone
@@ -24,14 +24,14 @@ from emofuse.manifest import parts, read_manifest, text_sources, utterances, vot
 from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
-from emofuse.protocols import Protocol, check_split, make_protocol, save_protocol
+from emofuse.protocols import Protocol, check_split, classes_of, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.bootstrap import paired_difference
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import ModelKind, Recipe
-from emofuse.training.folder import RESULT, UNITS, check_frozen
+from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen, remove_models
 from emofuse.training.material import (
     Material,
     check_streams,
@@ -45,8 +45,9 @@ from emofuse.training.units import Joining, Unit, joined_unit, read_unit, run_un
 from emofuse.types import TIERS, Alignment, Fold
 from emofuse.workers import process_count
 
-MANIFEST, ALIGNMENTS, STORE, MODELS = "manifest.parquet", "alignments.parquet", "features", "models"
+ALIGNMENTS, STORE, MODELS = "alignments.parquet", "features", "models"
 SINGLE = ("speech", "text")
+BUILTIN = {"speech": "builtin:speech", "text": "builtin:text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +131,96 @@ def _tiers(recipe: Recipe) -> list[str]:
     return [tier for tier in TIERS if tier in read]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The encoders of a recipe; None where no model reads the stream, or word pieces are trained with the model."""
+
+    speech: SpeechEncoder | None
+    text: TextEncoder | None
+
+
+def load_encoders(recipe: Recipe, *, device: str = "cpu") -> Encoders:
+    """Load the encoders that a recipe reads.
+
+    Raises:
+        EncoderError: One cannot be had; the remedy names what is always at hand.
+    """
+    streams = {stream for kind in trained_kinds(recipe) for stream in streams_of(kind)}
+    reads_text = "text" in streams and not is_trained_with_model(recipe.text.encoder)
+    try:
+        return Encoders(
+            speech=load_speech_encoder(recipe.speech, device=device) if "speech" in streams else None,
+            text=load_text_encoder(recipe.text, device=device) if reads_text else None,
+        )
+    except EncoderError as error:
+        names = [one for stream, one in BUILTIN.items() if stream in streams]
+        ours = " ".join(f"--{name.removeprefix('builtin:')}-encoder {name}" for name in names)
+        remedy = f"{error.remedy}, or use what comes with emofuse: {ours}"
+        raise EncoderError(error.what, where=error.where, remedy=remedy) from error
+
+
+def check_recipe(manifest: pd.DataFrame, recipe: Recipe, *, kind: ModelKind | None = None) -> None:
+    """See that a manifest has what a recipe needs of it, before anything is computed.
+
+    Args:
+        manifest: What would be run on.
+        recipe: The experiment.
+        kind: The model that is tuned with its encoders; by default those that the recipe trains on stored features.
+
+    Raises:
+        ManifestError: It lacks sound, text or votes.
+        ProtocolError: It lacks labels, or cannot be split.
+    """
+    check_streams(manifest, (kind,) if kind else trained_kinds(recipe))
+    check_split(manifest, recipe.protocol)
+    check_labels(manifest, recipe, kind=kind)
+
+
+def check_labels(manifest: pd.DataFrame, recipe: Recipe, *, kind: ModelKind | None = None) -> None:
+    """See that the labels and votes that a recipe names are in a manifest, where that is labelled at all.
+
+    Raises:
+        ManifestError: There are no votes.
+        ProtocolError: Nobody has such a label.
+    """
+    if manifest["label"].isna().all():
+        return
+    soft = learns_votes(recipe, kind)
+    if soft or recipe.protocol.labels or recipe.protocol.merge:
+        classes = classes_of(manifest, recipe.protocol)
+        if soft:
+            vote_shares(manifest, classes, merge=recipe.protocol.merge)
+
+
+def learns_votes(recipe: Recipe, kind: ModelKind | None = None) -> bool:
+    """Whether some model learns from votes: one that is tuned with its encoders, or those on stored features."""
+    if kind:
+        return bool(recipe.finetune_of(kind).soft_labels)
+    return any(recipe.train_of(one).soft_labels for one in trained_kinds(recipe))
+
+
 def extract(
     manifest: pd.DataFrame,
     recipe: Recipe,
     store: Path,
     *,
     alignments: Mapping[str, Alignment] | None = None,
+    encoders: Encoders | None = None,
     device: str = "cpu",
     progress: Progress = Silent(),
 ) -> Features:
     """Bring the store up to what a recipe reads of a manifest.
 
     An utterance without an alignment keeps its frames where a model reads phones, syllables or words.
+
+    Args:
+        manifest: What is encoded; where it is labelled, labels and votes that the recipe names must be there.
+        recipe: The experiment.
+        store: Folder of the feature store.
+        alignments: By utterance, where models read phones, syllables or words.
+        encoders: What encodes, where they are loaded already.
+        device: Where to compute.
+        progress: Told how far the work is.
 
     Raises:
         EncoderError: An encoder cannot be had.
@@ -152,30 +231,30 @@ def extract(
     check_device(device)
     kinds = trained_kinds(recipe)
     check_streams(manifest, kinds)
+    check_labels(manifest, recipe)
     if alignments is None and _tiers(recipe):
         raise AlignmentError(
             f"the recipe reads {', '.join(_tiers(recipe))} segments and no alignment is given",
             remedy="run `emofuse align` and name its table with --alignments",
         )
-    streams = {stream for kind in kinds for stream in streams_of(kind)}
+    encoders = encoders or load_encoders(recipe, device=device)
     speech = text = None
-    if "speech" in streams:
+    if encoders.speech is not None:
         granularities = sorted(
             {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
         )
         speech = extract_speech(
             manifest,
-            load_speech_encoder(recipe.speech, device=device),
+            encoders.speech,
             recipe.speech,
             store=store,
             granularities=granularities,
             alignments=alignments,
             progress=progress,
         )
-    if "text" in streams and not is_trained_with_model(recipe.text.encoder):
-        encoder = load_text_encoder(recipe.text, device=device)
+    if encoders.text is not None:
         steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
-        text = extract_text(manifest, encoder, recipe.text, store=store, granularities=steps, progress=progress)
+        text = extract_text(manifest, encoders.text, recipe.text, store=store, granularities=steps, progress=progress)
     found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
     return Features(store=store, speech=speech, text=text, alignment=found)
 
@@ -217,10 +296,12 @@ def train(
 
     Raises:
         ProtocolError: The corpus cannot be split as asked.
-        SettingsError: The folder holds a run whose encoders are tuned.
+        SettingsError: The folder holds a run on another corpus, or one whose encoders are tuned.
+        TrainingError: A training diverged; all others are done.
     """
     check_device(device)
     check_frozen(out)
+    check_corpus(out, manifest)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in features.failed.items()}}
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
@@ -314,19 +395,23 @@ def run(
     """
     check_device(device)
     check_frozen(out)
-    before = _corpora(out / MANIFEST)
     found = read_corpus(corpus, root, partial=partial, columns=columns, options=options, progress=progress)
-    if before and before.isdisjoint(found.manifest["corpus"].dropna()):
-        raise SettingsError(
-            f"the folder holds a run on {', '.join(sorted(before))}", where=out, remedy="choose another --out"
-        )
+    check_corpus(out, found.manifest)
+    check_recipe(found.manifest, recipe)
+    encoders = load_encoders(recipe, device=device)
     write_manifest(found.manifest, out / MANIFEST)
     manifest = read_manifest(out / MANIFEST)
-    check_streams(manifest, trained_kinds(recipe))
-    check_split(manifest, recipe.protocol)
     if alignments is None:
         alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
-    features = extract(manifest, recipe, store or out / STORE, alignments=alignments, device=device, progress=progress)
+    features = extract(
+        manifest,
+        recipe,
+        store or out / STORE,
+        alignments=alignments,
+        encoders=encoders,
+        device=device,
+        progress=progress,
+    )
     outcome = train(
         manifest,
         recipe,
@@ -343,14 +428,6 @@ def run(
     return outcome
 
 
-def _corpora(manifest: Path) -> set[str]:
-    """Names of the corpora in a manifest of whatever version; none where there is no manifest."""
-    try:
-        return set(pd.read_parquet(manifest, columns=["corpus"])["corpus"].dropna())
-    except (OSError, ValueError, KeyError):
-        return set()
-
-
 def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, features: Features) -> Material:
     material = Material(
         recipe=recipe,
@@ -360,7 +437,7 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
         store=features.store,
         texts={row.utterance: row.text or "" for row in utterances(manifest)},
     )
-    if any(recipe.train_of(kind).soft_labels for kind in trained_kinds(recipe)):
+    if learns_votes(recipe):
         material = replace(material, votes=vote_shares(manifest, protocol.classes, merge=recipe.protocol.merge))
     if features.speech is not None:
         views = {name: view.key for name, view in features.speech.views.items()}
@@ -413,6 +490,7 @@ def _keep_models(
     for kind, checkpoint in kept.items():
         if kind in material.recipe.models:
             save_checkpoint(checkpoint, out / MODELS / kind, card=model_card(kind, result))
+    remove_models(out / MODELS, but=material.recipe.models)
 
 
 def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Path) -> Checkpoint:

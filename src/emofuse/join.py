@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
-from emofuse.experiment import MANIFEST, MODELS
+from emofuse.experiment import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.protocols import FINAL
@@ -22,7 +22,7 @@ from emofuse.report.model_card import encoder_line
 from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.table import read_scores
-from emofuse.training.folder import UNITS
+from emofuse.training.folder import MANIFEST, UNITS
 from emofuse.training.units import Unit
 from emofuse.types import Fold
 

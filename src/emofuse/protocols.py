@@ -101,6 +101,15 @@ def check_split(manifest: pd.DataFrame, settings: ProtocolSettings) -> None:
     _split(frame, classes, resolve(frame, settings))
 
 
+def classes_of(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[str, ...]:
+    """The emotions that a protocol keeps of a manifest.
+
+    Raises:
+        ProtocolError: A label that it names is not there, or fewer than two are.
+    """
+    return _select(manifest, settings)[1]
+
+
 def _split(
     frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings
 ) -> tuple[ProtocolSettings, list[Fold], Fold, list[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -17,6 +19,33 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Leave the caller's random numbers, and torch's choice of operations, as they were before.
+
+    Example:
+        >>> random.seed(0)
+        >>> with kept_random_state():
+        ...     seed_everything(1)
+        >>> random.random() == random.Random(0).random()
+        True
+    """
+    import torch
+
+    python, numbers, drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    exact, warning = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+        torch.set_rng_state(drawn)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+        torch.use_deterministic_algorithms(exact, warn_only=warning)
 
 
 def derive_seed(seed: int, *names: object) -> int:

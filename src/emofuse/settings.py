@@ -37,6 +37,8 @@ ModelKind = Literal[
 ]
 Granularity = Literal["utterance", "frame", "phone", "syllable", "word"]
 TextGranularity = Literal["token", "word"]
+Command = Literal["run", "extract", "train", "finetune"]
+"""Commands that take a recipe."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 _LARGEST = 1 << 20  # Bytes of a recipe.
@@ -192,8 +194,9 @@ class FinetuneSettings(Settings):
         patience: Passes without a better validation UA before training stops.
         warmup: Share of the steps in which the rates rise from zero; they then fall along a half cosine.
         clip: Largest norm of the gradient.
-        class_weights: Weigh classes by the inverse of their frequency.
-        label_smoothing: Share of the target spread over all classes.
+        class_weights: Weigh classes by the inverse of their frequency; None does as `train`.
+        label_smoothing: Share of the target spread over all classes; None does as `train`.
+        soft_labels: Learn from the annotators' votes, as in `train`; None does as `train`.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -209,8 +212,9 @@ class FinetuneSettings(Settings):
     patience: int = Field(default=5, ge=1)
     warmup: Fraction = 0.1
     clip: float = Field(default=1.0, gt=0)
-    class_weights: bool = False
-    label_smoothing: Fraction = 0.0
+    class_weights: bool | None = None
+    label_smoothing: Fraction | None = None
+    soft_labels: bool | None = None
 
 
 class ProtocolSettings(Settings):
@@ -243,6 +247,10 @@ class ProtocolSettings(Settings):
     labels: tuple[str, ...] = ()
     merge: Mapping[str, str] = Field(default_factory=dict)
     apart: Literal["script"] | None = None
+
+
+LEARNT = ("class_weights", "label_smoothing", "soft_labels")
+"""Settings of what is learnt, not how."""
 
 
 class Recipe(Settings):
@@ -283,6 +291,12 @@ class Recipe(Settings):
         """How one model is trained."""
         return self.train_early if kind.startswith("early") and self.train_early else self.train
 
+    def finetune_of(self, kind: ModelKind) -> FinetuneSettings:
+        """How one model is trained with its encoders; what is learnt is what frozen models learn, unless it is said."""
+        frozen, tuned = self.train_of(kind), self.finetune
+        same = {name: getattr(frozen, name) for name in LEARNT if getattr(tuned, name) is None}
+        return tuned.model_copy(update=same)
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package.
@@ -295,10 +309,13 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_recipe(name: str, *, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(name: str, *, overrides: Iterable[str] = (), command: Command | None = None) -> Recipe:
     """Load a recipe by its name or path, with overrides such as `train.epochs=5`.
 
-    Values of overrides are TOML; a bare word counts as a string.
+    Args:
+        name: Name or path.
+        overrides: Values are TOML; a bare word counts as a string.
+        command: Who takes the recipe; an override that this command does not read is refused.
 
     Raises:
         SettingsError: No such recipe, or a value that does not fit; the message names the setting.
@@ -323,9 +340,64 @@ def load_recipe(name: str, *, overrides: Iterable[str] = ()) -> Recipe:
     except (ValueError, RecursionError) as error:
         what = "its brackets are nested too deep" if isinstance(error, RecursionError) else error
         raise SettingsError(f"this is not valid TOML ({what})", where=source, remedy="fix that line") from error
+    given: dict[str, Any] = {}
     for override in overrides:
         _apply(values, override)
-    return recipe_from(values, source=source)
+        _apply(given, override)
+    recipe = recipe_from(values, source=source)
+    for setting, instead in (unread(command) if command else {}).items():
+        if setting in _leaves(given):
+            raise SettingsError(
+                f"`emofuse {command}` does not read setting {setting}",
+                where="--set",
+                remedy=f"use {instead}" if instead else "leave it out",
+            )
+    return recipe
+
+
+def unread(command: Command) -> dict[str, str]:
+    """Settings that a command does not read, and what it reads in their place.
+
+    Example:
+        >>> unread("run")["finetune.epochs"], unread("finetune")["train.epochs"]
+        ('train.epochs', 'finetune.epochs')
+    """
+    names = setting_names(Recipe)
+    if command != "finetune":
+        sections = {"finetune": "train"}
+        found = {"finetune.gradient_checkpointing": "", "finetune.precision": "speech.precision"}
+    else:
+        sections = {"train": "finetune", "train_early": "finetune"}
+        most = "finetune.micro_batch"
+        found = {"models": "--model", "speech.precision": "finetune.precision"}
+        found |= {"speech.batch_seconds": most, "text.batch_size": most}
+        found |= {f"model.{name}": "" for name in ("late_rule", "late_weights", "final", "vocabulary")}
+    for name in names:
+        section, _, last = name.partition(".")
+        if section in sections and not (command == "finetune" and last in LEARNT):
+            instead = f"{sections[section]}.{last}"
+            found.setdefault(name, instead if instead in names else "")
+    return found
+
+
+def given_unread(recipe: Recipe, command: Command) -> list[str]:
+    """Settings that a recipe gives, and that a command does not read.
+
+    Example:
+        >>> given_unread(load_recipe("text"), "finetune")
+        ['models', 'train.learning_rate', 'train.batch_size', 'train.epochs', 'train.patience']
+    """
+    given = _leaves(recipe.model_dump(exclude_unset=True))
+    # In the order of the recipe.
+    return [name for name in setting_names(Recipe) if name in given and name in unread(command)]
+
+
+def _leaves(values: Mapping[str, Any], before: str = "") -> set[str]:
+    found = set()
+    for name, value in values.items():
+        below = _leaves(value, f"{before}{name}.") if isinstance(value, dict) else set()
+        found |= {f"{before}{name}", *below}
+    return found
 
 
 def recipe_from(values: Mapping[str, Any], *, source: str) -> Recipe:

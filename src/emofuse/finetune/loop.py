@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from emofuse.scoring.metrics import confusion, unweighted_accuracy
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import FinetuneSettings
 from emofuse.training.folder import BEST, CHECKPOINT
-from emofuse.training.loop import class_weights, rate_at
+from emofuse.training.loop import check_finite, class_weights, diverged, rate_at
 from emofuse.training.state import damaged, load_state, save_state
 
 SAMPLED = 128
@@ -66,6 +67,7 @@ class Tuner:
         processes: Who shares the work.
         folder: For checkpoints; all processes must see the same one.
         mark: Changes whenever anything that shapes the weights does.
+        targets: Fraction of each class in what is learnt of an utterance, for soft labels.
 
     Raises:
         SettingsError: A step has fewer parts than there are processes.
@@ -83,6 +85,7 @@ class Tuner:
         processes: Processes,
         folder: Path,
         mark: str,
+        targets: Callable[[str], torch.Tensor] | None = None,
     ) -> None:
         parts = -(-settings.batch_size // settings.micro_batch)
         if processes.count > parts:
@@ -94,6 +97,7 @@ class Tuner:
             )
         self.network, self.recordings, self.labels, self.settings = network, recordings, labels, settings
         self.classes, self.seed, self.processes, self.folder, self.mark = classes, seed, processes, folder, mark
+        self.targets = targets if settings.soft_labels else None
         self.optimizer = torch.optim.AdamW(network.groups(settings))
         self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -104,6 +108,7 @@ class Tuner:
         Raises:
             CheckpointError: The folder holds a checkpoint that is damaged or of something else, or processes see
                 different ones.
+            TrainingError: It diverged; nothing of it is kept.
         """
         settings, main = self.settings, self.processes.main
         weights = self._weights(train)
@@ -115,6 +120,7 @@ class Tuner:
             if history and epoch - 1 - best["epoch"] >= settings.patience:
                 break
             loss = self._epoch(train, epoch, weights, progress)
+            check_finite(self.network, epoch, section="finetune")
             ua = self._ua(validation)
             history.append({"epoch": epoch, "loss": loss, "validation_ua": ua})
             if ua > best["ua"]:
@@ -131,7 +137,11 @@ class Tuner:
         return Tuned(int(best["epoch"]), history, self.posteriors(validation))
 
     def posteriors(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """Posteriors of every utterance, in order, `(utterances, classes)`, computed in float32."""
+        """Posteriors of every utterance, in order, `(utterances, classes)`, computed in float32.
+
+        Raises:
+            TrainingError: One of them is not finite.
+        """
         self.network.eval()
         places = {name: place for place, name in enumerate(names)}
         values = torch.zeros(len(names), self.classes, dtype=torch.float64)
@@ -139,12 +149,11 @@ class Tuner:
             for group, items in self.recordings.loaded(self._own(names)):
                 answered = self.network(items).cpu().double().softmax(-1)
                 values[[places[name] for name in group]] = answered
-        return self.processes.total(values).numpy()
-
-    def discard(self) -> None:
-        """Remove the checkpoint of a training that is done and kept elsewhere."""
-        for name in (CHECKPOINT, BEST):
-            (self.folder / name).unlink(missing_ok=True)
+        found = self.processes.total(values)
+        if not found.isfinite().all():
+            name = names[int((~found.isfinite()).any(1).nonzero()[0])]
+            raise diverged(f"the answer to utterance {name!r} is not finite", section="finetune")
+        return found.numpy()
 
     def _own(self, names: Sequence[str]) -> list[list[str]]:
         groups = micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)
@@ -167,7 +176,11 @@ class Tuner:
             for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
                 group["lr"] = peak * share
             parts = (next(coming) for _ in groups)
-            total += len(batch) * self._step(batch, parts, step, weights)
+            loss = self._step(batch, parts, step, weights)
+            if not math.isfinite(loss):
+                # All processes see the same sum.
+                raise diverged(f"the loss of epoch {epoch} is {loss}", section="finetune")
+            total += len(batch) * loss
             progress.advance(LABEL)
         return total / len(train)
 
@@ -176,18 +189,18 @@ class Tuner:
         settings, device = self.settings, self.processes.device
         self.network.train()
         self.optimizer.zero_grad()
-        whole = float(sum(weights[self.labels[name]] for name in batch))
+        # As torch counts where targets are fractions.
+        whole = float(len(batch) if self.targets else sum(weights[self.labels[name]] for name in batch))
         loss = torch.zeros(())
         for number, (group, items) in enumerate(parts):
             place = self.processes.number + number * self.processes.count
             seed_everything(derive_seed(self.seed, "step", step, place))
-            targets = torch.tensor([self.labels[name] for name in group], device=device)
             with arithmetic(device, precision=settings.precision):
                 summed = F.cross_entropy(
                     self.network(items),
-                    targets,
+                    self._targets(group).to(device),
                     weight=weights.to(device),
-                    label_smoothing=settings.label_smoothing,
+                    label_smoothing=settings.label_smoothing or 0.0,
                     reduction="sum",
                 )
                 # Over the weight of the whole batch, not of this part: parts and processes may hold uneven shares.
@@ -197,6 +210,11 @@ class Tuner:
         nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         self.optimizer.step()
         return float(self.processes.total(loss))
+
+    def _targets(self, group: Sequence[str]) -> torch.Tensor:
+        if self.targets:
+            return torch.stack([self.targets(name) for name in group])
+        return torch.tensor([self.labels[name] for name in group])
 
     def _ua(self, names: Sequence[str]) -> float:
         labels = np.array([self.labels[name] for name in names])
@@ -253,3 +271,9 @@ class Tuner:
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise damaged(path, besides=f" and {CHECKPOINT}") from error
         raise damaged(path, besides=f" and {CHECKPOINT}")
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoint of a training that is done and kept elsewhere, or of no use."""
+    for name in (CHECKPOINT, BEST):
+        (folder / name).unlink(missing_ok=True)

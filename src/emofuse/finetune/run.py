@@ -17,15 +17,16 @@ from emofuse.checkpoint import Checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
-from emofuse.errors import ManifestError, SettingsError
-from emofuse.experiment import MANIFEST, MODELS, Outcome
+from emofuse.errors import ManifestError, SettingsError, TrainingError
+from emofuse.experiment import MODELS, Outcome, check_recipe, learns_votes
 from emofuse.files import write_text, written_folder, written_whole
-from emofuse.finetune.loop import Tuned, Tuner
+from emofuse.finetune.loop import Tuned, Tuner, discard
 from emofuse.finetune.network import Steps, TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
+from emofuse.inputs import nearest
 from emofuse.locks import alone
-from emofuse.manifest import parts, text_sources, utterances, write_manifest
+from emofuse.manifest import parts, text_sources, utterances, vote_shares, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, make_protocol, save_protocol
@@ -34,11 +35,20 @@ from emofuse.report.model_card import model_card
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, seed_everything
-from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint
-from emofuse.training.folder import ENCODERS, PROCESSES, RESULT, UNITS, check_tuned
+from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint, given_unread
+from emofuse.training.folder import (
+    ENCODERS,
+    MANIFEST,
+    PROCESSES,
+    RESULT,
+    UNITS,
+    check_corpus,
+    check_tuned,
+    remove_models,
+)
 from emofuse.training.loop import layer_weights
-from emofuse.training.material import Material, check_streams, granularities_of, streams_of
-from emofuse.training.units import Unit, read_unit, write_unit_scores
+from emofuse.training.material import Material, granularities_of, streams_of
+from emofuse.training.units import Unit, named, read_unit, refuse_diverged, write_unit_scores
 from emofuse.types import EncoderSpecification
 
 VERSION = 1
@@ -85,17 +95,17 @@ def finetune(
 
     Raises:
         SettingsError: The settings do not fit one another, or the folder holds another run.
+        TrainingError: A training diverged; all others are done.
         ManifestError: No utterance has what the model reads.
         ProtocolError: The corpus cannot be split as asked.
         EncoderError: An encoder cannot be had, or has nothing to tune.
     """
     processes = processes or Processes()
     if kind not in KINDS:
-        raise SettingsError(
-            f"{kind} is not trained with its encoders", where="model", remedy=f"use one of {', '.join(KINDS)}"
-        )
+        raise SettingsError(f"{kind} is not trained with its encoders", where="model", remedy=nearest(kind, KINDS))
     check_tuned(out, kind)
-    check_streams(manifest, (kind,))
+    check_corpus(out, manifest)
+    check_recipe(manifest, recipe, kind=kind)
     streams = streams_of(kind)
     if "speech" in streams:
         _steps(kind, recipe)
@@ -117,6 +127,9 @@ def finetune(
             labels=protocol.labels,
             clusters=usable.set_index("utterance")[["speaker", "session", "dialogue"]].astype("object"),
             store=out,
+            votes=vote_shares(usable, protocol.classes, merge=recipe.protocol.merge)
+            if learns_votes(recipe, kind)
+            else {},
         ),
         recordings=recordings,
         specifications=specifications,
@@ -130,13 +143,23 @@ def finetune(
     if processes.main:
         write_manifest(manifest, out / MANIFEST)
         save_protocol(protocol, out / "protocol.json")
+    diverged = []
     for unit in units:
         if not job.is_done(unit):
-            job.run(unit, progress)
+            try:
+                job.run(unit, progress)
+            except TrainingError as error:
+                diverged.append(error)
+        elif processes.main:
+            # A command that was killed may have come no further than its last file.
+            discard(job.root / unit.folder)
         processes.wait()
     result: dict[str, Any] = {}
     if processes.main:
+        unread = given_unread(recipe, "finetune")
+        notes = [*notes, *([f"Fine-tuning does not read {', '.join(unread)} of the recipe."] if unread else [])]
         result = _gather(job, protocol, usable, out, notes=notes, skipped=left_out)
+    refuse_diverged(diverged)
     return Outcome(out=out, result=result, skipped=left_out)
 
 
@@ -167,7 +190,9 @@ class _Job:
         ]
         limits = [recipe.speech.frames_per_step, recipe.text.max_tokens]
         split = [unit.kind, unit.fold.name, unit.seed, parts, list(material.classes)]
-        return fingerprint(VERSION, split, about, encoders, limits, recipe.model, recipe.finetune)
+        how = recipe.finetune_of(unit.kind)
+        votes = [[material.votes.get(name) for name in names]] if how.soft_labels else []
+        return fingerprint(VERSION, split, about, encoders, limits, recipe.model, how, votes)
 
     def keeps(self, unit: Unit) -> bool:
         """Whether the tuned encoders and the model are kept."""
@@ -201,15 +226,23 @@ class _Job:
             network,
             self.recordings,
             {name: classes.index(label) for name, label in self.material.labels.items()},
-            recipe.finetune,
+            recipe.finetune_of(unit.kind),
             classes=len(classes),
             seed=seed,
             processes=self.processes,
             folder=folder,
             mark=mark,
+            targets=self.material.target,
         )
-        tuned = tuner.run(unit.fold.train, unit.fold.validation, progress=progress)
-        tested = tuner.posteriors(unit.fold.test) if unit.fold.test else None
+        try:
+            with named(unit):
+                tuned = tuner.run(unit.fold.train, unit.fold.validation, progress=progress)
+                tested = tuner.posteriors(unit.fold.test) if unit.fold.test else None
+        except TrainingError:
+            # With other settings it begins anew, and with these it would diverge again.
+            if self.processes.main:
+                discard(folder)
+            raise
         if not self.processes.main:
             return
         write_unit_scores(unit, self.material, folder / "validation.parquet", unit.fold.validation, tuned.validation)
@@ -218,7 +251,7 @@ class _Job:
         if self.keeps(unit):
             self._keep(network, encoders, folder)
         self._write_unit(folder, mark, network, tuned, seconds=time.monotonic() - started)
-        tuner.discard()
+        discard(folder)
 
     def _network(self, encoders: Mapping[str, TrainableEncoder], seed: int) -> TunedNetwork:
         recipe = self.recipe
@@ -333,7 +366,7 @@ def _units(kind: ModelKind, protocol: Protocol, recipe: Recipe, names: Sequence[
     known = [*(fold.name for fold in protocol.folds), FINAL]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise SettingsError(f"there is no fold {unknown[0]!r}", where="fold", remedy=f"use {', '.join(known)}")
+        raise SettingsError(f"there is no fold {unknown[0]!r}", where="fold", remedy=nearest(unknown[0], known))
     wanted = names or known
     units = [Unit(kind, fold, seed) for fold in protocol.folds if fold.name in wanted for seed in recipe.seeds]
     if FINAL in wanted:
@@ -399,11 +432,13 @@ def _gather(
         "versions": versions(),
         "command": job.command,
     }
-    for unit in done:
-        if job.keeps(unit):
-            name = f"{kind}-{unit.folder.name}" if unit.fold.test else kind
-            checkpoint = job.checkpoint(unit, protocol.fingerprint)
-            save_checkpoint(checkpoint, out / MODELS / name, card=model_card(kind, result))
+    # Of folds too that an earlier command kept.
+    whole = [unit for unit in done if (job.root / unit.folder / HEAD).is_file()]
+    kept = {f"{kind}-{unit.folder.name}" if unit.fold.test else str(kind): unit for unit in whole}
+    remove_models(out / MODELS, but=kept)
+    for name, unit in kept.items():
+        checkpoint = job.checkpoint(unit, protocol.fingerprint)
+        save_checkpoint(checkpoint, out / MODELS / name, card=model_card(kind, result))
     write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     if tables:
         write_report(out)

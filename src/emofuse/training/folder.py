@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from emofuse.errors import SettingsError
 from emofuse.settings import ModelKind
 from emofuse.training.units import read_unit
 
-RESULT, UNITS = "result.json", "units"
+MANIFEST, RESULT, UNITS = "manifest.parquet", "result.json", "units"
 ENCODERS, CHECKPOINT, BEST = "encoders", "checkpoint.safetensors", "best.safetensors"
 """What fine-tuning keeps in a unit's folder: the tuned encoders, and what it goes on from while it is not done."""
 
@@ -42,6 +45,36 @@ def check_tuned(out: Path, kind: ModelKind) -> None:
         raise SettingsError(
             "the folder holds the run of another model, or one on frozen features", where=out, remedy="choose another"
         )
+
+
+def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
+    """See that a folder holds no run on another corpus, which would be overwritten.
+
+    Raises:
+        SettingsError: It does.
+    """
+    try:
+        before = pd.read_parquet(out / MANIFEST, columns=["corpus", "utterance"])
+    except (OSError, ValueError, KeyError):
+        return  # No manifest, or one of another version.
+    corpora = set(before["corpus"].dropna())
+    if corpora and corpora.isdisjoint(manifest["corpus"].dropna()):
+        what = f"the folder holds a run on {', '.join(sorted(corpora))}"
+    # Tables that people make are all of one corpus, `table`.
+    elif len(before) and set(before["utterance"]).isdisjoint(manifest["utterance"]):
+        what = "the folder holds a run on other utterances"
+    else:
+        return
+    raise SettingsError(what, where=out, remedy="choose another --out")
+
+
+def remove_models(folder: Path, *, but: Collection[str]) -> None:
+    """Remove models of an earlier recipe, which would pass for those of this one."""
+    for model in folder.glob("*/"):
+        if model.name not in but and (model / "settings.json").is_file() and not model.is_symlink():
+            shutil.rmtree(model)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _units(out: Path) -> Iterator[Path]:

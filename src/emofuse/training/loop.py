@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from emofuse.errors import TrainingError
 from emofuse.features.dataset import Dataset, fit_statistics
 from emofuse.models.front import LayerMix
 from emofuse.models.streams import EmotionModel
@@ -60,6 +61,9 @@ def fit(
         classes: Number of emotions.
         seed: Of weights, order and dropout.
         device: Where to compute.
+
+    Raises:
+        TrainingError: It diverged; nothing of it is kept.
     """
     seed_everything(seed)
     model = _fresh(make, train, device)
@@ -67,7 +71,7 @@ def fit(
     best_ua, best_epoch, best_weights = -1.0, 0, model.state_dict()
     history = []
     for epoch in range(1, settings.epochs + 1):
-        loss = runner.epoch()
+        loss = runner.epoch(epoch)
         predictions = posteriors(model, validation, device=device).argmax(1)
         ua = float(unweighted_accuracy(confusion(validation.labels.numpy(), predictions, classes=classes)))
         history.append({"epoch": epoch, "loss": loss, "validation_ua": ua})
@@ -83,8 +87,9 @@ def fit(
         seed_everything(seed)
         model = _fresh(make, whole, device)
         runner = _Runner(model, whole, settings, classes=classes, seed=seed, device=device)
-        for _ in range(best_epoch):
-            runner.epoch()
+        for epoch in range(1, best_epoch + 1):
+            runner.epoch(epoch)
+    check_finite(model, best_epoch)
     model.eval()
     return Trained(model, best_epoch, history, held_out)
 
@@ -125,8 +130,12 @@ class _Runner:
         )
         self.weight = class_weights(train.labels, classes).to(device) if settings.class_weights else None
 
-    def epoch(self) -> float:
-        """One pass; returns the mean loss."""
+    def epoch(self, number: int = 1) -> float:
+        """One pass; returns the mean loss.
+
+        Raises:
+            TrainingError: The loss of a step is not finite.
+        """
         self.model.train()
         total = 0.0
         for batch in self.train.batches(self.settings.batch_size, generator=self.order):
@@ -142,7 +151,10 @@ class _Runner:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
             self.optimizer.step()
             self.schedule.step()
-            total += float(loss.detach()) * len(batch.names)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise diverged(f"the loss of epoch {number} is {value}")
+            total += value * len(batch.names)
         return total / len(self.train)
 
 
@@ -171,14 +183,38 @@ def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return torch.where(present, len(labels) / (counts.clamp(min=1) * present.sum()), 0.0)
 
 
+def diverged(what: str, *, section: str = "train") -> TrainingError:
+    """The error of a training whose numbers have left the range of floats."""
+    return TrainingError(f"the training diverged: {what}", remedy=f"lower {section}.learning_rate or {section}.clip")
+
+
+def check_finite(model: nn.Module, epoch: int, *, section: str = "train") -> None:
+    """See that a model's weights are numbers.
+
+    Raises:
+        TrainingError: One of them is not.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise diverged(f"after epoch {epoch} weights {name} are not finite", section=section)
+
+
 def posteriors(model: EmotionModel, dataset: Dataset, *, device: str = "cpu") -> NDArray[np.float64]:
-    """Posteriors of every utterance, in order, `(utterances, classes)`."""
+    """Posteriors of every utterance, in order, `(utterances, classes)`.
+
+    Raises:
+        TrainingError: One of them is not finite.
+    """
     model.eval()
     parts = []
     with torch.inference_mode():
         for batch in dataset.batches(EVALUATION_BATCH):
             logits = model(**{name: value.to(device) for name, value in batch.inputs.items()})
-            parts.append(logits.double().softmax(-1).cpu())
+            values = logits.double().softmax(-1).cpu()
+            if not values.isfinite().all():
+                name = batch.names[int((~values.isfinite()).any(1).nonzero()[0])]
+                raise diverged(f"the answer to utterance {name!r} is not finite")
+            parts.append(values)
     return torch.cat(parts).numpy()
 
 

@@ -206,15 +206,13 @@ class Material:
                 readers[stream] = self._piece_reader(pieces)
             else:
                 readers[stream] = self._text_readers[text_granularity_of(kind)]
-        shares = self._share_reader(labels) if self.recipe.train_of(kind).soft_labels else None
+        shares = self.target if self.recipe.train_of(kind).soft_labels else None
         return Dataset(names, labels, readers, bounds=bounds, shares=shares)
 
-    def _share_reader(self, labels: Mapping[str, int]) -> Reader:
-        def read(name: str) -> torch.Tensor:
-            alone = [float(place == labels[name]) for place in range(len(self.classes))]
-            return torch.tensor(self.votes.get(name, alone))
-
-        return read
+    def target(self, name: str) -> torch.Tensor:
+        """Fraction of each class in what is learnt of an utterance: its votes, or where it has none its label."""
+        alone = [float(one == self.labels[name]) for one in self.classes]
+        return torch.tensor(self.votes.get(name, alone))
 
     def _bounds_reader(self, granularities: Sequence[Granularity]) -> Reader:
         def read(name: str) -> torch.Tensor:

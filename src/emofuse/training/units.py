@@ -18,14 +18,14 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from emofuse.errors import EmofuseError
+from emofuse.errors import EmofuseError, TrainingError
 from emofuse.files import make_folder, write_text, written_whole
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.fuse import combine, search_weights
 from emofuse.scoring.table import Scores, make_scores, write_scores
-from emofuse.seeds import derive_seed
+from emofuse.seeds import derive_seed, kept_random_state
 from emofuse.settings import ModelKind, fingerprint
 from emofuse.training.loop import fit, layer_weights, posteriors
 from emofuse.training.material import (
@@ -42,6 +42,7 @@ from emofuse.workers import new_pool, see_that_processes_start
 
 VERSION = 4
 LABEL = "Training"
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,23 @@ def read_unit(folder: Path) -> dict[str, Any]:
 
 
 def run_unit(unit: Unit, material: Material, root: Path, *, device: str = "cpu") -> None:
-    """Train, then score the test part, then write both; `unit.json` comes last and says that all is there."""
-    with one_thread():
+    """Train, then score the test part, then write both; `unit.json` comes last and says that all is there.
+
+    Raises:
+        TrainingError: It diverged, and nothing of it is written.
+    """
+    with one_thread(), kept_random_state(), named(unit):
         _run_unit(unit, material, root, device=device)
+
+
+@contextmanager
+def named(unit: Unit) -> Iterator[None]:
+    """Say of a training that diverges which it is."""
+    try:
+        yield
+    except TrainingError as error:
+        where = f"{unit.kind} {unit.name}"
+        raise TrainingError(error.what, where=where, remedy=error.remedy) from error
 
 
 @contextmanager
@@ -158,12 +173,13 @@ def _run_unit(unit: Unit, material: Material, root: Path, *, device: str) -> Non
         seed=derive_seed(unit.seed, unit.kind, unit.fold.name),
         device=device,
     )
-    write_unit_scores(unit, material, folder / "validation.parquet", unit.fold.validation, trained.validation)
+    # What may still fail comes before anything is written.
+    tested = None
     if unit.fold.test:
-        test = material.dataset(unit.kind, unit.fold.test, pieces)
-        write_unit_scores(
-            unit, material, folder / "scores.parquet", unit.fold.test, posteriors(trained.model, test, device=device)
-        )
+        tested = posteriors(trained.model, material.dataset(unit.kind, unit.fold.test, pieces), device=device)
+    write_unit_scores(unit, material, folder / "validation.parquet", unit.fold.validation, trained.validation)
+    if tested is not None:
+        write_unit_scores(unit, material, folder / "scores.parquet", unit.fold.test, tested)
     else:
         from safetensors.torch import save_file
 
@@ -212,34 +228,67 @@ def run_units(
 ) -> int:
     """Run the units that are not done yet, in parallel processes; returns how many were run.
 
-    A unit that fails stops the others from starting, and what has been finished stays.
+    A unit that fails stops the others from starting, and what has been finished stays. One that diverges stops none.
+
+    Raises:
+        TrainingError: Some have diverged; all others are done.
     """
     todo = [unit for unit in units if not is_done(unit, material, root)]
     progress.start(LABEL, len(units))
     progress.advance(LABEL, len(units) - len(todo))
+    diverged = []
     try:
+        outcomes: Iterator[TrainingError | None]
         if jobs <= 1 or len(todo) <= 1:
-            for unit in todo:
-                run_unit(unit, material, root, device=device)
-                progress.advance(LABEL)
+            outcomes = (_outcome(unit, material, root, device) for unit in todo)
         else:
-            for _ in _in_parallel(todo, material, root, jobs=min(jobs, len(todo)), device=device):
-                progress.advance(LABEL)
+            outcomes = _in_parallel(todo, material, root, jobs=min(jobs, len(todo)), device=device)
+        for error in outcomes:
+            progress.advance(LABEL)
+            diverged += [error] if error is not None else []
     finally:
         progress.finish(LABEL)
+    refuse_diverged(diverged)
     return len(todo)
 
 
-def _in_parallel(units: Sequence[Unit], material: Material, root: Path, *, jobs: int, device: str) -> Iterator[None]:
+def refuse_diverged(errors: Sequence[TrainingError]) -> None:
+    """Say which trainings have diverged, after all others are done.
+
+    Raises:
+        TrainingError: There are any.
+    """
+    if errors:
+        # In the order of names, whichever came first.
+        first, *others = sorted(errors, key=lambda error: str(error.where))
+        names = [str(error.where) for error in others]
+        names[SHOWN:] = [f"{len(names) - SHOWN} others"] if len(names) > SHOWN else []
+        also = f", as did {', '.join(names)}" if names else ""
+        raise TrainingError(
+            f"{first.what}{also}", where=first.where, remedy=f"{first.remedy}, and run it again: what is done stays"
+        ) from first
+
+
+def _outcome(unit: Unit, material: Material, root: Path, device: str) -> TrainingError | None:
+    """Run a unit; its error where it diverged."""
+    try:
+        run_unit(unit, material, root, device=device)
+    except TrainingError as error:
+        return error
+    return None
+
+
+def _in_parallel(
+    units: Sequence[Unit], material: Material, root: Path, *, jobs: int, device: str
+) -> Iterator[TrainingError | None]:
     pool = new_pool(jobs, initializer=_start_worker, initargs=(material, root, device))
     with pool:
-        waiting: set[Future[None]] = {pool.submit(_run_in_worker, unit) for unit in units}
+        waiting: set[Future[TrainingError | None]] = {pool.submit(_run_in_worker, unit) for unit in units}
         try:
             while waiting:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    future.result()
-                    yield
+                    yield future.result()
         except BrokenProcessPool as error:
             see_that_processes_start()
             raise EmofuseError(
@@ -258,8 +307,8 @@ def _start_worker(material: Material, root: Path, device: str) -> None:
     _WORKER.update(material=material, root=root, device=device)
 
 
-def _run_in_worker(unit: Unit) -> None:
-    run_unit(unit, _WORKER["material"], _WORKER["root"], device=_WORKER["device"])
+def _run_in_worker(unit: Unit) -> TrainingError | None:
+    return _outcome(unit, _WORKER["material"], _WORKER["root"], _WORKER["device"])
 
 
 @dataclass(frozen=True)

@@ -255,8 +255,8 @@ def test_signs_are_no_words(nothing: str, built_in: Made, late: Predictor) -> No
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
-        (np.zeros((2, 100)), "finite mono signal"),
-        (np.full(8000, np.nan), "finite mono signal"),
+        (np.zeros((2, 100)), "one channel"),
+        (np.full(8000, np.nan), "NaN or infinite"),
         (np.zeros(0), "at least 25 ms"),
         (tone(0.02, seed=0), "at least 25 ms"),
         (np.zeros(16000), "silent"),

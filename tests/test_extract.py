@@ -450,7 +450,7 @@ class Runs:
     def shards(self) -> Stamps:
         """Inode, time and hash of every finished shard."""
         found = {}
-        for path in self.store.rglob("*.safetensors"):
+        for path in self.store.glob("speech-*/*.safetensors"):
             status = path.stat()
             found[str(path)] = (status.st_ino, status.st_mtime_ns, sha256(path.read_bytes()).hexdigest())
         return found

@@ -207,7 +207,7 @@ def extract(
     check_alignments(alignments)
     check_device_name(device)
     from emofuse.align.table import read_alignments
-    from emofuse.console import Bars, finish, say
+    from emofuse.console import Bars, finish, say, warn
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
@@ -226,6 +226,8 @@ def extract(
                 f"{stream}: {found.computed} computed now, {len(found.keys)} utterances have features, "
                 f"{100 * found.padding:.1f} % of the batches was padding"
             )
+    for note in features.notes:
+        warn(f"Note: {note}.")
     finish({name: error.advice for name, error in features.failed.items()})
 
 

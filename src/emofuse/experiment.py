@@ -12,6 +12,7 @@ import pandas as pd
 
 from emofuse.align.coverage import Coverage, coverage
 from emofuse.align.run import align_manifest
+from emofuse.audio.notes import count_notes
 from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
@@ -70,6 +71,11 @@ class Features:
     def failed(self) -> Mapping[str, AudioError]:
         """Utterances whose sound cannot be used, and why."""
         return self.speech.failed if self.speech else {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What the reader should know of the recordings, counted."""
+        return count_notes(self.speech.notes) if self.speech else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,7 +351,7 @@ def train(
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "alignment": None if features.alignment is None else asdict(features.alignment),
-        "notes": [*notes, *protocol.notes, *_alignment_notes(features.alignment)],
+        "notes": [*notes, *features.notes, *protocol.notes, *_alignment_notes(features.alignment)],
         "corpus_notes": list(notes),
         "versions": versions(),
         "command": command,

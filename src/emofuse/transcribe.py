@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.align.normalise import is_english
-from emofuse.audio import content_key, load_audio
+from emofuse.audio import content_key, read_audio
+from emofuse.audio.notes import count_notes
 from emofuse.encoders.hub import check_id, check_reachable
 from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.files import appended
@@ -29,6 +30,10 @@ Recogniser = Literal["whisper", "sphinx", "none"]
 RECOGNISERS: Sequence[Recogniser] = ("whisper", "sphinx", "none")
 WHISPER = "base.en"
 LABEL = "Transcribing"
+
+_Heard = tuple[Utterance, str | AudioError, tuple[str, ...]]
+"""A recording, its words or why there are none, and notes on it."""
+
 _HEARS_AS = {"sphinx": "sphinx 2"}
 """Names in journals of recognisers that heard the same sound otherwise in an earlier version."""
 
@@ -210,12 +215,14 @@ def transcribe_manifest(
     first = {sounds[row.utterance]: row for row in reversed(spoken) if row.utterance in sounds}
     new = [row for row in first.values() if (hearer, sounds[row.utterance]) not in heard][::-1]
     deaf: dict[str, AudioError] = {}
+    notes: dict[str, tuple[str, ...]] = {}
     progress.start(LABEL, len(first))
     progress.advance(LABEL, len(first) - len(new))
     try:
         with appended(journal) as file:
-            for row, found in _listen(new, transcriber, jobs=process_count(jobs)):
+            for row, found, remarks in _listen(new, transcriber, jobs=process_count(jobs)):
                 sound = sounds[row.utterance]
+                notes[row.utterance] = remarks
                 if isinstance(found, AudioError):
                     deaf[sound] = found
                 else:
@@ -227,6 +234,8 @@ def transcribe_manifest(
                 progress.advance(LABEL)
     finally:
         progress.finish(LABEL)
+    for note in count_notes(notes):
+        progress.note(note)
     failed |= {name: deaf[sound] for name, sound in sounds.items() if sound in deaf}
     texts = {name: heard[hearer, sound] for name, sound in sounds.items() if sound not in deaf}
     order = {row.utterance: place for place, row in enumerate(spoken)}
@@ -258,35 +267,34 @@ def _foreign(manifest: pd.DataFrame, rows: Sequence[Utterance], transcriber: Tra
     }
 
 
-def _listen(
-    rows: Sequence[Utterance], transcriber: Transcriber, *, jobs: int
-) -> Iterator[tuple[Utterance, str | AudioError]]:
+def _listen(rows: Sequence[Utterance], transcriber: Transcriber, *, jobs: int) -> Iterator[_Heard]:
     """What is heard in each recording, or why nothing can be, in the order in which that is known."""
     if isinstance(transcriber, SphinxTranscriber) and min(jobs, len(rows)) > 1:
         yield from in_processes(_by_sphinx, rows, jobs=jobs, died=_died)
     else:
-        yield from ((row, _hear(row, transcriber)) for row in rows)
+        yield from (_hear(row, transcriber) for row in rows)
 
 
-def _hear(row: Utterance, transcriber: Transcriber) -> str | AudioError:
+def _hear(row: Utterance, transcriber: Transcriber) -> _Heard:
     try:
-        return transcriber.transcribe(load_audio(row.audio or "", start=row.start, end=row.end))
+        recording = read_audio(row.audio or "", start=row.start, end=row.end)
+        return row, transcriber.transcribe(recording.samples), recording.notes
     except AudioError as error:
-        return error
+        return row, error, ()
 
 
 _WORKER: dict[str, SphinxTranscriber] = {}
 
 
-def _by_sphinx(row: Utterance) -> tuple[Utterance, str | AudioError]:
+def _by_sphinx(row: Utterance) -> _Heard:
     if "sphinx" not in _WORKER:
         _WORKER["sphinx"] = SphinxTranscriber()
-    return row, _hear(row, _WORKER["sphinx"])
+    return _hear(row, _WORKER["sphinx"])
 
 
-def _died(row: Utterance) -> tuple[Utterance, AudioError]:
+def _died(row: Utterance) -> _Heard:
     remedy = "check the recording, or make more memory free"
-    return row, AudioError("the recogniser died of this sound", where=row.audio, remedy=remedy)
+    return row, AudioError("the recogniser died of this sound", where=row.audio, remedy=remedy), ()
 
 
 def _heard_before(journal: Path) -> dict[tuple[str, str], str]:

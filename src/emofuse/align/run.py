@@ -12,7 +12,8 @@ from emofuse.align.ctc import CtcAligner, model_revision
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
-from emofuse.audio import audio_duration, content_key, load_audio
+from emofuse.audio import audio_duration, content_key, read_audio
+from emofuse.audio.notes import count_notes
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
 from emofuse.locks import alone
 from emofuse.manifest import REFERENCE, utterances
@@ -28,6 +29,11 @@ AlignerName = Literal["sphinx", "ctc", "shipped"]
 ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
 
 LABEL = "Aligning"
+
+_Aligned = tuple[Alignment, tuple[str, ...]]
+_Tiers = tuple[Mapping[Any, Any], tuple[str, ...]]
+"""What was found, and notes on the recording."""
+
 _VERSION = 3  # Of what an aligner makes of the same sound and words.
 _SAVE_EVERY = 30.0  # Seconds.
 
@@ -93,6 +99,7 @@ def align_manifest(
     elsewhere = {name: mark for name, mark in _marks(out).items() if name in others} if out is not None else {}
     progress.start(LABEL, len(tasks))
     progress.advance(LABEL, len(tasks) - len(todo))
+    notes: dict[str, tuple[str, ...]] = {}
     saved = time.monotonic()
 
     def save() -> None:
@@ -101,8 +108,9 @@ def align_manifest(
             write_alignments([*held, *others.values()], out, marks={**elsewhere, **marks})
 
     try:
-        for alignment in _align(todo, model=model, files=files, jobs=process_count(jobs), device=device):
+        for alignment, remarks in _align(todo, model=model, files=files, jobs=process_count(jobs), device=device):
             done[alignment.utterance] = alignment
+            notes[alignment.utterance] = remarks
             progress.advance(LABEL)
             if time.monotonic() - saved > _SAVE_EVERY:
                 save()
@@ -110,6 +118,8 @@ def align_manifest(
     finally:
         progress.finish(LABEL)
         save()
+    for line in count_notes(notes):
+        progress.note(line)
     return {task.utterance.utterance: done[task.utterance.utterance] for task in tasks}
 
 
@@ -189,7 +199,7 @@ def _kept(out: Path | None, marks: Mapping[str, str]) -> dict[str, Alignment]:
 
 def _align(
     tasks: Sequence[_Task], *, model: str | None, files: Path | None, jobs: int, device: str
-) -> Iterator[Alignment]:
+) -> Iterator[_Aligned]:
     read = AlignmentFiles(files) if files is not None else None
     if read is not None:
         yield from (_attempt(task, lambda task: _from_files(read, task), source=read.source) for task in tasks)
@@ -202,29 +212,31 @@ def _align(
     yield from in_processes(_sphinx, by_sphinx, jobs=jobs, died=_died)
 
 
-def _attempt(task: _Task, work: Callable[[_Task], Mapping[Any, Any]], *, source: str) -> Alignment:
+def _attempt(task: _Task, work: Callable[[_Task], _Tiers], *, source: str) -> _Aligned:
     name = task.utterance.utterance
     try:
-        return Alignment(utterance=name, tiers=work(task), source=source)
+        tiers, notes = work(task)
     except EmofuseError as error:
-        return Alignment(utterance=name, tiers={}, source=source, problem=error.advice)
+        return Alignment(utterance=name, tiers={}, source=source, problem=error.advice), ()
+    return Alignment(utterance=name, tiers=tiers, source=source), notes
 
 
-def _by(aligner: SphinxAligner | CtcAligner, task: _Task) -> Mapping[Any, Any]:
+def _by(aligner: SphinxAligner | CtcAligner, task: _Task) -> _Tiers:
     one = task.utterance
     if one.audio is None:
         raise AlignmentError("there is no sound", remedy="align recordings only")
     if one.text is None:
         raise AlignmentError("there is no transcript", remedy="write down what is said")
-    return aligner.align(load_audio(one.audio, start=one.start, end=one.end), one.text, language=task.language)
+    recording = read_audio(one.audio, start=one.start, end=one.end)
+    return aligner.align(recording.samples, one.text, language=task.language), recording.notes
 
 
-def _from_corpus(task: _Task) -> Mapping[Any, Any]:
-    return read_shipped(task.utterance, corpus=task.corpus, duration=_duration(task.utterance))
+def _from_corpus(task: _Task) -> _Tiers:
+    return read_shipped(task.utterance, corpus=task.corpus, duration=_duration(task.utterance)), ()
 
 
-def _from_files(files: AlignmentFiles, task: _Task) -> Mapping[Any, Any]:
-    return files.read(task.utterance, duration=_duration(task.utterance))
+def _from_files(files: AlignmentFiles, task: _Task) -> _Tiers:
+    return files.read(task.utterance, duration=_duration(task.utterance)), ()
 
 
 def _duration(one: Utterance) -> float:
@@ -236,16 +248,12 @@ def _duration(one: Utterance) -> float:
 _WORKER: dict[str, SphinxAligner] = {}
 
 
-def _sphinx(task: _Task) -> Alignment:
+def _sphinx(task: _Task) -> _Aligned:
     if "sphinx" not in _WORKER:
         _WORKER["sphinx"] = SphinxAligner()
     return _attempt(task, lambda task: _by(_WORKER["sphinx"], task), source="sphinx")
 
 
-def _died(task: _Task) -> Alignment:
-    return Alignment(
-        utterance=task.utterance.utterance,
-        tiers={},
-        source="sphinx",
-        problem="the aligner died of this sound; check the recording, or make more memory free",
-    )
+def _died(task: _Task) -> _Aligned:
+    problem = "the aligner died of this sound; check the recording, or make more memory free"
+    return Alignment(utterance=task.utterance.utterance, tiers={}, source="sphinx", problem=problem), ()

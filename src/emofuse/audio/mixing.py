@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FAINT = 1e-3  # Power of a channel, as part of the loudest one's, below which it is left out: -30 dB.
+_ALIKE = 0.8  # The same from which on it is as good as the loudest: -1 dB.
 _OPPOSED = 0.5  # Power of the mean, as part of what independent channels would leave: two correlate below -0.5.
 _DIFFERENT = 0.3  # Mean correlation of channels below which they hold different sound.
 
@@ -61,7 +62,8 @@ class Mixer:
         live = tuple(channel for channel in everything if own[channel] >= _FAINT * loudest)
         ratio = mean * self.channels**2 / sum(own)
         if len(live) > 1 and ratio < _OPPOSED:
-            best = own.index(loudest)
+            # The first of those that are about as loud as the loudest, which may be so by its noise.
+            best = next(channel for channel in live if own[channel] > _ALIKE * loudest)
             what = f"the {self.channels} channels are of opposite phase and would cancel"
             return (best,), (f"{what}, so channel {best + 1} was used alone",)
         if len(live) < self.channels:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from emofuse.audio import SAMPLING_RATE, audio_duration, content_key, load_audio
+from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, audio_duration, content_key, read_audio
 from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
@@ -33,6 +33,7 @@ from emofuse.types import TIERS, Alignment, EncoderSpecification, Utterance
 SHARD_SECONDS = 300.0
 SHARD_TEXTS = 4096
 DECODERS = 4
+NOTES = "notes.json"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Extracted:
         padding: Share of the computed batches that was padding.
         bounds: Where models pool frames themselves, by granularity and content key: first frame of each step and the
             one after the last, `(steps, 2)`.
+        notes: What the reader should know of recordings that have features, by utterance.
     """
 
     views: Mapping[str, View]
@@ -55,6 +57,7 @@ class Extracted:
     computed: int
     padding: float
     bounds: Mapping[str, Mapping[str, NDArray[np.int32]]] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def extract_speech(
@@ -87,13 +90,18 @@ def extract_speech(
     keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], aligned, progress)
     durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
 
+    notes = _read_notes(store)
+
     def encode(batch: Sequence[str], decoders: ThreadPoolExecutor) -> list[dict[str, NDArray[np.float32]]]:
         clips: dict[str, NDArray[np.float32]] = {}
         for key, clip in zip(batch, decoders.map(lambda name: _decode(spoken[name]), batch), strict=True):
             if isinstance(clip, AudioError):
                 failed.update({name: clip for name, other in keys.items() if other == key})
             else:
-                clips[key] = clip
+                clips[key] = clip.samples
+                if clip.notes:
+                    notes[key] = clip.notes
+                    _write_notes(store, notes)
         encoded = dict(zip(clips, encoder.encode(list(clips.values())), strict=True)) if clips else {}
         return [
             {
@@ -135,7 +143,15 @@ def extract_speech(
             ).numpy()
             for key in set(kept.values())
         }
-    return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding, bounds)
+    return Extracted(
+        {str(name): view for name, view in views.items()},
+        kept,
+        failed,
+        computed,
+        padding,
+        bounds,
+        {name: notes[key] for name, key in kept.items() if key in notes},
+    )
 
 
 def to_steps(
@@ -315,11 +331,24 @@ def _seconds(row: Utterance, known: float) -> float:
         return 1 / SAMPLING_RATE  # Decoding will say what is wrong.
 
 
-def _decode(row: Utterance) -> NDArray[np.float32] | AudioError:
+def _decode(row: Utterance) -> Recording | AudioError:
     try:
-        return load_audio(row.audio or "", start=row.start, end=row.end)
+        return read_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
     except AudioError as error:
         return error
+
+
+def _read_notes(store: Path) -> dict[str, tuple[str, ...]]:
+    """Notes on recordings by content key, which a run that computes nothing would not come to know."""
+    try:
+        found = json.loads((store / NOTES).read_text(encoding="utf-8"))
+        return {str(key): tuple(map(str, notes)) for key, notes in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _write_notes(store: Path, notes: Mapping[str, tuple[str, ...]]) -> None:
+    write_text(store / NOTES, json.dumps(notes, ensure_ascii=False, sort_keys=True))
 
 
 def _fill(

@@ -19,7 +19,7 @@ def tidy(name: str) -> str:
         >>> tidy(" Zoe\u0308  Meier\u00a0") == "Zo\u00eb Meier"
         True
     """
-    if name.isascii() and name.isalnum():
+    if name.isascii() and name.isprintable() and " " not in name:
         return name
     return " ".join(unicodedata.normalize("NFC", name.translate(_INVISIBLE)).split())
 

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
-from emofuse.scoring.metrics import confusion, unweighted_accuracy
-from emofuse.scoring.table import ALL, NAMES, Scores, over_seeds
+from emofuse.scoring.metrics import answers, confusion, unweighted_accuracy
+from emofuse.scoring.table import ALL, NAMES, Scores, alike, over_seeds, show_apart
 
 Rule = Literal["mean", "product"]
 Array = NDArray[np.float64]
@@ -74,8 +74,8 @@ def search_weights(posteriors: Array, labels: NDArray[np.int64], *, rule: Rule) 
     equal = tuple([1 / models] * models)
     best, found = (-1.0, 0.0), equal
     for weights in (equal, *simplex(models, STEPS.get(models, 5))):
-        predictions = combine(posteriors, weights, rule=rule).argmax(-1)
-        ua = float(unweighted_accuracy(confusion(labels, predictions, classes=classes)))
+        said = answers(combine(posteriors, weights, rule=rule))
+        ua = float(unweighted_accuracy(confusion(labels, said, classes=classes)))
         rank = (round(ua, 9), -round(sum(weight * weight for weight in weights), 9))
         if rank > best:
             best, found = rank, weights
@@ -156,7 +156,7 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
         done = {"rule": "tuned, out of fold", "weights": {str(fold): list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)
     frame[list(aligned.classes)] = joined
-    return Scores(frame, aligned.classes), done
+    return Scores(frame, aligned.classes, notes=aligned.notes), done
 
 
 def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
@@ -166,6 +166,7 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
             raise ScoresError(
                 f"a table holds several models ({', '.join(table.models)})", remedy="pick one as FILE:MODEL"
             )
+    tables = alike(tables)
     classes = tables[0].classes
     if any(set(table.classes) != set(classes) for table in tables):
         raise ScoresError("the tables have different classes", remedy="give all tables the same class columns")
@@ -175,8 +176,11 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
     for number, frame in enumerate(frames[1:], start=2):
         if not frame.index.equals(first.index):
             missing = len(first.index.symmetric_difference(frame.index))
+            ours, theirs = (set(one.index.get_level_values("utterance")) for one in (first, frame))
+            apart = show_apart(sorted(ours - theirs), theirs - ours)
+            apart = f", such as {min(ours - theirs)!r}{apart}" if apart else ""
             raise ScoresError(
-                f"tables 1 and {number} differ in {missing} rows of seed, fold and utterance",
+                f"tables 1 and {number} differ in {missing} rows of seed, fold and utterance{apart}",
                 remedy="score the same utterances in the same folds",
             )
         if not (frame["label"] == first["label"]).all():
@@ -192,7 +196,8 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
     posteriors = np.stack([frame[list(classes)].to_numpy(dtype=np.float64) for frame in frames])
     rows = first.reset_index()
     names = [column for column in NAMES if column in rows.columns]
-    return Scores(rows[[*names, *classes]], classes), posteriors
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    return Scores(rows[[*names, *classes]], classes, notes=tuple(notes)), posteriors
 
 
 def _with_folds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -1,7 +1,7 @@
 """The one place that defines WA, UA, macro-F1, recall and calibration error.
 
 All but the last are functions of confusion matrices, `(..., classes, classes)` with true classes in rows, so that
-one definition serves a single table and thousands of bootstrap samples at once.
+one definition serves a single table and many at once. Classes that tie in an answer count in equal parts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+TIE = 1e-9
+"""Posteriors that differ by no more are alike: the order of columns moves a last digit."""
+
 DEFINITIONS: Mapping[str, str] = {
     "WA": "weighted accuracy: correct utterances / all utterances",
     "UA": "unweighted accuracy: mean over classes of recall, over the classes that occur",
@@ -23,13 +26,22 @@ DEFINITIONS: Mapping[str, str] = {
 }
 
 
-def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64], *, classes: int) -> Array:
+def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64] | Array, *, classes: int) -> Array:
     """Count pairs of true and predicted class, `(classes, classes)`.
+
+    Args:
+        labels: Index of the true class, `(rows,)`.
+        predictions: Index of the predicted class, `(rows,)`, or how much of each answer each class is,
+            `(rows, classes)`.
+        classes: How many there are.
 
     Example:
         >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2).tolist()
         [[1.0, 1.0], [0.0, 1.0]]
     """
+    if predictions.ndim == 2:
+        parts = [np.bincount(labels, column, minlength=classes) for column in predictions.T]
+        return np.stack(parts, axis=1)
     counts = np.bincount(labels * classes + predictions, minlength=classes * classes)
     return np.asarray(counts.reshape(classes, classes), dtype=np.float64)
 
@@ -78,19 +90,28 @@ METRICS: Mapping[str, Callable[[Array], Array]] = {
 """The metrics that every result carries, by their key in `result.json`."""
 
 
+def answers(posteriors: Array) -> Array:
+    """How much of an answer each class is, `(..., classes)`: classes that tie have equal parts, whatever their order.
+
+    Example:
+        >>> answers(np.array([[0.7, 0.3], [0.5, 0.5]])).tolist()
+        [[1.0, 0.0], [0.5, 0.5]]
+    """
+    best = posteriors >= posteriors.max(-1, keepdims=True) - TIE
+    return np.asarray(best / best.sum(-1, keepdims=True))
+
+
 def reliability(posteriors: Array, labels: NDArray[np.int64], *, bins: int = 15) -> tuple[Array, Array, Array]:
     """Mean confidence, accuracy and count in equal bins of confidence, `(bins,)` each; NaN where a bin is empty."""
     confidence = posteriors.max(-1)
-    correct = posteriors.argmax(-1) == labels
+    correct = answers(posteriors)[np.arange(len(labels)), labels]
     place = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     count = np.bincount(place, minlength=bins).astype(np.float64)
     full = count > 0
     mean_confidence = np.divide(
         np.bincount(place, confidence, minlength=bins), count, out=np.full(bins, np.nan), where=full
     )
-    accuracy = np.divide(
-        np.bincount(place, correct.astype(np.float64), minlength=bins), count, out=np.full(bins, np.nan), where=full
-    )
+    accuracy = np.divide(np.bincount(place, correct, minlength=bins), count, out=np.full(bins, np.nan), where=full)
     return mean_confidence, accuracy, count
 
 

@@ -4,39 +4,96 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from emofuse.scoring.bootstrap import intervals, pooled_confusion
+from emofuse.scoring.inference import (
+    FEWEST,
+    LEVEL,
+    TOO_FEW,
+    Difference,
+    holm,
+    intervals,
+    paired_difference,
+    pooled_confusion,
+)
 from emofuse.scoring.metrics import METRICS, confusion, expected_calibration_error, recall
-from emofuse.scoring.table import Scores
+from emofuse.scoring.table import NAMES, Scores
 from emofuse.settings import fingerprint
 
 PACKAGES = ("emofuse", "torch", "transformers", "tokenizers", "numpy", "pandas", "scikit-learn", "soxr", "soundfile")
 
 
-FEW_CLUSTERS = 20
-"""Below so many speakers, bootstrap intervals are told to be too narrow."""
-
-
 def caution(entry: Mapping[str, Any]) -> str:
-    """What must be said of a model's intervals where they rest on few clusters; empty otherwise.
+    """What must be said of a model's intervals where they rest on few clusters, or on no speakers; empty otherwise.
 
     Args:
         entry: What `evaluate` gave for the model.
 
     Example:
-        >>> caution({"cluster": "speaker", "clusters": 6})
-        'there are only 6 speakers: the intervals are narrower than they should be'
+        >>> caution({"cluster": "speaker", "clusters": 5})
+        'there are only 5 speakers: too few clusters to tell whether two models differ'
     """
-    count, plural = entry["clusters"], "" if entry["clusters"] == 1 else "s"
-    if count >= FEW_CLUSTERS:
-        return ""
-    return f"there are only {count} {entry['cluster']}{plural}: the intervals are narrower than they should be"
+    count, name = entry["clusters"], entry["cluster"]
+    if count < FEWEST:
+        return f"there are only {counted(count, name)}: {TOO_FEW} whether two models differ"
+    if name == "utterance":
+        return "no speakers are known, and utterances of one speaker are alike: the intervals are too narrow"
+    return ""
+
+
+def counted(count: int, name: str) -> str:
+    """A number of clusters in words, by the column that they are.
+
+    Example:
+        >>> counted(8, "speaker"), counted(1, "dialogue"), counted(3, "room")
+        ('8 speakers', '1 dialogue', '3 values of room')
+    """
+    if name in NAMES:
+        return f"{count} {name}{'' if count == 1 else 's'}"
+    return f"{count} value{'' if count == 1 else 's'} of {name}"
+
+
+def compare(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Paired differences of pairs of models in a table, with Holm's correction over all pairs of each metric.
+
+    Returns:
+        One entry a pair, for `comparisons` in `result.json`: `first`, `second`, and by metric `value`, `low`, `high`,
+        `p`, `holm` and `reading`.
+    """
+    found = [paired_difference(scores.of(first), scores.of(second)) for first, second in pairs]
+    return [
+        {"first": first, "second": second, **entry}
+        for (first, second), entry in zip(pairs, corrected(found), strict=True)
+    ]
+
+
+def corrected(differences: Sequence[Mapping[str, Difference]]) -> list[dict[str, Any]]:
+    """Differences as plain values, with Holm's correction over all of each metric and what they say in words."""
+    entries: list[dict[str, Any]] = [{} for _ in differences]
+    for name in METRICS:
+        gaps = [found[name] for found in differences]
+        for entry, gap, p in zip(entries, gaps, holm([gap.p for gap in gaps]), strict=True):
+            entry[name] = {**asdict(gap), "holm": p, "reading": reading(gap.value, p, gap.clusters)}
+    return entries
+
+
+def reading(value: float, p: float, clusters: int) -> str:
+    """What a difference says, by its corrected p: `higher`, `lower`, `within noise` or too few clusters.
+
+    Example:
+        >>> reading(0.02, 0.01, 24), reading(0.02, 0.2, 24), reading(0.02, 0.125, 4)
+        ('higher', 'within noise', 'too few clusters to tell')
+    """
+    if clusters < FEWEST:
+        return TOO_FEW
+    if p > LEVEL:
+        return "within noise"
+    return "higher" if value > 0 else "lower"
 
 
 def evaluate(scores: Scores) -> dict[str, Any]:
@@ -44,15 +101,16 @@ def evaluate(scores: Scores) -> dict[str, Any]:
 
     Returns:
         One entry a model: `wa`, `ua` and `macro_f1`, each with `value`, `low` and `high` (pooled, averaged over
-        seeds, 95 % cluster bootstrap); `fold_mean` and `seed_sd` of the same; `ece`; `recall` by class; `confusion`
-        (true classes in rows); and how many utterances, seeds, folds and clusters it rests on.
+        seeds, 95 % by Student's t over clusters); `fold_mean` and `seed_sd` of the same; `ece`; `recall` by class;
+        `confusion` (true classes in rows); `ties`, the rows whose most probable classes are several, each of which
+        counts in equal parts; and how many utterances, seeds, folds and clusters it rests on.
 
     Example:
         >>> import pandas as pd
         >>> from emofuse.scoring.table import make_scores
         >>> frame = pd.DataFrame({"utterance": ["a", "b"], "label": ["x", "y"], "x": [1.0, 0.0], "y": [0.0, 1.0]})
         >>> evaluate(make_scores(frame, source="example", model="mine"))["mine"]["ua"]
-        {'value': 1.0, 'low': 1.0, 'high': 1.0}
+        {'value': 1.0, 'low': 0.15811388300841897, 'high': 1.0}
     """
     return {model: _evaluate_one(scores.of(model)) for model in scores.models}
 
@@ -88,6 +146,7 @@ def describe(scores: Scores) -> dict[str, Any]:
             "folds": int(frame["fold"].nunique()),
             "utterances": int(frame["utterance"].nunique()),
         },
+        "notes": list(scores.notes),
         "versions": versions(),
     }
 
@@ -100,12 +159,11 @@ def tested_fingerprint(scores: Scores) -> str:
 
 def _evaluate_one(scores: Scores) -> dict[str, Any]:
     frame, classes = scores.frame, len(scores.classes)
-    labels, posteriors = scores.labels(), scores.posteriors()
-    predictions = posteriors.argmax(1)
+    labels, posteriors, answers = scores.labels(), scores.posteriors(), scores.answers()
 
     def by(columns: list[str]) -> list[Any]:
         groups = frame.groupby(columns, sort=True).indices.values()
-        return [confusion(labels[rows], predictions[rows], classes=classes) for rows in groups]
+        return [confusion(labels[rows], answers[rows], classes=classes) for rows in groups]
 
     seeds, units = by(["seed"]), by(["seed", "fold"])
     matrix = pooled_confusion(scores)
@@ -120,7 +178,9 @@ def _evaluate_one(scores: Scores) -> dict[str, Any]:
     entry["recall"] = {
         name: None if math.isnan(value) else float(value) for name, value in zip(scores.classes, recalls, strict=True)
     }
-    entry["confusion"] = matrix.astype(int).tolist()
+    entry["confusion"] = [[int(cell) if cell == int(cell) else float(cell) for cell in row] for row in matrix.round(6)]
+    entry["ties"] = int(np.count_nonzero(answers.max(1) < 1))
+    entry["rows"] = len(frame)
     entry["classes"] = list(scores.classes)
     entry["utterances"] = int(frame["utterance"].nunique())
     entry["seeds"] = sorted(int(seed) for seed in frame["seed"].unique())

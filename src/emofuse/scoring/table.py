@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import difflib
+import io
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
+from emofuse.escape import from_cell, to_cell
 from emofuse.files import written_whole
+from emofuse.names import key, tidy, unify
+from emofuse.scoring.metrics import answers
 
 NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "dialogue")
 """Columns of a score table that are not classes. Every other column that holds numbers, or has the name of a label,
@@ -26,6 +35,12 @@ ALL = "all"
 
 SUM_TOLERANCE = 1e-3
 
+CLUSTERS = ("speaker", "dialogue", "utterance")
+"""What results are clustered by, the first that is known of every row."""
+
+ENDINGS = (".parquet", ".csv", ".tsv")
+_SAMPLE = 1 << 16
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -33,12 +48,16 @@ class Scores:
 
     Attributes:
         frame: Columns `model`, `seed`, `fold`, `utterance`, `label`, those of `speaker`, `session` and
-            `dialogue` that are known, then one column a class.
+            `dialogue` that are known, that of `by`, then one column a class.
         classes: Names of the classes, in column order.
+        by: The column to cluster by, where one was asked for.
+        notes: What was taken for what when the table was read.
     """
 
     frame: pd.DataFrame
     classes: tuple[str, ...]
+    by: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -47,14 +66,18 @@ class Scores:
 
     @property
     def cluster(self) -> str:
-        """The column that intervals are clustered by: speaker, else dialogue, else the utterance itself.
+        """The column that intervals and tests are clustered by: speaker, else dialogue, else the utterance itself.
 
         A single cluster says nothing of how results vary, so there must be two.
         """
-        for name in ("speaker", "dialogue"):
-            if name in self.frame.columns and self.frame[name].notna().all() and self.frame[name].nunique() > 1:
-                return name
-        return "utterance"
+        if self.by is not None:
+            return self.by
+        known = (
+            name
+            for name in CLUSTERS
+            if name in self.frame.columns and self.frame[name].notna().all() and self.frame[name].nunique() > 1
+        )
+        return next(known, "utterance")
 
     def of(self, model: str) -> Scores:
         """The rows of one model.
@@ -65,11 +88,21 @@ class Scores:
         rows = self.frame[self.frame["model"] == model]
         if rows.empty:
             raise ScoresError(f"no model is called {model!r}", remedy=f"use one of {', '.join(self.models)}")
-        return Scores(rows.reset_index(drop=True), self.classes)
+        return replace(self, frame=rows.reset_index(drop=True))
 
     def posteriors(self) -> NDArray[np.float64]:
         """Posteriors, `(rows, classes)`."""
         return self.frame[list(self.classes)].to_numpy(dtype=np.float64)
+
+    def answers(self) -> NDArray[np.float64]:
+        """How much of each row's answer each class is, `(rows, classes)`: one, or 1/k of each of k that tie.
+
+        Example:
+            >>> frame = pd.DataFrame({"utterance": ["a"], "label": ["x"], "x": [0.4], "y": [0.4], "z": [0.2]})
+            >>> make_scores(frame, source="example").answers().tolist()
+            [[0.5, 0.5, 0.0]]
+        """
+        return answers(self.posteriors())
 
     def labels(self) -> NDArray[np.int64]:
         """Index of each row's label among the classes, `(rows,)`."""
@@ -77,13 +110,17 @@ class Scores:
         return np.asarray(self.frame["label"].map(index), dtype=np.int64)
 
 
-def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model") -> Scores:
+def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model", by: str | None = None) -> Scores:
     """Check a table and fill in what it may leave out: model, seed 0, one fold.
+
+    Names are made one where they differ by spaces or Unicode form; labels, speakers, sessions and dialogues also
+    where they differ by case. The table's notes say so.
 
     Args:
         frame: At least `utterance`, `label` and one column of posteriors a class.
         source: Where the table comes from, for error messages.
         model: Name for rows that carry none.
+        by: A column to cluster by, of whatever name, in place of the speaker.
 
     Raises:
         ScoresError: A column is missing, a posterior is impossible, or a row comes twice; row and column named.
@@ -93,32 +130,41 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
         >>> make_scores(frame, source="example").classes
         ('happy', 'sad')
     """
-    for name in ("utterance", "label"):
+    frame = frame.set_axis(_columns([str(name) for name in frame.columns]), axis=1).reset_index(drop=True)
+    by = None if by is None else _columns([by])[0]
+    for name in ("utterance", "label", *([] if by is None else [by])):
         if name not in frame.columns:
-            raise ScoresError(f"column {name!r} is missing", where=source, remedy="add it")
+            raise ScoresError(
+                f"column {name!r} is missing", where=source, remedy=f"add it; there are {_listed(frame.columns)}"
+            )
     if frame.empty:
         raise ScoresError("the table has no rows", where=source, remedy="check how it was written")
-    frame = frame.rename(columns=str).reset_index(drop=True)
-    labels = set(frame["label"].dropna().astype(str))
+    texts = [*NAMES, *([by] if by is not None and by not in NAMES else [])]
+    labels = {key(str(name)) for name in frame["label"].dropna().unique()}
     classes = tuple(
-        name for name in frame.columns if name not in NAMES and (_holds_numbers(frame[name]) or name in labels)
+        name for name in frame.columns if name not in texts and (key(name) in labels or _holds_posteriors(frame[name]))
     )
     if len(classes) < 2:
         raise ScoresError(
             "there are fewer than two columns of posteriors", where=source, remedy="add one column of numbers a class"
         )
+    often = Counter(map(key, classes))
+    if several := [name for name in classes if often[key(name)] > 1]:
+        raise ScoresError(f"the columns {_listed(several)} are one name", where=source, remedy="keep one of them")
     defaults: dict[str, object] = {"model": model, "seed": 0, "fold": ALL}
     columns: dict[str, pd.Series[Any]] = {}
-    for name in NAMES:
+    notes: list[str] = []
+    for name in texts:
         if name in frame.columns:
-            known = frame[name].notna()
-            columns[name] = frame[name].astype("object").where(~known, frame[name].astype(str)).where(known, None)
+            columns[name], said = _tidied(frame[name], name, classes)
+            notes += said
         elif name in defaults:
             columns[name] = pd.Series([str(defaults[name])] * len(frame), dtype="object")
-    for name in ("model", "seed", "fold", "utterance", "label"):
+    for name in ("model", "seed", "fold", "utterance", "label", *([] if by is None else [by])):
         _refuse(columns[name].isna().to_numpy(), name, "empty", source, "fill it in")
     seeds = pd.to_numeric(columns["seed"], errors="coerce")
-    _refuse((seeds.isna() | (seeds % 1 != 0)).to_numpy(), "seed", "not a whole number", source, "number the seeds")
+    whole = np.isfinite(seeds.to_numpy(dtype=np.float64)) & (np.abs(seeds) < 2**53) & (seeds % 1 == 0)
+    _refuse((~whole).to_numpy(), "seed", "not a whole number", source, "number the seeds")
     columns["seed"] = seeds.astype("int64")
     _refuse(
         ~columns["label"].isin(classes).to_numpy(),
@@ -128,20 +174,65 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
         "give every label its own column of posteriors",
     )
     for name in classes:
-        values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        values = _numbers(frame[name])
         bad = ~((values >= -SUM_TOLERANCE) & (values <= 1 + SUM_TOLERANCE))
-        _refuse(bad, name, "not a probability", source, "write posteriors between 0 and 1, such as a softmax gives")
-        columns[name] = pd.Series(values.clip(0, 1), dtype="object").astype("float64")
+        _refuse(
+            bad,
+            name,
+            "not a probability",
+            source,
+            "write posteriors between 0 and 1, such as a softmax gives, and leave out columns that are no class",
+        )
+        columns[name] = pd.Series(values.clip(0, 1), dtype="float64")
     table = pd.DataFrame(columns)
     off = np.abs(table[list(classes)].sum(axis=1).to_numpy() - 1) > SUM_TOLERANCE * len(classes)
     _refuse(off, " + ".join(classes), "not 1 in sum", source, "normalise the posteriors of each row")
     twice = table.duplicated(ROW).to_numpy()
     _refuse(twice, "utterance", "there twice for its model, seed and fold", source, "keep one row of each")
-    return Scores(table, classes)
+    return Scores(table, classes, by, tuple(notes))
 
 
-def _holds_numbers(column: pd.Series[Any]) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+def _columns(names: Sequence[str]) -> list[str]:
+    """Names of columns without stray spaces, and those of `NAMES` in small letters, unless that name is there too."""
+    found = []
+    for name in names:
+        right = key(name) if key(name) in NAMES else tidy(name)
+        found.append(name if right != name and right in names else right)
+    return found
+
+
+def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tuple[pd.Series[Any], list[str]]:
+    """A column of names as text, each in one spelling, nothing as None; and what was spelt in several ways."""
+    known = column.notna() & (column.astype("object") != "")
+    texts = column.astype("object").where(~known, column.astype(str)).where(known, None)
+    if name in ("label", "speaker", "session", "dialogue"):
+        spelling, notes = unify(texts[known], what=name, known=classes if name == "label" else ())
+    else:
+        spelling, notes = {text: tidy(text) for text in texts[known].unique()}, []
+    if all(text == right for text, right in spelling.items()):
+        return texts, notes
+    return texts.map(spelling).where(known, None), notes
+
+
+def _holds_posteriors(column: pd.Series[Any]) -> bool:
+    if pd.api.types.is_bool_dtype(column):
+        return False
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    values = _numbers(column.dropna().iloc[:100])
+    return bool(len(values) and ((values >= 0) & (values <= 1)).all())
+
+
+def _numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
+    """Numbers, also such as are written with a decimal comma; NaN for what is none."""
+    if not pd.api.types.is_numeric_dtype(column):
+        column = column.map(lambda value: value.strip().replace(",", ".") if isinstance(value, str) else value)
+    return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _listed(names: Collection[str], most: int = 12) -> str:
+    shown = ", ".join(map(repr, list(names)[:most]))
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _refuse(bad: NDArray[np.bool_], column: str, what: str, source: str | Path, remedy: str) -> None:
@@ -149,8 +240,15 @@ def _refuse(bad: NDArray[np.bool_], column: str, what: str, source: str | Path, 
         raise ScoresError(f"row {int(bad.argmax()) + 1}, column {column!r} is {what}", where=source, remedy=remedy)
 
 
-def read_scores(path: Path) -> Scores:
+def read_scores(path: Path, *, by: str | None = None) -> Scores:
     """Read a score table from Parquet or CSV, ours or another tool's.
+
+    CSV may be separated by commas, semicolons, tabs or bars, also with decimal commas; what it is follows from its
+    content. A quote before what a spreadsheet would take for a formula is taken away, as `write_scores` puts it there.
+
+    Args:
+        path: The table.
+        by: A column to cluster by in place of the speaker.
 
     Raises:
         ScoresError: The file is absent, of another kind, or breaks the rules of `make_scores`.
@@ -158,36 +256,129 @@ def read_scores(path: Path) -> Scores:
     if not path.is_file():
         raise ScoresError("no such score table", where=path, remedy="check the path")
     try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            # Names are read as text: utterance 0123 is not 123, fold 1 is not 1.0, and a speaker may be called NA.
-            names = {name: str for name in NAMES if name != "seed"}
-            header = pd.read_csv(path, nrows=0, sep=_separator(path)).columns
-            empty = {name: [""] if name in names else ["", "NA", "NaN", "nan"] for name in header}
-            frame = pd.read_csv(path, dtype=names, keep_default_na=False, na_values=empty, sep=_separator(path))
-            # What pandas calls a column without a name, such as the row numbers that its own `to_csv` writes.
-            frame = frame.loc[:, [not name.startswith("Unnamed: ") for name in frame.columns]]
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path, by)
+    except UnicodeDecodeError as error:
         raise ScoresError(
-            f"this cannot be read as a table ({str(error).splitlines()[0]})",
-            where=path,
-            remedy="write it as CSV or Parquet",
+            "this cannot be read as a table (it is not UTF-8 text)", where=path, remedy="save it as UTF-8 or Parquet"
         ) from error
-    return make_scores(frame, source=path, model=path.stem)
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, RecursionError, csv.Error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ScoresError(
+            f"this cannot be read as a table ({reason})", where=path, remedy="write it as CSV or Parquet"
+        ) from error
+    return make_scores(frame, source=path, model=path.stem, by=by)
 
 
-def _separator(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
+def _read_text(path: Path, by: str | None) -> pd.DataFrame:
+    with path.open("rb") as file:
+        raw = file.read(_SAMPLE)
+    # The end of the sample may be in the middle of a character.
+    sample = raw.decode("utf-8-sig", "strict" if len(raw) < _SAMPLE else "ignore")
+    header, _, rest = sample.lstrip("\r\n").partition("\n")
+    separator = max(",;\t|", key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
+    decimal = "," if separator != "," and re.search(rf"[{separator}\"\s][01]?,\d", rest) else "."
+    names = _columns([from_cell(name) for name in next(csv.reader(io.StringIO(header), delimiter=separator), [])])
+    if not names:
+        raise ValueError("it is empty")
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise ValueError(f"column {twice[0]!r} occurs twice")
+    # What has no name, such as the row numbers that pandas itself writes, is of no use.
+    names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
+    # Names are read as text: utterance 0123 is not 123, fold 1 is not 1.0, and a speaker may be called NA.
+    texts = {*NAMES, *([] if by is None else _columns([by]))} - {"seed"}
+    empty = {name: [""] if name in texts else ["", "NA", "NaN", "nan"] for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            path,
+            sep=separator,
+            decimal=decimal,
+            names=names,
+            header=0,
+            index_col=False,
+            dtype=dict.fromkeys(texts & set(names), str),
+            keep_default_na=False,
+            na_values=empty,
+            skipinitialspace=True,
+            encoding="utf-8-sig",
+        )
+    frame = frame.loc[:, [not name.startswith("Unnamed: ") for name in names]]
+    for name in texts & set(frame.columns):
+        frame[name] = frame[name].map(from_cell, na_action="ignore")
+    return frame
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write a score table as Parquet (or CSV or TSV, by its suffix), whole or not at all."""
+    """Write a score table as Parquet, CSV or TSV, by its ending, whole or not at all.
+
+    In CSV and TSV a quote stands before names that a spreadsheet would take for a formula.
+
+    Raises:
+        ScoresError: The ending is another.
+    """
+    check_ending(path)
     with written_whole(path) as part:
-        if path.suffix in (".csv", ".tsv"):
-            scores.frame.to_csv(part, index=False, sep=_separator(path))
-        else:
+        if path.suffix.lower() == ".parquet":
             scores.frame.to_parquet(part, index=False)
+            return
+        frame = scores.frame.rename(columns=to_cell)
+        for name in scores.frame.columns:
+            if name != "seed" and name not in scores.classes:
+                frame[to_cell(name)] = scores.frame[name].map(to_cell, na_action="ignore")
+        frame.to_csv(part, index=False, sep="\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def check_ending(path: Path) -> None:
+    """Refuse to write a score table under a name that promises another kind of file.
+
+    Raises:
+        ScoresError: The ending is none of those that can be written.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise ScoresError(
+            f"scores cannot be written as {path.suffix or 'a file without an ending'!r}",
+            where=path,
+            remedy=f"use a name that ends in {', '.join(ENDINGS)}",
+        )
+
+
+def alike(tables: Sequence[Scores]) -> list[Scores]:
+    """Tables whose classes and labels are spelt as the first spells them."""
+    spelling = {key(name): name for name in tables[0].classes}
+    found = [tables[0]]
+    for table in tables[1:]:
+        others = {name: spelling[key(name)] for name in table.classes if spelling.get(key(name), name) != name}
+        if others:
+            frame = table.frame.rename(columns=others)
+            frame["label"] = frame["label"].replace(others)
+            table = replace(table, frame=frame, classes=tuple(others.get(name, name) for name in table.classes))
+        found.append(table)
+    return found
+
+
+def show_apart(names: Collection[str], others: Collection[str]) -> str:
+    """Where the first of some names differs from the one most like it among others, for a message; empty if none is.
+
+    Example:
+        >>> show_apart(["Ses01F_impro01_F000"], {"Ses01F_impro01_F000.wav", "x"})
+        "; the other has 'Ses01F_impro01_F000.wav', which differs in '.wav' for ''"
+    """
+    if not names or not others:
+        return ""
+    name = next(iter(names))
+    near = difflib.get_close_matches(name, sorted(others)[:2000], n=1)
+    if not near:
+        return f"; the other has {min(others)!r}"
+    begin = len(_common(name, near[0]))
+    end = min(len(_common(name[::-1], near[0][::-1])), len(name) - begin, len(near[0]) - begin)
+    ours, theirs = name[begin : len(name) - end], near[0][begin : len(near[0]) - end]
+    return f"; the other has {near[0]!r}, which differs in {theirs!a} for {ours!a}"
+
+
+def _common(one: str, two: str) -> str:
+    """The beginning that two texts share."""
+    count = next((place for place, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), None)
+    return one[: min(len(one), len(two)) if count is None else count]
 
 
 def join_scores(tables: Sequence[Scores]) -> Scores:
@@ -196,6 +387,7 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
     Raises:
         ScoresError: Their classes differ, or they score an utterance twice by one model, seed and fold.
     """
+    tables = alike(tables)
     first = tables[0].classes
     for table in tables[1:]:
         if set(table.classes) != set(first):
@@ -211,7 +403,8 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
             f"utterance {name!r} is scored twice by model {model!r}, seed {seed}, fold {fold!r}",
             remedy="give tables of different models, seeds or folds",
         )
-    return Scores(frame, first)
+    notes = dict.fromkeys(note for table in tables for note in table.notes)
+    return Scores(frame, first, tables[0].by, tuple(notes))
 
 
 def over_seeds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -1,0 +1,317 @@
+"""Intervals and paired tests over clusters (speakers), which keep their level from six clusters on.
+
+Two models are compared by flipping, cluster by cluster, which of the two is which: under the null hypothesis that they
+differ by chance only, every pattern of flips is as likely as what was seen (Fisher 1935, ch. 3). The interval holds
+the differences that this test does not reject (Hartigan 1969), so the two never contradict each other. One model's
+interval is Student's t over clusters, with the variance of the jackknife.
+
+All of it rests on what each cluster adds to a metric. For WA and UA this is exact, as the counts of classes are given;
+macro-F1 is linearised at its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from emofuse.errors import ScoresError
+from emofuse.scoring.metrics import confusion
+from emofuse.scoring.table import CLUSTERS, Scores, alike, over_seeds, show_apart
+
+Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+LEVEL = 0.05
+EXACT = 14
+"""Most clusters whose flips are all tried; of more, as many flips are drawn."""
+
+KINDS = 2000
+"""Most different clusters whose flips are drawn; of more, the sum of flips is normal."""
+
+FEWEST = 6
+"""Fewest clusters over which a two-sided test can reject at 5 %: of five, two of 32 flips are 6.3 %."""
+
+TOO_FEW = "too few clusters to tell"
+
+_RANK = {name: place for place, name in enumerate(CLUSTERS)}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one model's metric is than another's.
+
+    Attributes:
+        value: The difference.
+        low: Lower end of the 95 % interval, None where there are too few clusters for one.
+        high: Upper end of it.
+        p: Two-sided, of this difference alone.
+        cluster: The column whose values are the clusters.
+        clusters: How many there are.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float
+    cluster: str
+    clusters: int
+
+
+def intervals(scores: Scores) -> dict[str, Estimate]:
+    """WA, UA and macro-F1 of one model's scores: pooled, averaged over seeds, with 95 % intervals over clusters.
+
+    Student's t on the scale of log odds. Where a model is always right, or always wrong, clusters that differ from
+    that are as likely as their number allows.
+
+    Example:
+        >>> frame = pd.DataFrame({"utterance": list("abcd"), "speaker": list("1122"), "label": list("xyxy"),
+        ...                       "x": [0.9, 0.2, 0.8, 0.1], "y": [0.1, 0.8, 0.2, 0.9]})
+        >>> from emofuse.scoring.table import make_scores
+        >>> intervals(make_scores(frame, source="example"))["ua"]
+        Estimate(value=1.0, low=0.15811388300841897, high=1.0)
+    """
+    seeds, clusters = (_numbers(scores, column) for column in ("seed", scores.cluster))
+    return estimates(scores.labels(), scores.answers(), seeds=seeds, clusters=clusters)
+
+
+def estimates(labels: Numbers, answers: Array, *, seeds: Numbers, clusters: Numbers) -> dict[str, Estimate]:
+    """The same of arrays, by row: class, parts of the answer `(rows, classes)`, numbers of seed and cluster."""
+    return {
+        name: _interval(one.value, _sums(one.influence, clusters), _sums(one.weight, clusters))
+        for name, one in _additive(labels, answers, seeds).items()
+    }
+
+
+def paired_difference(first: Scores, second: Scores) -> dict[str, Difference]:
+    """How much higher `first` scores than `second` on the same utterances, by sign flips over the same clusters.
+
+    A table with a single seed is compared with every seed of the other. Folds may differ: metrics are pooled over them.
+
+    Raises:
+        ScoresError: The two tables do not score the same utterances, in every seed and equally often, with the same
+            labels and classes.
+    """
+    one, two, cluster = _matched(first, second)
+    seeds, clusters = (_numbers(one, column) for column in ("seed", cluster))
+    found = differences(one.labels(), one.answers(), two.answers(), seeds=seeds, clusters=clusters)
+    return {name: replace(gap, cluster=cluster) for name, gap in found.items()}
+
+
+def differences(
+    labels: Numbers, first: Array, second: Array, *, seeds: Numbers, clusters: Numbers
+) -> dict[str, Difference]:
+    """The same of arrays, by row: class, parts of both answers `(rows, classes)`, number of seed and of cluster."""
+    ours, theirs = (_additive(labels, answers, seeds) for answers in (first, second))
+    weights = np.stack([_sums(one.weight, clusters) for one in ours.values()], axis=1)
+    gains = np.stack([_sums(ours[name].gain - theirs[name].gain, clusters) for name in ours], axis=1)
+    values = np.array([ours[name].value - theirs[name].value for name in ours])
+    # The gain of a metric that is not additive is its influence, which sums to zero: the rest goes by weight.
+    tested = _flip_test(gains + (values - gains.sum(0)) * weights, weights)
+    return {
+        name: Difference(round(float(value), 15), low, high, p, "cluster", len(weights))
+        for name, value, (low, high, p) in zip(ours, values, tested, strict=True)
+    }
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's (1979) correction: what each p is among all of them.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    found, highest = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=lambda place: ps[place])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
+        found[place] = highest
+    return found
+
+
+def smallest_p(clusters: int) -> float:
+    """The smallest two-sided p that a test over so many clusters can give.
+
+    Example:
+        >>> smallest_p(5), smallest_p(6)
+        (0.0625, 0.03125)
+    """
+    return float(2.0 ** (1 - min(clusters, EXACT)))
+
+
+def pooled_confusion(scores: Scores) -> Array:
+    """Confusion matrix over all rows, `(classes, classes)`, true classes in rows; a tie counts in parts."""
+    return confusion(scores.labels(), scores.answers(), classes=len(scores.classes))
+
+
+@dataclass(frozen=True)
+class _Additive:
+    """What each row adds to a metric.
+
+    Attributes:
+        value: The metric.
+        gain: What the row adds to it, given how many rows each class has; of macro-F1 its influence.
+        influence: How much the metric changes with the row, summing to zero.
+        weight: How much the row counts, summing to one.
+    """
+
+    value: float
+    gain: Array
+    influence: Array
+    weight: Array
+
+
+def _additive(labels: Numbers, answers: Array, seed: Numbers) -> Mapping[str, _Additive]:
+    """Every metric by rows, averaged over seeds."""
+    classes = answers.shape[1]
+    seeds, cell = int(seed.max()) + 1, seed * classes + labels
+    hit = answers[np.arange(len(labels)), labels]
+
+    def table(values: Array | None = None) -> Array:
+        return np.bincount(cell, values, minlength=seeds * classes).reshape(seeds, classes).astype(np.float64)
+
+    truth, hits = table(), table(hit)
+    told = np.stack([np.bincount(seed, column, minlength=seeds) for column in answers.T], axis=1)
+    occurring = (truth > 0).sum(1)
+    recalls = hits / np.maximum(truth, 1)
+    by_row = 1 / (truth.sum(1)[seed] * seeds)
+    by_class = 1 / (truth.ravel()[cell] * occurring[seed] * seeds)
+    scale = np.where(truth > 0, 1 / np.maximum(truth + told, 1), 0) / (occurring[:, None] * seeds)
+    f1 = 2 * hits / np.maximum(truth + told, 1)
+    wrong = (f1 * scale)[seed]
+    change = (2 * hit - f1.ravel()[cell]) * scale.ravel()[cell] - np.einsum("rc,rc->r", wrong, answers)
+    accuracy = hits.sum(1) / truth.sum(1)
+    return {
+        "wa": _Additive(float(accuracy.mean()), hit * by_row, (hit - accuracy[seed]) * by_row, by_row),
+        "ua": _Additive(
+            float((recalls.sum(1) / occurring).mean()),
+            hit * by_class,
+            (hit - recalls.ravel()[cell]) * by_class,
+            by_class,
+        ),
+        "macro_f1": _Additive(
+            float((np.where(truth > 0, f1, 0).sum(1) / occurring).mean()), change, change, by_class
+        ),
+    }  # fmt: skip
+
+
+def _numbers(scores: Scores, column: str) -> Numbers:
+    """The number of each row's value, in the order of the values."""
+    return np.asarray(pd.factorize(scores.frame[column], sort=True)[0], dtype=np.int64)
+
+
+def _sums(values: Array, clusters: Numbers) -> Array:
+    return np.bincount(clusters, values).astype(np.float64)
+
+
+def _interval(value: float, influence: Array, weight: Array) -> Estimate:
+    """Student's t on log odds, with the jackknife's variance of a ratio."""
+    from scipy.special import expit, logit, stdtrit
+
+    count = len(influence)
+    if value <= 0 or value >= 1:
+        bound = (LEVEL / 2) ** (1 / count)
+        return Estimate(0.0, 0.0, 1 - bound) if value <= 0 else Estimate(1.0, bound, 1.0)
+    if count < 2:
+        return Estimate(value, 0.0, 1.0)
+    error = np.sqrt((count - 1) / count * np.sum((influence / (1 - weight)) ** 2))
+    half = stdtrit(count - 1, 1 - LEVEL / 2) * error / (value * (1 - value))
+    low, high = expit(logit(value) - half), expit(logit(value) + half)
+    return Estimate(value, min(value, float(low)), max(value, float(high)))
+
+
+def _flip_test(gains: Array, weights: Array) -> list[tuple[float | None, float | None, float]]:
+    """Interval and p of the sum of each column of gains, by sign flips of `gain - difference * weight`.
+
+    Flipping a set of clusters brings the sum of a difference to the other side of what was seen where the set's own
+    ratio of gain to weight is beyond that difference. So these ratios, sorted, hold both p and interval.
+    """
+    count = len(gains)
+    if count <= EXACT:
+        patterns = (np.arange(1, 2**count)[:, None] >> np.arange(count)) & 1
+        flipped = patterns.astype(np.float64) @ np.hstack([gains, weights])
+    else:
+        kinds, times = _kinds(np.hstack([gains, weights]))
+        if len(kinds) > KINDS:
+            return [_normal(one, weight) for one, weight in zip(gains.T, weights.T, strict=True)]
+        generator = np.random.default_rng(0)
+        flipped = np.concatenate(
+            [generator.binomial(times, 0.5, size=(size, len(kinds))) @ kinds for size in (1024,) * 15 + (1023,)]
+        )
+    found, columns = [], gains.shape[1]
+    for gain, weight in zip(flipped.T[:columns], flipped.T[columns:], strict=True):
+        some = weight > 1e-15
+        ratio = np.round(np.divide(gain, weight, out=np.zeros_like(gain), where=some), 12) + 0.0
+        # No cluster flipped is what was seen itself: on both sides of everything.
+        below, above = np.sort(np.where(some, ratio, -np.inf)), np.sort(np.where(some, ratio, np.inf))
+        patterns_, place = len(ratio) + 1, int((LEVEL / 2) * (len(ratio) + 1) + 1e-9)
+        tail = min(np.count_nonzero(below <= 0), np.count_nonzero(above >= 0)) + 1
+        bounds = (float(below[place - 1]), float(above[-place])) if place else (None, None)
+        found.append((*bounds, min(1.0, 2 * tail / patterns_)))
+    return found
+
+
+def _kinds(values: Array) -> tuple[Array, Numbers]:
+    """Clusters that count alike, once, and how many there are of each."""
+    scale = np.abs(values).max(0)
+    rounded = np.round(values / np.where(scale > 0, scale, 1), 12) + 0.0
+    numbers = pd.DataFrame(rounded).groupby(list(range(values.shape[1])), sort=False).ngroup().to_numpy()
+    _, first, times = np.unique(numbers, return_index=True, return_counts=True)
+    return values[first], times
+
+
+def _normal(gain: Array, weight: Array) -> tuple[float, float, float]:
+    """The same where clusters are so many that the sum of flips is normal."""
+    from scipy.special import ndtr, ndtri
+
+    whole, square = gain.sum(), ndtri(1 - LEVEL / 2) ** 2
+    spread = np.sum(gain**2)
+    # The differences that are at most z standard deviations of their own flips away.
+    a, b, c = 1 - square * np.sum(weight**2), whole - square * np.sum(gain * weight), whole**2 - square * spread
+    half = np.sqrt(max(b * b - a * c, 0.0))
+    p = 2 * ndtr(-abs(whole) / np.sqrt(spread)) if spread > 0 else 1.0
+    return float((b - half) / a), float((b + half) / a), float(p)
+
+
+def _matched(first: Scores, second: Scores) -> tuple[Scores, Scores, str]:
+    """Two tables row by row, with the column of clusters."""
+    first, second = alike([first, second])
+    if set(first.classes) != set(second.classes):
+        apart = show_apart(sorted(set(first.classes) - set(second.classes)), set(second.classes))
+        raise ScoresError(f"the two tables have different classes{apart}", remedy="compare models of the same classes")
+    order = ["seed", "utterance"]
+    one, two = (
+        frame.sort_values([*order, "fold"], ignore_index=True) for frame in over_seeds([first.frame, second.frame])
+    )
+    alone = one.groupby(order).size().sub(two.groupby(order).size(), fill_value=0)
+    if alone.any():
+        missing = alone[alone != 0]
+        seed, name = missing.index[0]
+        there, other = (one, two) if missing.iloc[0] > 0 else (two, one)
+        names = other.loc[other["seed"] == seed, "utterance"]
+        apart = show_apart([name], set(names) - set(there["utterance"]))
+        raise ScoresError(
+            f"{int(missing.abs().sum())} rows are in one table only, such as utterance {name!r} of seed {seed}{apart}",
+            remedy="score the same utterances in every seed of both models",
+        )
+    wrong = one["label"].ne(two["label"])
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise ScoresError(
+            f"utterance {one['utterance'][row]!r} has two labels, {one['label'][row]!r} and {two['label'][row]!r}",
+            remedy="use the same labels in both tables",
+        )
+    # Clusters come from whichever table names speakers, so that a foreign table without them can be compared.
+    known, cluster = min(((one, first.cluster), (two, second.cluster)), key=lambda pair: _RANK.get(pair[1], -1))
+    one = one.assign(**{cluster: known[cluster]})
+    return Scores(one, first.classes), Scores(two, first.classes), cluster

@@ -14,68 +14,91 @@ if TYPE_CHECKING:
     from emofuse.scoring.table import Scores
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Take this column as clusters, in place of the speaker.")
+]
 
 
 def evaluate(
     scores: Annotated[str, typer.Argument(help="Score table (.parquet or .csv), or FILE:MODEL.")],
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
     """Print the metrics of any score table."""
+    from emofuse.console import show_json, show_results, warn
     from emofuse.scoring.result import describe
 
-    result = describe(_scores(scores))
-    from emofuse.console import show_json, show_results
-
+    found = _scores(scores, cluster)
+    result = describe(found)
     if as_json:
         show_json(result)
         return
     show_results(result["models"])
+    for note in found.notes:
+        warn(f"Note: {note}.")
 
 
 def compare(
     first: Annotated[str, typer.Argument(help="Score table, or FILE:MODEL where it holds several models.")],
     second: Annotated[str, typer.Argument(help="Another, of the same utterances.")],
+    cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
-    """Test whether the first scores higher than the second: paired bootstrap over speakers."""
-    from dataclasses import asdict
+    """Test whether the first scores higher than the second: sign flips over speakers, or another column."""
+    from emofuse.console import show_comparisons, show_json, warn
+    from emofuse.scoring.inference import paired_difference
+    from emofuse.scoring.result import corrected
 
-    from emofuse.scoring.bootstrap import paired_difference
-
-    gaps = paired_difference(_one_model(first), _one_model(second))
-    values = {"first": first, "second": second, **{name: asdict(gap) for name, gap in gaps.items()}}
-    from emofuse.console import show_comparisons, show_json
-
+    one, two = _one_model(first, cluster), _one_model(second, cluster)
+    notes = [f"{place}: {note}" for place, table in ((first, one), (second, two)) for note in table.notes]
+    values = {"first": first, "second": second, **corrected([paired_difference(one, two)])[0]}
     if as_json:
-        show_json(values)
+        show_json({**values, "notes": notes})
         return
+    show_comparisons([{**values, **dict(zip(("first", "second"), _apart(first, second), strict=True))}])
+    for note in notes:
+        warn(f"Note: {note}.")
 
-    show_comparisons([values])
+
+def _apart(first: str, second: str) -> tuple[str, str]:
+    """Two places without the folders that they have in common.
+
+    Example:
+        >>> _apart("runs/2026/a/scores.parquet", "runs/2026/b/scores.parquet")
+        ('…/a/scores.parquet', '…/b/scores.parquet')
+    """
+    one, two = Path(first).parts, Path(second).parts
+    same = next((at for at, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), 0)
+    if same < 2:
+        return first, second
+    return str(Path("…", *one[same:])), str(Path("…", *two[same:]))
 
 
 def fuse(
     tables: Annotated[list[str], typer.Argument(help="Score tables of one model each, or FILE:MODEL.")],
-    out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet or .csv).")],
+    out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet, .csv or .tsv).")],
     rule: Annotated[str, typer.Option(help="mean, product, weights=W1,W2,... or tuned (out of fold).")] = "product",
     as_json: Json = False,
 ) -> None:
     """Join the posteriors of score tables, also ones that another tool made."""
     from emofuse.scoring.fuse import fuse as fuse_scores
     from emofuse.scoring.result import describe
-    from emofuse.scoring.table import write_scores
+    from emofuse.scoring.table import check_ending, write_scores
 
+    check_ending(out)
     if any(out.resolve() == _place(table)[0].resolve() for table in tables):
         raise ScoresError("the joined scores would replace a table", where=out, remedy="choose another --out")
     joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
     write_scores(joined, out)
     result = {**describe(joined), "fusion": done}
-    from emofuse.console import say, show_json, show_results
+    from emofuse.console import say, show_json, show_results, warn
 
     if as_json:
         show_json(result)
         return
-
     show_results(result["models"])
+    for note in joined.notes:
+        warn(f"Note: {note}.")
     weights = done["weights"]
     told = (
         "; ".join(f"fold {fold}: {_listed(one)}" for fold, one in weights.items())
@@ -89,12 +112,12 @@ def _listed(weights: Iterable[float]) -> str:
     return ", ".join(f"{weight:.2f}" for weight in weights)
 
 
-def _scores(place: str) -> Scores:
+def _scores(place: str, cluster: str | None = None) -> Scores:
     """A table, or one of its models by FILE:MODEL."""
     from emofuse.scoring.table import read_scores
 
     path, model = _place(place)
-    scores = read_scores(path)
+    scores = read_scores(path, by=cluster)
     return scores if model is None else scores.of(model)
 
 
@@ -106,8 +129,8 @@ def _place(place: str) -> tuple[Path, str | None]:
     return Path(place), None
 
 
-def _one_model(place: str) -> Scores:
-    scores = _scores(place)
+def _one_model(place: str, cluster: str | None = None) -> Scores:
+    scores = _scores(place, cluster)
     if len(scores.models) > 1:
         raise ScoresError(
             f"the table holds the models {', '.join(scores.models)}", where=place, remedy=f"pick one as {place}:MODEL"

@@ -165,7 +165,7 @@ def _has_width() -> bool:
 
 def show_results(models: Mapping[str, Any]) -> None:
     """A table of what `evaluate` gave: UA, WA and macro-F1 in percent with intervals."""
-    from emofuse.scoring.result import caution
+    from emofuse.scoring.result import caution, counted
 
     rows = []
     for name, entry in models.items():
@@ -177,34 +177,35 @@ def show_results(models: Mapping[str, Any]) -> None:
     _show_table(["model", "UA %, 95 %", "WA %, 95 %", "macro-F1 %, 95 %", "ECE"], rows)
     first = next(iter(models.values()))
     few = caution(first)
-    OUT.print(
+    say(
         f"{first['utterances']} utterances, {first['folds']} folds, seeds {', '.join(map(str, first['seeds']))}; "
-        f"pooled over folds, averaged over seeds; intervals by bootstrap over {first['clusters']} "
-        f"{first['cluster']}s{few and f'; {few}'}.",
-        highlight=False,
+        f"pooled over folds, averaged over seeds; intervals over {counted(first['clusters'], first['cluster'])}"
+        f"{few and f'; {few}'}."
     )
+    for name, entry in models.items():
+        if entry["ties"]:
+            say(
+                f"{name}: classes tie in {entry['ties']} of {entry['rows']} answers; each of k classes counts as 1/k "
+                "of the answer."
+            )
 
 
 def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
-    """A table of paired differences in UA, in points."""
+    """A table of paired differences in UA, in points, and which test it is."""
     if not comparisons:
         return
-    from emofuse.scoring.bootstrap import excludes_zero
+    from emofuse.scoring.result import counted
 
     rows = []
     for one in comparisons:
         gap = one["ua"]
-        rows.append(
-            [
-                one["first"],
-                one["second"],
-                f"{100 * gap['value']:+.1f}",
-                f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}",
-                f"{gap['p']:.3f}",
-                "excludes zero" if excludes_zero(gap["low"], gap["high"]) else "may be zero",
-            ]
-        )
-    _show_table(["UA of", "minus UA of", "points", "95 % paired", "p", ""], rows)
+        bounds = "" if gap["low"] is None else f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}"
+        shown = [f"{100 * gap['value']:+.1f}", bounds, f"{gap['p']:.3f}", f"{gap['holm']:.3f}", gap["reading"]]
+        rows.append([one["first"], one["second"], *shown])
+    _show_table(["UA of", "minus UA of", "points", "95 % paired", "p", "p, Holm", ""], rows)
+    gap, count = comparisons[0]["ua"], len(comparisons)
+    over = f", with Holm's correction over {count} comparisons" if count > 1 else ""
+    say(f"Sign-flip test over {counted(gap['clusters'], gap['cluster'])}{over}; intervals are of single differences.")
 
 
 class TableWriter:

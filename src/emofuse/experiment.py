@@ -28,8 +28,7 @@ from emofuse.progress import Progress, Silent
 from emofuse.protocols import Protocol, check_split, classes_of, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
-from emofuse.scoring.bootstrap import paired_difference
-from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
+from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import ModelKind, Recipe
 from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen, remove_models
@@ -529,14 +528,7 @@ def _comparisons(scores: Scores) -> list[dict[str, Any]]:
     fused = [name for name in scores.models if name not in SINGLE]
     pairs = [(first, second) for first in fused for second in singles]
     pairs += [(second, first) for number, first in enumerate(fused) for second in fused[number + 1 :]]
-    return [
-        {
-            "first": first,
-            "second": second,
-            **{name: asdict(gap) for name, gap in paired_difference(scores.of(first), scores.of(second)).items()},
-        }
-        for first, second in pairs
-    ]
+    return compare(scores, pairs)
 
 
 def _encoders(features: Features, recipe: Recipe) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
+from emofuse.escape import code_span, markdown
 from emofuse.experiment import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
@@ -77,7 +78,7 @@ def _held_out(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], N
 def _card(
     joined: Checkpoint, runs: Mapping[str, Path], answers: Mapping[str, Any], temperatures: Sequence[float]
 ) -> str:
-    lines = ["# emofuse `late` model of two corpora", "", f"- **Classes**: {', '.join(joined.classes)}"]
+    lines = ["# emofuse `late` model of two corpora", "", f"- **Classes**: {', '.join(map(markdown, joined.classes))}"]
     for (stream, run), temperature in zip(runs.items(), temperatures, strict=True):
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
         posteriors, labels = answers[stream]
@@ -85,26 +86,28 @@ def _card(
         after = expected_calibration_error(cooled(posteriors, temperature), labels)
         names = [name for name in result["corpus"].split(", ") if name in CORPORA]
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
-        merged = ", ".join(f"{old} to {new}" for old, new in result["protocol"]["merge"].items()) or "none"
+        merges = result["protocol"]["merge"].items()
+        merged = ", ".join(f"{markdown(old)} to {markdown(new)}" for old, new in merges) or "none"
         ua = result["models"][stream]["ua"]
         lines += [
             "",
             f"## {stream.capitalize()}",
             "",
-            f"- **Data**: {data or result['corpus']}; {result['protocol']['utterances']} utterances",
+            f"- **Data**: {data or markdown(result['corpus'])}; {result['protocol']['utterances']} utterances",
             f"- **Labels merged**: {merged}; what is none of the classes is left out",
             encoder_line(stream, result["encoders"][stream]),
             f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
             f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
             f"- **Temperature** {temperature:.2f}, from {len(labels)} utterances held out of training: calibration "
             f"error {100 * before:.1f} % before, {100 * after:.1f} % after",
-            f"- **Again**: `{result['command']}`",
+            f"- **Again**: {code_span(result['command'])}",
         ]
     lines += [
         "",
         "## Limits",
         "",
-        f"Words are read in {', '.join(joined.text_languages) or 'any language'} only; in others speech alone answers.",
+        f"Words are read in {', '.join(map(markdown, joined.text_languages)) or 'any language'} only; in others speech "
+        "alone answers.",
         "Acted emotion is not felt emotion, and on other speakers, languages and rooms expect less than was measured.",
         "Do not use it to decide about people. The licences of its data and encoders hold for it too.",
         "",

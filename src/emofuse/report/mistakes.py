@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import soundfile
 
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.errors import AudioError
+from emofuse.scoring.metrics import answers
 from emofuse.scoring.table import Scores
 
 COUNT = 8
@@ -61,8 +63,10 @@ def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT
     classes = list(scores.classes)
     groups = scores.frame.groupby("utterance", sort=True)
     means, labels = groups[classes].mean(), groups["label"].first()
-    predicted = means.idxmax(axis=1)
-    wrong = predicted[predicted != labels].index
+    # Where classes tie, the first by name, and right if the true one is among them.
+    predicted = means[sorted(classes)].idxmax(axis=1)
+    best = np.asarray(answers(means.to_numpy()) > 0)
+    wrong = means.index[~best[np.arange(len(means)), [classes.index(label) for label in labels]]]
     order = means.loc[wrong].max(axis=1).sort_values(ascending=False, kind="stable").index[:count]
     known = manifest.set_index("utterance").reindex(order)
     speakers = scores.frame.groupby("utterance")["speaker"].first() if "speaker" in scores.frame.columns else None

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from emofuse.corpora import CORPORA
+from emofuse.escape import code_span, markdown
 from emofuse.protocols import FINAL
+from emofuse.scoring.result import counted
 from emofuse.settings import ModelKind, recipe_from
 from emofuse.training.material import PARTS, parts_of, streams_of
 
@@ -21,9 +23,9 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
     protocol, entry = result["protocol"], result["models"].get(kind)
     corpora = [name for name in result["corpus"].split(", ") if name]
     lines = [
-        f"# emofuse `{kind}` model, trained on {result['corpus'] or 'a corpus without a name'}",
+        f"# emofuse `{kind}` model, trained on {markdown(result['corpus'] or 'a corpus without a name')}",
         "",
-        f"- **Classes**: {', '.join(protocol['classes'])}",
+        f"- **Classes**: {', '.join(map(markdown, protocol['classes']))}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
         *([_joined_from(kind, result)] if kind in PARTS else []),
@@ -58,11 +60,12 @@ def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
     """What a card says of one encoder of `result.json`."""
     name = str(encoder["name"]).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     if "revision" not in encoder:
-        return f"- **{stream.capitalize()} encoder**: `{name}`, trained with the model"
-    seen = ", ".join(encoder["exposure"]) or "unknown"
+        return f"- **{stream.capitalize()} encoder**: {code_span(name)}, trained with the model"
+    seen = ", ".join(map(markdown, encoder["exposure"])) or "unknown"
     return (
-        f"- **{stream.capitalize()} encoder**: `{name}` ({encoder['family']}), revision `{encoder['revision'][:16]}`, "
-        f"licence {encoder['licence']}, known to have seen: {seen}"
+        f"- **{stream.capitalize()} encoder**: {code_span(name)} ({markdown(encoder['family'])}), "
+        f"revision {code_span(encoder['revision'][:16])}, licence {markdown(encoder['licence'])}, "
+        f"known to have seen: {seen}"
     )
 
 
@@ -93,7 +96,7 @@ def _joined_from(kind: ModelKind, result: Mapping[str, Any]) -> str:
 def _measured(entry: Mapping[str, Any]) -> list[str]:
     return [
         "Measured by cross-validation of models trained in the same way on fewer speakers; this very model has seen "
-        "all of them. 95 % intervals by cluster bootstrap.",
+        f"all of them. 95 % intervals by Student's t over {markdown(counted(entry['clusters'], entry['cluster']))}.",
         "",
         "| metric | value | interval |",
         "|---|---|---|",

@@ -17,6 +17,7 @@ import pandas as pd
 
 from emofuse.corpora import CORPORA
 from emofuse.errors import ScoresError
+from emofuse.escape import one_line
 from emofuse.files import written_whole
 from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
@@ -34,14 +35,13 @@ from emofuse.report.tables import (
     encoder_rows,
     interval,
     joining_rows,
-    one_line,
     percent,
     protocol_rows,
     setting_rows,
 )
-from emofuse.scoring.bootstrap import pooled_confusion
+from emofuse.scoring.inference import pooled_confusion
 from emofuse.scoring.metrics import DEFINITIONS, confusion, recall, reliability, unweighted_accuracy
-from emofuse.scoring.result import FEW_CLUSTERS, caution
+from emofuse.scoring.result import caution, counted
 from emofuse.scoring.table import Scores, read_scores
 
 _REPEATED = 0.99  # Share of test transcripts seen in training from which a corpus counts as fixed sentences.
@@ -136,7 +136,7 @@ def _read(run: Path) -> _Run:
     for model, entry in models.items():
         # Plots and mistakes are drawn from the scores, tables from the result: both must tell of the same answers.
         known = model in scores.models and list(scores.classes) == entry["classes"]
-        if not known or pooled_confusion(scores.of(model)).tolist() != entry["confusion"]:
+        if not known or not np.allclose(pooled_confusion(scores.of(model)), entry["confusion"], rtol=0, atol=1e-5):
             raise ScoresError(
                 f"the figures of model {model!r} do not come from scores.parquet", where=path, remedy=AGAIN
             )
@@ -206,7 +206,7 @@ def _by(scores: Scores, column: str) -> Iterator[tuple[Any, Scores]]:
 
 
 def _confusion(scores: Scores) -> Any:
-    return confusion(scores.labels(), scores.posteriors().argmax(1), classes=len(scores.classes))
+    return confusion(scores.labels(), scores.answers(), classes=len(scores.classes))
 
 
 def _recalls(scores: Scores) -> dict[str, float | None]:
@@ -293,7 +293,7 @@ def _summary(run: _Run) -> str:
     kind = run.section("protocol").get("kind")
     split = f" ({KINDS.get(kind, kind)})" if kind else ""
     subject = f"The model {names[0]} was" if len(names) == 1 else f"The models {_and(names)} were each"
-    speakers = "" if first["cluster"] != "speaker" else f" of {_count(first['clusters'], 'speaker')}"
+    speakers = "" if first["cluster"] != "speaker" else f" of {counted(first['clusters'], 'speaker')}"
     told = (
         f"{subject} trained with {_count(len(first['seeds']), 'seed')} in {_count(first['folds'], 'fold')}{split} and "
         f"tested on {_count(first['utterances'], 'utterance')}{speakers} in {_count(len(first['classes']), 'class')}."
@@ -308,22 +308,21 @@ def _summary(run: _Run) -> str:
 def _intervals(run: _Run) -> list[str]:
     """How the intervals were made, and how far they can be trusted."""
     first = next(iter(run.models.values()))
-    cluster, number = first["cluster"], first["clusters"]
+    cluster, over = first["cluster"], counted(first["clusters"], first["cluster"])
+    pairs = len(run.section("comparisons"))
     told = [
-        f"Intervals cover 95 %: whole {cluster}s ({_count(number, cluster)} here) are drawn with replacement, all of "
-        "their utterances and seeds together, and the middle 95 % of the metric is taken. They tell how much the "
-        f"figures would move with other {cluster}s, not with another corpus.",
+        f"Intervals of one model cover 95 %: Student's t over {over}, on log odds, with what each adds to the metric, "
+        f"all its utterances and seeds together. They show how much the figures would move with other {cluster}s, not "
+        "with another corpus.",
         "Seed SD is the standard deviation between trainings that differ in their random seed only.",
-        "Comparisons draw the same clusters for both models. p is two-sided and not corrected for several comparisons.",
+        f"Comparisons are sign-flip tests over the same {over}: under chance, which of two models is which could be "
+        "exchanged in each. The interval holds all differences that this test does not reject at 5 %. p is two-sided; "
+        f"beside it is Holm's correction over the {_count(pairs, 'comparison')} of each metric, by which a difference "
+        "is called higher.",
     ]
-    if cluster == "utterance":
-        told.append(
-            "Speakers are not known, so single utterances are drawn: utterances of one speaker resemble each other, "
-            "and these intervals are too narrow."
-        )
-    told.append(
-        f"Over fewer than about {FEW_CLUSTERS} {cluster}s such intervals are optimistic: narrower than they should be."
-    )
+    if ties := {name: entry["ties"] for name, entry in run.models.items() if entry.get("ties")}:
+        counts = ", ".join(f"{one_line(name)} {count}" for name, count in ties.items())
+        told.append(f"Answers in which classes tie count in equal parts for each of them: {counts} of {first['rows']}.")
     return told
 
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from emofuse import escape
 from emofuse.errors import SettingsError
+from emofuse.escape import one_line
 from emofuse.manifest import REFERENCE
 from emofuse.report.tables import (
     KINDS,
     TITLES,
     check_result,
-    escape_latex,
     interval,
     latex,
     markdown,
-    one_line,
     percent,
     signed,
+    signed_interval,
 )
-from emofuse.scoring.bootstrap import excludes_zero
-from emofuse.scoring.result import caution
+from emofuse.scoring.inference import FEWEST, LEVEL, holm, smallest_p
+from emofuse.scoring.result import caution, counted
 from emofuse.types import TIERS
 
 PaperStyle = Literal["markdown", "latex", "html"]
@@ -50,9 +50,9 @@ _SUFFIXES: Mapping[PaperStyle, str] = {"markdown": "md", "latex": "tex", "html":
 def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
 
-    Differences are from the better of the single streams and from `late`, with 95 % intervals; a star marks those
-    whose interval excludes zero. Notes below tell of what corpus and split the figures are, where intervals rest on
-    few speakers, and which tiers not all utterances have.
+    Differences are from the better of the single modalities and from `late`, each with its own 95 % interval. A star
+    marks those whose sign-flip test rejects at 5 % after Holm's correction over all differences of the table. Notes
+    below name corpus and split, the test and what it cannot show, and which tiers not all utterances have.
 
     Args:
         result: Content of `result.json`.
@@ -68,17 +68,20 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     others = [name for name in (best, "late" if "late" in entries else None) if name]
     columns = ("ua", "wa", "macro_f1")
     rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in others), "Reconstruction"]]
-    for model in sorted(entries, key=lambda name: ([*CERTAINTY, name].index(name), name)):
+    order = sorted(entries, key=lambda name: ([*CERTAINTY, name].index(name), name))
+    gaps = {(model, other): gap for model in order for other in others if (gap := _gap(result, model, other))}
+    stars = dict(zip(gaps, holm([gap["p"] for gap in gaps.values()]), strict=True))
+    for model in order:
         figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
-        gaps = [_gap(result, model, other) for other in others]
-        rows.append([one_line(model), *figures, *gaps, CERTAINTY.get(model, "not of the paper")])
+        differences = [_difference(gaps.get((model, other)), stars.get((model, other))) for other in others]
+        rows.append([one_line(model), *figures, *differences, CERTAINTY.get(model, "not of the paper")])
     few = caution(next(iter(entries.values())))
-    notes = [*_about(result), *([few] if few else []), *_notes(result)]
+    notes = [*_about(result), *_test(list(gaps.values())), *([few] if few else []), *_notes(result)]
     if style == "markdown":
-        return "\n\n".join([markdown(rows), *notes])
+        return "\n\n".join([markdown(rows), *map(escape.markdown, notes)])
     if style == "latex":
         *lines, end = latex(rows).split("\n")
-        below = [rf"\multicolumn{{{len(rows[0])}}}{{l}}{{\footnotesize {escape_latex(note)}}} \\" for note in notes]
+        below = [rf"\multicolumn{{{len(rows[0])}}}{{l}}{{\footnotesize {escape.latex(note)}}} \\" for note in notes]
         return "\n".join([*lines, *below, end])
     if style == "html":
         return _html(rows, notes)
@@ -98,16 +101,15 @@ def _about(result: Mapping[str, Any]) -> list[str]:
     first = next(iter(result["models"].values()))
     split = KINDS.get(str((result.get("protocol") or {}).get("kind")), "")
     about = [
-        f"{one_line(result.get('corpus') or 'unnamed corpus')}: {first['utterances']} utterances",
-        ", ".join(map(one_line, first["classes"])),
+        f"{result.get('corpus') or 'unnamed corpus'}: {first['utterances']} utterances",
+        ", ".join(first["classes"]),
         f"{first['folds']} folds{split and f' ({split})'}",
         f"seeds {', '.join(map(str, first['seeds']))}",
-        f"95 % intervals over {first['clusters']} {first['cluster']}s",
-        "* where that of a difference excludes zero",
+        f"95 % intervals over {counted(first['clusters'], first['cluster'])}",
     ]
-    notes = ["; ".join(about), *map(one_line, result.get("corpus_notes") or ())]
+    notes = ["; ".join(about), *map(str, result.get("corpus_notes") or ())]
     if heard := [name for name in result.get("text_sources") or () if name != REFERENCE]:
-        notes.append(f"words by {', '.join(map(one_line, heard))}")
+        notes.append(f"words by {', '.join(heard)}")
     if result.get("context"):
         notes.append(f"the text encoder read up to {result['context']} earlier utterances of the dialogue")
     if ((result.get("recipe") or {}).get("model") or {}).get("late_weights") == "tuned":
@@ -129,21 +131,43 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _gap(result: Mapping[str, Any], model: str, other: str) -> str:
+def _gap(result: Mapping[str, Any], model: str, other: str) -> dict[str, Any] | None:
+    """The difference in UA of a model from another, whichever of the two came first in the comparison."""
     for pair in result.get("comparisons") or ():
-        for first, second, sign in ((model, other, 1), (other, model, -1)):
-            if (pair["first"], pair["second"]) == (first, second) and pair.get("ua"):
-                low, high = sorted((sign * pair["ua"]["low"], sign * pair["ua"]["high"]))
-                star = "*" if excludes_zero(low, high) else ""
-                return f"{signed(sign * pair['ua']['value'])} [{signed(low)}, {signed(high)}]{star}"
-    return ""
+        if (found := pair.get("ua")) and (pair["first"], pair["second"]) == (model, other):
+            return dict(found)
+        if found and (pair["first"], pair["second"]) == (other, model):
+            low, high = (None if bound is None else -bound for bound in (found["high"], found["low"]))
+            return {**found, "value": -found["value"], "low": low, "high": high}
+    return None
+
+
+def _difference(gap: Mapping[str, Any] | None, corrected: float | None) -> str:
+    if gap is None or corrected is None:
+        return ""
+    star = "*" if gap["clusters"] >= FEWEST and corrected <= LEVEL else ""
+    return f"{signed(gap['value'])} {signed_interval(gap)}{star}"
+
+
+def _test(gaps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a star stands for, and where there can be none."""
+    if not gaps:
+        return []
+    count, clusters, name = len(gaps), gaps[0]["clusters"], gaps[0]["cluster"]
+    if clusters < FEWEST:
+        return [f"no stars: over {counted(clusters, name)} no two-sided test can reject at 5 %"]
+    over = f"the {count} differences of this table" if count > 1 else "the one difference of this table"
+    told = f"* p below 0.05 by sign flips over {counted(clusters, name)}, with Holm's correction over {over}"
+    if count * smallest_p(clusters) > LEVEL:
+        told += f"; over so few {name}s not all of these could have one: the smallest p is {smallest_p(clusters):.3f}"
+    return [f"{told}; each interval is of its own difference alone"]
 
 
 def _html(rows: list[list[str]], notes: list[str]) -> str:
     def line(cells: list[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{escape.html(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     body = "\n".join(line(cells, "td") for cells in rows[1:])
-    below = "".join(f'<tr><td colspan="{len(rows[0])}">{escape(note)}</td></tr>\n' for note in notes)
+    below = "".join(f'<tr><td colspan="{len(rows[0])}">{escape.html(note)}</td></tr>\n' for note in notes)
     foot = f"<tfoot>\n{below}</tfoot>\n" if notes else ""
     return f"<table>\n<thead>{line(rows[0], 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n{foot}</table>"

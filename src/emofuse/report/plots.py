@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emofuse.report.tables import one_line
+from emofuse.escape import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Strict, ValidationError, field_validator
+from pydantic import AllowInfNan, BaseModel, Strict, ValidationError, field_validator
 
+from emofuse import escape
 from emofuse.errors import ScoresError, SettingsError
-from emofuse.scoring.bootstrap import excludes_zero
+from emofuse.escape import one_line
+from emofuse.scoring.inference import TOO_FEW
 
 Style = Literal["markdown", "latex", "text"]
 
@@ -33,7 +34,7 @@ NOTHING = "-"
 AGAIN = "make the run again with `emofuse run`"
 """Remedy for a run whose files are broken."""
 
-Number = Annotated[float, Strict()]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
 
 
 class _Part(BaseModel):
@@ -67,10 +68,19 @@ class _Entry(_Part):
     folds: int
     cluster: str
     clusters: int
+    ties: int = 0
+    rows: int = 0
 
 
-class _Difference(_Estimate):
+class _Difference(_Part):
+    value: Number
+    low: Number | None
+    high: Number | None
     p: Number
+    holm: Number
+    clusters: int
+    cluster: str
+    reading: str
 
 
 class _Pair(_Part):
@@ -160,6 +170,7 @@ class Comparison:
     difference: str
     interval: str
     p: str
+    holm: str
     reading: str
 
 
@@ -181,6 +192,17 @@ def interval(estimate: Mapping[str, float]) -> str:
         '[41.2, 59.0]'
     """
     return f"[{percent(estimate['low'])}, {percent(estimate['high'])}]"
+
+
+def signed_interval(gap: Mapping[str, Any]) -> str:
+    """The interval of a difference in points, or why there is none.
+
+    Example:
+        >>> signed_interval({"low": -0.01, "high": 0.031}), signed_interval({"low": None, "high": None})
+        ('[-1.0, +3.1]', 'too few clusters to tell')
+    """
+    low, high = gap["low"], gap["high"]
+    return TOO_FEW if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
 
 
 def check_result(result: object, *, where: str | Path | None = None) -> Mapping[str, Any]:
@@ -240,29 +262,22 @@ def results_table(result: Mapping[str, Any], *, style: Style) -> str:
 
 
 def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
-    """The paired comparisons of a result, each with a plain reading of its interval.
+    """The paired comparisons of a result, each with a plain reading of its test.
 
     Example:
-        >>> rows = [{"first": "late", "second": "speech", "ua": {"value": 0.02, "low": -0.01, "high": 0.05, "p": 0.2}}]
-        >>> comparisons({"comparisons": rows})[0].reading
-        'the interval includes zero: no difference can be told'
+        >>> gap = {"value": 0.02, "low": -0.01, "high": 0.05, "p": 0.2, "holm": 0.2, "reading": "within noise"}
+        >>> comparisons({"comparisons": [{"first": "late", "second": "speech", "ua": gap}]})[0].interval
+        '[-1.0, +5.0]'
     """
     rows = []
     for pair in result.get("comparisons") or ():
         first, second = str(pair["first"]), str(pair["second"])
+        words = {"higher": f"{first} is higher than {second}", "lower": f"{second} is higher than {first}"}
         for name, title in TITLES.items():
-            if not (found := pair.get(name)):
-                continue
-            if excludes_zero(found["low"], found["high"]):
-                better, worse = (first, second) if found["low"] > 0 else (second, first)
-                reading = f"the interval excludes zero: {better} is higher than {worse}"
-            elif found["low"] <= 0 <= found["high"]:
-                reading = "the interval includes zero: no difference can be told"
-            else:
-                reading = "there is no interval: no difference can be told"
-            bounds = f"[{signed(found['low'])}, {signed(found['high'])}]"
-            models = f"{first} minus {second}"
-            rows.append(Comparison(models, title, signed(found["value"]), bounds, _p(found["p"]), reading))
+            if found := pair.get(name):
+                reading = words.get(found["reading"], found["reading"])
+                numbers = (signed(found["value"]), signed_interval(found), _p(found["p"]), _p(found["holm"]))
+                rows.append(Comparison(f"{first} minus {second}", title, *numbers, reading))
     return rows
 
 
@@ -376,11 +391,6 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def one_line(text: object) -> str:
-    """Text without line breaks and other control characters, which would break a table or a plot."""
-    return "".join(character if character.isprintable() else " " for character in str(text))
-
-
 def signed(value: float) -> str:
     """A difference in points with its sign.
 
@@ -399,37 +409,17 @@ def _p(value: float) -> str:
 
 def markdown(rows: list[list[str]]) -> str:
     """Rows, the first of which is the header, as a Markdown table."""
-    cells = [[re.sub(r"([\\|*_`<\[\]])", r"\\\1", cell) for cell in row[:1]] + row[1:] for row in rows]
-    cells.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    # At the start of a row it would be read as an argument of the line break before it.
-    "[": "{[}",
-}
+    lines = [" | ".join(map(escape.markdown, row)) for row in rows]
+    lines.insert(1, " | ".join(["---", *["---:"] * (len(rows[0]) - 1)]))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def latex(rows: list[list[str]]) -> str:
     """Rows, the first of which is the header, as a LaTeX `tabular` of the package booktabs."""
-    lines = [" & ".join([escape_latex(row[0]), *row[1:]]) + r" \\" for row in rows]
+    lines = [" & ".join(map(escape.latex, row)) + r" \\" for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join(["% needs the package booktabs; percent, 95 % intervals", begin, *body, r"\end{tabular}"])
-
-
-def escape_latex(text: str) -> str:
-    r"""Text as LaTeX prints it.
-
-    Example:
-        >>> print(escape_latex("early_frame 50 %"))
-        early\_frame 50 \%
-    """
-    return "".join(_LATEX.get(character, character) for character in text)
 
 
 def _text(rows: Sequence[Sequence[str]]) -> str:

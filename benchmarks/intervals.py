@@ -114,7 +114,7 @@ def rejections(case: Case, tables: int, *, seed: int = 0, before: bool = True) -
 
 
 def coverage(case: Case, tables: int, *, seed: int = 0, before: bool = True) -> dict[str, float]:
-    """How often intervals of one system's WA, UA and macro-F1 hold the truth; `before` and `bca` are bootstraps of UA."""
+    """How often intervals of one system's metrics hold the truth; `before` and `bca` are bootstraps of UA."""
     generator, found = np.random.default_rng(seed), dict.fromkeys([*METRICS, "before", "bca"], 0.0)
     truth = _truth()
     for number in range(tables):
@@ -168,7 +168,9 @@ def main() -> None:
     parser.add_argument("--tables", type=int, default=1000, help="tables a case")
     tables = parser.parse_args().tables
     print("Rejected at 5 %, percent: bootstrap before | sign flips now (UA, WA, macro-F1); power: UA 5 points higher")
-    print(f"{'speakers':>8} {'sizes':>8} {'seeds':>5} | {'exchangeable':^22} | {'differ by speaker':^22} | {'power':^11}")
+    print(
+        f"{'speakers':>8} {'sizes':>8} {'seeds':>5} | {'exchangeable':^22} | {'differ by speaker':^22} | {'power':^11}"
+    )
     for case in cases():
         row = [f"{case.clusters:8d} {'unequal' if case.unequal else 'equal':>8} {case.seeds:5d}"]
         for apart, gain in ((False, 0.0), (True, 0.0), (True, 0.05)):

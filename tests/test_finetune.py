@@ -40,8 +40,8 @@ from emofuse.manifest import utterances
 from emofuse.models import InputShape, build_model
 from emofuse.predict import load
 from emofuse.report import write_report
-from emofuse.scoring.bootstrap import paired_difference
 from emofuse.scoring.fuse import fuse
+from emofuse.scoring.inference import paired_difference
 from emofuse.scoring.table import read_scores
 from emofuse.settings import (
     FinetuneSettings,

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import re
-from dataclasses import asdict
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from emofuse.report.mistakes import LONGEST, worst_mistakes
 from emofuse.report.paper_table import paper_table
 from emofuse.report.plots import Plot
 from emofuse.report.tables import TITLES, comparisons, one_line, percent
-from emofuse.scoring.bootstrap import paired_difference
-from emofuse.scoring.result import evaluate
+from emofuse.scoring.inference import paired_difference
+from emofuse.scoring.result import compare, evaluate, reading
 from emofuse.scoring.table import Scores, make_scores, read_scores, write_scores
 
 CLASSES = ["angry", "happy", "sad"]
@@ -64,9 +64,7 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     scores = make_scores(pd.DataFrame(scored), source="test")
     write_scores(scores, run / "scores.parquet")
     result: dict[str, Any] = {"name": "Two models", "corpus": "mine", "models": evaluate(scores)}
-    difference = paired_difference(scores.of(models[1]), scores.of(models[0]), samples=200)
-    found = {name: asdict(value) for name, value in difference.items()}
-    result["comparisons"] = [{"first": models[1], "second": models[0], **found}]
+    result["comparisons"] = compare(scores, [(models[1], models[0])])
     exact = {"share": 1.0, "agreement": 1 / 3}
     result["protocol"] = {
         "kind": "speakers", "fingerprint": "0123456789abcdef", "folds": 3, "classes": CLASSES, "utterances": len(rows),
@@ -197,7 +195,7 @@ def test_figures_of_the_page_are_those_of_the_result(run: Path, page: Page) -> N
     for row, key in zip(rows, TITLES, strict=True):
         assert row[1] == TITLES[key]
         assert abs(float(row[2]) - 100 * pair[key]["value"]) <= 0.0500001
-        assert ("excludes zero" in row[5]) == (pair[key]["low"] > 0 or pair[key]["high"] < 0)
+        assert ("is higher than" in row[6]) == (pair[key]["reading"] == "higher")
 
 
 def test_page_tells_what_must_be_known(page: Page) -> None:
@@ -205,7 +203,8 @@ def test_page_tells_what_must_be_known(page: Page) -> None:
     for told in (
         "Two models", "Corpus: mine", "3 folds", "2 seeds", "48 utterances of 6 speakers in 3 classes",
         "the words carry no label information", "some/encoder is known to have seen mine",
-        "There are only 6 speakers", "100.0 % of the test transcripts occur in training word for word",
+        "sign-flip tests over the same 6 speakers", "Holm's correction over the 1 comparison",
+        "100.0 % of the test transcripts occur in training word for word",
         "No speaker of a test part occurs in training", "Dialogues are not known", "u999", "the sound is silent",
         "0123456789abcdef", "excited → happy", "MIT", "r1", "train.epochs", "emofuse run mine --set 'train.epochs=5'",
         "a remark", "0.25, 0.75", "weighted accuracy", "optimistic",
@@ -275,7 +274,7 @@ def test_optional_sections_may_be_absent(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "How models are joined"):
         assert absent not in page.text
-    assert "Speakers are not known" in page.text
+    assert "No speakers are known" in page.text
     assert not (tmp_path / "plots" / "speech-speakers.png").exists()
 
 
@@ -447,7 +446,7 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
 
 
 def test_markdown_and_text_tables(tmp_path: Path) -> None:
-    result = make_run(tmp_path, models=("a|b", "plain\nname"))
+    result = make_run(tmp_path, models=("a|b", "plain\x07name"))
     markdown = results_table(result, style="markdown").splitlines()
     assert len(markdown) == 4
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown} == {7}
@@ -468,19 +467,17 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     result = make_run(tmp_path, models=("late", "multi-level", "speech", "text"))
     scores = read_scores(tmp_path / "scores.parquet")
     # The models of this run get better from the first to the last, so text is the better of the single streams.
-    result["comparisons"] = [
-        {"first": first, "second": second,
-         **{name: asdict(gap) for name, gap in paired_difference(scores.of(first), scores.of(second)).items()}}
-        for first, second in (("late", "text"), ("late", "speech"), ("multi-level", "text"), ("late", "multi-level"))
-    ]  # fmt: skip
+    pairs = [("late", "text"), ("late", "speech"), ("multi-level", "text"), ("late", "multi-level")]
+    result["comparisons"] = compare(scores, pairs)
     lines = paper_table(result, style="markdown").splitlines()
     header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:6]
     assert header[4:] == ["UA over text", "UA over late", "Reconstruction"]
     assert [row.split("|")[1].strip() for row in rows] == ["speech", "text", "late", "multi-level"]
     gap = paired_difference(scores.of("multi-level"), scores.of("late"))["ua"]
     cell = rows[3].split("|")[6].strip()
-    bounds = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-    assert cell == f"{100 * gap.value:+.1f} {bounds}" + ("*" if gap.low > 0 or gap.high < 0 else "")
+    assert gap.low is not None
+    assert gap.high is not None
+    assert cell.replace("\\", "") == f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
     assert "combination stated, form chosen" in rows[3]
     table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
     assert len(table.findall("tbody/tr")) == 4
@@ -527,7 +524,7 @@ def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path
     said = paper_table(result, style=style)
     entry = next(iter(result["models"].values()))
     for told in (f"{result['corpus']}: {entry['utterances']} utterances", f"{entry['folds']} folds", "seeds 0",
-                 "over 6 speakers", "* where that of a difference"):  # fmt: skip
+                 "over 6 speakers", "sign flips over 6 speakers"):  # fmt: skip
         assert told in said
     changes = {
         "corpus_notes": ["artificial: voices of X"],
@@ -541,31 +538,78 @@ def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "html"])
-def test_the_paper_table_says_where_speakers_are_few(style: Any, tmp_path: Path) -> None:
-    result = make_run(tmp_path, models=("late", "speech"))
-    said = "there are only 6 speakers: the intervals are narrower than they should be"
-    assert said in paper_table(result, style=style)
-    for entry in result["models"].values():
-        entry["clusters"] = 24
-    assert "narrower" not in paper_table(result, style=style)
+def test_the_paper_table_has_words_where_speakers_are_too_few_for_stars(style: Any, tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("late", "speech"), speakers=5)
+    said = paper_table(result, style=style)
+    for told in ("too few clusters to tell", "no stars: over 5 speakers no two-sided test can reject at 5"):
+        assert told in said
+    assert "]*" not in said.replace("\\", "")
+    six = paper_table(make_run(tmp_path / "six", models=("late", "speech")), style=style)
+    assert "too few" not in six
+    assert "p below 0.05 by sign flips over 6 speakers, with Holm's correction over the one difference" in unescape(six)
+
+
+def gap(value: float, p: float, *, clusters: int = 24) -> dict[str, Any]:
+    """A comparison as it stands in a result."""
+    half = abs(value) * (0.5 if p <= 0.05 else 2)
+    known = {"value": value, "low": value - half, "high": value + half, "p": p, "holm": p}
+    return {**known, "cluster": "speaker", "clusters": clusters, "reading": reading(value, p, clusters)}
+
+
+def test_stars_are_those_that_holm_leaves_and_the_table_says_over_how_many(tmp_path: Path) -> None:
+    names = ("late", "multi-level", "early-frame", "speech")
+    result = make_run(tmp_path, models=names)
+    ps = {"late": 0.012, "multi-level": 0.02, "early-frame": 0.03}
+    result["comparisons"] = [{"first": name, "second": "speech", "ua": gap(0.02, p)} for name, p in ps.items()]
+    result["comparisons"] += [{"first": name, "second": "late", "ua": gap(-0.01, 0.9)} for name in names[1:3]]
+    lines = paper_table(result, style="markdown").splitlines()
+    starred = [line.split("|")[1].strip() for line in lines if line.startswith("|") and r"]\*" in line]
+    # Of five, 0.012 is 0.06: none is left, though three intervals exclude zero.
+    assert starred == []
+    assert any("Holm's correction over the 5 differences of this table" in line for line in lines)
+    result["comparisons"][0]["ua"]["p"] = 0.009
+    lines = paper_table(result, style="markdown").splitlines()
+    starred = [line.split("|")[1].strip() for line in lines if line.startswith("|") and r"]\*" in line]
+    # The same difference stands in the row of speech with the other sign.
+    assert starred == ["speech", "late"]
+
+
+def test_a_table_that_cannot_have_a_star_says_so(tmp_path: Path) -> None:
+    result = make_run(tmp_path, models=("late", "multi-level", "speech"))
+    result["comparisons"] = [
+        {"first": first, "second": second, "ua": gap(0.02, 0.0078125, clusters=8)}
+        for first, second in (("late", "speech"), ("multi-level", "speech"), ("multi-level", "late"))
+    ]
+    assert "the smallest p" not in paper_table(result, style="markdown")
+    for pair in result["comparisons"]:
+        pair["ua"]["clusters"] = 6
+    assert "the smallest p is 0.031" in paper_table(result, style="markdown")
 
 
 def test_comparisons_are_read_in_plain_words() -> None:
-    lower = {"value": -0.031, "low": -0.05, "high": -0.01, "p": 0.0004}
-    tiny = {"value": -0.0001, "low": -0.01, "high": 0.01, "p": 0.9}
-    rows = comparisons({"comparisons": [{"first": "late", "second": "speech", "ua": lower, "wa": tiny}]})
-    assert [(row.metric, row.difference, row.p) for row in rows] == [("UA", "-3.1", "< 0.001"), ("WA", "0.0", "0.900")]
-    assert rows[0].reading == "the interval excludes zero: speech is higher than late"
-    assert "no difference can be told" in rows[1].reading
+    lower, tiny, few = (
+        gap(-0.031, 0.0004),
+        gap(-0.0001, 0.9),
+        {**gap(0.2, 0.125, clusters=4), "low": None, "high": None},
+    )
+    rows = comparisons(
+        {"comparisons": [{"first": "late", "second": "speech", "ua": lower, "wa": tiny, "macro_f1": few}]}
+    )
+    assert [(row.metric, row.difference, row.p) for row in rows[:2]] == [
+        ("UA", "-3.1", "< 0.001"),
+        ("WA", "0.0", "0.900"),
+    ]
+    assert rows[0].reading == "speech is higher than late"
+    assert rows[1].reading == "within noise"
+    assert (rows[2].interval, rows[2].reading) == ("too few clusters to tell", "too few clusters to tell")
 
 
-def test_an_interval_that_could_not_be_computed_tells_no_difference(tmp_path: Path) -> None:
-    nothing = {"value": 0.028, "low": float("nan"), "high": float("nan"), "p": 1.0}
+@pytest.mark.parametrize("name", ["low", "value", "p"])
+def test_a_figure_that_is_no_number_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("speech", "late"))
-    result["comparisons"] = [{"first": "late", "second": "speech", "ua": nothing}]
-    assert comparisons(result)[0].reading == "there is no interval: no difference can be told"
-    assert "+2.8" in paper_table(result, style="markdown")
-    assert "]*" not in paper_table(result, style="markdown")
+    result["comparisons"] = [{"first": "late", "second": "speech", "ua": {**gap(0.02, 0.5), name: float("nan")}}]
+    with pytest.raises(ScoresError, match=rf"comparisons\.0\.ua\.{name}"):
+        paper_table(result, style="markdown")
 
 
 def test_control_characters_become_spaces() -> None:

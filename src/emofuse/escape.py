@@ -42,9 +42,10 @@ def markdown(text: object) -> str:
 
     Example:
         >>> print(markdown("early_frame <b> [x](http://y)"))
-        early\_frame \<b\> \[x\](http\://y)
+        early\_frame \<b\> [x\](http\://y)
     """
-    line = re.sub(r"([\\`*_\[\]<>|~&$!@])", r"\\\1", one_line(text))
+    # Brackets alone, such as those of intervals, are text; what makes a link of them is what follows the second.
+    line = re.sub(r"([\\`*_<>|~&$!@]|\](?=[(\[:]))", r"\\\1", one_line(text))
     # A bare address becomes a link on GitHub; so do "#1" and a sign at the start of a line what they stand for.
     line = re.sub(r"(?i)\b(https?|ftp)(?=://)", r"\1\\", line)
     line = re.sub(r"(?i)\b(www)\.", r"\1\\.", line)

@@ -70,13 +70,17 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in others), "Reconstruction"]]
     order = sorted(entries, key=lambda name: ([*CERTAINTY, name].index(name), name))
     gaps = {(model, other): gap for model in order for other in others if (gap := _gap(result, model, other))}
-    stars = dict(zip(gaps, holm([gap["p"] for gap in gaps.values()]), strict=True))
+    # One difference may stand in both columns, once with each sign.
+    tested = {frozenset(pair): gap for pair, gap in gaps.items()}
+    corrected = dict(zip(tested, holm([gap["p"] for gap in tested.values()]), strict=True))
     for model in order:
         figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
-        differences = [_difference(gaps.get((model, other)), stars.get((model, other))) for other in others]
+        differences = [
+            _difference(gaps.get((model, other)), corrected.get(frozenset((model, other)))) for other in others
+        ]
         rows.append([one_line(model), *figures, *differences, CERTAINTY.get(model, "not of the paper")])
     few = caution(next(iter(entries.values())))
-    notes = [*_about(result), *_test(list(gaps.values())), *([few] if few else []), *_notes(result)]
+    notes = [*_about(result), *_test(list(tested.values())), *([few] if few else []), *_notes(result)]
     if style == "markdown":
         return "\n\n".join([markdown(rows), *map(escape.markdown, notes)])
     if style == "latex":

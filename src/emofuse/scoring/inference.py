@@ -89,7 +89,7 @@ def intervals(scores: Scores) -> dict[str, Estimate]:
 def estimates(labels: Numbers, answers: Array, *, seeds: Numbers, clusters: Numbers) -> dict[str, Estimate]:
     """The same of arrays, by row: class, parts of the answer `(rows, classes)`, numbers of seed and cluster."""
     return {
-        name: _interval(one.value, _sums(one.influence, clusters), _sums(one.weight, clusters))
+        name: _interval(one.value, _sums(one.influence, clusters), _sums(one.weight, clusters), alone=one.influence)
         for name, one in _additive(labels, answers, seeds).items()
     }
 
@@ -214,9 +214,17 @@ def _sums(values: Array, clusters: Numbers) -> Array:
     return np.bincount(clusters, values).astype(np.float64)
 
 
-def _interval(value: float, influence: Array, weight: Array) -> Estimate:
-    """Student's t on log odds, with the jackknife's variance of a ratio."""
-    from scipy.special import expit, logit, stdtrit
+def _interval(value: float, influence: Array, weight: Array, *, alone: Array) -> Estimate:
+    """Student's t on log odds, with the jackknife's variance of a ratio.
+
+    Args:
+        value: The metric.
+        influence: By cluster.
+        weight: By cluster.
+        alone: Influence by row. No interval is narrower than that of rows that are independent: a few clusters may be
+            alike by chance.
+    """
+    from scipy.special import expit, logit, ndtri, stdtrit
 
     count = len(influence)
     if value <= 0 or value >= 1:
@@ -225,7 +233,10 @@ def _interval(value: float, influence: Array, weight: Array) -> Estimate:
     if count < 2:
         return Estimate(value, 0.0, 1.0)
     error = np.sqrt((count - 1) / count * np.sum((influence / (1 - weight)) ** 2))
-    half = stdtrit(count - 1, 1 - LEVEL / 2) * error / (value * (1 - value))
+    # Clusters of unequal size count like fewer of equal size.
+    freedom = max(1.0, 1 / float(np.sum(weight**2)) - 1)
+    half = max(stdtrit(freedom, 1 - LEVEL / 2) * error, ndtri(1 - LEVEL / 2) * np.sqrt(np.sum(alone**2)))
+    half /= value * (1 - value)
     low, high = expit(logit(value) - half), expit(logit(value) + half)
     return Estimate(value, min(value, float(low)), max(value, float(high)))
 
@@ -257,7 +268,7 @@ def _flip_test(gains: Array, weights: Array) -> list[tuple[float | None, float |
         patterns_, place = len(ratio) + 1, int((LEVEL / 2) * (len(ratio) + 1) + 1e-9)
         tail = min(np.count_nonzero(below <= 0), np.count_nonzero(above >= 0)) + 1
         bounds = (float(below[place - 1]), float(above[-place])) if place else (None, None)
-        found.append((*bounds, min(1.0, 2 * tail / patterns_)))
+        found.append((*bounds, min(1.0, 2 * float(tail) / patterns_)))
     return found
 
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
 from emofuse.errors import SettingsError
-from emofuse.settings import Recipe, TrainSettings, load_recipe, setting_names, settings_from
+from emofuse.experiment import check_encoder_settings
+from emofuse.settings import (
+    LEARNT,
+    Command,
+    Recipe,
+    TrainSettings,
+    given_unread,
+    load_recipe,
+    recipe_from,
+    setting_names,
+    settings_from,
+    unread,
+)
 
 HOSTILE = {
     "latin.toml": ('# für den Test\nname = "x"\n'.encode("latin-1"), "line 1 is not text in UTF-8; save the recipe as"),
@@ -97,3 +110,93 @@ def test_every_setting_has_its_name() -> None:
 
     whole = Recipe(name="x", train_early=TrainSettings())
     assert setting_names(Recipe) == leaves(whole)
+
+
+# Every setting, in every command that takes a recipe
+
+
+OTHERWISE = {
+    "models": '["speech"]', "seeds": "[7]", "speech.layers": "-1", "speech.segments": "max", "text.layers": "-1",
+    "speech.precision": "bfloat16", "finetune.precision": "float32", "model.pooling": "mean", "model.final": "models",
+    "model.speech_granularity": "frame", "model.late_rule": "mean", "model.late_weights": "tuned",
+    "protocol.kind": "speaker", "protocol.fixed": "emobox", "protocol.validation_by": "speaker",
+    "protocol.labels": '["sad", "angry"]', "protocol.merge": '{calm = "sad"}', "protocol.apart": "script",
+    "text.max_tokens": "64", "model.heads": "8", "model.width": "64", "model.vocabulary": "90",
+}  # fmt: skip
+
+
+def otherwise(name: str) -> str:
+    """Another value of a setting than its default, as --set takes it."""
+    section, _, last = name.rpartition(".")
+    kind = type(getattr(Recipe(name="x", train_early=TrainSettings()), section)) if section else Recipe
+    default = kind.model_fields[last].default
+    if name in OTHERWISE:
+        return OTHERWISE[name]
+    if isinstance(default, bool) or (last in LEARNT and last != "label_smoothing"):
+        return "false" if default else "true"
+    if isinstance(default, float) or last == "label_smoothing":
+        return "0.5"
+    return "3" if isinstance(default, int) or last == "validation_groups" else "other"
+
+
+@pytest.mark.parametrize("command", get_args(Command))
+def test_every_setting_is_taken_or_refused_by_name(command: Command) -> None:
+    plain = load_recipe("text", command=command)
+    for name in setting_names(Recipe):
+        override = f"{name}={otherwise(name)}"
+        if name in unread(command):
+            with pytest.raises(SettingsError) as caught:
+                load_recipe("text", overrides=[override], command=command)
+            assert str(caught.value).startswith(f"--set: `emofuse {command}` does not read setting {name}; ")
+        else:
+            changed = load_recipe("text", overrides=[override], command=command)
+            assert changed != plain, name
+            # What is learnt is learnt by whoever trains.
+            if command == "finetune" and name.startswith(("train.", "finetune.")):
+                assert changed.finetune_of("text") != plain.finetune_of("text")
+            elif command == "train" and name.startswith("train."):
+                assert changed.train_of("text") != plain.train_of("text")
+
+
+def test_what_a_command_does_not_read_names_what_it_reads() -> None:
+    expected = {"finetune.epochs": "train.epochs", "finetune.precision": "speech.precision", "finetune.layer_decay": ""}
+    assert {name: unread("run")[name] for name in expected} == expected
+    assert unread("finetune")["train_early.learning_rate"] == "finetune.learning_rate"
+    assert unread("finetune")["train.refit"] == ""
+    with pytest.raises(SettingsError, match=r"finetune` does not read setting models; use --model"):
+        load_recipe("fusion", overrides=["models=['speech']"], command="finetune")
+    # Whole sections count as what they hold.
+    with pytest.raises(SettingsError, match=r"does not read setting train\.epochs"):
+        load_recipe("fusion", overrides=["train={epochs=3}"], command="finetune")
+    # A file may serve several commands; what one of them leaves aside it says.
+    assert "train.refit" in given_unread(load_recipe("fusion", command="finetune"), "finetune")
+    assert given_unread(load_recipe("fusion"), "run") == []
+
+
+def test_fine_tuning_learns_what_the_recipe_learns_unless_it_says_otherwise() -> None:
+    given = {
+        "name": "x",
+        "train": {"soft_labels": True, "class_weights": True},
+        "train_early": {"label_smoothing": 0.1},
+    }
+    recipe = recipe_from(given, source="test")
+    assert recipe.finetune_of("speech").soft_labels is recipe.finetune_of("text").class_weights is True
+    early = recipe.finetune_of("early-frame")
+    assert (early.soft_labels, early.class_weights, early.label_smoothing) == (False, False, 0.1)
+    other = recipe_from({**given, "finetune": {"soft_labels": False}}, source="test").finetune_of("speech")
+    assert (other.soft_labels, other.class_weights) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"speech": {"encoder": "logmel", "precision": "bfloat16"}}, "speech.precision: encoder logmel has no"),
+        ({"speech": {"revision": "abc"}}, "speech.revision: encoder builtin:speech has no revision to choose;"),
+        ({"text": {"encoder": "words", "layers": "1"}}, "text.layers: encoder words has no layers to choose"),
+        ({"text": {"encoder": ".", "revision": "abc"}}, "text.revision: encoder . has no revision"),
+    ],
+)
+def test_encoders_that_have_no_such_setting_refuse_it(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        check_encoder_settings(recipe_from({"name": "x", **given}, source="test"), ("speech", "text"))
+    assert message in str(caught.value)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_cosine_schedule_with_warmup
 
 from emofuse.checkpoint import load_checkpoint
-from emofuse.errors import EmofuseError, ManifestError
+from emofuse.errors import EmofuseError, ManifestError, TrainingError
 from emofuse.experiment import extract, prepare, run, train
 from emofuse.features.dataset import Dataset
 from emofuse.features.store import View, ViewKey
@@ -521,6 +522,85 @@ def test_a_unit_that_fails_says_why_and_leaves_the_others(jobs: int, material: M
     assert not is_done(Unit("speech", folds()[1], 0), broken, tmp_path)
 
 
+def diverge(material: Material, fold: Fold, monkeypatch: pytest.MonkeyPatch, *, epoch: int) -> None:
+    """Let the loss of one fold leave the range of floats in an epoch."""
+    real = training_loop._Runner.epoch
+
+    def epoch_of(self: Any, number: int = 1) -> float:
+        if number == epoch and set(self.train.names) <= set(fold.train):
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(float("nan"))
+        return real(self, number)
+
+    monkeypatch.setattr(training_loop._Runner, "epoch", epoch_of)
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_training_that_diverges_is_named_and_costs_no_other(
+    epoch: int, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (replace(make_fold(f"fold-{n}"), train=make_fold().train[: 18 - n]) for n in (1, 2))
+    second = replace(second, train=second.train[:-1])
+    wanted = [Unit("speech", second, 0), Unit("speech", first, 0)]
+    diverge(material, second, monkeypatch, epoch=epoch)
+    with pytest.raises(TrainingError) as caught:
+        run_units(wanted, material, tmp_path, jobs=1)
+    assert str(caught.value).startswith(f"speech fold-2-seed0: the training diverged: the loss of epoch {epoch} is nan")
+    assert "lower train.learning_rate" in str(caught.value)
+    assert is_done(wanted[1], material, tmp_path)
+    assert not is_done(wanted[0], material, tmp_path)
+    assert list((tmp_path / wanted[0].folder).iterdir()) == []
+    monkeypatch.undo()
+    assert run_units(wanted, material, tmp_path, jobs=1) == 1
+
+
+def test_several_that_diverge_are_named_in_their_order(tmp_path: Path) -> None:
+    names = [f"text fold-{number}-seed0" for number in (3, 1, 2)]
+    errors = [TrainingError("the training diverged", where=name, remedy="lower it") for name in names]
+    with pytest.raises(TrainingError) as caught:
+        units.refuse_diverged(errors)
+    assert str(caught.value) == (
+        "text fold-1-seed0: the training diverged, as did text fold-2-seed0, text fold-3-seed0; "
+        "lower it, and run it again: what is done stays."
+    )
+    units.refuse_diverged([])
+
+
+@pytest.mark.parametrize("where", ["weights", "answers"])
+def test_what_is_not_finite_is_never_kept(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the last step of all, after which no loss is computed, and in features that were stored before."""
+    data, how = toy([0, 1, 2], count=12), Train(epochs=1, batch_size=12)
+    if where == "answers":
+        reader = data.streams["speech"]
+        spoilt = Dataset(data.names, dict(zip(data.names, data.labels.tolist(), strict=True)),
+                         {"speech": lambda name: reader(name) * float("inf")})  # fmt: skip
+        with pytest.raises(TrainingError, match=r"the answer to utterance '.*' is not finite"):
+            fit(make_speech, data, spoilt, how, classes=3, seed=0)
+        return
+    real = torch.optim.AdamW.step
+
+    def step(self: Any, closure: Any = None) -> Any:
+        result = real(self, closure)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0][...] = float("nan")
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    for one in (how, how.model_copy(update={"refit": True})):
+        with pytest.raises(TrainingError, match="finite"):
+            fit(make_speech, data, data, one, classes=3, seed=0)
+
+
+def test_the_caller_keeps_random_numbers_and_threads(material: Material, tmp_path: Path) -> None:
+    def state() -> list[Any]:
+        return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+                torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()]  # fmt: skip
+
+    before = state()
+    run_unit(Unit("speech", make_fold(), 0), material, tmp_path)
+    assert state() == before
+
+
 # Late fusion
 
 
@@ -851,6 +931,21 @@ def test_soft_labels_are_learnt_as_shares() -> None:
         for _ in range(60):
             runner.epoch()
         np.testing.assert_allclose(posteriors(runner.model, data)[0], expected, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["speech", "text", "early-frame"])
+def test_a_refit_learns_votes_of_training_and_validation(kind: ModelKind, tmp_path: Path) -> None:
+    """Of one pass over everything, in the order that the seed gives, nothing but the votes differ."""
+    how = Train(epochs=1, batch_size=8, soft_labels=True, refit=True)
+    trained = {}
+    for name, validation in (("soft", (0.5, 0.5, 0.0)), ("label", None)):
+        material = make_material(tmp_path / name / "store")
+        votes = {one: (1 / 3, 1 / 3, 1 / 3) for one in material.labels if not one.startswith("s3")}
+        votes |= dict.fromkeys(make_fold().validation, validation) if validation else {}
+        material = replace(material, recipe=recipe(train=how), votes=votes)
+        run_unit(Unit(kind, make_fold(), 0), material, tmp_path / name)
+        trained[name] = read_scores(tmp_path / name / Unit(kind, make_fold(), 0).folder / "scores.parquet").posteriors()
+    assert (trained["soft"] != trained["label"]).any()
 
 
 def test_votes_change_training_and_nothing_else(tmp_path: Path) -> None:

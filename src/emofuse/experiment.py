@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, s
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AlignmentError, AudioError, EncoderError, ManifestError
+from emofuse.errors import AlignmentError, AudioError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, extract_speech, extract_text
 from emofuse.files import write_text
 from emofuse.locks import alone
@@ -30,7 +31,7 @@ from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
-from emofuse.settings import ModelKind, Recipe
+from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings
 from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen, remove_models
 from emofuse.training.material import (
     Material,
@@ -47,7 +48,6 @@ from emofuse.workers import process_count
 
 ALIGNMENTS, STORE, MODELS = "alignments.parquet", "features", "models"
 SINGLE = ("speech", "text")
-BUILTIN = {"speech": "builtin:speech", "text": "builtin:text"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +152,44 @@ def load_encoders(recipe: Recipe, *, device: str = "cpu") -> Encoders:
     """
     streams = {stream for kind in trained_kinds(recipe) for stream in streams_of(kind)}
     reads_text = "text" in streams and not is_trained_with_model(recipe.text.encoder)
-    try:
+    check_encoder_settings(recipe, streams)
+    with builtin_named(streams):
         return Encoders(
             speech=load_speech_encoder(recipe.speech, device=device) if "speech" in streams else None,
             text=load_text_encoder(recipe.text, device=device) if reads_text else None,
         )
+
+
+def check_encoder_settings(recipe: Recipe, streams: Iterable[str]) -> None:
+    """See that no setting is asked of an encoder that has nothing of the sort.
+
+    Raises:
+        SettingsError: One is.
+    """
+    for stream in sorted(streams):
+        settings: SpeechSettings | TextSettings = recipe.speech if stream == "speech" else recipe.text
+        encoder = settings.encoder
+        fixed = encoder in ("logmel", "words")
+        given = []
+        if settings.revision and (fixed or encoder.startswith("builtin:") or Path(encoder).expanduser().is_dir()):
+            given.append("revision")
+        given += ["layers"] if encoder == "words" and settings.layers != "all" else []
+        given += ["precision"] if encoder == "logmel" and recipe.speech.precision != "float32" else []
+        if given:
+            raise SettingsError(
+                f"encoder {encoder} has no {given[0]} to choose", where=f"{stream}.{given[0]}", remedy="leave it out"
+            )
+
+
+@contextmanager
+def builtin_named(streams: Iterable[str]) -> Iterator[None]:
+    """Name the encoders that are always at hand in the remedy for one that is not."""
+    try:
+        yield
     except EncoderError as error:
-        names = [one for stream, one in BUILTIN.items() if stream in streams]
-        ours = " ".join(f"--{name.removeprefix('builtin:')}-encoder {name}" for name in names)
+        if str(error.where).startswith("builtin:"):
+            raise
+        ours = " ".join(f"--{stream}-encoder builtin:{stream}" for stream in sorted(streams))
         remedy = f"{error.remedy}, or use what comes with emofuse: {ours}"
         raise EncoderError(error.what, where=error.where, remedy=remedy) from error
 

@@ -50,7 +50,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
 class Settings(BaseModel):
     """What every stage's settings share: nothing unknown is let in, and nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class SpeechSettings(Settings):

@@ -18,7 +18,7 @@ from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError, TrainingError
-from emofuse.experiment import MODELS, Outcome, check_recipe, learns_votes
+from emofuse.experiment import MODELS, Outcome, builtin_named, check_encoder_settings, check_recipe, learns_votes
 from emofuse.files import write_text, written_folder, written_whole
 from emofuse.finetune.loop import Tuned, Tuner, discard
 from emofuse.finetune.network import Steps, TunedNetwork
@@ -335,7 +335,9 @@ class _Job:
 
 def _load(recipe: Recipe, streams: Sequence[str], device: str) -> dict[str, TrainableEncoder]:
     settings: Mapping[str, SpeechSettings | TextSettings] = {"speech": recipe.speech, "text": recipe.text}
-    return {stream: load_trainable_encoder(settings[stream], device=device) for stream in streams}
+    check_encoder_settings(recipe, streams)
+    with builtin_named(streams):
+        return {stream: load_trainable_encoder(settings[stream], device=device) for stream in streams}
 
 
 def _head(

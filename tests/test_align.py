@@ -645,7 +645,8 @@ def test_a_manifest_is_aligned_by_ctc(recogniser: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(1.0, seed=0), SAMPLING_RATE)
     rows = [{"utterance": "a", "audio": str(tmp_path / "a.wav"), "text": "Abe, hello", "language": "de"}]
     found = align_manifest(make_manifest(rows, source="test"), aligner="ctc", model=str(recogniser))
-    assert (found["a"].source, labels(found["a"].tiers["word"])) == ("ctc", ["abe", "hello"])
+    assert found["a"].source.startswith(f"ctc {recogniser} ")
+    assert labels(found["a"].tiers["word"]) == ["abe", "hello"]
 
 
 def test_what_other_weights_have_aligned_is_aligned_again(recogniser: Path, tmp_path: Path) -> None:

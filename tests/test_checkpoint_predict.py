@@ -328,6 +328,7 @@ class Deaf:
     """A recogniser that hears no words."""
 
     name = "deaf"
+    english_only = False
 
     def transcribe(self, clip: Any) -> str:
         return ""

@@ -187,7 +187,9 @@ def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], joined:
     assert len(answer.notes) == 1
     assert "not in a language that the model reads (en)" in answer.notes[0]
     assert answer.posteriors == model.predict(clip).posteriors
-    assert model.predict(text=german).streams == ("text",), "without sound the words are all there is"
+    alone = model.predict(text=german)
+    assert alone.streams == ("text",), "without sound the words are all there is"
+    assert "not in a language that the model reads (en), so the answer cannot be relied on" in alone.notes[0]
 
 
 # Recognised words

@@ -44,6 +44,7 @@ class Checkpoint:
         encoders: Specification of each stream's encoder; absent for word pieces.
         pieces: Word pieces that were trained with the model.
         protocol: Fingerprint of the protocol.
+        alignment: Utterances that training had aligned, by `Alignment.source`; None where no model read alignments.
         text_languages: Languages that the words must be in, as ISO 639-1 codes; empty where that is not known.
     """
 
@@ -54,6 +55,7 @@ class Checkpoint:
     encoders: Mapping[str, EncoderSpecification]
     pieces: WordPieces | None
     protocol: str
+    alignment: Mapping[str, int] | None = None
     text_languages: tuple[str, ...] = ()
 
 
@@ -109,6 +111,7 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
         "late_weights": list(late.weights) if late else None,
         "temperatures": list(late.temperatures) if late else None,
         "joined": {name: _joining(one) for name, one in _joined_within(checkpoint.kind, model)},
+        "alignment": None if checkpoint.alignment is None else dict(checkpoint.alignment),
         "text_languages": list(checkpoint.text_languages),
         "protocol": checkpoint.protocol,
         "recipe": recipe.model_dump(mode="json"),
@@ -186,6 +189,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             _restore_joining(one, values["joined"][name])
         protocol = str(values["protocol"])
         languages = tuple(map(str, values.get("text_languages", ())))
+        alignment = _sources(values.get("alignment"))
     except CheckpointError:
         raise
     except (EmofuseError, OSError, LookupError, ArithmeticError, AssertionError, *_DAMAGE) as error:
@@ -209,6 +213,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         encoders=encoders,
         pieces=pieces,
         protocol=protocol,
+        alignment=alignment,
         text_languages=languages,
     )
 
@@ -263,6 +268,19 @@ def _check_encoders(recipe: Recipe) -> None:
             Path(name).is_absolute() or name[:1] in (".", "~") or "\\" in name or ".." in name or ":" in name[:2]
         ):
             raise ValueError(f"the settings name the encoder {name!r}, which is no part of the model")
+
+
+def _sources(counts: Any) -> dict[str, int] | None:
+    """How many utterances each aligner aligned.
+
+    Raises:
+        ValueError: The counts are none.
+    """
+    if counts is None:
+        return None
+    if not isinstance(counts, dict) or not all(isinstance(one, int) and one > 0 for one in counts.values()):
+        raise ValueError("alignment must give a count for each aligner")
+    return counts
 
 
 def _joined_within(name: str, model: torch.nn.Module) -> Iterator[tuple[str, JoinedModel]]:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from emofuse.cli_options import check_device_name, check_model, check_one_of
-from emofuse.errors import SettingsError
+from emofuse.errors import AlignmentError, SettingsError
 from emofuse.inputs import check_text, read_transcript, refuse_address
 
 STYLES = ("table", "json", "csv")
@@ -29,6 +29,13 @@ def predict(
     transcript: Annotated[
         list[Path] | None,
         typer.Option(help="Text file with what is said, as --text; or a folder with a .txt of each recording's name."),
+    ] = None,
+    alignments: Annotated[
+        Path | None,
+        typer.Option(
+            help="For models that read words, syllables or phones: table of `emofuse align`, CTM, or folder of "
+            "TextGrids, by the names of the recordings (default: the aligner of training)."
+        ),
     ] = None,
     asr: Annotated[
         str | None,
@@ -51,11 +58,15 @@ def predict(
     if model is not None:
         refuse_address(model)
         check_model(Path(model))
+    if alignments is not None and not alignments.exists():
+        raise AlignmentError("no such file or folder", where=alignments, remedy="make it with `emofuse align`")
     absent = [name for name in sources if not os.path.lexists(name)]
     if absent and len(absent) == len(sources):
         finish(dict.fromkeys(absent, "no such file; check the path"), done=False)
+    from emofuse.align.again import GivenAlignments
     from emofuse.predict import load
 
+    found = None if alignments is None else list(map(GivenAlignments(alignments).of, sources))
     predictor = load(model, asr=asr, asr_model=asr_model, device=device)
     skipped: dict[str, str] = {}
     done = seen = 0
@@ -63,7 +74,7 @@ def predict(
     try:
         # On a terminal the lines themselves show how far the work is.
         with Bars(hidden=sys.stdout.isatty()) as bars:
-            for answer in predictor.predict_many(sources or [None], texts=texts, progress=bars):
+            for answer in predictor.predict_many(sources or [None], texts=texts, alignments=found, progress=bars):
                 if isinstance(answer, Prediction):
                     writer.add(answer)
                     done += 1

@@ -19,7 +19,7 @@ from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, AudioError, EncoderError, ManifestError, SettingsError
-from emofuse.features.extract import Extracted, extract_speech, extract_text
+from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
 from emofuse.files import write_text
 from emofuse.locks import alone
 from emofuse.manifest import parts, read_manifest, text_sources, utterances, vote_shares, write_manifest
@@ -73,8 +73,8 @@ class Features:
 
     @property
     def notes(self) -> list[str]:
-        """What the reader should know of the recordings, counted."""
-        return count_notes(self.speech.notes) if self.speech else []
+        """What the reader should know of the recordings and texts, counted."""
+        return [line for one in (self.speech, self.text) if one for line in count_notes(one.notes)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +272,7 @@ def extract(
             f"the recipe reads {', '.join(_tiers(recipe))} segments and no alignment is given",
             remedy="run `emofuse align` and name its table with --alignments",
         )
+    found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
     encoders = encoders or load_encoders(recipe, device=device)
     speech = text = None
     if encoders.speech is not None:
@@ -290,7 +291,6 @@ def extract(
     if encoders.text is not None:
         steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
         text = extract_text(manifest, encoders.text, recipe.text, store=store, granularities=steps, progress=progress)
-    found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
     return Features(store=store, speech=speech, text=text, alignment=found)
 
 
@@ -374,13 +374,20 @@ def train(
         },
         "text_sources": text_sources(usable[usable["utterance"].isin(list(protocol.labels))]),
         "context": recipe.text.context,
+        "languages": _languages(usable),
         "encoders": _encoders(features, recipe),
         "layer_weights": _layer_weights(units, out),
         "joined": {kind: {name: asdict(one) for name, one in found.items()} for kind, found in joinings.items()},
         "recipe": recipe.model_dump(mode="json"),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "alignment": None if features.alignment is None else asdict(features.alignment),
-        "notes": [*notes, *features.notes, *protocol.notes, *_alignment_notes(features.alignment)],
+        "notes": [
+            *notes,
+            *features.notes,
+            *_cut_notes(usable, [out / UNITS / unit.folder / "words.json" for unit in units]),
+            *protocol.notes,
+            *_alignment_notes(features.alignment),
+        ],
         "corpus_notes": list(notes),
         "versions": versions(),
         "command": command,
@@ -484,6 +491,20 @@ def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, featur
     return material
 
 
+def _cut_notes(manifest: pd.DataFrame, learned: Iterable[Path]) -> list[str]:
+    """A line where texts are longer than what models read of them that learn word pieces."""
+    # Of all that were learned from parts of the same texts, one will do.
+    pieces = next((WordPieces.load(path) for path in learned if path.exists()), None)
+    texts = {row.utterance: row.text or "" for row in utterances(manifest)}
+    return count_notes(cut_notes(pieces, texts)) if pieces else []
+
+
+def _languages(manifest: pd.DataFrame) -> list[str]:
+    """The languages of the words; none where not all are known."""
+    spoken = manifest.loc[manifest["text"].notna(), "language"]
+    return sorted(map(str, spoken.unique())) if len(spoken) and spoken.notna().all() else []
+
+
 def _alignment_notes(found: Coverage | None) -> list[str]:
     if found is None:
         return []
@@ -524,7 +545,12 @@ def _keep_models(
         )
     for kind, checkpoint in kept.items():
         if kind in material.recipe.models:
-            save_checkpoint(checkpoint, out / MODELS / kind, card=model_card(kind, result))
+            about = replace(
+                checkpoint,
+                alignment=(result["alignment"] or {}).get("sources"),
+                text_languages=tuple(result["languages"]),
+            )
+            save_checkpoint(about, out / MODELS / kind, card=model_card(kind, result))
     remove_models(out / MODELS, but=material.recipe.models)
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emofuse.align.again import aligner_again, main_source
+from emofuse.align.ctc import CtcAligner
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.features.dataset import pad, pad_bounds
-from emofuse.features.extract import features_of, to_steps, to_words
+from emofuse.features.extract import cut_notes, features_of, to_steps, to_words
 from emofuse.features.segments import step_bounds
 from emofuse.inputs import check_text, refuse_address
 from emofuse.language import is_foreign
@@ -25,7 +27,7 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
 from emofuse.settings import ModelKind
 from emofuse.training.material import granularities_of, members_of, pools_frames, streams_of, text_granularity_of
-from emofuse.transcribe import Transcriber, load_transcriber
+from emofuse.transcribe import Transcriber, check_pace, is_steady, load_transcriber
 from emofuse.types import TIERS, Alignment, Prediction
 
 DEFAULT = Path(__file__).parent / "builtin" / "model"
@@ -77,7 +79,7 @@ class Predictor:
         self._model = checkpoint.model.to(device)
         self._members = members_of(checkpoint.kind)
         streams = streams_of(checkpoint.kind)
-        self._aligner: SphinxAligner | None = None
+        self._aligner: SphinxAligner | CtcAligner | EmofuseError | None = None
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
         if "speech" in streams:
@@ -132,13 +134,15 @@ class Predictor:
             audio: A sound file, or mono samples at 16 kHz, `(samples,)`, as floats between -1 and 1 or signed integers.
             text: Its words; what holds no letter or digit counts as none. Where the recogniser hears none, a model that
                 needs words reads that there are none, as in training.
-            alignment: When its words, syllables and phones are said; without, Sphinx aligns where the model reads
-                them, and frames stand for what it cannot align.
+            alignment: When its words, syllables and phones are said; without, the aligner of the model's training
+                aligns where the model reads them, and frames stand for what it cannot align.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
 
         Raises:
             AudioError: The sound cannot be used.
             SettingsError: A stream that the model needs is missing, text is no string, or samples have another rate.
+            AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
+            EncoderError: The CTC model that aligned its training cannot be had.
         """
         if text is not None:
             check_text(text)
@@ -162,25 +166,33 @@ class Predictor:
                     f"the sound is {len(clip) / SAMPLING_RATE / 60:.1f} minutes long, and models learn from utterances "
                     "of seconds, so cut it at pauses"
                 )
+        recognised = False
         if not _says(text) and clip is not None and "text" in takes and self._transcriber is not None:
-            text = self._transcriber.transcribe(clip)
-            notes.append(
-                f"{self._transcriber.name} heard {text!r}" if text else f"{self._transcriber.name} heard no words"
-            )
+            text, note = self._recognise(self._transcriber, clip)
+            recognised = bool(text)
+            notes.append(note)
+        elif clip is not None and text is not None:
+            notes += check_pace(text, seconds=len(clip) / SAMPLING_RATE)
         if not _says(text) and "text" not in self.needs:
             text = None
-        if "speech" in takes and clip is not None:
-            if alignment is None and self._reads_segments:
-                alignment = self._align(clip, text)
-                notes += [f"not aligned, so frames stand for segments: {alignment.problem}"] * bool(alignment.problem)
-            inputs["speech"] = self._read_speech(clip, alignment)
         spoken = text
-        if text is not None and inputs and not self.needs and is_foreign(text, self.checkpoint.text_languages):
+        if "text" in takes and text is not None and self._is_foreign(text, recognised=recognised):
             languages = ", ".join(self.checkpoint.text_languages)
-            notes.append(f"the words are not in a language that the model reads ({languages}), so they were left out")
-            text = None
+            left_out = "text" not in self.needs and "speech" in takes and clip is not None
+            notes.append(
+                f"the words are not in a language that the model reads ({languages}), so "
+                f"{'they were left out' if left_out else 'the answer cannot be relied on'}"
+            )
+            text = None if left_out else text
+        if "speech" in takes and clip is not None:
+            if self._reads_segments:
+                alignment, more = self._alignment(clip, spoken, alignment)
+                notes += more
+            inputs["speech"] = self._read_speech(clip, alignment)
         if "text" in takes and text is not None:
             inputs["text"] = self._read_text(text)
+            pieces = self.checkpoint.pieces
+            notes += cut_notes(self._load_text() if pieces is None else pieces, {"": text}).get("", ())
             if self.checkpoint.recipe.text.context:
                 notes.append("the model was trained on words in their dialogue, and here they are read without one")
         for stream, value in (("speech", audio), ("text", text)):
@@ -207,6 +219,7 @@ class Predictor:
         files: Sequence[Path | str | None],
         *,
         texts: Sequence[str | None] | None = None,
+        alignments: Sequence[Alignment | EmofuseError | None] | None = None,
         progress: Progress = Silent(),
     ) -> Iterator[Prediction | EmofuseError]:
         """Predict the emotion of many files, one after the other, as each is asked for.
@@ -217,11 +230,14 @@ class Predictor:
             files: Recordings; None where there is a text only.
             texts: The words of each, in the same order; a single one counts for all, and a single None as a file
                 for all texts.
+            alignments: Of each file, for a model that reads segments, or why there is none.
             progress: Told about each file.
 
         Raises:
-            SettingsError: Another number of texts than of files, one string instead of several, or no words for a
-                model that needs them.
+            SettingsError: Another number of texts or alignments than of files, one string instead of several, or no
+                words for a model that needs them.
+            AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
+            EncoderError: The CTC model that aligned its training cannot be had.
         """
         for name, given in (("files", files), ("texts", texts)):
             if isinstance(given, (str, Path)):
@@ -235,16 +251,29 @@ class Predictor:
             raise SettingsError(
                 f"{len(words)} texts were given for {len(sounds)} files", remedy="give one text, or one for each file"
             )
+        bounds = [None] * len(sounds) if alignments is None else list(alignments)
+        if len(bounds) != len(sounds):
+            raise SettingsError(
+                f"{len(bounds)} alignments were given for {len(sounds)} files", remedy="give one for each file"
+            )
         if set(words) == {None} and "text" in self.needs and self._transcriber is None:
             raise self._lack("text")
-        pairs = zip(sounds, words, strict=True)
-        for file, text in track(pairs, "Predicting", total=len(sounds), progress=progress):
-            yield self._answer(file, text)
+        if set(sounds) == {None} and "speech" in self.needs:
+            raise self._lack("speech")
+        if self._reads_segments and None in bounds:
+            self._aligner_of_training()
+        pairs = zip(sounds, words, bounds, strict=True)
+        for file, text, alignment in track(pairs, "Predicting", total=len(sounds), progress=progress):
+            yield self._answer(file, text, alignment)
 
-    def _answer(self, file: Path | str | None, text: str | None) -> Prediction | EmofuseError:
+    def _answer(
+        self, file: Path | str | None, text: str | None, alignment: Alignment | EmofuseError | None
+    ) -> Prediction | EmofuseError:
         """A prediction or, whatever happens, what prevents it: no file may cost another file's answer."""
+        if isinstance(alignment, EmofuseError):
+            return alignment
         try:
-            return self.predict(file, text=text)
+            return self.predict(file, text=text, alignment=alignment)
         except EmofuseError as error:
             return error
         except MemoryError:
@@ -264,14 +293,56 @@ class Predictor:
         }[stream]
         return SettingsError(f"the {self.checkpoint.kind} model needs {what}", where=where, remedy=remedy)
 
-    def _align(self, clip: NDArray[np.float32], text: str | None) -> Alignment:
-        # Loaded on first need: the dictionary takes as long as a small encoder.
+    def _recognise(self, transcriber: Transcriber, clip: NDArray[np.float32]) -> tuple[str, str]:
+        """What a recogniser makes of a clip, and what there is to say about it."""
+        text = transcriber.transcribe(clip)
+        if not text:
+            return "", f"{transcriber.name} heard no words"
+        english = ", taking whatever is spoken for English" if transcriber.english_only else ""
+        steady = ", in what is silence or a steady hiss" if is_steady(clip) else ""
+        return text, f"{transcriber.name} heard {text!r}{english}{steady}"
+
+    def _is_foreign(self, text: str, *, recognised: bool) -> bool:
+        languages = self.checkpoint.text_languages
+        if recognised and self._transcriber is not None and self._transcriber.english_only:
+            return bool(languages) and "en" not in languages
+        return is_foreign(text, languages)
+
+    def _aligner_of_training(self) -> SphinxAligner | CtcAligner | None:
+        # Loaded on first need, and once: the dictionary takes as long as a small encoder.
         if self._aligner is None:
-            self._aligner = SphinxAligner()
-        try:
-            return Alignment(utterance="", tiers=self._aligner.align(clip, text or ""), source=self._aligner.name)
-        except AlignmentError as error:
-            return Alignment(utterance="", tiers={}, source=self._aligner.name, problem=error.what)
+            try:
+                self._aligner = aligner_again(self.checkpoint.alignment, device=self.device)
+            except EmofuseError as error:
+                self._aligner = error
+        if isinstance(self._aligner, EmofuseError):
+            raise self._aligner
+        return self._aligner
+
+    def _alignment(
+        self, clip: NDArray[np.float32], text: str | None, given: Alignment | None
+    ) -> tuple[Alignment | None, list[str]]:
+        """The alignment of a clip by the aligner of training, unless one is given, and what there is to note."""
+        sources = self.checkpoint.alignment or {}
+        trained = ", ".join(f"{name} {100 * count / sum(sources.values()):.0f} %" for name, count in sources.items())
+        aligner = None if given else self._aligner_of_training()
+        if given is None and aligner is None:
+            return None, ["the model was trained without alignments, so frames stand for segments"]
+        if given is None:
+            assert aligner is not None  # noqa: S101
+            languages = self.checkpoint.text_languages
+            language = languages[0] if len(languages) == 1 and languages != ("en",) else None
+            source = main_source(sources) or ""
+            try:
+                given = Alignment(utterance="", tiers=aligner.align(clip, text or "", language=language), source=source)
+            except AlignmentError as error:
+                given = Alignment(utterance="", tiers={}, source=source, problem=error.what)
+        notes = []
+        if given.problem:
+            notes.append(f"not aligned, so frames stand for segments: {given.problem}")
+        elif sources and set(sources) != {given.source}:
+            notes.append(f"boundaries are from {given.source}, and in training they were from {trained}")
+        return given, notes
 
     def _read_speech(
         self, clip: NDArray[np.float32], alignment: Alignment | None

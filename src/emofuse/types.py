@@ -57,7 +57,7 @@ class Alignment:
     Attributes:
         utterance: Its name in the manifest.
         tiers: Segments of each tier that is known, in the order of time; pauses are left out.
-        source: Who aligned it: `sphinx`, `ctc`, or the kind of file that it was read from.
+        source: Who aligned it: `sphinx`, `ctc` with model and revision, or the kind of file that it was read from.
         problem: Why there are no segments, for the reader; None where there are.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from emofuse.align.again import ctc_source
 from emofuse.align.ctc import CtcAligner, model_revision
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
 from emofuse.align.sphinx import SphinxAligner
@@ -207,7 +208,8 @@ def _align(
     yield from (_attempt(task, _from_corpus, source="shipped") for task in tasks if task.aligner == "shipped")
     if by_ctc := [task for task in tasks if task.aligner == "ctc"]:
         recogniser = CtcAligner(model or "", device=device)
-        yield from (_attempt(task, lambda task: _by(recogniser, task), source="ctc") for task in by_ctc)
+        source = ctc_source(model or "", model_revision(model or ""))
+        yield from (_attempt(task, lambda task: _by(recogniser, task), source=source) for task in by_ctc)
     by_sphinx = [task for task in tasks if task.aligner == "sphinx"]
     yield from in_processes(_sphinx, by_sphinx, jobs=jobs, died=_died)
 

@@ -61,9 +61,10 @@ class SpeechEncoder(Protocol):
 
 
 class TextEncoder(Protocol):
-    """What turns texts into tokens."""
+    """What turns texts into tokens; it reads `max_tokens` of each, special ones counted."""
 
     specification: EncoderSpecification
+    max_tokens: int
 
     def encode(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
         """Encode texts together; an empty text is allowed.
@@ -79,6 +80,9 @@ class TextEncoder(Protocol):
 
     def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
         """Which word of its text each token is of, counted as the spaces part them; None for special tokens."""
+
+    def beyond(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text are beyond `max_tokens`, and left out."""
 
 
 class TrainableEncoder(Protocol):

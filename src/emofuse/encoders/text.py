@@ -44,7 +44,7 @@ class TransformerTextEncoder:
         self.specification = specification
         self.model = model
         self._tokenizer = tokenizer
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._device = device
 
     def encode(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
@@ -80,9 +80,9 @@ class TransformerTextEncoder:
         joined = [f" {self._tokenizer.sep_token} ".join(one) for one in earlier]
         if not any(joined):
             return {}
-        own = [len(ids) for ids in self._tokenizer(list(texts), truncation=True, max_length=self._max_tokens).input_ids]
+        own = [len(ids) for ids in self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens).input_ids]
         special = [self._tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)]
-        room = self._max_tokens - (special[1] - special[0])
+        room = self.max_tokens - (special[1] - special[0])
         places = zip(joined, own, strict=True)
         return {place: (context, size) for place, (context, size) in enumerate(places) if context and size < room}
 
@@ -100,7 +100,7 @@ class TransformerTextEncoder:
                 padding=True,
                 padding_side="right",
                 truncation="only_first",
-                max_length=self._max_tokens,
+                max_length=self.max_tokens,
                 return_attention_mask=True,
                 return_tensors="pt",
             ).to(self._device)
@@ -126,13 +126,20 @@ class TransformerTextEncoder:
             self.model.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
+    def beyond(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text are left out."""
+        if not texts:
+            return []
+        found = self._tokenizer(list(texts), truncation=False, padding=False, verbose=False).input_ids
+        return [max(0, len(ids) - self.max_tokens) for ids in found]
+
     def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
         """Which word of its text each token is of, as the spaces part them; None for special tokens.
 
         A tokenizer's own words end at an apostrophe, while an aligner's do not: `don't` is one word here.
         """
         found = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_tokens, return_offsets_mapping=True, padding=False
+            list(texts), truncation=True, max_length=self.max_tokens, return_offsets_mapping=True, padding=False
         )
         words: list[list[int | None]] = []
         for text, offsets in zip(texts, found["offset_mapping"], strict=True):

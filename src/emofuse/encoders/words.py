@@ -99,6 +99,11 @@ class WordPieces:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [torch.tensor(encoding.ids[: self.max_tokens] or [self._unknown]) for encoding in encodings]
 
+    def beyond(self, texts: Sequence[str]) -> list[int]:
+        """How many pieces of each text are left out."""
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [max(0, len(encoding.ids) - self.max_tokens) for encoding in encodings]
+
     def save(self, path: str | Path) -> None:
         """Write the vocabulary to one JSON file."""
         values = {"format": _FORMAT, "max_tokens": self.max_tokens, "pieces": self.pieces}

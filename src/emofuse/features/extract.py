@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, audio_duration, content_key, read_audio
-from emofuse.encoders import SpeechEncoder, TextEncoder
+from emofuse.encoders import SpeechEncoder, TextEncoder, WordPieces
 from emofuse.errors import AudioError
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.features.context import earlier_texts
@@ -48,7 +48,7 @@ class Extracted:
         padding: Share of the computed batches that was padding.
         bounds: Where models pool frames themselves, by granularity and content key: first frame of each step and the
             one after the last, `(steps, 2)`.
-        notes: What the reader should know of recordings that have features, by utterance.
+        notes: What the reader should know of recordings or texts that have features, by utterance.
     """
 
     views: Mapping[str, View]
@@ -238,7 +238,21 @@ def extract_text(
         label="Encoding text",
         progress=progress,
     )
-    return Extracted({str(name): view for name, view in views.items()}, keys, {}, computed, padding)
+    notes = cut_notes(encoder, texts)
+    return Extracted({str(name): view for name, view in views.items()}, keys, {}, computed, padding, notes=notes)
+
+
+def cut_notes(encoder: TextEncoder | WordPieces, texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """A note on each text that is longer than what an encoder reads of it, by utterance.
+
+    Example:
+        >>> pieces = WordPieces(["[PAD]", "[UNK]", "so"], max_tokens=2)
+        >>> cut_notes(pieces, {"a": "so", "b": "so so so"})
+        {'b': ('the text is longer than the 2 tokens that are read, and its last 1 were left out',)}
+    """
+    beyond = dict(zip(texts, encoder.beyond(list(texts.values())), strict=True))
+    said = "the text is longer than the {} tokens that are read, and its last {} were left out"
+    return {name: (said.format(encoder.max_tokens, count),) for name, count in beyond.items() if count}
 
 
 def to_words(tokens: torch.Tensor, words: Sequence[int | None]) -> torch.Tensor:

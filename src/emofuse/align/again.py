@@ -1,0 +1,104 @@
+"""The aligner of a model's training, for recordings that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from emofuse.align.ctc import CtcAligner, model_revision
+from emofuse.align.shipped import AlignmentFiles
+from emofuse.align.sphinx import SphinxAligner
+from emofuse.align.table import read_alignments
+from emofuse.audio import audio_duration
+from emofuse.errors import AlignmentError, EmofuseError
+from emofuse.types import Alignment, Utterance
+
+_GIVE = "give alignments that are made alike (--alignments FILE, or alignment= in Python)"
+_CTC = "ctc "
+
+
+def ctc_source(model: str, revision: str) -> str:
+    """How alignments by a CTC model name their source: with all that it takes to make others alike.
+
+    Example:
+        >>> ctc_source("a/model", "0123456789abcdef")
+        'ctc a/model 0123456789ab'
+    """
+    place = Path(model)
+    return f"{_CTC}{place.resolve() if place.is_dir() else model} {revision[:12]}"
+
+
+def main_source(sources: Mapping[str, int]) -> str | None:
+    """Who made most alignments of a training; None where there were none."""
+    return max(sources, key=sources.__getitem__) if sources else None
+
+
+def aligner_again(sources: Mapping[str, int] | None, *, device: str = "cpu") -> SphinxAligner | CtcAligner | None:
+    """Load the aligner that made most alignments of a training.
+
+    Args:
+        sources: Aligned utterances by `Alignment.source`; None where that is not known.
+        device: For a CTC model.
+
+    Returns:
+        The aligner; None where training had no alignments, and frames stood for segments.
+
+    Raises:
+        AlignmentError: It cannot be run: nobody knows it, files were read, or its weights are others now.
+        EncoderError: The CTC model cannot be had.
+
+    Example:
+        >>> aligner_again({"sphinx": 9, "shipped": 1}).name
+        'sphinx'
+        >>> aligner_again({"textgrid": 10})
+        Traceback (most recent call last):
+        emofuse.errors.AlignmentError: the model was trained with boundaries from textgrid files, which cannot be made \
+here; give alignments that are made alike (--alignments FILE, or alignment= in Python).
+    """
+    if sources is None:
+        raise AlignmentError("the model does not say who aligned its training", remedy=f"train it again, or {_GIVE}")
+    main = main_source(sources)
+    if main is None:
+        return None
+    if main == SphinxAligner.name:
+        return SphinxAligner()
+    if not main.startswith(_CTC):
+        made = "files that its corpus ships" if main == "shipped" else f"{main} files"
+        raise AlignmentError(
+            f"the model was trained with boundaries from {made}, which cannot be made here", remedy=_GIVE
+        )
+    model, _, revision = main.removeprefix(_CTC).rpartition(" ")
+    if model_revision(model)[: len(revision)] != revision:
+        raise AlignmentError("the CTC model that aligned the training has other weights now", where=model, remedy=_GIVE)
+    return CtcAligner(model, device=device)
+
+
+class GivenAlignments:
+    """Alignments that a user gives for recordings, found by the name of the sound file without its ending.
+
+    Args:
+        place: Table of `emofuse align`, or what its `--from` takes: a folder of TextGrids or CTMs, or a CTM.
+
+    Raises:
+        AlignmentError: It holds no alignments.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._files = AlignmentFiles(place) if place.is_dir() or place.suffix.lower() == ".ctm" else None
+        self._table = {} if self._files else read_alignments(place)
+
+    def of(self, audio: Path | str) -> Alignment | EmofuseError:
+        """The alignment of a recording, or why there is none."""
+        name = Path(audio).stem
+        try:
+            if self._files is not None:
+                tiers = self._files.read(Utterance(utterance=name, audio=Path(audio)), duration=audio_duration(audio))
+                return Alignment(utterance=name, tiers=tiers, source=self._files.source)
+        except EmofuseError as error:
+            return error
+        if name not in self._table:
+            return AlignmentError(
+                f"{self._place} has no alignment of {name!r}", where=audio, remedy="align it, or leave it out"
+            )
+        return self._table[name]

@@ -135,7 +135,7 @@ def otherwise(name: str) -> str:
     if isinstance(default, bool) or (last in LEARNT and last != "label_smoothing"):
         return "false" if default else "true"
     if isinstance(default, float) or last == "label_smoothing":
-        return "0.5"
+        return "0.25"
     return "3" if isinstance(default, int) or last == "validation_groups" else "other"
 
 

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all setup clean
+.PHONY: demo test test-all fuzz setup clean
 
 demo: $(READY)
 	$(BIN)/emofuse demo --out demo $(if $(wildcard $(RECORDINGS)),--recordings $(RECORDINGS))
@@ -22,6 +22,12 @@ test test-all: $(READY)
 	$(BIN)/pytest $(WHICH) --numprocesses=$(WORKERS) --dist=worksteal \
 	    --cov=emofuse --cov-report=term --cov-fail-under=90; failed=$$?; \
 	wait $$types || failed=1; cat $(VENV)/mypy.log; exit $$failed
+
+# Damaged inputs of every kind; another seed makes other ones, and what fails is kept in fuzz-failures.
+MINUTES ?= 5
+SEED ?= 0
+fuzz: $(READY)
+	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES) --seed $(SEED) $(foreach kind,$(KIND),--kind $(kind))
 
 setup: $(READY)
 

@@ -29,6 +29,7 @@ ORDER = (
     "settings",
     "seeds",
     "workers",
+    "parquet",
     "manifest",
     "audio",
     "corpora",

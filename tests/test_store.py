@@ -178,6 +178,9 @@ def test_a_truncated_shard_is_named_with_a_remedy(tmp_path: Path, share: float) 
         b'{"a": {"dtype": "F16", "shape": [1, 1, 1], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F16", "shape": [1, 2, 2], "data_offsets": [0, 4]}}',
         b'{"a": {"dtype": "F16", "shape": [1, 1, "x"], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F16", "shape": [-1, -2, 1], "data_offsets": [0, 4]}}',
+        b'{"a": ' + b"[" * 100000,
         b"\xff\xfe",
     ],
 )
@@ -209,6 +212,18 @@ def test_a_changed_byte_of_the_header_never_moves_the_numbers_of_a_name(
     for name in set(view) & set(values):
         # Another shape of as many numbers is all that may pass unseen.
         np.testing.assert_array_equal(view.read(name).ravel(), values[name].astype(np.float16).ravel())
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_number_that_was_damaged_is_refused_with_its_name(tmp_path: Path, value: float) -> None:
+    View(tmp_path, KEY).write(some_features("a", "b"))
+    path = shard_of(View(tmp_path, KEY))
+    path.write_bytes(path.read_bytes()[:-2] + np.float16(value).tobytes())
+    view = View(tmp_path, KEY)
+    view.read("a")
+    with pytest.raises(StoreError, match=r"damaged \(features of content b are not finite\); delete it") as caught:
+        view.read("b")
+    assert caught.value.where == str(path)
 
 
 def test_missing_features_say_which_and_what_to_do(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from emofuse.errors import ManifestError
 from emofuse.files import written_whole
 from emofuse.names import key, tidy, unify
+from emofuse.parquet import read_frame
 from emofuse.types import Utterance
 
 COLUMNS: Mapping[str, str] = {
@@ -223,8 +224,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ManifestError("no such manifest", where=path, remedy="make one with `emofuse prepare`")
     try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        frame = read_frame(path)
+    except ValueError as error:
         raise ManifestError(
             "this is not a Parquet table", where=path, remedy="make it again with `emofuse prepare`"
         ) from error

@@ -12,6 +12,7 @@ import pandas as pd
 
 from emofuse.errors import AlignmentError
 from emofuse.files import written_whole
+from emofuse.parquet import read_frame, read_parquet
 from emofuse.types import TIERS, Alignment, Segment, Tier
 
 COLUMNS: Mapping[str, str] = {
@@ -116,30 +117,20 @@ def read_marks(path: Path) -> dict[str, str]:
     Raises:
         AlignmentError: The file is absent or not Parquet.
     """
-    import pyarrow as pa
-    import pyarrow.parquet
-
     try:
-        with path.open("rb") as file:
-            kept = (pyarrow.parquet.read_schema(file).metadata or {}).get(_MARKS.encode(), b"{}")
-        marks = json.loads(kept)
-    except (OSError, ValueError, pa.ArrowException) as error:
+        marks = json.loads((read_parquet(path).schema.metadata or {}).get(_MARKS.encode(), b"{}"))
+    except (ValueError, RecursionError) as error:
         raise AlignmentError("this is not a table of alignments", where=path, remedy=_REMEDY) from error
     return {str(name): str(mark) for name, mark in marks.items()} if isinstance(marks, dict) else {}
 
 
 def _frame(path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.parquet
-
     if not path.is_file():
         raise AlignmentError("no such table of alignments", where=path, remedy="make it with `emofuse align`")
     try:
-        with path.open("rb") as file:
-            frame: pd.DataFrame = pyarrow.parquet.read_table(file).to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
+        return read_frame(path)
+    except ValueError as error:
         raise AlignmentError("this is not a Parquet table", where=path, remedy=_REMEDY) from error
-    return frame
 
 
 def _wrong(name: Any, tier: Any, start: Any, end: Any, label: Any, source: Any, problem: Any) -> str:

@@ -15,6 +15,7 @@ from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import ManifestError
 from emofuse.names import key, tidy
+from emofuse.parquet import read_parquet
 
 CARD = CorpusCard(
     name="table",
@@ -267,11 +268,7 @@ def _read_json_lines(path: Path, notes: list[str]) -> tuple[list[str], list[Row]
 
 
 def _read_parquet(path: Path, notes: list[str]) -> tuple[list[str], list[Row]]:
-    import pyarrow.parquet
-
-    # Opened here, since pyarrow takes some names for addresses.
-    with path.open("rb") as file:
-        table = pyarrow.parquet.read_table(file)
+    table = read_parquet(path)
     return table.column_names, table.to_pylist()
 
 

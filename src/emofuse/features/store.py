@@ -76,6 +76,7 @@ class View:
         self._places: dict[str, tuple[Path, int, tuple[int, ...]]] = {}
         self._maps: dict[Path, NDArray[np.uint8]] = {}
         self._read: set[Path] = set()
+        self._finite: set[str] = set()
         self.refresh()
 
     def refresh(self) -> None:
@@ -109,13 +110,19 @@ class View:
         """Features of one utterance, `(layers, steps, width)`, memory-mapped; what is written into them stays private.
 
         Raises:
-            StoreError: They have not been extracted.
+            StoreError: They have not been extracted, or a number among them is damaged.
         """
         path, offset, shape = self._place(name)
         if path not in self._maps:
             self._maps[path] = np.memmap(path, dtype=np.uint8, mode="c")
         end = offset + 2 * int(np.prod(shape))
-        return self._maps[path][offset:end].view(np.float16).reshape(shape)
+        values = self._maps[path][offset:end].view(np.float16).reshape(shape)
+        # Once a process: training reads them in every epoch.
+        if name not in self._finite:
+            if not np.isfinite(values).all():
+                raise _damaged(path, f"features of content {name[:12]} are not finite")
+            self._finite.add(name)
+        return values
 
     def _place(self, name: str) -> tuple[Path, int, tuple[int, ...]]:
         try:
@@ -191,7 +198,9 @@ def _read_header(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...]]]:
         if any(one.dtype != "F16" or len(one.shape) != 3 for one in header.values()):
             raise ValueError("it holds no features")
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"this shard is damaged ({error})", where=path, remedy="delete it and run the same command again"
-        ) from error
+        raise _damaged(path, str(error)) from error
     return {name: (path, one.start, one.shape) for name, one in header.items()}
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(f"this shard is damaged ({what})", where=path, remedy="delete it and run the same command again")

@@ -21,6 +21,7 @@ from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
 from emofuse.files import written_whole
 from emofuse.names import key, tidy, unify
+from emofuse.parquet import read_frame
 from emofuse.scoring.metrics import answers
 
 NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "dialogue")
@@ -256,7 +257,7 @@ def read_scores(path: Path, *, by: str | None = None) -> Scores:
     if not path.is_file():
         raise ScoresError("no such score table", where=path, remedy="check the path")
     try:
-        frame = pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path, by)
+        frame = read_frame(path) if path.suffix.lower() == ".parquet" else _read_text(path, by)
     except UnicodeDecodeError as error:
         raise ScoresError(
             "this cannot be read as a table (it is not UTF-8 text)", where=path, remedy="save it as UTF-8 or Parquet"

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from emofuse.errors import SettingsError
+from emofuse.parquet import read_frame
 from emofuse.settings import ModelKind
 from emofuse.training.units import read_unit
 
@@ -54,8 +55,8 @@ def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
         SettingsError: It does.
     """
     try:
-        before = pd.read_parquet(out / MANIFEST, columns=["corpus", "utterance"])
-    except (OSError, ValueError, KeyError):
+        before = read_frame(out / MANIFEST)[["corpus", "utterance"]]
+    except (ValueError, KeyError):
         return  # No manifest, or one of another version.
     corpora = set(before["corpus"].dropna())
     if corpora and corpora.isdisjoint(manifest["corpus"].dropna()):

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all fuzz setup clean
+.PHONY: demo test test-all fuzz kills setup clean
 
 demo: $(READY)
 	$(BIN)/emofuse demo --out demo $(if $(wildcard $(RECORDINGS)),--recordings $(RECORDINGS))
@@ -28,6 +28,11 @@ MINUTES ?= 5
 SEED ?= 0
 fuzz: $(READY)
 	$(BIN)/python -m benchmarks.fuzz --minutes $(MINUTES) --seed $(SEED) $(foreach kind,$(KIND),--kind $(kind))
+
+# Commands are killed at random moments and run again; prints what was lost.
+KILLS ?= 200
+kills: $(READY)
+	$(BIN)/python benchmarks/kills.py --kills $(KILLS) --seed $(SEED)
 
 setup: $(READY)
 

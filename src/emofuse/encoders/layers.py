@@ -6,6 +6,8 @@ import re
 
 from emofuse.errors import EncoderError
 
+_MOST = 1000
+
 
 def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
     """Read a choice of hidden states.
@@ -30,6 +32,10 @@ def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
         >>> select_layers("4, 7-8", layers=13, encoder="wav2vec2-base")
         (4, 7, 8)
     """
+    if not 0 < layers <= _MOST:
+        raise EncoderError(
+            f"config.json describes {layers} hidden states", where=encoder, remedy="fetch or write the files anew"
+        )
     text = choice.strip()
     if text == "all":
         return tuple(range(layers))

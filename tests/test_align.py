@@ -732,3 +732,23 @@ def test_what_is_heard_is_aligned_where_the_words_are_others(tmp_path: Path) -> 
     row = {"utterance": "a", "audio": str(clip), "text": "Something else", "spoken": "Hello there"}
     found = align_manifest(make_manifest([row], source="test"), jobs=1)["a"]
     assert [segment.label for segment in found.tiers["word"]] == ["hello", "there"]
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the recordings in {SHARED} are not at hand")
+def test_transcripts_of_other_recordings_are_doubted() -> None:
+    """Against what is said, of actors and, with few false alarms, of people who learn English."""
+    aligner = SphinxAligner()
+
+    def doubted(pairs: list[tuple[Path, str]]) -> int:
+        found = [run.align_clip(aligner, load_audio(clip), text) for clip, text in pairs]
+        return sum("fit" in f"{one.note} {one.problem}" for one in found)
+
+    acted = [next((SHARED / "ravdess" / actor).glob("03-01-0[1345]-01-01-01-*.flac")) for actor in ("01", "08", "15")]
+    assert doubted([(clip, "Kids are talking by the door") for clip in acted]) == 0
+    assert doubted([(clip, "Don't forget a jacket please, my dear") for clip in acted]) == len(acted)
+    table = pd.read_csv(SHARED / "speech" / "speechocean762.tsv", sep="\t", dtype=str).set_index("utterance")["text"]
+    clips = {path.stem: path for path in (SHARED / "speech" / "speechocean762").rglob("*.opus")}
+    names = [name for name in table.index if name in clips][::150]
+    assert len(names) >= 10
+    assert doubted([(clips[name], table[name]) for name in names]) <= len(names) // 10

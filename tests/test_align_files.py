@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from emofuse.align.coverage import coverage
+from emofuse.align.fit import agreement
 from emofuse.align.readers import read_emodb, read_iemocap, with_syllables
 from emofuse.align.run import align_manifest
 from emofuse.align.shipped import AlignmentFiles
@@ -120,7 +123,7 @@ def test_an_independent_reader_takes_the_table(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_alignments([Alignment(utterance="a", tiers={"word": (word,)}, source="sphinx"), failed], path)
     frame = pd.read_parquet(path)
-    assert list(frame.columns) == ["utterance", "tier", "start", "end", "label", "source", "problem"]
+    assert list(frame.columns) == ["utterance", "tier", "start", "end", "label", "source", "problem", "note"]
     assert frame.loc[0].tolist()[:6] == ["a", "word", 0.1, 0.4, "hello", "sphinx"]
     assert frame.loc[1, ["utterance", "problem"]].tolist() == ["b", "silent"]
     assert frame.loc[1, ["tier", "start", "end", "label"]].isna().all()
@@ -544,7 +547,6 @@ DAMAGES: dict[str, dict[str, Damage]] = {
         "overlap": change("xmin = 1\n", "xmin = 0.7\n"),
         "backwards": change("xmax = 1.25\n", "xmax = 0.25\n"),
         "too many": change("intervals: size = 2", "intervals: size = 3"),
-        "too few": change("intervals: size = 2", "intervals: size = 1"),
         "half a tier": change("size = 3", "size = 2.5"),
         "less than none": change("size = 3", "size = -3"),
         "open quotation": change('text = "S"', 'text = "S'),
@@ -887,7 +889,10 @@ def test_the_command_aligns_writes_and_counts(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*command, "--write", "textgrid", "--folder", str(folder)])
     assert done.exit_code == 1
     assert "2 utterances, aligned by word 50.0 %, syllable 0.0 %, phone 0.0 % (ctm 1)" in done.output
-    assert "1 not aligned: there is no alignment of it; align it, or leave it out (b)" in done.output
+    assert (
+        "1 not aligned: there is no alignment of it; align it, or name it as those here are, such as 'a' (b)"
+        in done.output
+    )
     assert "syllable: 1 of 1 aligned utterances have none (ctm 1)" in done.output
     assert "word: " not in done.output
     assert [path.name for path in folder.iterdir()] == ["a.TextGrid"]
@@ -906,3 +911,143 @@ def test_the_command_refuses_half_an_order(options: list[str], tmp_path: Path) -
 def test_json_is_plain(tmp_path: Path) -> None:
     [path] = write_files([WORDS], tmp_path, style="json")
     assert json.loads(path.read_text())["tiers"]["word"][0] == {"start": 0.0, "end": 0.1, "label": "w0"}
+
+
+# Files that do not fit
+
+
+def grids(folder: Path, content: str, name: str = "a.TextGrid", *, encoding: str = "utf-8") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content.encode(encoding))
+    return folder
+
+
+def times(content: str, convert: Callable[[float], str]) -> str:
+    return re.sub(r"(xmin|xmax) = ([\d.]+)", lambda found: f"{found[1]} = {convert(float(found[2]))}", content)
+
+
+HARMLESS_GRIDS: dict[str, Callable[[Path], Path]] = {
+    "fewer intervals announced": lambda folder: grids(
+        folder, LONG.replace("intervals: size = 3", "intervals: size = 1")
+    ),
+    "fewer intervals announced, short": lambda folder: grids(folder, SHORT.replace("\n3\n0\n", "\n2\n0\n")),
+    "fewer tiers announced": lambda folder: grids(folder, LONG.replace("size = 3\nitem", "size = 1\nitem")),
+    "decimal commas": lambda folder: grids(folder, times(LONG, lambda time: str(time).replace(".", ","))),
+    "times of the file that it was cut from": lambda folder: grids(folder, times(LONG, lambda time: f"{time + 10}")),
+    "capitals in the ending": lambda folder: grids(folder, LONG, "a.TEXTGRID"),
+    "small letters in the ending": lambda folder: grids(folder, LONG, "a.textgrid"),
+    "UTF-16": lambda folder: grids(folder, LONG, encoding="utf-16"),
+    "UTF-16 without a mark": lambda folder: grids(folder, LONG, encoding="utf-16-be"),
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS_GRIDS)
+def test_a_textgrid_is_read_as_programs_write_it(tmp_path: Path, kind: str) -> None:
+    files = AlignmentFiles(HARMLESS_GRIDS[kind](tmp_path / "grids"))
+    found = files.read(Utterance(utterance="a"), duration=2.5)
+    assert triples(found["word"]) == [(0.5, 1.25, 'say "ah"')]
+    assert files.doubt is None
+
+
+@pytest.mark.parametrize(
+    ("convert", "said"),
+    [
+        (lambda time: f"{time * 1000:.0f}", "milliseconds"),
+        (lambda time: f"{time * 16000:.0f}", "samples"),
+        (lambda time: f"{time * 44100:.0f}", "samples"),
+        (lambda time: f"{time * 100:.0f}", "frames"),
+        (lambda time: f"{time * 2}", "same recording"),
+    ],
+)
+def test_times_of_another_unit_are_named(tmp_path: Path, convert: Callable[[float], str], said: str) -> None:
+    files = AlignmentFiles(grids(tmp_path, times(LONG, convert)))
+    with pytest.raises(AlignmentError, match=said):
+        files.read(Utterance(utterance="a"), duration=2.5)
+    end = float(convert(2.5))
+    (tmp_path / "a.ctm").write_text(f"a 1 0.0 {end} yes\n")
+    with pytest.raises(AlignmentError, match=said):
+        AlignmentFiles(tmp_path / "a.ctm").read(Utterance(utterance="a"), duration=2.5)
+
+
+def test_a_textgrid_of_a_shorter_sound_is_doubted(tmp_path: Path) -> None:
+    sound = sounds(tmp_path / "audio", seconds=5.0)
+    rows = [{"utterance": "a", "audio": str(sound)}]
+    found = align_manifest(make_manifest(rows, source="test"), files=grids(tmp_path / "grids", LONG))
+    assert "ends before the sound" in str(found["a"].note)
+    assert found["a"].tiers["word"]
+    assert [line for line in coverage(found.values()).doubts() if line.startswith("1 doubtful: the file of its")]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "language", "least", "most"),
+    [
+        ("Kids are talking.", ["KIDS", "are", "talking"], "en", 1.0, 1.0),
+        ("It's 25 %, isn't it?", ["it's", "twenty", "five", "percent", "isn't", "it"], None, 1.0, 1.0),
+        ("don't", ["dont"], "en", 1.0, 1.0),
+        ("Der Käse ist da", ["der", "kase", "<unk>", "da"], "de", 1.0, 1.0),
+        ("one two three four", ["one", "two", "spn", "four"], "en", 1.0, 1.0),
+        ("one two three four", ["two", "one", "four", "three"], "en", 0.5, 0.75),
+        ("kids are talking by the door", ["completely", "different", "utterance"], "en", 0.0, 0.1),
+        ("one two three four", ["one", "two"], "en", 0.6, 0.7),
+        ("你好吗朋友", ["你好", "吗", "朋友"], "zh", 1.0, 1.0),
+        ("你好吗朋友", ["再见", "了"], "zh", 0.0, 0.1),
+    ],
+)
+def test_how_far_words_agree(text: str, labels: list[str], language: str | None, least: float, most: float) -> None:
+    found = agreement(text, labels, language=language)
+    assert found is not None
+    assert least <= found <= most
+
+
+@pytest.mark.parametrize(("text", "labels"), [("你好", ["ni", "hao"]), ("...", ["a"]), ("a", ["<unk>"])])
+def test_what_cannot_be_compared_is_no_fault(text: str, labels: list[str]) -> None:
+    assert agreement(text, labels, language="zh") is None
+
+
+def test_alignments_of_other_words_are_refused_and_of_some_doubted(tmp_path: Path) -> None:
+    sound = sounds(tmp_path / "audio")
+    lines = {"right": "yes we can", "some": "yes we go now", "other": "completely different utterance", "late": "yes"}
+    words = "".join(
+        f"{name} 1 {0.3 * at:.1f} 0.2 {word}\n" for name, text in lines.items() for at, word in enumerate(text.split())
+    )
+    (tmp_path / "w.ctm").write_text(words.replace("late 1 0.0 0.2", "late 1 -1 nan"))
+    rows = [{"utterance": name, "audio": str(sound), "text": "Yes, we can"} for name in lines]
+    found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "w.ctm")
+    assert found["right"].tiers["word"]
+    assert found["right"].note is None
+    assert found["some"].note == "some of its words are not those of the transcript"
+    assert "not those of the transcript" in str(found["other"].problem)
+    # A damaged line costs its own utterance only.
+    assert "'-1' is no time" in str(found["late"].problem)
+
+
+def test_names_in_another_unicode_form_are_found(tmp_path: Path) -> None:
+    (tmp_path / "w.ctm").write_text("Zoe\u0308 1 0.5 0.6 yes\n", encoding="utf-8")
+    assert AlignmentFiles(tmp_path / "w.ctm").read(Utterance(utterance="Zoë"), duration=2.0)["word"]
+    assert AlignmentFiles(grids(tmp_path / "g", LONG, "Zoe\u0308.TextGrid")).read(
+        Utterance(utterance="Zoë"), duration=2.5
+    )["word"]
+
+
+def test_names_that_match_nothing_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "w.ctm").write_text("spk1-u1 1 0.5 0.6 yes\n")
+    with pytest.raises(AlignmentError, match="such as 'spk1-u1'"):
+        AlignmentFiles(tmp_path / "w.ctm").read(Utterance(utterance="u1"), duration=2.0)
+
+
+def test_a_pointer_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 72862\n"
+    (tmp_path / "w.ctm").write_text(pointer)
+    with pytest.raises(AlignmentError, match="git lfs pull"):
+        AlignmentFiles(tmp_path / "w.ctm")
+    files = AlignmentFiles(grids(tmp_path / "g", pointer))
+    with pytest.raises(AlignmentError, match="git lfs pull"):
+        files.read(Utterance(utterance="a"), duration=2.0)
+
+
+def test_notes_survive_every_form(tmp_path: Path) -> None:
+    doubted = replace(WORDS, note="hardly fits")
+    write_alignments([doubted], tmp_path / "a.parquet")
+    assert read_alignments(tmp_path / "a.parquet")[doubted.utterance] == doubted
+    [path] = write_files([doubted], tmp_path, style="json")
+    assert read_json(path).note == "hardly fits"

@@ -30,8 +30,6 @@ def align(
     device: Annotated[str, typer.Option(help="For ctc, where to compute: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Find when the words, syllables and phones of a corpus are said."""
-    check_manifest(manifest)
-    check_output(out, folder=False)
     check_device_name(device)
     if aligner is not None:
         check_one_of(aligner, ("sphinx", "ctc", "shipped"), "aligner", where="--aligner")
@@ -39,6 +37,8 @@ def align(
         check_one_of(write, ("textgrid", "ctm", "json"), "format", where="--write")
     if (write is None) != (folder is None):
         raise SettingsError("one is given without the other", where="--write and --folder", remedy="give both")
+    check_manifest(manifest)
+    check_output(out, folder=False)
     from emofuse.align.coverage import coverage
     from emofuse.align.run import AlignerName, align_manifest
     from emofuse.align.writers import Format, write_files
@@ -64,7 +64,7 @@ def align(
         say(f"{folder}: {len(files)} files")
     counted = coverage(found.values())
     say(f"{out}: {counted.summary()}")
-    for line in [*counted.reasons(), *counted.lacks()]:
+    for line in [*counted.reasons(), *counted.doubts(), *counted.lacks()]:
         warn(line)
     if counted.problems:
         raise typer.Exit(SOME_SKIPPED)

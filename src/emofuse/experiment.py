@@ -509,7 +509,7 @@ def _alignment_notes(found: Coverage | None) -> list[str]:
     if found is None:
         return []
     reasons = [f"{reason}; frames stand for its segments" for reason in found.reasons()]
-    return [found.summary(), *reasons, *found.lacks()]
+    return [found.summary(), *reasons, *found.doubts(), *found.lacks()]
 
 
 def _joined(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from emofuse.align.again import aligner_again, main_source
 from emofuse.align.ctc import CtcAligner
+from emofuse.align.fit import check_words
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.checkpoint import Checkpoint, load_checkpoint
@@ -334,10 +336,16 @@ class Predictor:
             language = languages[0] if len(languages) == 1 and languages != ("en",) else None
             source = main_source(sources) or ""
             try:
-                given = Alignment(utterance="", tiers=aligner.align(clip, text or "", language=language), source=source)
+                tiers = aligner.align(clip, text or "", language=language)
+                given = Alignment(utterance="", tiers=tiers, source=source, note=aligner.doubt)
             except AlignmentError as error:
                 given = Alignment(utterance="", tiers={}, source=source, problem=error.what)
-        notes = []
+        else:
+            try:
+                given = replace(given, note=check_words(text, given.tiers, language=None) or given.note)
+            except AlignmentError as error:
+                given = replace(given, tiers={}, problem=error.what)
+        notes = [given.note] if given.note else []
         if given.problem:
             notes.append(f"not aligned, so frames stand for segments: {given.problem}")
         elif sources and set(sources) != {given.source}:

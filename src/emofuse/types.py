@@ -59,12 +59,14 @@ class Alignment:
         tiers: Segments of each tier that is known, in the order of time; pauses are left out.
         source: Who aligned it: `sphinx`, `ctc` with model and revision, or the kind of file that it was read from.
         problem: Why there are no segments, for the reader; None where there are.
+        note: What is doubtful about the segments; None where nothing is.
     """
 
     utterance: str
     tiers: Mapping[Tier, tuple[Segment, ...]]
     source: str
     problem: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

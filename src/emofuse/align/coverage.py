@@ -19,6 +19,7 @@ class Coverage:
         utterances: How many there are.
         aligned: How many have segments, by tier.
         problems: Names of those that have none, by reason.
+        notes: Names of those whose segments are doubtful, by reason.
         sources: How many of those that have segments have them from whom, as `Alignment.source` tells.
         lacking: How many have no segments in a tier though there was no problem, by tier and source.
     """
@@ -26,6 +27,7 @@ class Coverage:
     utterances: int
     aligned: Mapping[Tier, int]
     problems: Mapping[str, tuple[str, ...]]
+    notes: Mapping[str, tuple[str, ...]]
     sources: Mapping[str, int]
     lacking: Mapping[Tier, Mapping[str, int]]
 
@@ -41,11 +43,11 @@ class Coverage:
 
     def reasons(self) -> list[str]:
         """One line a problem, the most frequent first."""
-        often = sorted(self.problems.items(), key=lambda item: (-len(item[1]), item[0]))
-        return [
-            f"{len(names)} not aligned: {reason} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
-            for reason, names in often
-        ]
+        return _lines("not aligned", self.problems)
+
+    def doubts(self) -> list[str]:
+        """One line a reason to doubt segments, the most frequent first."""
+        return _lines("doubtful", self.notes)
 
     def lacks(self) -> list[str]:
         """One line a tier that some utterances lack though they are aligned otherwise."""
@@ -54,6 +56,14 @@ class Coverage:
             f"{tier}: {sum(sources.values())} of {whole} aligned utterances have none ({_counted(sources)})"
             for tier, sources in self.lacking.items()
         ]
+
+
+def _lines(what: str, found: Mapping[str, tuple[str, ...]]) -> list[str]:
+    often = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [
+        f"{len(names)} {what}: {reason} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+        for reason, names in often
+    ]
 
 
 def _counted(sources: Mapping[str, int]) -> str:
@@ -78,6 +88,7 @@ def coverage(alignments: Iterable[Alignment]) -> Coverage:
     count = 0
     aligned: dict[Tier, int] = dict.fromkeys(TIERS, 0)
     problems: dict[str, list[str]] = defaultdict(list)
+    notes: dict[str, list[str]] = defaultdict(list)
     sources: Counter[str] = Counter()
     lacking: dict[Tier, Counter[str]] = {tier: Counter() for tier in TIERS}
     for alignment in alignments:
@@ -89,10 +100,13 @@ def coverage(alignments: Iterable[Alignment]) -> Coverage:
         sources[alignment.source] += any(alignment.tiers.values())
         if alignment.problem is not None:
             problems[alignment.problem].append(alignment.utterance)
+        if alignment.note is not None:
+            notes[alignment.note].append(alignment.utterance)
     return Coverage(
         utterances=count,
         aligned=aligned,
         problems={reason: tuple(names) for reason, names in problems.items()},
+        notes={reason: tuple(names) for reason, names in notes.items()},
         sources=_sorted(sources),
         lacking={tier: _sorted(counts) for tier, counts in lacking.items() if counts.total()},
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse.align.fit import DOUBTFUL
 from emofuse.align.normalise import is_english, spoken_words
 from emofuse.align.pronounce import pronounce
 from emofuse.align.syllables import PHONES, plain, syllable_segments
@@ -50,6 +51,7 @@ _IPA: Mapping[str, tuple[str, ...]] = {
 """Symbols of the International Phonetic Alphabet for ARPAbet phones; those not here are their own small letters."""
 
 _LETTERS_ONLY = "its symbols are neither letters nor phones"
+_POOR = -4.0  # Log of a symbol's probability over that of the best one, in the frame that fits it best.
 _ANY = -1  # A letter that the model does not know: it takes the best symbol of each frame.
 
 
@@ -128,6 +130,8 @@ class CtcAligner:
         auto: Any = transformers
 
         self.model = model
+        self.doubt: str | None = None
+        """Why the last alignment may be of other words than are said; None where nothing speaks for that."""
         try:
             folder = model_folder(model)
             with quiet(), offline():
@@ -193,6 +197,12 @@ class CtcAligner:
             [wildcard if target == _ANY else target for target in targets],
             blank=self._blank,
         )
+        gaps = [
+            float(np.max(log_probs[path == at, target] - spoken[path == at]))
+            for at, target in enumerate(targets)
+            if target not in (_ANY, self._delimiter)
+        ]
+        self.doubt = DOUBTFUL if gaps and np.median(gaps) < _POOR else None
         spans = self._spans(path, len(targets), len(clip))
         said = [
             [span for span, (number, _) in zip(spans, owners, strict=True) if number == at] for at in range(len(words))

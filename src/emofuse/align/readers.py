@@ -10,6 +10,7 @@ from pathlib import Path
 from emofuse.align.syllables import PHONES, VOWELS, phones_by_word, plain, syllable_segments
 from emofuse.align.text_files import in_order, read_text, seconds
 from emofuse.errors import AlignmentError
+from emofuse.names import tidy
 from emofuse.types import Segment, Tier
 
 _FRAME = 0.01  # Seconds; Sphinx counts frames.
@@ -204,14 +205,15 @@ def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...
         cells = line.split()
         if not cells or line.startswith(";;"):
             continue
-        own = rows.setdefault(cells[0], [])
+        name = tidy(cells[0])
+        own = rows.setdefault(name, [])
         try:
             own += _ctm_segments(cells, tier, f"{path}, line {number}")
         except AlignmentError as error:
             # Of a line that is cut off in its first word nobody knows whose it is.
             if len(cells) == 1:
                 raise
-            errors.setdefault(cells[0], error)
+            errors.setdefault(name, error)
     found: dict[str, tuple[Segment, ...] | AlignmentError] = {}
     for name, own in rows.items():
         try:

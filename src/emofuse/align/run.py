@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from emofuse.align.again import ctc_source
 from emofuse.align.ctc import CtcAligner, model_revision
+from emofuse.align.fit import check_words
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
@@ -24,7 +25,9 @@ from emofuse.types import Alignment, Utterance
 from emofuse.workers import in_processes, process_count
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 AlignerName = Literal["sphinx", "ctc", "shipped"]
 ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
@@ -32,7 +35,6 @@ ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
 LABEL = "Aligning"
 
 _Aligned = tuple[Alignment, tuple[str, ...]]
-_Tiers = tuple[Mapping[Any, Any], tuple[str, ...]]
 """What was found, and notes on the recording."""
 
 _VERSION = 3  # Of what an aligner makes of the same sound and words.
@@ -203,42 +205,78 @@ def _align(
 ) -> Iterator[_Aligned]:
     read = AlignmentFiles(files) if files is not None else None
     if read is not None:
-        yield from (_attempt(task, lambda task: _from_files(read, task), source=read.source) for task in tasks)
+        yield from (_from_files(read, task) for task in tasks)
         return
     yield from (_attempt(task, _from_corpus, source="shipped") for task in tasks if task.aligner == "shipped")
     if by_ctc := [task for task in tasks if task.aligner == "ctc"]:
         recogniser = CtcAligner(model or "", device=device)
         source = ctc_source(model or "", model_revision(model or ""))
-        yield from (_attempt(task, lambda task: _by(recogniser, task), source=source) for task in by_ctc)
+        yield from (_by(recogniser, task, source=source) for task in by_ctc)
     by_sphinx = [task for task in tasks if task.aligner == "sphinx"]
     yield from in_processes(_sphinx, by_sphinx, jobs=jobs, died=_died)
 
 
-def _attempt(task: _Task, work: Callable[[_Task], _Tiers], *, source: str) -> _Aligned:
+def _attempt(task: _Task, work: Callable[[_Task], Mapping[Any, Any]], *, source: str) -> _Aligned:
     name = task.utterance.utterance
     try:
-        tiers, notes = work(task)
+        tiers = work(task)
+        note = check_words(task.utterance.text, tiers, language=task.language)
     except EmofuseError as error:
         return Alignment(utterance=name, tiers={}, source=source, problem=error.advice), ()
-    return Alignment(utterance=name, tiers=tiers, source=source), notes
+    return Alignment(utterance=name, tiers=tiers, source=source, note=note), ()
 
 
-def _by(aligner: SphinxAligner | CtcAligner, task: _Task) -> _Tiers:
+def align_clip(
+    aligner: SphinxAligner | CtcAligner,
+    clip: NDArray[np.float32],
+    text: str | None,
+    *,
+    language: str | None = None,
+) -> Alignment:
+    """Align one clip with its words; the alignment says why there is none, or why it may be of other words.
+
+    Args:
+        aligner: Of Sphinx or a CTC model.
+        clip: Mono samples `(time,)` at 16 kHz.
+        text: What is said, as it is written.
+        language: ISO 639-1 code; None where it is not known.
+
+    Example:
+        >>> from emofuse.testing import tone
+        >>> found = align_clip(SphinxAligner(), tone(1.0, seed=0), "Hello there")
+        >>> found.source, found.note
+        ('sphinx', 'the transcript hardly fits the sound; check that it is of this recording')
+    """
+    try:
+        if text is None:
+            raise AlignmentError("there is no transcript", remedy="write down what is said")
+        tiers = aligner.align(clip, text, language=language)
+    except EmofuseError as error:
+        return Alignment(utterance="", tiers={}, source=aligner.name, problem=error.advice)
+    return Alignment(utterance="", tiers=tiers, source=aligner.name, note=aligner.doubt)
+
+
+def _by(aligner: SphinxAligner | CtcAligner, task: _Task, *, source: str) -> _Aligned:
     one = task.utterance
-    if one.audio is None:
-        raise AlignmentError("there is no sound", remedy="align recordings only")
-    if one.text is None:
-        raise AlignmentError("there is no transcript", remedy="write down what is said")
-    recording = read_audio(one.audio, start=one.start, end=one.end)
-    return aligner.align(recording.samples, one.text, language=task.language), recording.notes
+    try:
+        if one.audio is None:
+            raise AlignmentError("there is no sound", remedy="align recordings only")
+        recording = read_audio(one.audio, start=one.start, end=one.end)
+    except EmofuseError as error:
+        return Alignment(utterance=one.utterance, tiers={}, source=source, problem=error.advice), ()
+    found = align_clip(aligner, recording.samples, one.text, language=task.language)
+    return replace(found, utterance=one.utterance, source=source), recording.notes
 
 
-def _from_corpus(task: _Task) -> _Tiers:
-    return read_shipped(task.utterance, corpus=task.corpus, duration=_duration(task.utterance)), ()
+def _from_corpus(task: _Task) -> Mapping[Any, Any]:
+    return read_shipped(task.utterance, corpus=task.corpus, duration=_duration(task.utterance))
 
 
-def _from_files(files: AlignmentFiles, task: _Task) -> _Tiers:
-    return files.read(task.utterance, duration=_duration(task.utterance)), ()
+def _from_files(files: AlignmentFiles, task: _Task) -> _Aligned:
+    found, notes = _attempt(
+        task, lambda task: files.read(task.utterance, duration=_duration(task.utterance)), source=files.source
+    )
+    return (found if found.note or found.problem else replace(found, note=files.doubt)), notes
 
 
 def _duration(one: Utterance) -> float:
@@ -253,7 +291,7 @@ _WORKER: dict[str, SphinxAligner] = {}
 def _sphinx(task: _Task) -> _Aligned:
     if "sphinx" not in _WORKER:
         _WORKER["sphinx"] = SphinxAligner()
-    return _attempt(task, lambda task: _by(_WORKER["sphinx"], task), source="sphinx")
+    return _by(_WORKER["sphinx"], task, source="sphinx")
 
 
 def _died(task: _Task) -> _Aligned:

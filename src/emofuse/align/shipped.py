@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from emofuse.align.fit import SHORTER, check_length, is_shorter
 from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
-from emofuse.align.textgrid import NAMES, read_textgrid
+from emofuse.align.textgrid import NAMES, Grid, read_grid
+from emofuse.audio import audio_duration
 from emofuse.errors import AlignmentError
+from emofuse.names import tidy
 from emofuse.types import Segment, Tier, Utterance
 
 Tiers = Mapping[Tier, tuple[Segment, ...]]
 
-_BEYOND = 0.1  # Seconds that an alignment may reach past the sound, whose frames do not end with it.
+_SHOWN = 3  # Names that a message lists.
 
 
 def _iemocap(sound: Path, duration: float) -> Tiers:
@@ -79,16 +82,19 @@ class AlignmentFiles:
                     self._ctms[tier] = read_ctm(path, tier=tier)
             if not self._ctms:
                 # The deepest first, so that a path without a folder has the last word on its name.
-                for path in sorted(place.rglob("*.[Tt]ext[Gg]rid"), key=lambda path: (-len(path.parts), path)):
-                    relative = path.relative_to(place).with_suffix("").as_posix()
+                grids = (path for path in place.rglob("*") if path.suffix.lower() == ".textgrid" and path.is_file())
+                for path in sorted(grids, key=lambda path: (-len(path.parts), path)):
+                    relative, stem = tidy(path.relative_to(place).with_suffix("").as_posix()), tidy(path.stem)
                     self._grids[relative] = path
                     # A name that two folders share tells nothing by itself.
-                    self._grids[path.stem] = None if path.stem in self._grids and path.stem != relative else path
+                    self._grids[stem] = None if stem in self._grids and stem != relative else path
         if not self._ctms and not self._grids:
             raise AlignmentError(
                 "there are no alignments here", where=place, remedy="name a folder of TextGrids, or a .ctm"
             )
         self.source = "ctm" if self._ctms else "textgrid"
+        self.doubt: str | None = None
+        """Why what was read last may be of another sound; None where nothing speaks for that."""
 
     def read(self, utterance: Utterance, *, duration: float) -> Tiers:
         """Read one utterance's alignment; syllables are made from words and ARPAbet phones where there are none.
@@ -97,28 +103,51 @@ class AlignmentFiles:
             AlignmentError: There is none, or it is damaged or of a longer sound.
         """
         found: dict[Tier, tuple[Segment, ...]] = {}
+        name, self.doubt = tidy(utterance.utterance), None
         for tier, rows in self._ctms.items():
-            segments = rows.get(utterance.utterance)
+            segments = rows.get(name)
             if isinstance(segments, AlignmentError):
                 raise segments
             if segments is not None:
                 found[tier] = segments
-        sound = utterance.audio.stem if utterance.audio else ""
-        own, of_file = self._grids.get(utterance.utterance), self._grids.get(sound)
+        sound = tidy(utterance.audio.stem) if utterance.audio else ""
+        own, of_file = self._grids.get(name), self._grids.get(sound)
         if own is not None and own != of_file:
-            found = read_textgrid(own)
+            found = dict(self._fitted(read_grid(own), duration))
         elif of_file is not None:
-            tiers = read_textgrid(of_file)
+            span = utterance.start > 0 or utterance.end is not None
+            whole = audio_duration(utterance.audio) if span and utterance.audio else duration
+            tiers = self._fitted(read_grid(of_file), whole)
             found = {tier: _cut(segments, utterance.start, utterance.end) for tier, segments in tiers.items()}
-        if not found and not {utterance.utterance, sound}.isdisjoint(self._grids):
+        if not found and not {name, sound}.isdisjoint(self._grids):
             raise AlignmentError(
                 "two TextGrids in different folders have its name",
                 where=self._place,
                 remedy="keep the one that is its own",
             )
         if not found:
-            raise AlignmentError("there is no alignment of it", where=self._place, remedy="align it, or leave it out")
+            raise AlignmentError(
+                "there is no alignment of it", where=self._place, remedy=f"align it, or name it as {self._examples()}"
+            )
         return within(with_syllables(found), duration)
+
+    def _examples(self) -> str:
+        """What utterances are called here."""
+        names = [*self._grids, *(name for rows in self._ctms.values() for name in rows)]
+        return "those here are, such as " + ", ".join(repr(name) for name in list(dict.fromkeys(names))[:_SHOWN])
+
+    def _fitted(self, grid: Grid, duration: float) -> Tiers:
+        """The tiers of a TextGrid of a sound, counted from the sound's beginning."""
+        late = check_length(grid.start, grid.end, duration)
+        self.doubt = SHORTER if grid.covers and is_shorter(grid.end - late, duration) else None
+        if not late:
+            return grid.tiers
+        return {
+            tier: tuple(
+                Segment(start=max(one.start - late, 0.0), end=one.end - late, label=one.label) for one in segments
+            )
+            for tier, segments in grid.tiers.items()
+        }
 
 
 def _cut(segments: tuple[Segment, ...], start: float, end: float | None) -> tuple[Segment, ...]:
@@ -138,11 +167,7 @@ def within(tiers: Tiers, duration: float) -> Tiers:
         AlignmentError: More than rounding does.
     """
     last = max((segments[-1].end for segments in tiers.values() if segments), default=0.0)
-    if last > duration + _BEYOND:
-        raise AlignmentError(
-            f"the alignment ends at {last:.2f} s and the sound at {duration:.2f} s",
-            remedy="check that they are of the same recording",
-        )
+    check_length(0.0, last, duration)
     return {
         tier: tuple(
             Segment(start=one.start, end=min(one.end, duration), label=one.label)

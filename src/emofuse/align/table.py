@@ -23,9 +23,11 @@ COLUMNS: Mapping[str, str] = {
     "label": "string",
     "source": "string",
     "problem": "string",
+    "note": "string",
 }
 """Columns of the table and their types. Times are seconds from the beginning of the utterance. An utterance without
-segments has one row without tier, a tier without segments one row without times; `problem` says why."""
+segments has one row without tier, a tier without segments one row without times; `problem` says why, and `note` what is
+doubtful about segments."""
 
 _MARKS = "emofuse.marks"
 _REMEDY = "make it again with `emofuse align`"
@@ -61,7 +63,7 @@ def write_alignments(alignments: Iterable[Alignment], path: Path, *, marks: Mapp
 
 
 def _rows(alignment: Alignment) -> list[tuple[Any, ...]]:
-    name, about = alignment.utterance, (alignment.source, alignment.problem)
+    name, about = alignment.utterance, (alignment.source, alignment.problem, alignment.note)
     rows: list[tuple[Any, ...]] = []
     for tier, segments in alignment.tiers.items():
         rows += [(name, tier, segment.start, segment.end, segment.label, *about) for segment in segments]
@@ -84,17 +86,18 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
     if missing:
         raise AlignmentError(f"column {missing[0]!r} is missing", where=path, remedy=_REMEDY)
     tiers: dict[str, dict[Tier, list[Segment]]] = {}
-    about: dict[str, tuple[str, str | None]] = {}
+    about: dict[str, tuple[str, str | None, str | None]] = {}
     columns = [frame[name].astype("object").where(frame[name].notna(), None) for name in COLUMNS]
     for number, row in enumerate(zip(*columns, strict=True), start=1):
-        name, tier, start, end, label, source, problem = row
-        wrong = _wrong(*row) or (name in about and about[name] != (source, problem) and "another source or problem")
+        name, tier, start, end, label, source, problem, note = row
+        told = (source, problem, note)
+        wrong = _wrong(*row) or (name in about and about[name] != told and "another source, problem or note")
         if not wrong and start is not None:
             before = tiers.get(name, {}).get(tier, [])
             wrong = "a segment that begins before the one above it" if before and start < before[-1].start else ""
         if wrong:
             raise AlignmentError(f"row {number} has {wrong}", where=path, remedy=_REMEDY)
-        about[name] = (source, problem)
+        about[name] = told
         own = tiers.setdefault(name, {})
         if tier is not None:
             segments = own.setdefault(tier, [])
@@ -106,6 +109,7 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
             tiers={tier: tuple(segments) for tier, segments in own.items()},
             source=about[name][0],
             problem=about[name][1],
+            note=about[name][2],
         )
         for name, own in tiers.items()
     }
@@ -133,7 +137,7 @@ def _frame(path: Path) -> pd.DataFrame:
         raise AlignmentError("this is not a Parquet table", where=path, remedy=_REMEDY) from error
 
 
-def _wrong(name: Any, tier: Any, start: Any, end: Any, label: Any, source: Any, problem: Any) -> str:
+def _wrong(name: Any, tier: Any, start: Any, end: Any, label: Any, source: Any, problem: Any, note: Any) -> str:
     """What is wrong with a row by itself; empty where nothing is."""
     if not isinstance(name, str) or not name.strip():
         return "no name in column 'utterance'"
@@ -143,6 +147,8 @@ def _wrong(name: Any, tier: Any, start: Any, end: Any, label: Any, source: Any, 
         return "nothing in column 'source'"
     if problem is not None and not isinstance(problem, str):
         return f"{problem!r} in column 'problem'"
+    if note is not None and not isinstance(note, str):
+        return f"{note!r} in column 'note'"
     if start is None and end is None and label is None:
         return ""
     if tier is None or not isinstance(label, str):

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from emofuse.delimited import decoded
 from emofuse.errors import AlignmentError
+from emofuse.files import stand_in
 from emofuse.types import Segment
 
 _LARGEST = 64 << 20  # Bytes; no text file of alignments comes near.
@@ -27,19 +29,19 @@ def read_text(path: Path) -> str:
         if path.stat().st_size > _LARGEST:
             raise AlignmentError("the file is too large for alignments", where=path, remedy="check what it is")
         content = path.read_bytes()
+        instead = stand_in(path)
     except FileNotFoundError as error:
         raise AlignmentError("no such file", where=path, remedy="check the path") from error
     except OSError as error:
         raise AlignmentError(f"the file cannot be read ({error.strerror})", where=path, remedy="check it") from error
     if not content.strip():
         raise AlignmentError("the file is empty", where=path, remedy="align anew, or get it again")
+    if instead is not None:
+        raise AlignmentError(instead[0], where=path, remedy=instead[1])
     try:
-        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    if "\0" in text:
-        raise AlignmentError("this is not a text file", where=path, remedy="align anew, or get it again")
-    return text
+        return decoded(content, "latin-1")[0]
+    except ValueError as error:
+        raise AlignmentError("this is not a text file", where=path, remedy="align anew, or get it again") from error
 
 
 def seconds(cell: str, *, where: str, scale: float = 1.0) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from emofuse.align.text_files import in_order, read_text
@@ -21,7 +22,7 @@ NAMES: Mapping[Tier, tuple[str, ...]] = {
 PAUSES = frozenset({"", "sil", "sp", "SIL", "<eps>", "<sil>", "<p:>", "#"})
 
 _TOKEN = re.compile(
-    r'"(?P<text>(?:[^"]|"")*)"|(?<![\w.])(?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)(?![\w.])'
+    r'"(?P<text>(?:[^"]|"")*)"|(?<![\w.])(?P<number>[-+]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][-+]?[0-9]+)?)(?![\w.])'
     r"|<exists>|\[[0-9]*\]"
 )
 _REMEDY = "write it anew from Praat or the aligner"
@@ -46,24 +47,57 @@ def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:
         >>> read_textgrid(path)
         {'word': (Segment(start=0.1, end=0.4, label='hello'),)}
     """
+    return read_grid(path).tiers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A TextGrid.
+
+    Attributes:
+        tiers: As `read_textgrid` gives them.
+        start: Where it begins, in seconds.
+        end: Where it ends.
+        covers: Whether one of these tiers ends in a pause, as those do that cover the whole sound.
+    """
+
+    tiers: dict[Tier, tuple[Segment, ...]]
+    start: float
+    end: float
+    covers: bool
+
+
+def read_grid(path: Path) -> Grid:
+    """Read a TextGrid with what it says of the sound; the errors are those of `read_textgrid`.
+
+    Where a tier holds more intervals than it announces, as those of some aligners do, all are read.
+    """
     text = read_text(path)
     if "ooTextFile" not in text[:200] or "TextGrid" not in text[:400]:
         raise AlignmentError("this is not a TextGrid", where=path, remedy=_REMEDY)
     tokens = _Tokens(text, path)
-    tokens.number()
-    tokens.number()
+    start, end = tokens.number(), tokens.number()
+    announced = tokens.count("tiers")
     tiers: dict[Tier, tuple[Segment, ...]] = {}
-    for _ in range(tokens.count("tiers")):
+    found, covers = 0, False
+    while tokens.more():
+        found += 1
         kind, name = tokens.text(), tokens.text()
+        if kind not in ("IntervalTier", "TextTier"):
+            raise AlignmentError(f"{kind[:40]!r} is no kind of tier", where=path, remedy=_REMEDY)
         tokens.number()
         tokens.number()
-        segments = []
-        for _ in range(tokens.count("intervals")):
-            if kind != "IntervalTier":
-                tokens.number()
-                tokens.text()
-                continue
-            segments.append(Segment(start=tokens.number(), end=tokens.number(), label=tokens.text()))
+        size, segments = tokens.count("intervals"), []
+        while tokens.at_number():
+            first = tokens.number()
+            last = tokens.number() if kind == "IntervalTier" else first
+            segments.append(Segment(start=first, end=last, label=tokens.text()))
+        if len(segments) < size:
+            raise AlignmentError(
+                f"tier {name[:40]!r} announces {size} intervals and holds {len(segments)}: it breaks off",
+                where=path,
+                remedy=_REMEDY,
+            )
         tier = _tier(name)
         if kind != "IntervalTier" or tier is None:
             continue
@@ -72,13 +106,17 @@ def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:
                 f"there are two tiers of {tier}s", where=path, remedy="keep one speaker and one tier of each"
             )
         checked = in_order(segments, path, what=f"tier {name!r}")
+        covers = covers or bool(checked and checked[-1].label in PAUSES)
         tiers[tier] = tuple(segment for segment in checked if segment.label not in PAUSES)
-    tokens.end()
+    if found < announced:
+        raise AlignmentError(
+            f"the TextGrid announces {announced} tiers and holds {found}: it breaks off", where=path, remedy=_REMEDY
+        )
     if not tiers:
         raise AlignmentError(
             "there is no tier of words, syllables or phones", where=path, remedy="call them words, syllables and phones"
         )
-    return tiers
+    return Grid(tiers=tiers, start=start, end=end, covers=covers)
 
 
 def _tier(name: str) -> Tier | None:
@@ -91,32 +129,38 @@ class _Tokens:
 
     def __init__(self, text: str, path: Path) -> None:
         body = text.split("TextGrid", 1)[1].lstrip('"')
-        self._found = _TOKEN.finditer(body)
+        # Remarks such as `intervals [12]:` hold numbers that are no values.
+        self._found = (one for one in _TOKEN.finditer(body) if one[0] != "<exists>" and not one[0].startswith("["))
         self._path = path
+        self._ahead = next(self._found, None)
+
+    def more(self) -> bool:
+        """Whether a value is left."""
+        return self._ahead is not None
+
+    def at_number(self) -> bool:
+        """Whether the next value is a number."""
+        return self._ahead is not None and self._ahead["number"] is not None
 
     def _next(self, group: str) -> str:
-        for match in self._found:
-            # Remarks such as `intervals [12]:` hold numbers that are no values.
-            if match[0] == "<exists>" or match[0].startswith("["):
-                continue
-            if match[group] is None:
-                raise AlignmentError(
-                    f"{match[0][:40]!r} is not the {'label' if group == 'text' else 'number'} that belongs here",
-                    where=self._path,
-                    remedy=_REMEDY,
-                )
-            return match[group]
-        raise AlignmentError("the TextGrid breaks off", where=self._path, remedy=_REMEDY)
-
-    def end(self) -> None:
-        if any(match["text"] is not None or match["number"] is not None for match in self._found):
-            raise AlignmentError("there is more below the last tier", where=self._path, remedy=_REMEDY)
+        match = self._ahead
+        if match is None:
+            raise AlignmentError("the TextGrid breaks off", where=self._path, remedy=_REMEDY)
+        if match[group] is None:
+            raise AlignmentError(
+                f"{match[0][:40]!r} is not the {'label' if group == 'text' else 'number'} that belongs here",
+                where=self._path,
+                remedy=_REMEDY,
+            )
+        self._ahead = next(self._found, None)
+        return match[group]
 
     def text(self) -> str:
         return self._next("text").replace('""', '"')
 
     def number(self) -> float:
-        value = float(self._next("number"))
+        # Where a comma is the decimal mark, some programs write it here too.
+        value = float(self._next("number").replace(",", "."))
         if not math.isfinite(value):
             raise AlignmentError("a time is not finite", where=self._path, remedy=_REMEDY)
         return value

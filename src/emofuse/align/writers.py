@@ -78,12 +78,13 @@ def read_json(path: Path) -> Alignment:
             for tier in TIERS
             if tier in values["tiers"]
         }
-        name, source, problem = _word(values["utterance"]), _word(values["source"]), values["problem"]
+        name, source = _word(values["utterance"]), _word(values["source"])
+        problem, note = (None if values[key] is None else _word(values[key]) for key in ("problem", "note"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise AlignmentError(
             "this is not an alignment as JSON", where=path, remedy="write it anew with `emofuse align --write json`"
         ) from error
-    return Alignment(utterance=name, tiers=tiers, source=source, problem=problem)
+    return Alignment(utterance=name, tiers=tiers, source=source, problem=problem, note=note)
 
 
 def _time(value: object) -> float:
@@ -104,6 +105,7 @@ def _as_json(alignment: Alignment) -> dict[str, object]:
         "utterance": alignment.utterance,
         "source": alignment.source,
         "problem": alignment.problem,
+        "note": alignment.note,
         "tiers": tiers,
     }
 

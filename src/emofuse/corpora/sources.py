@@ -11,6 +11,7 @@ from pathlib import Path
 
 from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import AudioError, EmofuseError, ManifestError
+from emofuse.files import stand_in
 from emofuse.names import key, tidy
 
 AGAIN = "copy or download it again"
@@ -36,12 +37,15 @@ def read_text(path: Path, *encodings: str) -> str:
     """
     try:
         content = path.read_bytes()
+        instead = stand_in(path)
     except FileNotFoundError as error:
         raise ManifestError("no such file", where=path, remedy=AGAIN) from error
     except IsADirectoryError as error:
         raise ManifestError("a folder is in its place", where=path, remedy=AGAIN) from error
     except OSError as error:
         raise ManifestError("the file cannot be opened", where=path, remedy="check its permissions") from error
+    if instead is not None:
+        raise ManifestError(instead[0], where=path, remedy=instead[1])
     if not content.strip():
         raise ManifestError("the file is empty", where=path, remedy=AGAIN)
     try:

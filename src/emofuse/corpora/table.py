@@ -14,6 +14,7 @@ from typing import Any
 from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import ManifestError
+from emofuse.files import stand_in
 from emofuse.names import key, tidy
 from emofuse.parquet import read_parquet
 
@@ -53,6 +54,8 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
     path = _find(root)
     notes: list[str] = []
     try:
+        if instead := stand_in(path):
+            raise ManifestError(instead[0], where=path, remedy=instead[1])
         names, table = _READERS[path.suffix.lower()](path, notes)
     except (OSError, ValueError, NotImplementedError, RecursionError, csv.Error, KeyError) as error:
         raise ManifestError(

@@ -1,0 +1,127 @@
+"""Whether an alignment can be of a transcript and of a sound: of its words, its pace and its length."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+
+from emofuse.align.normalise import spoken_words
+from emofuse.errors import AlignmentError
+from emofuse.types import Segment, Tier
+
+OTHER_WORDS = "its words are not those of the transcript"
+SHORTER = "the file of its alignment ends before the sound; check that both are of one recording at one rate"
+SOME_OTHER_WORDS = "some of its words are not those of the transcript"
+DOUBTFUL = "the transcript hardly fits the sound; check that it is of this recording"
+"""The note on an alignment of words that may be another recording's."""
+
+_LEAST = 0.5  # Fraction of the words that must agree.
+_USUAL = 0.8
+_UNKNOWN = frozenset({"unk", "spn", "oov"})  # How aligners call a word that they do not know.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_SLACK = 0.1  # Seconds that an alignment may reach past the sound, whose frames do not end with it.
+_SHORTER = 0.05  # Fraction of the sound by which a file that covers it may be shorter.
+
+
+def agreement(text: str, labels: Sequence[str], *, language: str | None) -> float | None:
+    """The fraction of a transcript's words that an alignment has, and it of the alignment's, in one order.
+
+    Args:
+        text: The transcript.
+        labels: The alignment's words.
+        language: ISO 639-1 code of the transcript; None counts as English.
+
+    Returns:
+        Twice the words that agree over all words; None where nobody can tell, as of two scripts.
+
+    Example:
+        >>> agreement("Don't go, please!", ["DON'T", "GO"], language="en")
+        0.8
+    """
+    ours, theirs = _words(text, language), [word for label in labels for word in _words(label, language)]
+    unknown = sum(label.strip("<>[](){}").lower() in _UNKNOWN for label in labels)
+    theirs = [word for word in theirs if word not in _UNKNOWN]
+    if not ours or not theirs or _scripts(ours).isdisjoint(_scripts(theirs)):
+        return None
+    matching = sum(block.size for block in SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks())
+    unknown = min(unknown, len(ours) - matching)
+    return 2 * (matching + unknown) / (len(ours) + len(theirs) + unknown)
+
+
+def check_words(text: str | None, tiers: Mapping[Tier, Sequence[Segment]], *, language: str | None) -> str | None:
+    """Whether an alignment's words are a transcript's.
+
+    Returns:
+        A note where some are not; None where all are or nobody can tell.
+
+    Raises:
+        AlignmentError: Most are not.
+    """
+    words = tiers.get("word", ())
+    if not text or not words:
+        return None
+    agreed = agreement(text, [segment.label for segment in words], language=language)
+    if agreed is not None and agreed < _LEAST:
+        raise AlignmentError(OTHER_WORDS, remedy="check which file is of which utterance")
+    return SOME_OTHER_WORDS if agreed is not None and agreed < _USUAL else None
+
+
+def check_length(start: float, end: float, duration: float) -> float:
+    """How much later a file of alignments begins to count than its sound.
+
+    Args:
+        start: Where the file begins.
+        end: Where it ends.
+        duration: Of the sound, in seconds.
+
+    Returns:
+        Seconds to take off its times: none, or its beginning where it is as long as the sound.
+
+    Raises:
+        AlignmentError: It is of a longer sound.
+
+    Example:
+        >>> check_length(10.0, 12.5, 2.5)
+        10.0
+    """
+    slack = max(_SLACK, _SHORTER * duration)
+    if start > 0 and abs(end - start - duration) <= slack:
+        return start
+    if end > duration + _SLACK:
+        cause = "check that they are of the same recording"
+        for unit, scale in (("milliseconds", 1000), ("samples", 8000), ("frames", 100)):
+            if any(abs(end / one - duration) <= slack for one in _scales(scale)):
+                cause = f"its times look like {unit}: write them in seconds"
+        raise AlignmentError(f"the alignment ends at {end:.2f} s and the sound at {duration:.2f} s", remedy=cause)
+    return 0.0
+
+
+def is_shorter(end: float, duration: float) -> bool:
+    """Whether a file that ends in a pause, and so with its sound, is of a shorter one.
+
+    Example:
+        >>> is_shorter(1.7, 3.4), is_shorter(3.38, 3.4)
+        (True, False)
+    """
+    return end < duration - max(_SLACK, _SHORTER * duration)
+
+
+def _scales(scale: int) -> Sequence[int]:
+    return (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000) if scale == 8000 else (scale,)
+
+
+def _words(text: str, language: str | None) -> list[str]:
+    words = [_folded(word) for word in spoken_words(text, language=language)]
+    # Where words are written without spaces between them, an aligner's are others than ours.
+    return [sign for word in words for sign in (word if _UNSPACED.search(word) else [word])]
+
+
+def _folded(word: str) -> str:
+    plain = unicodedata.normalize("NFKD", word.casefold())
+    return "".join(sign for sign in plain if not unicodedata.combining(sign) and sign != "'")
+
+
+def _scripts(words: Sequence[str]) -> set[str]:
+    return {unicodedata.name(sign, "").partition(" ")[0] for word in words for sign in word if sign.isalpha()} or {""}

@@ -620,7 +620,7 @@ def test_a_process_that_dies_costs_one_utterance(tmp_path: Path) -> None:
 
     tasks = [task("a", None), task("b", Deadly("en")), task("c", None)]
     done = in_processes(run._sphinx, tasks, jobs=2, died=run._died)
-    found = {one.utterance: one.problem for one in done}
+    found = {one.utterance: one.problem for one, _ in done}
     assert found.keys() == {"a", "b", "c"}
     assert "died" in str(found["b"])
     assert "no such file" in str(found["a"])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from emofuse.cli import app
 from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.experiment import Features, extract, run, train
 from emofuse.manifest import read_manifest
-from emofuse.models import LateFusion
+from emofuse.models import JoinedModel
 from emofuse.predict import Predictor, load
 from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
 from emofuse.settings import TrainSettings as Train
@@ -128,9 +129,15 @@ def by_hand(made: Made, kind: ModelKind, name: str, words: str) -> dict[str, flo
             stored = torch.from_numpy(read.astype(np.float32))
         inputs |= {"text": stored[None], "text_mask": torch.ones(1, stored.shape[-2 if stored.dim() > 1 else 0]).bool()}
     with torch.no_grad():
-        logits = checkpoint.model(**inputs)[0].double().numpy()
+        logits = checkpoint.model(**inputs)[0] if kind != "late" else checkpoint.model(apart(inputs))[0]
+    logits = logits.double().numpy()
     powers = np.exp(logits - logits.max())
     return dict(zip(checkpoint.classes, powers / powers.sum(), strict=True))
+
+
+def apart(inputs: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """What each member of late fusion reads."""
+    return {one: {key: value for key, value in inputs.items() if key.startswith(one)} for one in ("speech", "text")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,9 +168,9 @@ def test_a_kept_model_is_the_one_that_was_trained(kind: ModelKind, made: Made) -
 
 def test_late_fusion_keeps_rule_and_weights(made: Made) -> None:
     model = load_checkpoint(made.model("late")).model
-    assert isinstance(model, LateFusion)
-    assert list(model.weights) == list(made.result["joined"]["late"]["final-seed0"]["weights"])
-    assert model.rule == "mean"
+    assert isinstance(model, JoinedModel)
+    assert json.loads(json.dumps(asdict(model.how))) == json.loads(json.dumps(made.result["joined"]["late"]["final"]))
+    assert model.how.rule == "mean"
 
 
 def test_the_checkpoint_says_what_it_rests_on(made: Made) -> None:
@@ -520,11 +527,14 @@ def test_a_damaged_folder_is_named(damage: str, built_in: Made, tmp_path: Path) 
     assert "fit ()" not in str(raised.value), "the message says what is wrong"
 
 
-@pytest.mark.parametrize("weights", [None, [], "half", 1, [0.5, None], [0, 0], [2, -1]])
+WRONG: list[tuple[Any, Any]] = [(0.5, None), (0, 0), (2, -1)]
+
+
+@pytest.mark.parametrize("weights", [None, {}, "half", 1, [0.5, 0.5], *({"speech": a, "text": b} for a, b in WRONG)])
 def test_late_fusion_without_its_weights_is_damaged(weights: Any, built_in: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(built_in.model("late"), folder)
-    change_settings(lambda values: values.update(late_weights=weights))(folder)
+    change_settings(lambda values: values["joined"]["late"].update(weights=weights))(folder)
     with pytest.raises(CheckpointError, match="do not fit"):
         load(folder)
 

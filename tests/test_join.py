@@ -20,9 +20,10 @@ from emofuse.experiment import run
 from emofuse.join import join_models
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
-from emofuse.models import LateFusion
+from emofuse.models import JoinedModel
 from emofuse.protocols import make_protocol
 from emofuse.scoring.calibrate import cooled, fit_temperature
+from emofuse.scoring.table import read_scores
 from emofuse.settings import ProtocolSettings, load_recipe
 from emofuse.testing import tiny_corpus
 from emofuse.transcribe import SphinxTranscriber, load_transcriber
@@ -110,9 +111,9 @@ def test_a_joined_model_answers_from_either_stream_or_both(runs: dict[str, Path]
     alone = {"speech": emofuse.load(runs["speech"] / "models" / "speech").predict(clip),
              "text": emofuse.load(runs["text"] / "models" / "text").predict(text="a b c")}  # fmt: skip
     fusion = model.checkpoint.model
-    assert isinstance(fusion, LateFusion)
+    assert isinstance(fusion, JoinedModel)
     logs = []
-    for stream, answer, temperature in zip(alone, alone.values(), fusion.temperatures, strict=True):
+    for stream, answer, temperature in zip(alone, alone.values(), fusion.how.temperatures, strict=True):
         expected = np.array(list(answer.posteriors.values())) ** (1 / temperature)
         expected /= expected.sum()
         logs.append(np.log(expected))
@@ -125,19 +126,30 @@ def test_a_joined_model_answers_from_either_stream_or_both(runs: dict[str, Path]
     assert list(answer.posteriors.values()) == pytest.approx((both / both.sum()).tolist(), abs=1e-5)
 
 
+def test_temperatures_come_from_all_that_the_folds_tested(runs: dict[str, Path], joined: Path) -> None:
+    fusion = load_checkpoint(joined).model
+    assert isinstance(fusion, JoinedModel)
+    for kind, temperature in zip(("speech", "text"), fusion.how.temperatures, strict=True):
+        scores = read_scores(runs[kind] / "scores.parquet").of(kind)
+        assert temperature == round(fit_temperature(scores.posteriors(), scores.labels()), 4)
+    validation = read_scores(runs["speech"] / "units" / "speech" / "final-seed0" / "validation.parquet")
+    assert fusion.how.temperatures[0] != round(fit_temperature(validation.posteriors(), validation.labels()), 4)
+
+
 def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(joined)
     save_checkpoint(checkpoint, tmp_path / "again", card="")
     again = load_checkpoint(tmp_path / "again")
-    assert isinstance(checkpoint.model, LateFusion)
-    assert isinstance(again.model, LateFusion)
-    assert again.model.temperatures == checkpoint.model.temperatures != (1.0, 1.0)
+    assert isinstance(checkpoint.model, JoinedModel)
+    assert isinstance(again.model, JoinedModel)
+    assert again.model.how == checkpoint.model.how
+    assert 1.0 not in again.model.how.temperatures
     assert again.text_languages == checkpoint.text_languages == ("en",)
     card = (joined / "README.md").read_text()
     for part in ("Temperature", "held out of training", "UA", "`logmel`", "`words`"):
         assert part in card
     values = json.loads((joined / "settings.json").read_text())
-    values["temperatures"] = [0, 1]
+    values["joined"]["late"]["temperatures"] = {"speech": 0, "text": 1}
     (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="are no temperatures"):
         load_checkpoint(tmp_path / "again")

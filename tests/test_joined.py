@@ -12,18 +12,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from emofuse import Predictor, load
 from emofuse.audio import load_audio
-from emofuse.checkpoint import joined_checkpoint, load_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, joined_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import CheckpointError, SettingsError
 from emofuse.experiment import extract, train
-from emofuse.models import JoinedModel, LateFusion
+from emofuse.models import JoinedModel
 from emofuse.report.model_card import model_card
-from emofuse.scoring.table import read_scores
+from emofuse.scoring.fuse import Joining
+from emofuse.scoring.table import Scores, make_scores
 from emofuse.settings import (
     ModelKind,
     ModelSettings,
@@ -34,10 +37,14 @@ from emofuse.settings import (
     TrainSettings,
 )
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
+from emofuse.training.ensembles import join_members
+from emofuse.training.material import PARTS as MODEL_PARTS
+from emofuse.training.material import joined_kinds, members_of, trained_kinds
 from emofuse.types import Alignment, Segment
 
 EARLY: tuple[ModelKind, ...] = ("early-frame", "early-phone", "early-syllable", "early-word")
 PARTS = {"multi-granularity": EARLY, "multi-level": ("multi-granularity", "late")}
+MEMBERS: dict[str, tuple[str, ...]] = {**PARTS, "late": ("speech", "text")}
 UNALIGNED = "s1_happy_0"
 
 
@@ -86,7 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         speech=SpeechSettings(encoder=str(speech), frames_per_step=3, segments="mean+std", batch_seconds=0.01),
         text=TextSettings(encoder=str(text), batch_size=1),
         model=ModelSettings(width=8, heads=2, late_weights="tuned"),
-        train=TrainSettings(epochs=2, learning_rate=1e-2),
+        train=TrainSettings(epochs=2, learning_rate=1e-2), controls=False,
         protocol=ProtocolSettings(kind="speakers", folds=2, validation_groups=1),
     )  # fmt: skip
     features = extract(manifest, recipe, folder / "store", alignments=alignments)
@@ -104,7 +111,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def mean(made: Made, kind: str, answers: Mapping[str, Any]) -> Any:
     """By hand, from the weights and temperatures of the run's result."""
-    how = made.result["joined"][kind]["final-seed0"]
+    how = made.result["joined"][kind]["final"]
     total = 0.0
     for part, weight, temperature in zip(PARTS[kind], how["weights"], how["temperatures"], strict=True):
         raised = np.array(answers[part]) ** (1 / temperature)
@@ -121,37 +128,86 @@ def test_a_joined_model_answers_with_the_mean_of_its_parts(kind: str, name: str,
 
 
 def test_it_is_joined_as_the_run_chose(made: Made) -> None:
-    chosen = {kind: made.result["joined"][kind]["final-seed0"] for kind in (*PARTS, "late")}
+    chosen = {kind: made.result["joined"][kind]["final"] for kind in (*PARTS, "late")}
     assert len(set(chosen["multi-granularity"]["weights"])) > 1, "an even mean would tell nothing"
     assert 1.0 not in chosen["multi-level"]["temperatures"], "temperatures of one would tell nothing"
     outer = load_checkpoint(made.model("multi-level")).model
     assert isinstance(outer, JoinedModel)
-    inner, late = outer.parts["multi-granularity"], outer.parts["late"]
-    assert isinstance(inner, JoinedModel)
-    assert isinstance(late, LateFusion)
-    for kind, model in (("multi-level", outer), ("multi-granularity", inner)):
-        assert tuple(model.parts) == PARTS[kind]
-        assert model.weights == tuple(chosen[kind]["weights"])
-        assert model.temperatures == tuple(chosen[kind]["temperatures"])
-    assert late.weights == tuple(chosen["late"]["weights"])
+    inner, late = outer.members["multi-granularity"], outer.members["late"]
+    for kind, model in (("multi-level", outer), ("multi-granularity", inner), ("late", late)):
+        assert isinstance(model, JoinedModel)
+        assert tuple(model) == MEMBERS[kind]
+        assert model.how == Joining(**{name: _tuple(value) for name, value in chosen[kind].items()})
 
 
-def test_it_answers_as_it_was_scored(made: Made) -> None:
-    """What weights were tuned on, from the tables of the units."""
-    kind = "multi-level"
-    late = made.result["joined"]["late"]["final-seed0"]["weights"]
-    tables = {
-        part: read_scores(made.out / "units" / part / "final-seed0" / "validation.parquet")
-        for part in ("speech", "text", *EARLY)
+def _tuple(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(value)
+
+
+@dataclass(frozen=True)
+class Certain:
+    """Networks that are so sure that many of their posteriors are exactly zero, and their answers."""
+
+    checkpoints: dict[ModelKind, Checkpoint]
+    tables: dict[ModelKind, Scores]
+    ask: Callable[[Checkpoint], Any]
+
+
+@pytest.fixture(scope="module")
+def certain(made: Made) -> Certain:
+    names = sorted(made.texts)[::5]
+
+    def ask(checkpoint: Checkpoint) -> Any:
+        predictor = Predictor(checkpoint)
+        alignments = [made.alignments.get(name, Alignment(utterance=name, tiers={}, source="none")) for name in names]
+        answers = [
+            predictor.predict(made.audio / f"{name}.wav", text=made.texts[name], alignment=alignment)
+            for name, alignment in zip(names, alignments, strict=True)
+        ]
+        return np.array([list(one.posteriors.values()) for one in answers])
+
+    checkpoints: dict[ModelKind, Checkpoint] = {}
+    tables: dict[ModelKind, Scores] = {}
+    for kind in members_of("multi-level"):
+        checkpoints[kind] = load_checkpoint(made.model(kind))
+        with torch.no_grad():
+            for name, parameter in checkpoints[kind].model.named_parameters():
+                if name.startswith("head.4"):
+                    parameter.mul_(3e4)
+        frame = pd.DataFrame(ask(checkpoints[kind]), columns=list(checkpoints[kind].classes))
+        labels, folds = [name.split("_")[1] for name in names], np.arange(len(names)) % 2
+        tables[kind] = make_scores(frame.assign(model=kind, utterance=names, label=labels, fold=folds), source="made")
+        assert (tables[kind].posteriors() == 0).any()
+    return Certain(checkpoints, tables, ask)
+
+
+SHAPES = [{"final": final, "late_rule": rule} for final in ("levels", "models") for rule in ("mean", "product")]
+
+
+@pytest.mark.parametrize("kind", MODEL_PARTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(shape.values()))
+def test_what_is_scored_is_what_is_saved_is_what_predicts(
+    kind: ModelKind, shape: Any, certain: Certain, tmp_path: Path
+) -> None:
+    """Every model that is joined, with posteriors of exactly zero."""
+    kept: dict[ModelKind, Checkpoint] = {}
+    for name, one in certain.checkpoints.items():
+        model = one.recipe.model.model_copy(update=shape)
+        kept[name] = replace(one, recipe=one.recipe.model_copy(update={"models": (kind,), "model": model}))
+    recipe = kept["speech"].recipe
+    # One fold that is validated on what it tests learns from all of it, as the kept model does.
+    whole = {
+        name: Scores(certain.tables[name].frame.assign(fold="one"), certain.tables[name].classes)
+        for name in trained_kinds(recipe)
     }
-    answers: dict[str, Any] = {part: table.posteriors() for part, table in tables.items()}
-    product = answers["speech"] ** late[0] * answers["text"] ** late[1]
-    answers["late"] = product / product.sum(1, keepdims=True)
-    answers["multi-granularity"] = mean(made, "multi-granularity", answers)
-    names = list(tables["speech"].frame["utterance"])
-    assert len(names) == 4
-    found = [list(made.asked(made.model(kind), name).values()) for name in names]
-    np.testing.assert_allclose(found, mean(made, kind, answers), atol=1e-4)
+    scored, how = join_members(recipe, whole, whole)
+    for joined in joined_kinds(recipe):
+        assert how[joined]["one"] == how[joined]["final"]
+        kept[joined] = joined_checkpoint(joined, kept, how[joined]["final"])
+    save_checkpoint(kept[kind], tmp_path / kind, card="")
+    found = certain.ask(load_checkpoint(tmp_path / kind))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, scored[-1].posteriors(), atol=1e-6)
 
 
 def test_a_final_system_of_all_models_is_kept_with_a_weight_for_each(made: Made, tmp_path: Path) -> None:
@@ -162,7 +218,7 @@ def test_a_final_system_of_all_models_is_kept_with_a_weight_for_each(made: Made,
         part = load_checkpoint(made.model(kind))
         shape = part.recipe.model.model_copy(update={"final": "models"})
         parts[kind] = replace(part, recipe=part.recipe.model_copy(update={"model": shape}))
-    whole = joined_checkpoint("multi-level", parts, weights=weights, temperatures=(1.0,) * 5)
+    whole = joined_checkpoint("multi-level", parts, Joining("mean", weights, (1.0,) * 5))
     save_checkpoint(whole, tmp_path / "model", card="")
     expected = sum(
         weight * np.array(list(made.asked(made.model(kind), "s0_sad_0").values()))
@@ -225,7 +281,7 @@ def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) ->
 @pytest.mark.parametrize("kind", PARTS)
 def test_it_can_be_saved_again_and_says_what_it_is(kind: str, made: Made, tmp_path: Path) -> None:
     card = (made.model(kind) / "README.md").read_text()
-    how = made.result["joined"][kind]["final-seed0"]
+    how = made.result["joined"][kind]["final"]
     shares = zip(PARTS[kind], how["weights"], how["temperatures"], strict=True)
     told = [f"{part} (weight {weight:.2f}, temperature {heat:.2f})" for part, weight, heat in shares]
     assert f"**Joined from**: {', '.join(told)}\n" in card
@@ -247,7 +303,7 @@ def test_the_card_of_a_final_system_of_all_models_names_them_all(made: Made) -> 
     result = {
         **made.result,
         "recipe": {**recipe, "model": {**recipe["model"], "final": "models"}},
-        "joined": {"multi-level": {"final-seed0": how}},
+        "joined": {"multi-level": {"final": how}},
     }
     shares = zip((*EARLY, "late"), how["weights"], strict=True)
     told = ", ".join(f"{part} (weight {weight:.2f}, temperature 1.00)" for part, weight in shares)
@@ -285,8 +341,9 @@ def test_late_fusion_within_keeps_its_own_weights(made: Made, tmp_path: Path) ->
         weights={"multi-granularity": 0, "late": 1},
         temperatures=dict.fromkeys(PARTS["multi-level"], 1),
     )
-    for stream, shares in (("speech", [1, 0]), ("text", [0, 1])):
-        folder = changed(made, tmp_path / stream, joined=how, late_weights=shares)
+    for stream in ("speech", "text"):
+        how["late"] = {**how["late"], "weights": {name: name == stream for name in ("speech", "text")}}
+        folder = changed(made, tmp_path / stream, joined=how)
         assert made.asked(folder, "s0_sad_0") == pytest.approx(made.asked(made.model(stream), "s0_sad_0"), abs=1e-6)
 
 
@@ -307,6 +364,10 @@ EVEN = dict.fromkeys(PARTS["multi-level"], 0.5)
         ("multi-level", {"temperatures": {**EVEN, "late": 0}}),
         ("multi-level", {"temperatures": {**EVEN, "late": float("nan")}}),
         ("multi-granularity", {"temperatures": dict.fromkeys(EARLY[:3], 1.0)}),
+        ("late", {"weights": None}),
+        ("late", {"weights": {"speech": 1, "text": float("inf")}}),
+        ("late", {"temperatures": {"speech": 0, "text": 1}}),
+        ("late", {"rule": "median"}),
     ],
     ids=str,
 )
@@ -323,9 +384,6 @@ def test_what_it_cannot_be_joined_by_is_named(kind: str, values: dict[str, Any],
     [
         {"joined": None},
         {"joined": {}},
-        {"late_weights": None},
-        {"late_weights": [1, float("inf")]},
-        {"temperatures": [0, 1]},
         {"kind": "multi-granularity"},
         {"kind": "late"},
     ],

@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from emofuse.errors import SettingsError
+from emofuse.errors import ScoresError, SettingsError
 from emofuse.features.dataset import pad, statistics_of, without_constants
-from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, LateFusion, build_model
+from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, JoinedModel, build_model
 from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
-from emofuse.scoring.fuse import combine
+from emofuse.scoring.fuse import Joining, combine
 from emofuse.settings import ModelKind, ModelSettings
+from emofuse.training.material import PARTS
 
 Array = NDArray[np.float64]
-KINDS: tuple[ModelKind, ...] = get_args(ModelKind)
+KINDS: tuple[ModelKind, ...] = tuple(kind for kind in get_args(ModelKind) if kind not in PARTS)
 POOLINGS: tuple[PoolingKind, ...] = get_args(PoolingKind)
 LAYERS, WIDTH, VOCABULARY, CLASSES = 3, 6, 20, 4
 
@@ -33,10 +34,8 @@ def spread(module: nn.Module, seed: int = 0) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.6)
 
 
-def make(
-    kind: ModelKind, *, pooling: PoolingKind = "attentive", words: bool = False, layers: int = 2, rule: Any = "product"
-) -> EmotionModel:
-    shape = ModelSettings(width=8, heads=2, layers=layers, dropout=0.4, pooling=pooling, late_rule=rule)
+def make(kind: ModelKind, *, pooling: PoolingKind = "attentive", words: bool = False, layers: int = 2) -> EmotionModel:
+    shape = ModelSettings(width=8, heads=2, layers=layers, dropout=0.4, pooling=pooling)
     text = InputShape(0, VOCABULARY) if words else InputShape(LAYERS, WIDTH)
     model = build_model(kind, shape, classes=CLASSES, speech=InputShape(LAYERS, WIDTH), text=text).double().eval()
     spread(model)
@@ -258,27 +257,40 @@ def test_padding_never_changes_an_answer(
 @pytest.mark.parametrize("rule", ["mean", "product"])
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.2, 0.8), (1.0, 0.0)])
 def test_late_fusion_joins_posteriors_as_score_tables_are_joined(rule: Any, weights: tuple[float, float]) -> None:
-    model = make("late", rule=rule)
-    assert isinstance(model, LateFusion)
-    model.weights = weights
-    inputs = batch([hidden(4, 1), hidden(2, 2)], [hidden(3, 3), hidden(5, 4)])
-    speech = {name: value for name, value in inputs.items() if name.startswith("speech")}
-    text = {name: value for name, value in inputs.items() if name.startswith("text")}
+    members = {"speech": make("speech"), "text": make("text")}
+    model = JoinedModel(members, Joining(rule, weights, temperatures=(1.0, 1.0)))
+    assert model.streams == ()
+    whole = batch([hidden(4, 1), hidden(2, 2)], [hidden(3, 3), hidden(5, 4)])
+    inputs = {name: {key: value for key, value in whole.items() if key.startswith(name)} for name in members}
     with torch.no_grad():
-        single = [model.speech(**speech).softmax(-1), model.text(**text).softmax(-1)]
-        joined, heard, read = (model(**given).softmax(-1) for given in (inputs, speech, text))
+        single = [member(**inputs[name]).softmax(-1) for name, member in members.items()]
+        logs = [model(given) for given in (inputs, {"speech": inputs["speech"]}, {"text": inputs["text"]})]
+    for one in logs:
+        torch.testing.assert_close(one.exp().sum(-1), torch.ones(2).double())
     expected = combine(np.stack([one.numpy() for one in single]), weights, rule=rule)
-    np.testing.assert_allclose(joined.numpy(), expected, atol=1e-9)
-    torch.testing.assert_close(heard, single[0])
-    torch.testing.assert_close(read, single[1])
+    np.testing.assert_allclose(logs[0].exp().numpy(), expected, atol=1e-9)
+    # A member that is left alone answers, whatever its weight.
+    torch.testing.assert_close(logs[1].exp(), single[0])
+    torch.testing.assert_close(logs[2].exp(), single[1])
+    with pytest.raises(SettingsError, match="neither speech nor text"):
+        model({})
 
 
-def test_late_fusion_gives_log_posteriors() -> None:
-    inputs = batch([hidden(4, 1)], [hidden(3, 3)])
-    for rule in ("mean", "product"):
-        with torch.no_grad():
-            total = make("late", rule=rule)(**inputs).exp().sum(-1)
-        torch.testing.assert_close(total, torch.ones_like(total))
+def test_a_member_that_is_not_finite_is_refused_by_name() -> None:
+    members = {"speech": make("speech"), "text": make("text")}
+    model = JoinedModel(members, Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0)))
+    whole = batch([hidden(4, 1)], [hidden(3, 3) * float("inf")])
+    inputs = {name: {key: value for key, value in whole.items() if key.startswith(name)} for name in members}
+    with torch.no_grad(), pytest.raises(ScoresError, match="the posteriors of text are not finite numbers"):
+        model(inputs)
+
+
+def test_what_a_joined_model_cannot_do_without() -> None:
+    how = Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0))
+    late = JoinedModel({"speech": make("speech"), "text": make("text")}, how)
+    seeds = JoinedModel({"one": make("speech"), "two": make("speech")}, how)
+    both = JoinedModel({"early-frame": make("early-frame"), "late": late}, how)
+    assert (late.streams, seeds.streams, both.streams) == ((), ("speech",), ("speech", "text"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -363,11 +375,6 @@ def test_a_missing_stream_is_named(kind: ModelKind) -> None:
     for stream in model.streams:
         with pytest.raises(SettingsError, match=f"needs {stream} and its mask"):
             model(**{name: value for name, value in inputs.items() if not name.startswith(stream)})
-
-
-def test_late_fusion_of_nothing_is_refused() -> None:
-    with pytest.raises(SettingsError, match="neither speech nor text"):
-        make("late")()
 
 
 def test_the_padding_id_has_no_vector_of_its_own() -> None:

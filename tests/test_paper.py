@@ -71,6 +71,11 @@ class Paper:
     result: dict[str, Any]
 
 
+def controls(paper: Paper) -> list[str]:
+    """Names of all controls in the result."""
+    return list(dict.fromkeys(name for one in paper.result["controls"].values() for name in one["controls"]))
+
+
 def command(root: Path, out: Path, *options: str) -> Result:
     given = ["run", "paper", "--corpus", "iemocap", "--root", str(root), "--out", str(out), "--seeds", "0"]
     given += ["--speech-encoder", "logmel", "--text-encoder", "words", "--jobs", "1"]
@@ -129,8 +134,8 @@ def test_every_row_is_scored_on_every_utterance(paper: Paper) -> None:
     names = sorted(read_manifest(paper.out / "manifest.parquet")["utterance"])
     # Of 70 with one of the four labels, one is behind either cut, and one has no sound.
     assert len(names) == 67
-    assert set(scores.models) == set(paper.result["models"]) == set(ROWS)
-    for model in ROWS:
+    assert set(scores.models) == set(paper.result["models"]) == {*ROWS, *controls(paper)}
+    for model in scores.models:
         one = scores.of(model).frame
         assert sorted(one["utterance"]) == names
         assert one.groupby("fold")["session"].nunique().tolist() == [1] * 5, "one session is left out at a time"
@@ -144,7 +149,7 @@ def test_rows_that_are_joined_are_the_mean_of_their_parts(paper: Paper) -> None:
     early = [posteriors[model] for model in ROWS if model.startswith("early")]
     assert len(early) == 4
     np.testing.assert_allclose(posteriors["multi-granularity"], np.mean(early, axis=0), atol=1e-9)
-    how = [paper.result["joined"]["multi-level"][f"{fold}-seed0"] for fold in frames["multi-level"]["fold"]]
+    how = [paper.result["joined"]["multi-level"][fold] for fold in frames["multi-level"]["fold"]]
     assert all(one["weights"] == [0.5, 0.5] for one in how)
     levels = []
     for place, part in enumerate(("multi-granularity", "late")):
@@ -188,7 +193,7 @@ def test_leakage_and_parts_are_told(paper: Paper) -> None:
     counts = {"improvised": improvised, "scripted": len(manifest) - improvised}
     assert set(paper.result["parts"]) == set(counts)
     for part, count in counts.items():
-        assert set(paper.result["parts"][part]) == set(ROWS)
+        assert set(paper.result["parts"][part]) == {*ROWS, *controls(paper)}
         for figures in paper.result["parts"][part].values():
             assert np.sum(figures["confusion"]) == count
     page = (paper.out / "report.html").read_text()
@@ -200,13 +205,13 @@ def test_the_table_has_ten_rows_and_their_certainty_in_three_formats(paper: Pape
     content = (paper.out / "table.md").read_text().splitlines()
     markdown = [line.strip("| ").split(" | ") for line in content if line.startswith("|")]
     lines = (paper.out / "table.tex").read_text().splitlines()
-    latex = [line.removesuffix(r" \\").split(" & ") for line in lines if line.count(" & ") == 6]
+    latex = [line.removesuffix(r" \\").split(" & ") for line in lines if line.count(" & ") == 7]
     tree = ElementTree.fromstring((paper.out / "table.html").read_text())  # noqa: S314 - it is our own
     html = [[cell.text or "" for cell in row] for row in (*tree.iterfind("thead/tr"), *tree.iterfind("tbody/tr"))]
     for rows in (markdown[:1] + markdown[2:], latex, html):
         assert rows[0][-1] == "Reconstruction"
-        assert [row[0] for row in rows[1:]] == list(ROWS)
-        assert {row[0]: row[-1] for row in rows[1:]} == CERTAINTY
+        assert [row[0] for row in rows[1:]] == [*ROWS, *sorted(controls(paper))]
+        assert {row[0]: row[-1] for row in rows[1:]} == {**CERTAINTY, **dict.fromkeys(controls(paper), "control")}
         for row in rows[1:]:
             ua = 100 * paper.result["models"][row[0]]["ua"]["value"]
             assert row[1].startswith(f"{ua:.1f} [")
@@ -220,6 +225,29 @@ def test_the_table_has_ten_rows_and_their_certainty_in_three_formats(paper: Pape
         "frames stand for the rest"
         for tier, count, share in (("word", 65, "97.0"), ("syllable", 66, "98.5"), ("phone", 66, "98.5"))
     ]
+
+
+def test_ensembles_stand_beside_as_many_seeds_of_their_best_network(paper: Paper) -> None:
+    assert {kind: one["members"] for kind, one in paper.result["controls"].items()} == {
+        "late": 2, "multi-granularity": 4, "multi-level": 6
+    }  # fmt: skip
+    scores = read_scores(paper.out / "scores.parquet")
+    assert set(scores.frame["seed"]) == {0}, "extra seeds are in controls only"
+    pairs = {(one["first"], one["second"]) for one in paper.result["comparisons"]}
+    table = (paper.out / "table.md").read_text()
+    for kind, one in paper.result["controls"].items():
+        assert one["controls"][0] == f"{one['best']} x {one['members']}"
+        assert one["controls"][-1] == f"speech x {one['members']}"
+        for name in one["controls"]:
+            assert (kind, name) in pairs
+            told = re.search(rf"{kind} adds (\S+) points of UA .* over {name}: ", table)
+            assert told is not None
+            ua = {model: paper.result["models"][model]["ua"]["value"] for model in (kind, name)}
+            assert float(told[1]) == pytest.approx(100 * (ua[kind] - ua[name]), abs=0.05)
+    page = (paper.out / "report.html").read_text()
+    assert "controls are the mean of one network" in page
+    assert "multi-level adds" in page
+    assert "multi-level adds" in paper.done.output
 
 
 def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
@@ -244,7 +272,7 @@ def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
         )
         for kind in ("multi-granularity", "late", "multi-level")
     }
-    how = paper.result["joined"]["multi-level"]["final-seed0"]
+    how = paper.result["joined"]["multi-level"]["final"]
     early, late = (
         np.array(answers[part]) ** (1 / temperature)
         for part, temperature in zip(("multi-granularity", "late"), how["temperatures"], strict=True)

@@ -490,7 +490,7 @@ def test_joining_is_that_of_a_plain_loop(models: int, rows: int, classes: int, s
             for model in range(models):
                 value = float(posteriors[model, row, column])
                 added[column] += weights[model] * value / weights.sum()
-                multiplied[column] *= max(value, 1e-12) ** (weights[model] / weights.sum())
+                multiplied[column] *= max(value, 2.3e-308) ** (weights[model] / weights.sum())
         np.testing.assert_allclose(mean[row], added, atol=1e-12)
         np.testing.assert_allclose(product[row], np.array(multiplied) / sum(multiplied), rtol=1e-9, atol=1e-12)
     for joined in (mean, product):

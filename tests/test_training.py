@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -20,7 +19,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import entropy
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_cosine_schedule_with_warmup
@@ -32,7 +30,7 @@ from emofuse.features.dataset import Dataset
 from emofuse.features.store import View, ViewKey
 from emofuse.manifest import read_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
-from emofuse.scoring.table import Scores, make_scores, read_scores
+from emofuse.scoring.table import read_scores
 from emofuse.settings import (
     ModelKind,
     ModelSettings,
@@ -47,8 +45,8 @@ from emofuse.testing import tiny_corpus, tiny_text_encoder
 from emofuse.training import loop as training_loop
 from emofuse.training import units
 from emofuse.training.loop import class_weights, fit, posteriors, rate_at
-from emofuse.training.material import EARLY, Material, joined_kinds, trained_kinds
-from emofuse.training.units import Joining, Unit, is_done, joined_unit, read_unit, run_unit, run_units
+from emofuse.training.material import Material
+from emofuse.training.units import Unit, is_done, read_unit, run_unit, run_units
 from emofuse.types import EncoderSpecification, Fold
 
 LAYERS, WIDTH = 2, 5
@@ -599,157 +597,6 @@ def test_the_caller_keeps_random_numbers_and_threads(material: Material, tmp_pat
     before = state()
     run_unit(Unit("speech", make_fold(), 0), material, tmp_path)
     assert state() == before
-
-
-# Late fusion
-
-
-def table(fold: Fold, part: str, seed: int, material: Material, *, model: str) -> Scores:
-    names = list(getattr(fold, part))
-    values = np.random.default_rng(seed).dirichlet([0.6] * 3, len(names))
-    frame = pd.DataFrame({"model": model, "utterance": names, "label": [material.labels[name] for name in names]})
-    frame[list(CLASSES)] = values
-    return make_scores(frame, source="made")
-
-
-@pytest.mark.parametrize("rule", ["mean", "product"])
-def test_late_weights_are_tuned_on_the_validation_part_only(rule: Any, material: Material) -> None:
-    material = change_model(late_rule=rule, late_weights="tuned")(material)
-    fold = replace(make_fold(), validation=tuple(material.labels))
-
-    def weights(*, held_out: int, tested: int, labels: bool = True) -> tuple[float, ...]:
-        tables: dict[ModelKind, tuple[Scores, Scores | None]] = {}
-        for number, stream in enumerate(SINGLE):
-            test = table(fold, "test", tested + number, material, model=stream)
-            if not labels:
-                test = Scores(test.frame.assign(label="angry"), test.classes)
-            tables[stream] = (table(fold, "validation", held_out + number, material, model=stream), test)
-        (_, joined), found = joined_unit("late", material, tables)
-        assert joined is not None
-        assert joined.models == ("late",)
-        return found.weights
-
-    chosen = weights(held_out=10, tested=20)
-    assert weights(held_out=10, tested=30) == chosen
-    assert weights(held_out=10, tested=20, labels=False) == chosen
-    assert any(weights(held_out=seed, tested=20) != chosen for seed in range(40, 60, 2))
-
-    tables = [table(fold, "validation", 10 + number, material, model="m") for number in range(2)]
-    truth = tables[0].labels()
-
-    def ua(share: float) -> float:
-        first, second = (one.posteriors() for one in tables)
-        joined = share * first + (1 - share) * second if rule == "mean" else first**share * second ** (1 - share)
-        return float(balanced_accuracy_score(truth, joined.argmax(1)))
-
-    assert sum(chosen) == pytest.approx(1)
-    assert ua(chosen[0]) == pytest.approx(max(ua(step / 20) for step in range(21)))
-
-
-def made_tables(fold: Fold, material: Material, kinds: Sequence[ModelKind]) -> Any:
-    return {
-        kind: (table(fold, "validation", number, material, model=kind),
-               table(fold, "test", 50 + number, material, model=kind))
-        for number, kind in enumerate(kinds)
-    }  # fmt: skip
-
-
-def test_equal_weights_ask_nobody(material: Material) -> None:
-    tables = made_tables(make_fold(), material, SINGLE)
-    assert joined_unit("late", material, tables)[1] == Joining(weights=(0.5, 0.5), temperatures=(1.0, 1.0))
-
-
-def softened(posteriors: Any, temperature: float) -> Any:
-    raised = posteriors ** (1 / temperature)
-    return raised / raised.sum(1, keepdims=True)
-
-
-def test_the_final_system_is_the_mean_of_both_levels_as_sure_as_they_are_right(material: Material) -> None:
-    fold = make_fold()
-    tables = made_tables(fold, material, (*SINGLE, *EARLY))
-    for kind in ("late", "multi-granularity"):
-        tables[kind], _ = joined_unit(kind, material, tables)
-    (held_out, tested), how = joined_unit("multi-level", material, tables)
-    assert how.weights == (0.5, 0.5)
-    levels = []
-    for place in range(2):
-        speech, text = (tables[kind][place].posteriors() for kind in SINGLE)
-        late = np.sqrt(speech * text)
-        early = np.mean([tables[kind][place].posteriors() for kind in EARLY], axis=0)
-        levels.append((early, late / late.sum(1, keepdims=True)))
-    truth = held_out.labels()
-    # Of so many labels one more is thought to be wrong (Platt, 1999).
-    sure = 1 - 1 / (len(truth) + 2)
-    targets = np.where(np.eye(len(CLASSES))[truth] > 0, sure, (1 - sure) / (len(CLASSES) - 1))
-    grid = np.geomspace(1 / 20, 20, 2000)
-    best = []
-    for level in levels[0]:
-        divergence = [float(np.sum(entropy(targets, softened(level, value), axis=1))) for value in grid]
-        best.append(grid[int(np.argmin(divergence))])
-    assert how.temperatures == pytest.approx(best, rel=0.01)
-    assert max(best) > 1.1 * min(best), "levels that are equally sure would tell nothing"
-    for joined, parts in zip((held_out, tested), levels, strict=True):
-        assert joined is not None
-        assert joined.models == ("multi-level",)
-        expected = np.mean([softened(one, value) for one, value in zip(parts, how.temperatures, strict=True)], axis=0)
-        np.testing.assert_allclose(joined.posteriors(), expected, atol=1e-9)
-
-
-def test_the_final_system_may_be_the_mean_of_all_models(material: Material) -> None:
-    tables = made_tables(make_fold(), material, (*EARLY, "late"))
-    tables["multi-granularity"], _ = joined_unit("multi-granularity", material, tables)
-    (_, tested), how = joined_unit("multi-level", change_model(final="models")(material), tables)
-    assert how == Joining(weights=(0.2,) * 5, temperatures=(1.0,) * 5)
-    assert tested is not None
-    expected = np.mean([tables[kind][1].posteriors() for kind in (*EARLY, "late")], axis=0)
-    np.testing.assert_allclose(tested.posteriors(), expected, atol=1e-9)
-
-
-def test_weights_of_all_models_are_searched_on_the_simplex_of_all_models(material: Material) -> None:
-    material = change_model(final="models", late_weights="tuned")(material)
-    fold = replace(make_fold(), validation=tuple(material.labels))
-    kinds = (*EARLY, "late")
-    tables = made_tables(fold, material, kinds)
-    tables["multi-granularity"], _ = joined_unit("multi-granularity", material, tables)
-    (_, tested), how = joined_unit("multi-level", material, tables)
-    posteriors, truth = [tables[kind][0].posteriors() for kind in kinds], tables["late"][0].labels()
-
-    def ua(shares: Sequence[float]) -> float:
-        joined = sum(share * one for share, one in zip(shares, posteriors, strict=True))
-        return float(balanced_accuracy_score(truth, np.asarray(joined).argmax(1)))
-
-    grid = [np.array(steps) / 5 for steps in itertools.product(range(6), repeat=5) if sum(steps) == 5]
-    assert ua(how.weights) == pytest.approx(max(map(ua, grid)))
-    assert ua(how.weights) > ua([0.2] * 5), "an even mean that is best would tell nothing"
-    assert how.temperatures == (1.0,) * 5
-    assert tested is not None
-    expected = sum(weight * tables[kind][1].posteriors() for kind, weight in zip(kinds, how.weights, strict=True))
-    np.testing.assert_allclose(tested.posteriors(), expected, atol=1e-9)
-
-
-def test_granularities_are_joined_as_they_are(material: Material) -> None:
-    tables = made_tables(make_fold(), material, EARLY)
-    (_, granular), how = joined_unit("multi-granularity", material, tables)
-    assert granular is not None
-    assert how == Joining(weights=(0.25,) * 4, temperatures=(1.0,) * 4)
-    np.testing.assert_allclose(
-        granular.posteriors(), np.mean([tables[kind][1].posteriors() for kind in EARLY], axis=0), atol=1e-9
-    )
-
-
-def test_how_levels_are_joined_does_not_depend_on_what_is_tested(material: Material) -> None:
-    material = change_model(late_weights="tuned")(material)
-    tables = made_tables(make_fold(), material, ("multi-granularity", "late"))
-    _, how = joined_unit("multi-level", material, tables)
-    other = {kind: (held_out, table(make_fold(), "test", 90, material, model=kind))
-             for kind, (held_out, _) in tables.items()}  # fmt: skip
-    assert joined_unit("multi-level", material, other)[1] == how
-
-
-def test_what_is_joined_brings_its_parts() -> None:
-    assert set(trained_kinds(recipe(models=("multi-level",)))) == {*SINGLE, *EARLY}
-    assert joined_kinds(recipe(models=("multi-level",))) == ("late", "multi-granularity", "multi-level")
-    assert trained_kinds(recipe(models=("late", "concat"))) == ("speech", "text", "concat")
 
 
 # Whole runs

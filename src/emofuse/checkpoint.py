@@ -17,7 +17,8 @@ from emofuse.encoders.checkpoint import CONTENT
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import CheckpointError, EmofuseError, OutputError
 from emofuse.files import written_folder
-from emofuse.models import EmotionModel, InputShape, JoinedModel, LateFusion, build_model
+from emofuse.models import EmotionModel, InputShape, JoinedModel, build_model
+from emofuse.scoring.fuse import Joining, Rule
 from emofuse.scoring.result import versions
 from emofuse.settings import ModelKind, Recipe, recipe_from
 from emofuse.training.material import members_of, parts_of, speech_shape, streams_of
@@ -97,7 +98,6 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
     model = checkpoint.model
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, part / WEIGHTS)
-    late = next((one for one in model.modules() if isinstance(one, LateFusion)), None)
     values = {
         "format": FORMAT,
         "kind": checkpoint.kind,
@@ -108,8 +108,6 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
             else asdict(specification)
             for stream, specification in checkpoint.encoders.items()
         },
-        "late_weights": list(late.weights) if late else None,
-        "temperatures": list(late.temperatures) if late else None,
         "joined": {name: _joining(one) for name, one in _joined_within(checkpoint.kind, model)},
         "alignment": None if checkpoint.alignment is None else dict(checkpoint.alignment),
         "text_languages": list(checkpoint.text_languages),
@@ -174,17 +172,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         encoders = {stream: _specification(one) for stream, one in values["encoders"].items()}
         pieces = WordPieces.load(folder / WORDS) if (folder / WORDS).exists() else None
         classes = _classes(values["classes"])
-        _check_encoders(recipe)
+        _check_encoders(kind, recipe)
         if recipe.model.layers > len(read_header(folder / WEIGHTS)):
             raise ValueError(f"model.layers is {recipe.model.layers}, and {WEIGHTS} has fewer tensors")
         # Without memory, so that settings cannot ask for more than the weights' file holds.
         with torch.device("meta"):
             model = _build(kind, recipe, classes, encoders, pieces)
         load_into(model, folder / WEIGHTS)
-        for late in (one for one in model.modules() if isinstance(one, LateFusion)):
-            late.weights = _weights(values["late_weights"], count=2)
-            # Models of version 0.1 name none.
-            late.temperatures = _temperatures(values.get("temperatures") or (1.0, 1.0), count=2)
         for name, one in _joined_within(kind, model):
             _restore_joining(one, values["joined"][name])
         protocol = str(values["protocol"])
@@ -256,14 +250,14 @@ def _classes(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _check_encoders(recipe: Recipe) -> None:
-    """See that a model names no encoder elsewhere on the disk.
+def _check_encoders(kind: ModelKind, recipe: Recipe) -> None:
+    """See that a model names no encoder elsewhere on the disk for what it reads.
 
     Raises:
         ValueError: It does.
     """
-    for stream, settings in (("speech", recipe.speech), ("text", recipe.text)):
-        name = settings.encoder
+    for stream in streams_of(kind):
+        name = recipe.speech.encoder if stream == "speech" else recipe.text.encoder
         if name != f"encoders/{stream}" and (
             Path(name).is_absolute() or name[:1] in (".", "~") or "\\" in name or ".." in name or ":" in name[:2]
         ):
@@ -287,23 +281,30 @@ def _joined_within(name: str, model: torch.nn.Module) -> Iterator[tuple[str, Joi
     """Every joined model in a model, by name."""
     if isinstance(model, JoinedModel):
         yield name, model
-        for part, inner in model.parts.items():
-            yield from _joined_within(part, inner)
+        for member, inner in model.members.items():
+            yield from _joined_within(member, inner)
 
 
-def _joining(model: JoinedModel) -> dict[str, dict[str, float]]:
+def _joining(model: JoinedModel) -> dict[str, Any]:
     return {
-        "weights": dict(zip(model.parts, model.weights, strict=True)),
-        "temperatures": dict(zip(model.parts, model.temperatures, strict=True)),
+        "rule": model.how.rule,
+        "weights": dict(zip(model, model.how.weights, strict=True)),
+        "temperatures": dict(zip(model, model.how.temperatures, strict=True)),
     }
 
 
-def _restore_joining(model: JoinedModel, joining: Mapping[str, Mapping[str, Any]]) -> None:
-    for found in (joining["weights"], joining["temperatures"]):
-        if found.keys() != model.parts.keys():
-            raise ValueError(f"it is joined of {', '.join(model.parts)}, not of {', '.join(found)}")
-    model.weights = _weights((joining["weights"][part] for part in model.parts), count=len(model.parts))
-    model.temperatures = _temperatures((joining["temperatures"][part] for part in model.parts), count=len(model.parts))
+def _restore_joining(model: JoinedModel, joining: Mapping[str, Any]) -> None:
+    weights, temperatures, names = joining["weights"], joining["temperatures"], list(model)
+    for found in (weights, temperatures):
+        if found.keys() != model.keys():
+            raise ValueError(f"it is joined from {', '.join(names)}, not from {', '.join(found)}")
+    if joining["rule"] not in get_args(Rule):
+        raise ValueError(f"{joining['rule']!r} is not a rule")
+    model.how = Joining(
+        joining["rule"],
+        _weights((weights[name] for name in names), count=len(names)),
+        _temperatures((temperatures[name] for name in names), count=len(names)),
+    )
 
 
 def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
@@ -337,9 +338,9 @@ def _build(
     encoders: Mapping[str, EncoderSpecification],
     pieces: WordPieces | None,
 ) -> EmotionModel | JoinedModel:
-    if members_of(kind) != (kind,):
-        parts = {str(part): _build(part, recipe, classes, encoders, pieces) for part in parts_of(kind, recipe)}
-        return JoinedModel(parts, weights=[1 / len(parts)] * len(parts))
+    if members := parts_of(kind, recipe):
+        built = {str(member): _build(member, recipe, classes, encoders, pieces) for member in members}
+        return JoinedModel(built, Joining("mean", (1.0,) * len(members), (1.0,) * len(members)))
     shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
     if "speech" in encoders:
         shapes["speech"] = speech_shape(kind, recipe, encoders["speech"])
@@ -351,44 +352,21 @@ def _build(
     return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
 
 
-def late_checkpoint(
-    speech: Checkpoint,
-    text: Checkpoint,
-    *,
-    weights: tuple[float, ...],
-    temperatures: tuple[float, ...] = (1.0, 1.0),
-) -> Checkpoint:
-    """Join a speech and a text checkpoint into that of their late fusion."""
-    rule = speech.recipe.model.late_rule
-    model = LateFusion(
-        speech.model,  # type: ignore[arg-type]
-        text.model,  # type: ignore[arg-type]
-        rule=rule,
-        weights=weights,
-        temperatures=temperatures,
-    )
-    return replace(speech, kind="late", model=model, encoders={**speech.encoders, **text.encoders}, pieces=text.pieces)
-
-
-def joined_checkpoint(
-    kind: ModelKind,
-    checkpoints: Mapping[ModelKind, Checkpoint],
-    *,
-    weights: tuple[float, ...],
-    temperatures: tuple[float, ...],
-) -> Checkpoint:
-    """Join the checkpoints of a model's parts, all of one run, into that of the mean of their posteriors.
+def joined_checkpoint(kind: ModelKind, checkpoints: Mapping[ModelKind, Checkpoint], how: Joining) -> Checkpoint:
+    """Join the checkpoints of a model's members into that of their joined posteriors.
 
     Args:
         kind: The joined model.
-        checkpoints: Holds its parts, and what else there is.
-        weights: Of the parts, in the order of `parts_of`.
-        temperatures: Of the parts, in the same order.
+        checkpoints: Holds its members, and what else there is. Of one run all read the same encoders, and word pieces
+            that were learned from the same words.
+        how: Rule, and weights and temperatures in the order of `parts_of`.
     """
-    # Of one run all parts read the same encoders, and word pieces that were learned from the same words.
     first = checkpoints[members_of(kind)[0]]
-    parts: dict[str, EmotionModel | JoinedModel] = {
-        part: checkpoints[part].model for part in parts_of(kind, first.recipe)
-    }
-    model = JoinedModel(parts, weights=weights, temperatures=temperatures).eval()
-    return replace(first, kind=kind, model=model)
+    members = {part: checkpoints[part] for part in parts_of(kind, first.recipe)}
+    return replace(
+        first,
+        kind=kind,
+        model=JoinedModel({str(part): one.model for part, one in members.items()}, how).eval(),
+        encoders={stream: found for one in members.values() for stream, found in one.encoders.items()},
+        pieces=next((one.pieces for one in members.values() if one.pieces is not None), None),
+    )

@@ -387,9 +387,12 @@ def demo(
 
 def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
     from emofuse.console import say, show_comparisons, show_results, warn
+    from emofuse.report.tables import control_notes
 
     show_results(result["models"])
     show_comparisons(result["comparisons"])
+    for note in control_notes(result):
+        say(note)
     for note in result["notes"]:
         warn(f"Note: {note}")
     if page is not None:

@@ -14,7 +14,7 @@ import pandas as pd
 from emofuse.align.coverage import Coverage, coverage
 from emofuse.align.run import align_manifest
 from emofuse.audio.notes import count_notes
-from emofuse.checkpoint import Checkpoint, joined_checkpoint, late_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, joined_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
@@ -26,12 +26,14 @@ from emofuse.manifest import parts, read_manifest, text_sources, utterances, vot
 from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
-from emofuse.protocols import Protocol, check_split, classes_of, make_protocol, save_protocol
+from emofuse.protocols import FINAL, Protocol, check_split, classes_of, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
+from emofuse.scoring.fuse import Joining
 from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings
+from emofuse.training.ensembles import Control, choose_controls, extra_seeds, join_control, join_members, joining_notes
 from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen, remove_models
 from emofuse.training.material import (
     Material,
@@ -42,7 +44,7 @@ from emofuse.training.material import (
     text_granularity_of,
     trained_kinds,
 )
-from emofuse.training.units import Joining, Unit, joined_unit, read_unit, run_units
+from emofuse.training.units import Unit, read_unit, run_units
 from emofuse.types import TIERS, Alignment, Fold
 from emofuse.workers import process_count
 
@@ -350,18 +352,24 @@ def train(
     units = [Unit(kind, *split) for kind in kinds for split in [*folds, final]]
     run_units(units, material, out / UNITS, jobs=process_count(jobs, device=device), device=device, progress=progress)
 
-    tables = [read_scores(out / UNITS / unit.folder / "scores.parquet") for unit in units if unit.fold.test]
-    joinings: dict[ModelKind, dict[str, Joining]] = {}
-    for fold, seed in [*folds, final]:
-        tables += _joined(fold, seed, material, out, joinings)
-    scores = join_scores(tables)
+    tested = {kind: _unit_scores(kind, folds, out, "scores") for kind in kinds}
+    validated = {kind: _unit_scores(kind, folds, out, "validation") for kind in kinds}
+    ensembles, joinings = join_members(recipe, tested, validated)
+    controls = choose_controls(recipe, validated)
+    extra = [Unit(kind, fold, seed) for kind, seed in extra_seeds(recipe, controls) for fold in protocol.folds]
+    run_units(extra, material, out / UNITS, jobs=process_count(jobs, device=device), device=device, progress=progress)
+    scores = join_scores([*tested.values(), *ensembles, *_control_scores(controls, recipe, protocol, out)])
     write_scores(scores, out / "scores.parquet")
     result = {
         "name": recipe.name,
         "corpus": ", ".join(sorted(usable["corpus"].dropna().unique())),
         "models": evaluate(scores),
         "parts": evaluate_parts(scores, parts(usable)),
-        "comparisons": _comparisons(scores),
+        "comparisons": _comparisons(scores, controls),
+        "controls": {
+            kind: {"members": several[0].members, "best": several[0].kind, "controls": [one.name for one in several]}
+            for kind, several in controls.items()
+        },
         "protocol": {
             **protocol.settings.model_dump(mode="json"),
             "fingerprint": protocol.fingerprint,
@@ -387,13 +395,13 @@ def train(
             *_cut_notes(usable, [out / UNITS / unit.folder / "words.json" for unit in units]),
             *protocol.notes,
             *_alignment_notes(features.alignment),
+            *joining_notes(recipe, folds=len(protocol.folds)),
         ],
         "corpus_notes": list(notes),
         "versions": versions(),
         "command": command,
     }
-    how = {kind: found[Unit(kind, *final).name] for kind, found in joinings.items()}
-    _keep_models(units, material, how, result, out)
+    _keep_models(units, material, {kind: found[FINAL] for kind, found in joinings.items()}, result, out)
     write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return Outcome(out=out, result=result, skipped=left_out)
 
@@ -512,23 +520,19 @@ def _alignment_notes(found: Coverage | None) -> list[str]:
     return [found.summary(), *reasons, *found.doubts(), *found.lacks()]
 
 
-def _joined(
-    fold: Fold, seed: int, material: Material, out: Path, joinings: dict[ModelKind, dict[str, Joining]]
-) -> list[Scores]:
-    """Test scores of the models that are joined from others, of one fold and seed; notes how they were joined."""
-    tables: dict[ModelKind, tuple[Scores, Scores | None]] = {}
-    for kind in trained_kinds(material.recipe):
-        folder = out / UNITS / Unit(kind, fold, seed).folder
-        tested = read_scores(folder / "scores.parquet") if fold.test else None
-        tables[kind] = (read_scores(folder / "validation.parquet"), tested)
-    joined = []
-    for kind in joined_kinds(material.recipe):
-        tables[kind], how = joined_unit(kind, material, tables)
-        joinings.setdefault(kind, {})[Unit(kind, fold, seed).name] = how
-        test = tables[kind][1]
-        if test is not None:
-            joined.append(test)
-    return joined
+def _unit_scores(kind: ModelKind, splits: Sequence[tuple[Fold, int]], out: Path, part: str) -> Scores:
+    """Scores of one network in several folds and seeds, on their `validation` or test part (`scores`)."""
+    return join_scores([read_scores(out / UNITS / Unit(kind, *split).folder / f"{part}.parquet") for split in splits])
+
+
+def _control_scores(
+    controls: Mapping[ModelKind, Sequence[Control]], recipe: Recipe, protocol: Protocol, out: Path
+) -> Iterator[Scores]:
+    """Scores of every control, each once."""
+    for one in dict.fromkeys(control for several in controls.values() for control in several):
+        splits = [(fold, seed) for fold in protocol.folds for seed in one.seeds(recipe)]
+        tested, validated = (_unit_scores(one.kind, splits, out, part) for part in ("scores", "validation"))
+        yield join_control(one, recipe, tested, validated)
 
 
 def _keep_models(
@@ -538,11 +542,7 @@ def _keep_models(
     final = [unit for unit in units if not unit.fold.test]
     kept = {unit.kind: _final_checkpoint(unit, material, result["protocol"]["fingerprint"], out) for unit in final}
     for kind in joined_kinds(material.recipe):
-        kept[kind] = (
-            late_checkpoint(kept["speech"], kept["text"], weights=how[kind].weights)
-            if kind == "late"
-            else joined_checkpoint(kind, kept, weights=how[kind].weights, temperatures=how[kind].temperatures)
-        )
+        kept[kind] = joined_checkpoint(kind, kept, how[kind])
     for kind, checkpoint in kept.items():
         if kind in material.recipe.models:
             about = replace(
@@ -578,11 +578,13 @@ def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Pat
     )
 
 
-def _comparisons(scores: Scores) -> list[dict[str, Any]]:
-    """Paired differences of every fused model from every single stream, and of fused models from one another."""
+def _comparisons(scores: Scores, controls: Mapping[ModelKind, Sequence[Control]]) -> list[dict[str, Any]]:
+    """Paired differences of every ensemble from its controls, of fused models from single streams and each other."""
+    apart = {control.name for several in controls.values() for control in several}
     singles = [name for name in scores.models if name in SINGLE]
-    fused = [name for name in scores.models if name not in SINGLE]
-    pairs = [(first, second) for first in fused for second in singles]
+    fused = [name for name in scores.models if name not in SINGLE and name not in apart]
+    pairs = [(str(kind), control.name) for kind, several in controls.items() for control in several]
+    pairs += [(first, second) for first in fused for second in singles]
     pairs += [(second, first) for number, first in enumerate(fused) for second in fused[number + 1 :]]
     return compare(scores, pairs)
 

@@ -11,29 +11,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emofuse.checkpoint import Checkpoint, late_checkpoint, load_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, joined_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.escape import code_span, markdown
 from emofuse.experiment import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
-from emofuse.protocols import FINAL
 from emofuse.report.model_card import encoder_line
 from emofuse.scoring.calibrate import cooled, fit_temperature
+from emofuse.scoring.fuse import Joining
 from emofuse.scoring.metrics import expected_calibration_error
-from emofuse.scoring.table import read_scores
-from emofuse.training.folder import MANIFEST, UNITS
-from emofuse.training.units import Unit
-from emofuse.types import Fold
+from emofuse.scoring.table import Scores, read_scores
+from emofuse.training.folder import MANIFEST
 
 
 @alone("out", folder=False)
 def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     """Join the speech model of one run and the text model of another into one late-fusion model.
 
-    Each stream's posteriors are calibrated by a temperature (Guo et al., ICML 2017) on the validation part of the
-    run's final split: speakers, or texts, that the model had not been trained on when it was asked.
+    Each stream's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
+    and seeds of its run: answers about speakers, or texts, that the answering model had not seen, by models that were
+    trained as the kept one was.
 
     Args:
         speech_run: Run folder with a `speech` model.
@@ -42,6 +41,7 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: A run has no such model, or classes or shapes differ.
+        ScoresError: A run has no scores of it.
     """
     speech = load_checkpoint(speech_run / MODELS / "speech")
     text = load_checkpoint(text_run / MODELS / "text")
@@ -57,11 +57,12 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
             raise CheckpointError(
                 f"model.{name} is {ours} for speech and {theirs} for text", where=text_run, remedy="train both with one"
             )
-    answers = {"speech": _held_out(speech_run, speech), "text": _held_out(text_run, text)}
+    answers = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
     temperatures = tuple(round(fit_temperature(*answers[stream]), 4) for stream in ("speech", "text"))
+    how = Joining(speech.recipe.model.late_rule, weights=(0.5, 0.5), temperatures=temperatures)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     joined = replace(
-        late_checkpoint(speech, text, weights=(0.5, 0.5), temperatures=temperatures),
+        joined_checkpoint("late", {"speech": speech, "text": text}, how),
         recipe=speech.recipe.model_copy(update={"text": text.recipe.text}),
         text_languages=tuple(sorted(map(str, languages))),
     )
@@ -69,10 +70,17 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     return joined
 
 
-def _held_out(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    unit = Unit(checkpoint.kind, Fold(name=FINAL, train=(), validation=(), test=()), checkpoint.recipe.seeds[0])
-    scores = read_scores(run / UNITS / unit.folder / "validation.parquet")
-    return scores.posteriors(), scores.labels()
+def _tested(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Posteriors and labels of all that the folds of a run have tested, classes in the order of the model's."""
+    scores = read_scores(run / "scores.parquet").of(checkpoint.kind)
+    if set(scores.classes) != set(checkpoint.classes):
+        raise CheckpointError(
+            f"its scores are of {', '.join(scores.classes)}, its model of {', '.join(checkpoint.classes)}",
+            where=run,
+            remedy="make the run again",
+        )
+    ordered = Scores(scores.frame, checkpoint.classes)
+    return ordered.posteriors(), ordered.labels()
 
 
 def _card(
@@ -98,8 +106,8 @@ def _card(
             encoder_line(stream, result["encoders"][stream]),
             f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
             f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
-            f"- **Temperature** {temperature:.2f}, from {len(labels)} utterances held out of training: calibration "
-            f"error {100 * before:.1f} % before, {100 * after:.1f} % after",
+            f"- **Temperature** {temperature:.2f}, from {len(labels)} answers about utterances that were held out of "
+            f"training: calibration error of these {100 * before:.1f} % before, {100 * after:.1f} % after",
             f"- **Again**: {code_span(result['command'])}",
         ]
     lines += [

@@ -120,7 +120,7 @@ class Predictor:
     @property
     def _reads_segments(self) -> bool:
         recipe = self.checkpoint.recipe
-        return any(step in TIERS for member in self._members for step in granularities_of(member, recipe))
+        return any(step in TIERS for member in self._readers("speech") for step in granularities_of(member, recipe))
 
     def predict(
         self,
@@ -360,7 +360,7 @@ class Predictor:
         recipe, encoder = self.checkpoint.recipe, self._speech.specification
         frames = self._speech.encode([clip])[0]
         inputs = {}
-        for member in self._members:
+        for member in self._readers("speech"):
             steps = granularities_of(member, recipe)
             if pools_frames(member, recipe):
                 count = frames.shape[1]
@@ -380,14 +380,18 @@ class Predictor:
 
     def _read_text(self, text: str) -> dict[ModelKind, dict[str, torch.Tensor]]:
         if self.checkpoint.pieces is not None:
-            return dict.fromkeys(self._members, self._batch("text", self.checkpoint.pieces.encode([text])[0]))
+            return dict.fromkeys(self._readers("text"), self._batch("text", self.checkpoint.pieces.encode([text])[0]))
         encoder = self._load_text()
         tokens = encoder.encode([text])[0]
         steps = {"token": tokens}
-        if any(text_granularity_of(member) == "word" for member in self._members):
+        if any(text_granularity_of(member) == "word" for member in self._readers("text")):
             steps["word"] = to_words(tokens, encoder.word_of_tokens([text])[0])
         read = {name: self._batch("text", torch.from_numpy(features_of(values))) for name, values in steps.items()}
-        return {member: read[text_granularity_of(member)] for member in self._members}
+        return {member: read[text_granularity_of(member)] for member in self._readers("text")}
+
+    def _readers(self, stream: str) -> list[ModelKind]:
+        """The networks within that read a stream."""
+        return [member for member in self._members if stream in streams_of(member)]
 
     def _batch(self, stream: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
         padded, mask = pad([values])
@@ -404,7 +408,7 @@ class Predictor:
                 if isinstance(self._model, JoinedModel)
                 else self._model(**batches[self.checkpoint.kind])
             )
-        return np.asarray(logits[0].double().softmax(-1).cpu().numpy())
+        return np.asarray(logits[0].cpu().double().softmax(-1).numpy())
 
 
 def _says(text: str | None) -> bool:

@@ -115,10 +115,10 @@ class ModelSettings(Settings):
         pooling: How a sequence becomes one vector.
         late_rule: How `late` joins posteriors; `multi-granularity` and `multi-level` are means.
         late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned`, for each of the
-            three those of a grid on the simplex that have the best UA on the validation part of each fold.
-        final: What `multi-level` joins: both `levels`, `multi-granularity` and `late`, each made as sure as it is right
-            by a temperature from the validation part; or all five `models`, those of `multi-granularity` and `late`,
-            as they are.
+            three those of a grid on the simplex that have the best UA on the test scores of the other folds.
+        final: What `multi-level` joins: both `levels`, `multi-granularity` and `late`, each calibrated by a temperature
+            from the test scores of the other folds; or all five `models`, those of `multi-granularity` and `late`, as
+            they are.
         vocabulary: Word pieces that the `words` baseline may learn.
     """
 
@@ -260,6 +260,8 @@ class Recipe(Settings):
         name: Title in the report.
         models: What is trained; what is joined from others, such as `late`, brings them with it.
         seeds: One run of every fold a seed.
+        controls: Set beside every joined model the mean of as many networks of one kind: its best one, and `speech`,
+            with as many seeds as it joins networks.
         train: How models are trained.
         train_early: The same for `early-*`, where it differs: a network over sequences wants smaller steps than a head
             over one vector.
@@ -269,6 +271,7 @@ class Recipe(Settings):
     name: str
     models: tuple[ModelKind, ...] = ("speech", "text", "late", "early-frame")
     seeds: tuple[int, ...] = (0, 1, 2)
+    controls: bool = True
     speech: SpeechSettings = SpeechSettings()
     text: TextSettings = TextSettings()
     model: ModelSettings = ModelSettings()

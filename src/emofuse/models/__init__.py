@@ -2,7 +2,7 @@
 
 from emofuse.models.build import InputShape, build_model
 from emofuse.models.coattention import CoAttention, CoAttentionLayer
-from emofuse.models.fusion import ConcatModel, EarlyFusion, JoinedModel, LateFusion
+from emofuse.models.fusion import ConcatModel, EarlyFusion, JoinedModel
 from emofuse.models.streams import EmotionModel, SpeechModel, TextModel
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "EmotionModel",
     "InputShape",
     "JoinedModel",
-    "LateFusion",
     "SpeechModel",
     "TextModel",
     "build_model",

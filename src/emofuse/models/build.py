@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from emofuse.models.front import LayerMix, SegmentMix, WordEmbedding
-from emofuse.models.fusion import ConcatModel, EarlyFusion, LateFusion
+from emofuse.models.fusion import ConcatModel, EarlyFusion
 from emofuse.models.streams import EmotionModel, Front, SpeechModel, TextModel
 from emofuse.settings import ModelKind, ModelSettings
 
@@ -34,7 +34,7 @@ class InputShape:
 def build_model(
     kind: ModelKind, settings: ModelSettings, *, classes: int, speech: InputShape | None, text: InputShape | None
 ) -> EmotionModel:
-    """Build one model, with fresh weights.
+    """Build one model that is trained, with fresh weights.
 
     Args:
         kind: Which model.
@@ -50,20 +50,12 @@ def build_model(
     """
     width, dropout, pooling = settings.width, settings.dropout, settings.pooling
 
-    def speech_model() -> SpeechModel:
-        assert speech is not None  # noqa: S101
+    if kind == "speech" and speech is not None:
         return SpeechModel(speech.front(width), width=width, classes=classes, dropout=dropout, pooling=pooling)
-
-    def text_model() -> TextModel:
-        assert text is not None  # noqa: S101
+    if kind == "text" and text is not None:
         return TextModel(text.front(width), width=width, classes=classes, dropout=dropout, pooling=pooling)
-
-    if kind == "speech":
-        return speech_model()
-    if kind == "text":
-        return text_model()
-    if kind == "late":
-        return LateFusion(speech_model(), text_model(), rule=settings.late_rule)
+    if kind != "concat" and not kind.startswith("early"):
+        raise ValueError(f"{kind} lacks its input, or is joined from others")
     if speech is None or text is None:
         raise ValueError(f"{kind} takes both streams")
     fronts = speech.front(width), text.front(width)

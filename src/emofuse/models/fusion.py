@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,7 +12,9 @@ from emofuse.errors import SettingsError
 from emofuse.models.coattention import CoAttention
 from emofuse.models.front import LockedDropout
 from emofuse.models.pooling import Pooling, PoolingKind
-from emofuse.models.streams import EmotionModel, Front, Head, SpeechModel, TextModel, needed, read
+from emofuse.models.streams import EmotionModel, Front, Head, needed, read
+from emofuse.scoring.calibrate import logs_of
+from emofuse.scoring.fuse import Joining, combine
 
 
 class ConcatModel(EmotionModel):
@@ -111,116 +113,69 @@ class EarlyFusion(EmotionModel):
         return logits
 
 
-class LateFusion(EmotionModel):
-    """Late fusion: posteriors of separately trained speech and text models, averaged or multiplied.
+class JoinedModel(nn.ModuleDict):
+    """The calibrated posteriors of several models, joined: late fusion and every other ensemble.
 
-    A stream that is not given is left out. The logits that come out are log posteriors.
-
-    Args:
-        speech: Trained on speech alone.
-        text: Trained on words alone.
-        rule: `mean` (weighted arithmetic) or `product` (weighted geometric).
-        weights: Of speech and of text, zero or more.
-        temperatures: Of speech and of text: what their logits are divided by, above one for less sure answers.
-    """
-
-    streams = ()
-
-    def __init__(
-        self,
-        speech: SpeechModel,
-        text: TextModel,
-        *,
-        rule: Literal["mean", "product"] = "product",
-        weights: Sequence[float] = (0.5, 0.5),
-        temperatures: Sequence[float] = (1.0, 1.0),
-    ) -> None:
-        super().__init__()
-        self.speech, self.text = speech, text
-        self.temperatures = tuple(temperatures)
-        self.rule = rule
-        self.weights = tuple(weights)
-
-    def forward(
-        self,
-        *,
-        speech: torch.Tensor | None = None,
-        speech_mask: torch.Tensor | None = None,
-        speech_bounds: torch.Tensor | None = None,
-        text: torch.Tensor | None = None,
-        text_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See `EmotionModel.forward`; either stream may be left out."""
-        logs: list[torch.Tensor] = []
-        weights: list[float] = []
-        if speech is not None:
-            logits = self.speech(speech=speech, speech_mask=speech_mask, speech_bounds=speech_bounds)
-            logs.append((logits / self.temperatures[0]).log_softmax(-1))
-            weights.append(self.weights[0])
-        if text is not None:
-            logs.append((self.text(text=text, text_mask=text_mask) / self.temperatures[1]).log_softmax(-1))
-            weights.append(self.weights[1])
-        if not logs:
-            raise SettingsError("late fusion was given neither speech nor text", remedy="pass at least one stream")
-        if len(logs) == 1:
-            return logs[0]
-        stacked, share = torch.stack(logs), _shares(weights, logs[0])
-        if self.rule == "mean":
-            return torch.logsumexp(stacked + share.log(), dim=0)
-        return (share * stacked).sum(0).log_softmax(-1)
-
-
-class JoinedModel(nn.Module):
-    """Weighted mean of the calibrated posteriors of several models, each with an input of its own.
-
-    Which models the paper joins into its final system is stated, how it does is not: mean and temperatures are chosen.
+    Members are networks, or joined models themselves. It is never trained as a whole, and joins by the function that
+    joins score tables, so that it answers as it was scored.
 
     Args:
-        parts: The models, by name; one of them may itself be joined.
-        weights: Of each part in the same order, zero or more.
-        temperatures: Of each part: what its logits are divided by, above one for less sure answers; None for ones.
-
-    Attributes:
-        streams: The streams that the model cannot do without.
+        members: The models, by name.
+        how: The rule, and weight and temperature of each member.
 
     Example:
         >>> from emofuse.models.front import LayerMix
-        >>> parts = {name: SpeechModel(LayerMix(3, 8), width=16, classes=4, dropout=0.1, pooling="mean")
-        ...          for name in ("frames", "words")}
+        >>> from emofuse.models.streams import SpeechModel
+        >>> members = {name: SpeechModel(LayerMix(3, 8), width=16, classes=4, dropout=0.1, pooling="mean")
+        ...            for name in ("frames", "words")}
         >>> inputs = {name: {"speech": torch.zeros(2, 3, steps, 8), "speech_mask": torch.ones(2, steps).bool()}
         ...           for name, steps in (("frames", 9), ("words", 2))}
-        >>> JoinedModel(parts, weights=(0.5, 0.5))(inputs).shape
+        >>> JoinedModel(members, Joining("mean", weights=(0.5, 0.5), temperatures=(1.0, 1.0)))(inputs).shape
         torch.Size([2, 4])
     """
 
-    streams = ("speech", "text")
+    def __init__(self, members: Mapping[str, EmotionModel | JoinedModel], how: Joining) -> None:
+        super().__init__(members)
+        self.how = how
 
-    def __init__(
-        self,
-        parts: Mapping[str, EmotionModel | JoinedModel],
-        *,
-        weights: Sequence[float],
-        temperatures: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(parts)
-        self.weights = tuple(weights)
-        self.temperatures = tuple(temperatures or [1.0] * len(parts))
+    @property
+    def members(self) -> dict[str, EmotionModel | JoinedModel]:
+        """The models, by name."""
+        return cast("dict[str, EmotionModel | JoinedModel]", dict(self.items()))
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that it cannot do without.
+
+        Where every member reads one stream, a member whose stream is not given is left out.
+        """
+        needs = [set(member.streams) for member in self.members.values()]
+        alone = all(len(one) == 1 for one in needs)
+        found = set.intersection(*needs) if alone else set.union(*needs)
+        return tuple(stream for stream in ("speech", "text") if stream in found)
 
     def forward(self, inputs: Mapping[str, Mapping[str, torch.Tensor]]) -> torch.Tensor:
-        """Give log posteriors `(batch, classes)`.
+        """Give log posteriors `(batch, classes)`, in double precision on the CPU.
 
         Args:
-            inputs: For each model that is not joined itself, what its own `forward` takes by name.
+            inputs: For each network, what its own `forward` takes by name; `JoinedModel.streams` says what may be left
+                out.
+
+        Raises:
+            SettingsError: No member has an input.
+            ScoresError: The posteriors of a member are not finite.
         """
-        logs = []
-        for (name, part), temperature in zip(self.parts.items(), self.temperatures, strict=True):
-            logits = part(inputs) if isinstance(part, JoinedModel) else part(**inputs[name])
-            logs.append((logits / temperature).log_softmax(-1))
-        stacked = torch.stack(logs)
-        return torch.logsumexp(stacked + _shares(self.weights, stacked).log(), dim=0)
-
-
-def _shares(weights: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    """Weights brought to sum 1, for posteriors `(models, batch, classes)`."""
-    return torch.tensor(weights, dtype=like.dtype, device=like.device)[:, None, None] / sum(weights)
+        given = {}
+        for (name, member), *how in zip(self.members.items(), self.how.weights, self.how.temperatures, strict=True):
+            if isinstance(member, JoinedModel):
+                given[name] = (member(inputs), *how)
+            elif self.streams or all(stream in inputs.get(name, ()) for stream in member.streams):
+                given[name] = (member(**inputs.get(name, {})), *how)
+        if not given:
+            raise SettingsError("late fusion was given neither speech nor text", remedy="pass at least one stream")
+        logits, weights, temperatures = zip(*given.values(), strict=True)
+        posteriors = torch.stack([one.cpu().double().softmax(-1) for one in logits]).numpy()
+        # A member that is left alone answers, whatever its weight beside others.
+        weights = weights if sum(weights) > 0 else (1.0,) * len(given)
+        joined = combine(posteriors, weights, rule=self.how.rule, temperatures=temperatures, names=list(given))
+        return torch.from_numpy(logs_of(joined))

@@ -70,7 +70,7 @@ def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
 
 
 def _joining(kind: ModelKind, result: Mapping[str, Any]) -> Mapping[str, Any]:
-    joining: Mapping[str, Any] = result["joined"][kind][f"{FINAL}-seed{result['recipe']['seeds'][0]}"]
+    joining: Mapping[str, Any] = result["joined"][kind][FINAL]
     return joining
 
 
@@ -78,8 +78,8 @@ def _calibration(kind: ModelKind, result: Mapping[str, Any]) -> str:
     if kind not in PARTS or all(one == 1 for one in _joining(kind, result)["temperatures"]):
         return "Its probabilities are not calibrated."
     return (
-        "The probabilities of its parts are calibrated by the temperatures above, on the validation part; those of "
-        "their mean are not calibrated again."
+        "The probabilities of its parts are calibrated by the temperatures above, on utterances that each fold tested; "
+        "those of their mean are not calibrated again."
     )
 
 

@@ -13,6 +13,7 @@ from emofuse.report.tables import (
     KINDS,
     TITLES,
     check_result,
+    control_notes,
     interval,
     latex,
     markdown,
@@ -50,9 +51,10 @@ _SUFFIXES: Mapping[PaperStyle, str] = {"markdown": "md", "latex": "tex", "html":
 def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
 
-    Differences are from the better of the single modalities and from `late`, each with its own 95 % interval. A star
-    marks those whose sign-flip test rejects at 5 % after Holm's correction over all differences of the table. Notes
-    below name corpus and split, the test and what it cannot show, and which tiers not all utterances have.
+    Differences are from the better of the single modalities and from `late`, and that of an ensemble from its control
+    (see `emofuse.training.ensembles.choose_controls`), each with its own 95 % interval. A star marks those whose
+    sign-flip test rejects at 5 % after Holm's correction over all differences of the table. Notes below name corpus and
+    split, the test and what it cannot show, and which tiers not all utterances have.
 
     Args:
         result: Content of `result.json`.
@@ -66,19 +68,30 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     singles = [name for name in _SINGLE if name in entries]
     best = max(singles, key=lambda name: float(entries[name]["ua"]["value"]), default=None)
     others = [name for name in (best, "late" if "late" in entries else None) if name]
+    controls = result.get("controls") or {}
+    apart = {name for one in controls.values() for name in one["controls"]}
     columns = ("ua", "wa", "macro_f1")
-    rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in others), "Reconstruction"]]
+    over = [*others, *(["its control"] if controls else [])]
+    rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in over), "Reconstruction"]]
     order = sorted(entries, key=lambda name: ([*CERTAINTY, name].index(name), name))
-    gaps = {(model, other): gap for model in order for other in others if (gap := _gap(result, model, other))}
+    pairs = [(model, other) for model in order for other in others]
+    pairs += [(model, one["controls"][0]) for model, one in controls.items()]
+    gaps = {pair: gap for pair in pairs if (gap := _gap(result, *pair))}
     # One difference may stand in both columns, once with each sign.
     tested = {frozenset(pair): gap for pair, gap in gaps.items()}
     corrected = dict(zip(tested, holm([gap["p"] for gap in tested.values()]), strict=True))
+
+    def difference(model: str, other: str) -> str:
+        return _difference(gaps.get((model, other)), corrected.get(frozenset((model, other))))
+
     for model in order:
         figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
-        differences = [
-            _difference(gaps.get((model, other)), corrected.get(frozenset((model, other)))) for other in others
-        ]
-        rows.append([one_line(model), *figures, *differences, CERTAINTY.get(model, "not of the paper")])
+        differences = [difference(model, other) for other in others]
+        if controls:
+            control = controls[model]["controls"][0] if model in controls else ""
+            differences.append(f"{difference(model, control)} ({control})" if control else "")
+        certainty = CERTAINTY.get(model, "control" if model in apart else "not of the paper")
+        rows.append([one_line(model), *figures, *differences, certainty])
     few = caution(next(iter(entries.values())))
     notes = [*_about(result), *_test(list(tested.values())), *([few] if few else []), *_notes(result)]
     if style == "markdown":
@@ -111,13 +124,13 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         f"seeds {', '.join(map(str, first['seeds']))}",
         f"95 % intervals over {counted(first['clusters'], first['cluster'])}",
     ]
-    notes = ["; ".join(about), *map(str, result.get("corpus_notes") or ())]
+    notes = ["; ".join(about), *map(str, result.get("corpus_notes") or ()), *control_notes(result)]
     if heard := [name for name in result.get("text_sources") or () if name != REFERENCE]:
         notes.append(f"words by {', '.join(heard)}")
     if result.get("context"):
         notes.append(f"the text encoder read up to {result['context']} earlier utterances of the dialogue")
     if ((result.get("recipe") or {}).get("model") or {}).get("late_weights") == "tuned":
-        notes.append("weights of joined models were searched on the validation part of each fold")
+        notes.append("weights of joined models were searched on the other folds of each")
     return notes
 
 

@@ -124,6 +124,12 @@ class _Joining(_Part):
     temperatures: list[Number]
 
 
+class _Controls(_Part):
+    members: int
+    best: str
+    controls: list[str]
+
+
 class _Alignment(_Part):
     utterances: int
     aligned: dict[str, int]
@@ -146,6 +152,7 @@ class _Result(_Part):
     encoders: dict[str, _Encoder] | None = None
     layer_weights: dict[str, dict[str, list[list[Number]]]] | None = None
     joined: dict[str, dict[str, _Joining]] | None = None
+    controls: dict[str, _Controls] | None = None
     recipe: dict[str, Any] | None = None
     skipped: list[_Skipped] | None = None
     alignment: _Alignment | None = None
@@ -281,13 +288,35 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
     return rows
 
 
+def control_notes(result: Mapping[str, Any]) -> list[str]:
+    """What each ensemble adds over its control, in words; nothing where there are no controls.
+
+    Example:
+        >>> gap = {"value": 0.012, "low": -0.004, "high": 0.03, "p": 0.2, "holm": 0.4, "reading": "within noise"}
+        >>> control_notes({"controls": {"late": {"members": 2, "best": "speech", "controls": ["speech x 2"]}},
+        ...                "comparisons": [{"first": "late", "second": "speech x 2", "ua": gap}]})[1]
+        'late adds +1.2 points of UA [-0.4, +3.0] over speech x 2: within noise'
+    """
+    controls = result.get("controls") or {}
+    notes = [
+        "controls are the mean of one network with as many seeds as an ensemble joins networks, the best by validation "
+        "UA first: what an ensemble adds is what it adds over them"
+    ]
+    for pair in result.get("comparisons") or ():
+        first, second, gap = pair["first"], pair["second"], pair.get("ua")
+        if gap and second in controls.get(first, {"controls": ()})["controls"]:
+            added = f"{signed(gap['value'])} points of UA {signed_interval(gap)}"
+            notes.append(f"{first} adds {added} over {second}: {gap['reading']}")
+    return notes if controls else []
+
+
 def joining_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Weights and temperatures of the parts of joined models, by fold and seed; one row where all are alike."""
+    """Weights and temperatures of the parts of joined models, by fold; one row where all are alike."""
     rows = []
     for model, units in (result.get("joined") or {}).items():
         found = [(name, _listed(one["weights"]), _listed(one["temperatures"])) for name, one in units.items()]
         if len(found) > 1 and len({tuple(values) for _, *values in found}) == 1:
-            found = [("every fold and seed", *found[0][1:])]
+            found = [("every fold", *found[0][1:])]
         rows += [(model, *one) for one in found]
     return rows
 

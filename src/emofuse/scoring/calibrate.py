@@ -10,6 +10,11 @@ HOTTEST = 20.0
 SMALLEST = float(np.finfo(np.float64).tiny)
 
 
+def logs_of(posteriors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logarithms of posteriors; zero counts as the smallest number there is, so that every one is finite."""
+    return np.asarray(np.log(np.maximum(posteriors, SMALLEST)))
+
+
 def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """The temperature that makes the log likelihood of labels largest (Guo et al., ICML 2017).
 
@@ -25,7 +30,7 @@ def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) 
         >>> fit_temperature(sure, np.array([0] * 8 + [1] * 2)) > 2
         True
     """
-    logits = np.log(np.maximum(posteriors, SMALLEST))
+    logits = logs_of(posteriors)
     count, classes = posteriors.shape
     doubt = 1 / (count + 2)
     target = np.full((count, classes), doubt / (classes - 1))
@@ -47,5 +52,7 @@ def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.fl
         >>> cooled(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()
         [[0.75, 0.25]]
     """
-    logits = np.log(np.maximum(posteriors, SMALLEST)) / temperature
+    if temperature == 1:
+        return posteriors
+    logits = logs_of(posteriors) / temperature
     return np.asarray(np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)))

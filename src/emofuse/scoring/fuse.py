@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,33 +11,130 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
+from emofuse.scoring.calibrate import cooled, fit_temperature, logs_of
 from emofuse.scoring.metrics import answers, confusion, unweighted_accuracy
 from emofuse.scoring.table import ALL, NAMES, Scores, alike, over_seeds, show_apart
 
 Rule = Literal["mean", "product"]
 Array = NDArray[np.float64]
-SMALLEST = 1e-12
 STEPS = {2: 20, 3: 20, 4: 10}
 KEY = ["seed", "fold", "utterance"]
 
 
-def combine(posteriors: Array, weights: Sequence[float] | Array, *, rule: Rule) -> Array:
+def combine(
+    posteriors: Array,
+    weights: Sequence[float] | Array,
+    *,
+    rule: Rule,
+    temperatures: Sequence[float] | None = None,
+    names: Sequence[str] = (),
+) -> Array:
     """Join posteriors of several models, `(models, rows, classes)` to `(rows, classes)`.
 
-    `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1. Weights count
-    by their share of their sum.
+    This is the only place where posteriors are joined: score tables, kept models and prediction all call it.
+
+    Args:
+        posteriors: Of each model.
+        weights: Of each model, zero or more; their ratios count.
+        rule: `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1.
+        temperatures: What each model's posteriors are calibrated by before; None leaves them as they are.
+        names: Of the models, for errors.
+
+    Raises:
+        ScoresError: A posterior is not finite.
 
     Example:
         >>> combine(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), [0.5, 0.5], rule="mean").round(3).tolist()
         [[0.6, 0.4]]
     """
+    finite = np.isfinite(posteriors).all(axis=(1, 2))
+    if not finite.all():
+        number = int(finite.argmin())
+        raise ScoresError(
+            f"the posteriors of {names[number] if names else f'model {number + 1}'} are not finite numbers",
+            remedy="leave this model out, or train it again with a smaller learning rate",
+        )
+    if temperatures is not None:
+        posteriors = np.stack([cooled(one, value) for one, value in zip(posteriors, temperatures, strict=True)])
     weight = np.asarray(weights, dtype=np.float64)
     if rule == "mean":
         return np.asarray(np.tensordot(weight, posteriors, axes=1) / weight.sum())
-    weight = weight / weight.sum()
-    logs = np.tensordot(weight, np.log(np.maximum(posteriors, SMALLEST)), axes=1)
+    logs = np.tensordot(weight / weight.sum(), logs_of(posteriors), axes=1)
     raised = np.exp(logs - logs.max(-1, keepdims=True))
     return np.asarray(raised / raised.sum(-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class Joining:
+    """How the posteriors of an ensemble's members become one.
+
+    Attributes:
+        rule: `mean` or `product`.
+        weights: Of the members, in their order.
+        temperatures: What each one's posteriors are calibrated by before.
+    """
+
+    rule: Rule
+    weights: tuple[float, ...]
+    temperatures: tuple[float, ...]
+
+    def __call__(self, posteriors: Array, *, names: Sequence[str] = ()) -> Array:
+        """Join posteriors of the members, `(members, rows, classes)`, as `combine` does."""
+        return combine(posteriors, self.weights, rule=self.rule, temperatures=self.temperatures, names=names)
+
+
+def fit_joining(
+    posteriors: Array, labels: NDArray[np.int64], *, rule: Rule, tuned: bool = False, calibrated: bool = False
+) -> Joining:
+    """How to join models, from answers that must not be those that are reported (see `cross_fits`).
+
+    Args:
+        posteriors: `(models, rows, classes)`, of utterances that no model has been trained on.
+        labels: Index of the true class, `(rows,)`.
+        rule: How posteriors are joined.
+        tuned: Search weights; else all weigh alike.
+        calibrated: Fit a temperature for each model; else they are left as they are.
+
+    Example:
+        >>> fit_joining(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
+        Joining(rule='mean', weights=(0.5, 0.5), temperatures=(1.0, 1.0))
+    """
+    models = len(posteriors)
+    temperatures = tuple([1.0] * models)
+    if calibrated:
+        temperatures = tuple(fit_temperature(one, labels) for one in posteriors)
+    weights = tuple([1 / models] * models)
+    if tuned:
+        cool = np.stack([cooled(one, value) for one, value in zip(posteriors, temperatures, strict=True)])
+        weights = search_weights(cool, labels, rule=rule)
+    return Joining(rule, weights, temperatures)
+
+
+def cross_fits(scores: Scores) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Each fold with its own rows, and the rows from which weights and temperatures of it may be learned.
+
+    Those are the test rows of the other folds, of all seeds: answers of models that were trained in the same way and
+    had not seen these utterances, of speakers (dialogues, where speakers are not known) that the fold does not test.
+    Where every other row shares a speaker with the fold, as in splits that depend on the speaker, only the utterances
+    that it tests are kept out. Repeated cross-validation tests an utterance in a fold of each repetition; all of them
+    are kept out. With one fold no row is left.
+
+    The models of the other folds have been trained on utterances that this fold tests, and their answers may depend a
+    little on these labels. For one number a member this does not show; to exclude it would take a cross-validation
+    within each fold.
+
+    Yields:
+        The fold, a mask of its rows, and a mask of the rows to learn from.
+    """
+    folds = scores.frame["fold"].to_numpy(dtype=str)
+    for fold in sorted(set(folds)):
+        test = folds == fold
+        others = np.zeros_like(test)
+        for column in dict.fromkeys((scores.cluster, "utterance")):
+            if not others.any():
+                names = scores.frame[column].to_numpy(dtype=str)
+                others = ~np.isin(names, names[test])
+        yield str(fold), test, others
 
 
 def simplex(models: int, steps: int) -> Iterator[tuple[float, ...]]:
@@ -115,8 +213,7 @@ def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | Non
 def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused") -> tuple[Scores, dict[str, Any]]:
     """Join the score tables of several models, each of one model, into those of their late fusion.
 
-    `tuned` learns the weights of each fold from the other folds' rows only, and from no utterance that the fold tests,
-    as another repetition of cross-validation does.
+    `tuned` learns the weights of each fold from the other folds' rows only, as `cross_fits` says.
 
     Args:
         tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
@@ -128,8 +225,8 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
         The joined scores, and what was done: the rule and its weights (a fold's own where tuned).
 
     Raises:
-        ScoresError: The tables do not score the same rows with the same labels, or a fold leaves `tuned` nothing to
-            learn from.
+        ScoresError: The tables do not score the same rows with the same labels, a posterior is not finite, or a fold
+            leaves `tuned` nothing to learn from.
     """
     if len(tables) < 2:
         raise ScoresError("late fusion needs at least two tables", remedy="name two or more score tables")
@@ -137,23 +234,20 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
     aligned, posteriors = _align(tables)
     labels = aligned.labels()
     if weights is not None:
-        joined = combine(posteriors, weights, rule=kind)
+        joined = combine(posteriors, weights, rule=kind, names=[table.models[0] for table in tables])
         done: dict[str, Any] = {"rule": rule, "weights": list(weights)}
     else:
-        folds, utterances = (aligned.frame[name].to_numpy(dtype=str) for name in ("fold", "utterance"))
         joined, chosen = np.empty(posteriors.shape[1:]), {}
-        for fold in sorted(set(folds)):
-            test = folds == fold
-            others = ~np.isin(utterances, utterances[test])
+        for fold, test, others in cross_fits(aligned):
             if not others.any():
                 raise ScoresError(
-                    f"fold {str(fold)!r} tests every utterance there is, and tuning on what is reported is not honest",
+                    f"fold {fold!r} tests every utterance there is, and tuning on what is reported is not honest",
                     where="--rule tuned",
                     remedy="give a table with folds of different utterances, or use mean, product or weights=",
                 )
-            chosen[fold] = search_weights(posteriors[:, others], labels[others], rule=kind)
-            joined[test] = combine(posteriors[:, test], chosen[fold], rule=kind)
-        done = {"rule": "tuned, out of fold", "weights": {str(fold): list(value) for fold, value in chosen.items()}}
+            how = fit_joining(posteriors[:, others], labels[others], rule=kind, tuned=True)
+            chosen[fold], joined[test] = how.weights, how(posteriors[:, test])
+        done = {"rule": "tuned, out of fold", "weights": {fold: list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)
     frame[list(aligned.classes)] = joined
     return Scores(frame, aligned.classes, notes=aligned.notes), done

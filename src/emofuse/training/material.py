@@ -112,11 +112,8 @@ def parts_of(kind: ModelKind, recipe: Recipe) -> tuple[ModelKind, ...]:
 
 
 def members_of(kind: ModelKind) -> tuple[ModelKind, ...]:
-    """The models inside a model that each read an input of their own; what reads one input is its own only member."""
-    # The parts of `late` read one stream each, so one input serves both.
-    if kind == "late" or kind not in PARTS:
-        return (kind,)
-    return tuple(member for part in PARTS[kind] for member in members_of(part))
+    """The networks inside a model, each with an input of its own; a network is its own only member."""
+    return tuple(one for part in PARTS[kind] for one in members_of(part)) if kind in PARTS else (kind,)
 
 
 def _with_parts(kinds: Iterable[ModelKind]) -> set[ModelKind]:

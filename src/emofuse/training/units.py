@@ -22,9 +22,7 @@ from emofuse.errors import EmofuseError, TrainingError
 from emofuse.files import make_folder, write_text, written_whole
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
-from emofuse.scoring.calibrate import cooled, fit_temperature
-from emofuse.scoring.fuse import combine, search_weights
-from emofuse.scoring.table import Scores, make_scores, write_scores
+from emofuse.scoring.table import make_scores, write_scores
 from emofuse.seeds import derive_seed, kept_random_state
 from emofuse.settings import ModelKind, fingerprint
 from emofuse.training.loop import fit, layer_weights, posteriors
@@ -32,7 +30,6 @@ from emofuse.training.material import (
     CLUSTERS,
     Material,
     granularities_of,
-    parts_of,
     pools_frames,
     streams_of,
     text_granularity_of,
@@ -309,56 +306,3 @@ def _start_worker(material: Material, root: Path, device: str) -> None:
 
 def _run_in_worker(unit: Unit) -> TrainingError | None:
     return _outcome(unit, _WORKER["material"], _WORKER["root"], _WORKER["device"])
-
-
-@dataclass(frozen=True)
-class Joining:
-    """How a joined model weighs its parts, in their order; both come from the validation part only.
-
-    Attributes:
-        weights: Of the posteriors of each, summing to 1.
-        temperatures: What each one's posteriors are calibrated by before.
-    """
-
-    weights: tuple[float, ...]
-    temperatures: tuple[float, ...]
-
-
-def joined_unit(
-    kind: ModelKind, material: Material, tables: Mapping[ModelKind, tuple[Scores, Scores | None]]
-) -> tuple[tuple[Scores, Scores | None], Joining]:
-    """Join the scores of the parts of a model, of one fold and seed.
-
-    Args:
-        kind: The joined model.
-        material: Holds the rule, and whether weights are equal or tuned.
-        tables: For each part, validation scores and test scores (None for the final model).
-
-    Returns:
-        The joined scores of both, and how they were joined.
-    """
-    settings = material.recipe.model
-    parts = parts_of(kind, material.recipe)
-    held_out, tested = zip(*(tables[part] for part in parts), strict=True)
-    labels = held_out[0].labels()
-    # The final system is a sum of posteriors; how speech and text alone are joined is its own choice.
-    rule = settings.late_rule if kind == "late" else "mean"
-    temperatures = tuple([1.0] * len(parts))
-    if kind == "multi-level" and settings.final == "levels":
-        # Networks of both streams are surer than they are right, a product of posteriors less sure: summed as they are,
-        # the early level would drown the late one.
-        temperatures = tuple(fit_temperature(table.posteriors(), labels) for table in held_out)
-
-    def calibrated(several: Sequence[Scores]) -> NDArray[np.float64]:
-        return np.stack([cooled(one.posteriors(), value) for one, value in zip(several, temperatures, strict=True)])
-
-    weights = tuple([1 / len(parts)] * len(parts))
-    if settings.late_weights == "tuned":
-        weights = search_weights(calibrated(held_out), labels, rule=rule)
-
-    def join(several: Sequence[Scores]) -> Scores:
-        frame = several[0].frame.assign(model=kind)
-        frame[list(material.classes)] = combine(calibrated(several), weights, rule=rule)
-        return Scores(frame, several[0].classes)
-
-    return (join(held_out), None if tested[0] is None else join(tested)), Joining(weights, temperatures)

@@ -48,6 +48,7 @@ ORDER = (
     "transcribe",
     "answers",
     "predict",
+    "keep",
     "experiment",
     "finetune",
     "plan",

@@ -350,8 +350,8 @@ def demo(
     from emofuse.audio import sound_files
     from emofuse.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
-    from emofuse.experiment import MODELS
     from emofuse.experiment import run as run_recipe
+    from emofuse.keep import MODELS
     from emofuse.manifest import read_manifest, utterances
     from emofuse.predict import load
     from emofuse.training.folder import MANIFEST

@@ -14,32 +14,28 @@ import pandas as pd
 from emofuse.align.coverage import Coverage, coverage
 from emofuse.align.run import align_manifest
 from emofuse.audio.notes import count_notes
-from emofuse.checkpoint import Checkpoint, joined_checkpoint, save_checkpoint
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, AudioError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
 from emofuse.files import write_text
+from emofuse.keep import keep_models
 from emofuse.locks import alone
 from emofuse.manifest import parts, read_manifest, text_sources, utterances, vote_shares, write_manifest
-from emofuse.models import build_model
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, check_split, classes_of, make_protocol, save_protocol
 from emofuse.report import write_report
-from emofuse.report.model_card import model_card
-from emofuse.scoring.fuse import Joining
 from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings
 from emofuse.training.ensembles import Control, choose_controls, extra_seeds, join_control, join_members, joining_notes
-from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen, remove_models
+from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen
 from emofuse.training.material import (
     Material,
     check_streams,
     granularities_of,
-    joined_kinds,
     streams_of,
     text_granularity_of,
     trained_kinds,
@@ -48,7 +44,7 @@ from emofuse.training.units import Unit, read_unit, run_units
 from emofuse.types import TIERS, Alignment, Fold
 from emofuse.workers import process_count
 
-ALIGNMENTS, STORE, MODELS = "alignments.parquet", "features", "models"
+ALIGNMENTS, STORE = "alignments.parquet", "features"
 SINGLE = ("speech", "text")
 
 
@@ -401,7 +397,7 @@ def train(
         "versions": versions(),
         "command": command,
     }
-    _keep_models(units, material, {kind: found[FINAL] for kind, found in joinings.items()}, result, out)
+    keep_models(units, material, {kind: found[FINAL] for kind, found in joinings.items()}, result, out)
     write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return Outcome(out=out, result=result, skipped=left_out)
 
@@ -533,49 +529,6 @@ def _control_scores(
         splits = [(fold, seed) for fold in protocol.folds for seed in one.seeds(recipe)]
         tested, validated = (_unit_scores(one.kind, splits, out, part) for part in ("scores", "validation"))
         yield join_control(one, recipe, tested, validated)
-
-
-def _keep_models(
-    units: Sequence[Unit], material: Material, how: Mapping[ModelKind, Joining], result: Mapping[str, Any], out: Path
-) -> None:
-    """Make a checkpoint folder of every final unit, and of every model that is joined from them."""
-    final = [unit for unit in units if not unit.fold.test]
-    kept = {unit.kind: _final_checkpoint(unit, material, result["protocol"]["fingerprint"], out) for unit in final}
-    for kind in joined_kinds(material.recipe):
-        kept[kind] = joined_checkpoint(kind, kept, how[kind])
-    for kind, checkpoint in kept.items():
-        if kind in material.recipe.models:
-            about = replace(
-                checkpoint,
-                alignment=(result["alignment"] or {}).get("sources"),
-                text_languages=tuple(result["languages"]),
-            )
-            save_checkpoint(about, out / MODELS / kind, card=model_card(kind, result))
-    remove_models(out / MODELS, but=material.recipe.models)
-
-
-def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Path) -> Checkpoint:
-    from safetensors.torch import load_file
-
-    folder = out / UNITS / unit.folder
-    pieces = WordPieces.load(folder / "words.json") if (folder / "words.json").exists() else None
-    speech, text = material.shapes(unit.kind, pieces)
-    model = build_model(unit.kind, material.recipe.model, classes=len(material.classes), speech=speech, text=text)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    encoders = {}
-    if speech is not None:
-        encoders["speech"] = next(iter(material.speech.values())).specification
-    if text is not None and material.text:
-        encoders["text"] = next(iter(material.text.values())).specification
-    return Checkpoint(
-        kind=unit.kind,
-        model=model.eval(),
-        classes=material.classes,
-        recipe=material.recipe,
-        encoders=encoders,
-        pieces=pieces,
-        protocol=fingerprint,
-    )
 
 
 def _comparisons(scores: Scores, controls: Mapping[ModelKind, Sequence[Control]]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from emofuse.checkpoint import Checkpoint, joined_checkpoint, load_checkpoint, s
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.escape import code_span, markdown
-from emofuse.experiment import MODELS
+from emofuse.keep import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.report.model_card import encoder_line

@@ -18,13 +18,14 @@ from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError, TrainingError
-from emofuse.experiment import MODELS, Outcome, builtin_named, check_encoder_settings, check_recipe, learns_votes
+from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_recipe, learns_votes
 from emofuse.files import write_text, written_folder, written_whole
 from emofuse.finetune.loop import Tuned, Tuner, discard
 from emofuse.finetune.network import Steps, TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
 from emofuse.inputs import nearest
+from emofuse.keep import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import parts, text_sources, utterances, vote_shares, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model

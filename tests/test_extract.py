@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,50 @@ def test_a_bad_file_is_reported_and_the_others_go_on(manifest: pd.DataFrame, tmp
         assert set(done.keys) == set(manifest["utterance"])
         assert all(key in done.views["frame"] for key in done.keys.values())
         assert done.computed == expected
+
+
+class Overflowing(Recorder):
+    """An encoder whose features of some clips leave the range of float16."""
+
+    value = 1e5
+
+    def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
+        loud = [len(clip) == 7777 for clip in clips]
+        return [one + self.value if over else one for one, over in zip(super().encode(clips), loud, strict=True)]
+
+
+@pytest.mark.parametrize("value", [1e5, -np.inf, np.nan])
+def test_features_that_are_not_finite_cost_their_clip_and_no_other(
+    value: float, manifest: pd.DataFrame, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "loud.wav", tone(0.5)[:7777], 16000)
+    both = with_files(manifest, loud=tmp_path / "loud.wav")
+    encoder = Overflowing(load_speech_encoder(LOGMEL))
+    encoder.value = value
+    for granularities in (("frame",), ("frame", "utterance")):
+        found = extract_speech(both, encoder, LOGMEL, store=tmp_path / "store", granularities=granularities)
+        assert {name: error.advice for name, error in found.failed.items()} == {
+            "loud": "its features are not finite in float16; choose other layers or another encoder"
+        }
+        assert set(found.keys) == set(manifest["utterance"])
+        for view in found.views.values():
+            assert all(np.isfinite(view.read(key)).all() for key in found.keys.values())
+
+
+def test_a_text_whose_features_are_not_finite_costs_no_other(tmp_path: Path) -> None:
+    class Text:
+        specification = replace(load_speech_encoder(LOGMEL).specification, stream="text")
+
+        def encode(self, texts: Sequence[str], *, earlier: Any = ()) -> list[torch.Tensor]:
+            return [torch.full((1, 2, 240), 1e9 if "loud" in text else 1.0) for text in texts]
+
+        def beyond(self, texts: Sequence[str]) -> list[int]:
+            return [0] * len(texts)
+
+    rows = [{"utterance": text, "text": text} for text in ("so loud", "so quiet")]
+    found = extract_text(make_manifest(rows, source="test"), Text(), TextSettings(), store=tmp_path)  # type: ignore[arg-type]
+    assert list(found.failed) == ["so loud"]
+    assert list(found.keys) == ["so quiet"]
 
 
 def test_a_second_run_computes_nothing_and_changes_nothing(manifest: pd.DataFrame, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from emofuse.audio.notes import count_notes
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import AlignmentError, AudioError, EncoderError, ManifestError, SettingsError
+from emofuse.errors import AlignmentError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
 from emofuse.files import write_text
 from emofuse.keep import keep_models
@@ -65,9 +65,9 @@ class Features:
     alignment: Coverage | None = None
 
     @property
-    def failed(self) -> Mapping[str, AudioError]:
-        """Utterances whose sound cannot be used, and why."""
-        return self.speech.failed if self.speech else {}
+    def failed(self) -> Mapping[str, EmofuseError]:
+        """Utterances whose sound or text cannot be used, and why."""
+        return {name: error for one in (self.text, self.speech) if one for name, error in one.failed.items()}
 
     @property
     def notes(self) -> list[str]:

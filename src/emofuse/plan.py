@@ -20,6 +20,7 @@ from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_te
 from emofuse.features.segments import is_pooled_in_model
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import make_protocol
+from emofuse.seeds import kept_random_state
 from emofuse.settings import Granularity, ModelKind, Recipe
 from emofuse.training.material import (
     check_streams,
@@ -84,6 +85,7 @@ class Plan:
         return sum(stage.disk for stage in self.stages)
 
 
+@kept_random_state()
 def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str = "cpu") -> Plan:
     """Measure what a recipe would cost on a manifest, as if nothing of it were done.
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from emofuse.audio import SAMPLING_RATE, SHORTEST, audio_duration, load_audio, sound_files
 from emofuse.distill.settings import SpeechStudentSettings
-from emofuse.errors import AudioError, ManifestError
+from emofuse.errors import AudioError, EmofuseError, ManifestError
 from emofuse.files import written_whole
 from emofuse.manifest import make_manifest
 from emofuse.progress import Progress, Silent, track
@@ -33,7 +33,7 @@ _TIME_BASE = Fraction(1, SAMPLING_RATE)
 
 def gather(
     folders: Mapping[str, Path], settings: SpeechStudentSettings, *, copies: Path, progress: Progress = Silent()
-) -> tuple[pd.DataFrame, list[AudioError]]:
+) -> tuple[pd.DataFrame, list[EmofuseError]]:
     """List all pieces of all recordings, copies included, as a manifest.
 
     Args:
@@ -56,7 +56,7 @@ def gather(
             raise ManifestError("there are no recordings", where=folder, remedy="name a folder that holds sound files")
         recordings += [(corpus, f"{corpus}/{path.relative_to(folder).as_posix()}", path) for path in found]
     rows: list[dict[str, Any]] = []
-    failed = []
+    failed: list[EmofuseError] = []
     for corpus, name, path in track(recordings, "Preparing recordings", total=len(recordings), progress=progress):
         part = "held-out" if drawn("held-out", name, share=settings.held_out, seed=settings.seed) else "train"
         try:

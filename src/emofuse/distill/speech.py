@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +27,7 @@ from emofuse.distill.student import SpeechStudent
 from emofuse.encoders import load_speech_encoder
 from emofuse.encoders.checkpoint import quiet
 from emofuse.encoders.waveform import frame_geometry, normalise, write_preprocessor
-from emofuse.errors import AudioError
+from emofuse.errors import EmofuseError
 from emofuse.features.batching import plan_batches
 from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.features.extract import extract_speech
@@ -36,9 +37,9 @@ from emofuse.locks import alone
 from emofuse.manifest import utterances
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
-from emofuse.seeds import derive_seed, seed_everything
+from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import SpeechSettings, fingerprint
-from emofuse.training.loop import rate_at
+from emofuse.training.loop import check_finite, diverged, rate_at
 from emofuse.training.state import digest, load_state, load_weights, save_state
 from emofuse.types import EncoderSpecification, Utterance
 
@@ -48,6 +49,7 @@ WATCHED_SECONDS = 300.0
 SAMPLED = 400
 DESCRIBED = 6000
 AHEAD = 2
+LOWER = "lower learning_rate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +66,10 @@ class Distilled:
     folder: Path
     history: list[dict[str, float]]
     seconds: float
-    skipped: list[AudioError]
+    skipped: list[EmofuseError]
 
 
+@kept_random_state()
 @alone("out")
 def distill_speech(
     folders: Mapping[str, Path],
@@ -122,6 +125,7 @@ def distill_speech(
     specification = encoder.specification
     with written_folder(folder) as part:
         save_student(run.student, part)
+    watched, loss = ("held-out", "held_out") if "held_out" in history[-1] else ("training", "loss")
     write_card(
         folder,
         title="A small speech encoder distilled by emofuse",
@@ -135,8 +139,8 @@ def distill_speech(
             f"{lessons.descriptor.components} principal components of their averages and deviations over a clip.",
             "Exposure": f"{seconds / 3600:.1f} hours of sound of the corpora below, copies at another pitch and tempo "
             "included, and what the teacher has heard. No label and no transcript was read.",
-            "Result": f"Loss on held-out recordings {history[-1]['held_out']:.3f} after {settings.steps} steps "
-            f"({history[0]['held_out']:.3f} after {history[0]['step']:.0f}).",
+            "Result": f"Loss on {watched} recordings {history[-1][loss]:.3f} after {settings.steps} steps "
+            f"({history[0][loss]:.3f} after {history[0]['step']:.0f}).",
             "Limits": "It has heard little speech, much of it acted; far-field sound, singing and children are "
             "untested.",
         },
@@ -150,7 +154,8 @@ def save_student(student: SpeechStudent, folder: Path) -> None:
     """Write the student without its heads, in half precision, as `save_pretrained` of transformers does."""
     encoder: Any = student.encoder
     with quiet():
-        encoder.half().cpu().save_pretrained(folder)
+        check_finite(encoder.half(), "rounding to float16", remedy=LOWER)
+        encoder.cpu().save_pretrained(folder)
     write_preprocessor(folder)
 
 
@@ -337,6 +342,8 @@ class _Run:
             loss = frames + settings.descriptor * descriptors
             (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
             losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise diverged(f"the loss of step {self.step + 1} is {losses[-1]}", remedy=LOWER)
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
@@ -362,21 +369,24 @@ class _Run:
                 readout.learn(own, descriptors)
         return loss, torch.stack(told).mean() if readout.ready else torch.zeros((), device=self.device)
 
-    def _held_out(self) -> tuple[float, float]:
+    def _held_out(self) -> dict[str, float]:
+        """Losses on recordings that are not learnt from; none where all are."""
         self.student.eval()
         with torch.no_grad():
             losses = [
                 torch.stack(self._loss(self.lessons.batch(rows, rng=None), learning=False)).tolist()
                 for rows in self.lessons.batches(self.lessons.watched)
             ]
-        frames, descriptors = np.mean(losses, axis=0) if losses else (float("nan"), float("nan"))
-        return float(frames), float(descriptors)
+        if not losses:
+            return {}
+        frames, descriptors = np.mean(losses, axis=0).tolist()
+        if not math.isfinite(frames + descriptors):
+            raise diverged(f"the loss on held-out recordings is not finite after step {self.step}", remedy=LOWER)
+        return {"held_out": frames, "held_out_descriptor": descriptors}
 
     def _save(self, losses: Sequence[float]) -> None:
-        frames, descriptors = self._held_out()
-        self.history.append(
-            {"step": self.step, "loss": float(np.mean(losses)), "held_out": frames, "held_out_descriptor": descriptors}
-        )
+        check_finite(self.student, f"step {self.step}", remedy=LOWER)
+        self.history.append({"step": self.step, "loss": float(np.mean(losses)), **self._held_out()})
         values = {"step": self.step, "history": self.history, "fingerprint": self.lessons.fingerprint}
         save_state(self.out / CHECKPOINT, self.student, self.optimizer, values)
         write_text(self.out / HISTORY, json.dumps(self.history, indent=1) + "\n")

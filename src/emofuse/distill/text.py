@@ -23,15 +23,16 @@ from emofuse.files import write_text, written_folder
 from emofuse.locks import alone
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
-from emofuse.seeds import derive_seed, seed_everything
+from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import fingerprint
-from emofuse.training.loop import rate_at
+from emofuse.training.loop import check_finite, diverged, rate_at
 from emofuse.training.state import load_state, save_state
 
 LossOf = Callable[["_Batch"], torch.Tensor]
 STUDENT, TEACHER, HISTORY = "student", "teacher", "history.json"
 BUCKET = 20
 THRESHOLD = 0.3
+LOWER = "lower learning_rate and teacher_rate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class DistilledText:
     history: list[dict[str, Any]]
 
 
+@kept_random_state()
 @alone("out")
 def distill_text(
     root: Path,
@@ -258,12 +260,15 @@ class _Learner:
                 model.train()
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                     loss = loss_of(self.train.batch(places, self.device))
+                if not loss.isfinite():
+                    raise diverged(f"the loss of the {part} in epoch {epoch + 1} is {float(loss)}", remedy=LOWER)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 total += float(loss.detach()) * len(places)
                 progress.advance(label)
+            check_finite(model, f"epoch {epoch + 1} of the {part}", remedy=LOWER)
             tagger = model if isinstance(model, _Tagger) else model["student"]  # type: ignore[index]
             self.history.append(
                 {"part": part, "pass": epoch + 1, "loss": total / len(self.train), "dev_macro_f1": self._f1(tagger)}
@@ -303,6 +308,7 @@ class _Learner:
 
 def _save(encoder: Any, tokenizer: Any, folder: Path, *, half: bool) -> None:
     encoder = encoder.half() if half else encoder
+    check_finite(encoder, "rounding to float16", remedy=LOWER)
     with quiet():
         encoder.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, audio_duration, content_key, read_audio
 from emofuse.encoders import SpeechEncoder, TextEncoder, WordPieces
-from emofuse.errors import AudioError
+from emofuse.errors import AudioError, EmofuseError
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import View, ViewKey, fits
 from emofuse.files import write_text
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
@@ -53,7 +53,7 @@ class Extracted:
 
     views: Mapping[str, View]
     keys: Mapping[str, str]
-    failed: Mapping[str, AudioError]
+    failed: Mapping[str, EmofuseError]
     computed: int
     padding: float
     bounds: Mapping[str, Mapping[str, NDArray[np.int32]]] = field(default_factory=dict)
@@ -119,7 +119,7 @@ def extract_speech(
 
     sizes = {key: _seconds(row, float(durations[row.utterance])) for key, row in spoken.items()}
     with ThreadPoolExecutor(DECODERS) as decoders:
-        computed, padding = _fill(
+        computed, padding, unfit = _fill(
             list(opened.values()),
             sizes,
             lambda batch: encode(batch, decoders),
@@ -129,6 +129,7 @@ def extract_speech(
             label="Encoding speech",
             progress=progress,
         )
+    failed.update({name: unfit[key] for name, key in keys.items() if key in unfit})
     kept = {name: key for name, key in keys.items() if name not in failed}
     bounds: dict[str, dict[str, NDArray[np.int32]]] = {}
     pooled = [view for name, view in views.items() if is_pooled_in_model(settings, name)]
@@ -228,7 +229,7 @@ def extract_text(
 
     sizes = {key: float(len(text) + 1 + sum(map(len, before))) for key, (text, before) in contents.items()}
     longest = max(sizes.values(), default=1.0)
-    computed, padding = _fill(
+    computed, padding, unfit = _fill(
         list(views.values()),
         sizes,
         encode,
@@ -239,7 +240,9 @@ def extract_text(
         progress=progress,
     )
     notes = cut_notes(encoder, texts)
-    return Extracted({str(name): view for name, view in views.items()}, keys, {}, computed, padding, notes=notes)
+    failed = {name: unfit[key] for name, key in keys.items() if key in unfit}
+    kept = {name: key for name, key in keys.items() if name not in failed}
+    return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding, notes=notes)
 
 
 def cut_notes(encoder: TextEncoder | WordPieces, texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -302,10 +305,10 @@ def _run(settings: SpeechSettings, granularity: Granularity) -> int:
 
 def _identify(
     rows: list[Utterance], alignments: Mapping[str, Alignment], progress: Progress
-) -> tuple[dict[str, str], dict[str, AudioError], dict[str, Utterance]]:
+) -> tuple[dict[str, str], dict[str, EmofuseError], dict[str, Utterance]]:
     """Content key of every utterance, those that cannot be read, and one utterance a key."""
     keys: dict[str, str] = {}
-    failed: dict[str, AudioError] = {}
+    failed: dict[str, EmofuseError] = {}
     spoken: dict[str, Utterance] = {}
     label = "Reading audio files"
     progress.start(label, len(rows))
@@ -375,8 +378,13 @@ def _fill(
     shard: float,
     label: str,
     progress: Progress,
-) -> tuple[int, float]:
-    """Bring every view up to all keys of `sizes`, shard by shard; returns how many were computed and the padding."""
+) -> tuple[int, float, dict[str, EmofuseError]]:
+    """Bring every view up to all keys of `sizes`, shard by shard.
+
+    Returns:
+        How many were computed, the padding, and the keys whose features cannot be stored, with the reason.
+    """
+    unfit: dict[str, EmofuseError] = {}
     plan = store / f"plan-{fingerprint([view.key.folder for view in views])}.json"
 
     def missing() -> list[str]:
@@ -394,8 +402,11 @@ def _fill(
             for batches in todo:
                 parts: list[dict[str, NDArray[np.float32]]] = [{} for _ in views]
                 for batch in batches:
-                    for part, encoded in zip(parts, encode(batch), strict=True):
-                        part.update(encoded)
+                    encoded = encode(batch)
+                    for view, one in zip(views, encoded, strict=True):
+                        unfit.update({key: view.unfit("its features") for key in one if not fits(one[key])})
+                    for part, one in zip(parts, encoded, strict=True):
+                        part.update({key: values for key, values in one.items() if key not in unfit})
                     progress.advance(label, sum(sizes[key] for key in batch))
                 for view, part in zip(views, parts, strict=True):
                     view.write(part)
@@ -405,7 +416,7 @@ def _fill(
 
     if not missing() and not plan.exists():
         # Nothing to write, so runs that share a finished store need not wait for one another.
-        return 0, 0.0
+        return 0, 0.0, {}
     with ExitStack() as locks:
         for view in views:
             locks.enter_context(view.writing(progress=progress))
@@ -418,7 +429,7 @@ def _fill(
         plan.unlink()
     numbers = {key: number for number, key in enumerate(key for batch in done for key in batch)}
     padding = padding_share([sizes[key] for key in numbers], [[numbers[key] for key in batch] for batch in done])
-    return sum(all(key in view for view in views) for key in numbers), padding
+    return sum(all(key in view for view in views) for key in numbers), padding, unfit
 
 
 def _plan_shards(

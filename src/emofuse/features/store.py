@@ -23,6 +23,7 @@ VERSION = 1
 """Raised whenever the same audio and encoder would give other numbers, so that old features are not mixed in."""
 
 SUFFIX = ".safetensors"
+_INFINITE = 65520.0  # What float16 rounds to infinity.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,20 +146,22 @@ class View:
             return
         halves = {}
         for name, values in fresh.items():
-            with np.errstate(over="ignore"):
-                half = np.ascontiguousarray(values, dtype=np.float16)
-            if not np.isfinite(half).all():
-                raise StoreError(
-                    f"features of content {name[:12]} are not finite in float16",
-                    where=self.key.specification.name,
-                    remedy="choose other layers or another encoder",
-                )
-            halves[name] = half
+            if not fits(values):
+                raise self.unfit(f"features of content {name[:12]}")
+            halves[name] = np.ascontiguousarray(values, dtype=np.float16)
         with _as_store_error():
             self._describe()
             with written_whole(self.folder / (fingerprint(list(halves)) + SUFFIX)) as part:
                 save_file(halves, part)
         self.refresh()
+
+    def unfit(self, what: str) -> StoreError:
+        """The error for features that cannot be stored."""
+        return StoreError(
+            f"{what} are not finite in float16",
+            where=self.key.specification.name,
+            remedy="choose other layers or another encoder",
+        )
 
     def _describe(self) -> None:
         about = self.folder / "about.json"
@@ -181,6 +184,16 @@ class View:
         with _as_store_error(), alone_in(self.folder, waiting=progress):
             self.refresh()
             yield
+
+
+def fits(values: NDArray[np.float32]) -> bool:
+    """Whether features are numbers that float16 can hold.
+
+    Example:
+        >>> fits(np.float32([1.0, 65504.0])), fits(np.float32([1e5])), fits(np.float32([np.nan]))
+        (True, False, False)
+    """
+    return bool((np.abs(values) < _INFINITE).all())
 
 
 @contextmanager

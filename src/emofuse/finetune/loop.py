@@ -33,6 +33,7 @@ from emofuse.training.state import damaged, load_state, save_state
 
 SAMPLED = 128
 LABEL = "Fine-tuning"
+LOWER = "lower finetune.learning_rate, finetune.encoder_rate or finetune.clip"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Tuner:
             if history and epoch - 1 - best["epoch"] >= settings.patience:
                 break
             loss = self._epoch(train, epoch, weights, progress)
-            check_finite(self.network, epoch, section="finetune")
+            check_finite(self.network, f"epoch {epoch}", remedy=LOWER)
             ua = self._ua(validation)
             history.append({"epoch": epoch, "loss": loss, "validation_ua": ua})
             if ua > best["ua"]:
@@ -152,7 +153,7 @@ class Tuner:
         found = self.processes.total(values)
         if not found.isfinite().all():
             name = names[int((~found.isfinite()).any(1).nonzero()[0])]
-            raise diverged(f"the answer to utterance {name!r} is not finite", section="finetune")
+            raise diverged(f"the answer to utterance {name!r} is not finite", remedy=LOWER)
         return found.numpy()
 
     def _own(self, names: Sequence[str]) -> list[list[str]]:
@@ -179,7 +180,7 @@ class Tuner:
             loss = self._step(batch, parts, step, weights)
             if not math.isfinite(loss):
                 # All processes see the same sum.
-                raise diverged(f"the loss of epoch {epoch} is {loss}", section="finetune")
+                raise diverged(f"the loss of epoch {epoch} is {loss}", remedy=LOWER)
             total += len(batch) * loss
             progress.advance(LABEL)
         return total / len(train)

@@ -35,7 +35,7 @@ from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import join_scores, read_scores, write_scores
-from emofuse.seeds import derive_seed, seed_everything
+from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint, given_unread
 from emofuse.training.folder import (
     ENCODERS,
@@ -59,6 +59,7 @@ KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
 """What can be trained with its encoders; late fusion joins the tables of two of them."""
 
 
+@kept_random_state()
 @alone("out")
 def finetune(
     manifest: pd.DataFrame,

@@ -89,7 +89,7 @@ def fit(
         runner = _Runner(model, whole, settings, classes=classes, seed=seed, device=device)
         for epoch in range(1, best_epoch + 1):
             runner.epoch(epoch)
-    check_finite(model, best_epoch)
+    check_finite(model, f"epoch {best_epoch}")
     model.eval()
     return Trained(model, best_epoch, history, held_out)
 
@@ -183,20 +183,23 @@ def class_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return torch.where(present, len(labels) / (counts.clamp(min=1) * present.sum()), 0.0)
 
 
-def diverged(what: str, *, section: str = "train") -> TrainingError:
+LOWER = "lower train.learning_rate or train.clip"
+
+
+def diverged(what: str, *, remedy: str = LOWER) -> TrainingError:
     """The error of a training whose numbers have left the range of floats."""
-    return TrainingError(f"the training diverged: {what}", remedy=f"lower {section}.learning_rate or {section}.clip")
+    return TrainingError(f"the training diverged: {what}", remedy=remedy)
 
 
-def check_finite(model: nn.Module, epoch: int, *, section: str = "train") -> None:
+def check_finite(model: nn.Module, when: str, *, remedy: str = LOWER) -> None:
     """See that a model's weights are numbers.
 
     Raises:
         TrainingError: One of them is not.
     """
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise diverged(f"after epoch {epoch} weights {name} are not finite", section=section)
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise diverged(f"after {when} weights {name} are not finite", remedy=remedy)
 
 
 def posteriors(model: EmotionModel, dataset: Dataset, *, device: str = "cpu") -> NDArray[np.float64]:

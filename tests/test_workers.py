@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from emofuse import workers
+from emofuse.workers import process_count, usable_cores
+
 SCRIPT = """
 from emofuse.workers import in_processes
 
@@ -74,3 +77,23 @@ def alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_cores_are_those_that_are_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    groups = root / "pod" / "container"
+    groups.mkdir(parents=True)
+    own.write_text("0::/pod/container\n")
+    monkeypatch.setattr(workers, "_GROUPS", (root, own))
+    assert usable_cores() == 12
+    (groups / "cpu.max").write_text("max 100000\n")
+    assert usable_cores() == 12
+    (root / "pod" / "cpu.max").write_text("350000 100000\n")
+    assert usable_cores() == 4
+    (root / "cpu").mkdir()
+    (root / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
+    (root / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores() == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
+    assert (process_count(None), process_count(5), process_count(5, device="cuda:0")) == (1, 5, 1)

@@ -242,6 +242,17 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def of_any_length(path: Path) -> Path:
+    """The same file by a name that Windows takes however long it is; elsewhere the name itself."""
+    return Path(_verbatim(os.path.abspath(path))) if os.name == "nt" else path
+
+
+def _verbatim(absolute: str) -> str:
+    if absolute.startswith("\\\\?\\"):
+        return absolute
+    return "\\\\?\\UNC\\" + absolute[2:] if absolute.startswith("\\\\") else "\\\\?\\" + absolute
+
+
 _STAND_INS = (
     (
         b"version https://git-lfs",

@@ -16,6 +16,7 @@ from emofuse.align.ctc import CtcAligner
 from emofuse.align.fit import check_words
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
+from emofuse.audio.process import start_decoder
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseError, SettingsError
@@ -85,6 +86,7 @@ class Predictor:
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
         if "speech" in streams:
+            start_decoder()
             self._speech = load_speech_encoder(checkpoint.recipe.speech, device=device, download=False)
             self._check("speech", self._speech)
         if "text" in self.needs and checkpoint.pieces is None:

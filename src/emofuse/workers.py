@@ -18,6 +18,7 @@ from emofuse.errors import EmofuseError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_GROUPS = (Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
 _AHEAD = 4  # Tasks that wait for each process.
 
 
@@ -85,7 +86,7 @@ def usable_cores() -> int:
     """
     # Neither affinity nor containers are known everywhere, and `os.cpu_count` knows of neither.
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([bound, *map(math.ceil, _granted(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))]))
+    return max(1, min([bound, *map(math.ceil, _granted(*_GROUPS))]))
 
 
 def _granted(root: Path, own: Path) -> Iterator[float]:

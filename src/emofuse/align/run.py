@@ -14,7 +14,7 @@ from emofuse.align.fit import check_words
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
-from emofuse.audio import audio_duration, content_key, read_audio
+from emofuse.audio import LONGEST, LONGEST_UTTERANCE, audio_duration, content_key, read_audio
 from emofuse.audio.notes import count_notes
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
 from emofuse.locks import alone
@@ -261,7 +261,8 @@ def _by(aligner: SphinxAligner | CtcAligner, task: _Task, *, source: str) -> _Al
     try:
         if one.audio is None:
             raise AlignmentError("there is no sound", remedy="align recordings only")
-        recording = read_audio(one.audio, start=one.start, end=one.end)
+        longest = LONGEST_UTTERANCE if isinstance(aligner, CtcAligner) else LONGEST
+        recording = read_audio(one.audio, start=one.start, end=one.end, longest=longest)
     except EmofuseError as error:
         return Alignment(utterance=one.utterance, tiers={}, source=source, problem=error.advice), ()
     found = align_clip(aligner, recording.samples, one.text, language=task.language)

@@ -28,6 +28,7 @@ from emofuse.audio.checks import (
 )
 from emofuse.audio.process import ask
 from emofuse.errors import AudioError
+from emofuse.files import of_any_length
 
 __all__ = [
     "LONGEST",
@@ -251,7 +252,7 @@ def content_key(path: Path | str, *, start: float = 0.0, end: float | None = Non
     digest = _DIGESTS.get(key)
     if digest is None:
         digest = hashlib.sha256()
-        with path.open("rb") as file:
+        with of_any_length(path).open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
         _DIGESTS.put(key, digest)
@@ -274,10 +275,10 @@ def _check_span(path: Path, *, start: float, end: float | None) -> None:
 def _check_access(path: Path) -> int:
     """Size of a readable file with something in it."""
     try:
-        status = os.stat(path)
+        status = os.stat(of_any_length(path))
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFREG:
-            with path.open("rb"):
+            with of_any_length(path).open("rb"):
                 pass
     except FileNotFoundError as error:
         raise AudioError("no such file", where=path, remedy="check the path") from error

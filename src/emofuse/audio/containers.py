@@ -121,7 +121,7 @@ def _after_chunks(file: BinaryIO, place: int, size: int) -> int:
     while place + 8 <= size:
         file.seek(place)
         name, length = struct.unpack("<4sI", file.read(8))
-        if not (name.isascii() and name.decode("ascii").isprintable()):
+        if name in _RIFF_HEADS or not (name.isascii() and name.decode("ascii").isprintable()):
             return place
         for one in (length, int.from_bytes(length.to_bytes(4, "little"), "big")):
             if place + 8 + one <= size:

@@ -25,6 +25,7 @@ from emofuse.audio.checks import (
 )
 from emofuse.audio.process import ask
 from emofuse.audio.worker import AGAIN, BLOCK, WHOLE
+from emofuse.files import of_any_length
 
 Value = TypeVar("Value")
 
@@ -36,7 +37,7 @@ _WIDTH = 4  # Bytes a sample.
 
 def identity(path: Path) -> Hashable | None:
     """What changes whenever a file does; None where that cannot be known yet, since it was just written."""
-    status = path.stat()
+    status = of_any_length(path).stat()
     if time.time() - status.st_mtime < _SETTLED:
         return None
     return (os.path.abspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

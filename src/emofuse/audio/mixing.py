@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 _FAINT = 1e-3  # Power of a channel, as part of the loudest one's, below which it is left out: -30 dB.
 _ALIKE = 0.8  # The same from which on it is as good as the loudest: -1 dB.
-_OPPOSED = 0.5  # Power of the mean, as part of what independent channels would leave: two correlate below -0.5.
+_OPPOSED = 0.8  # Power of the mean, as part of what independent channels would leave: two correlate below -0.2.
 _DIFFERENT = 0.3  # Mean correlation of channels below which they hold different sound.
 
 

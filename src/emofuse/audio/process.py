@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from emofuse.audio.worker import AGAIN, DONE, HEADER, REFUSED
 from emofuse.errors import AudioError, EmofuseError
+from emofuse.files import of_any_length
 from emofuse.workers import usable_cores
 
 Take = Callable[[bytes, bytes], None]
@@ -140,6 +141,10 @@ class _Pool:
         self._idle.append(decoder)
         return answer
 
+    def warm(self) -> None:
+        if not self._idle:
+            self._idle.append(_Decoder())
+
     def end(self) -> None:
         while self._idle:
             self._idle.pop().end()
@@ -177,6 +182,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def start_decoder() -> None:
+    """Start a decoder before it is needed, as it gets ready while other things are loaded.
+
+    Raises:
+        EmofuseError: No process can be started.
+    """
+    _pool().warm()
+
+
 def ask(
     path: Path,
     request: Mapping[str, Any],
@@ -195,7 +209,7 @@ def ask(
         EmofuseError: No process can be started.
     """
     try:
-        done, answer = _pool().ask({**request, "path": os.path.abspath(path)}, take=take)
+        done, answer = _pool().ask({**request, "path": os.path.abspath(of_any_length(path))}, take=take)
     except _CrashError as error:
         raise AudioError(
             "the decoder crashed or did not come to an end", where=path, remedy="convert it to wav or flac first"

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from emofuse.audio import load_audio
+from emofuse.audio import LONGEST_UTTERANCE, load_audio
 from emofuse.distill.augment import disturb
 from emofuse.distill.card import write_card
 from emofuse.distill.descriptor import STEPS_BETWEEN, Descriptor, moments
@@ -224,7 +224,7 @@ class _Lessons:
         """Clips as tensors; with `rng`, some of them disturbed."""
         clips = []
         for row in rows:
-            clip = load_audio(row.audio or "", start=row.start, end=row.end)
+            clip = load_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
             if rng is not None and rng.random() < self._settings.noisy:
                 clip = disturb(clip, rng)
             clips.append(torch.from_numpy(normalise(clip)))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emofuse.audio import content_key, load_audio
+from emofuse.audio import LONGEST_UTTERANCE, content_key, load_audio
 from emofuse.errors import AudioError
 from emofuse.finetune.processes import Processes
 from emofuse.progress import Progress, Silent, track
@@ -97,7 +97,7 @@ def listen(
 
 
 def _clip(row: Utterance) -> NDArray[np.float32]:
-    return load_audio(row.audio or "", start=row.start, end=row.end)
+    return load_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
 
 
 def _listen_to(row: Utterance) -> tuple[int, str]:

@@ -224,3 +224,35 @@ def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> No
     lines = [json.loads(line) for line in (tmp_path / "heard.parquet.heard.jsonl").read_text().splitlines() if line]
     assert {line["recogniser"] for line in lines} == {"sphinx 2"}
     assert CliRunner().invoke(app, [*command, "--asr", "none"]).exit_code != 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_words_in_silence_are_said_and_kept_apart(tmp_path: Path, again: bool) -> None:
+    """A recogniser that is given nothing to hear likes to say "thank you"."""
+    generator = np.random.default_rng(0)
+    sounds = {
+        "room": generator.normal(0, 1e-4, 9000),
+        "hiss": generator.normal(0, 0.003, 20000),
+        "none": generator.normal(0, 1e-4, 8000),
+        "speech": tone(1.5, seed=0),
+    }
+    rows = []
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000)
+        rows.append({"utterance": name, "audio": str(tmp_path / f"{name}.wav"), "label": "sad"})
+    notes: list[str] = []
+
+    class Listener(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    out = tmp_path / "out.parquet"
+    if again:
+        transcribe_manifest(make_manifest(rows, source="test"), Dictation(), out)
+    done = transcribe_manifest(make_manifest(rows, source="test"), Dictation(), out, progress=Listener())
+    assert done.computed == (0 if again else 4)
+    assert text_sources(read_manifest(out)) == {"dictation": 2, "dictation, in silence": 2}
+    text = " ".join(notes)
+    assert "2 recordings (room, hiss): words were recognised in what is silence" in text
+    assert "1 recording (none): no words were recognised" in text
+    assert "speech" not in text

@@ -37,6 +37,7 @@ def transcribe(
         raise SettingsError("no recogniser was chosen", where="--asr", remedy="use sphinx or whisper")
     with Bars() as bars:
         done = transcribe_manifest(read_manifest(manifest), transcriber, out, jobs=jobs, progress=bars)
-    words = int((done.manifest["text_source"] == transcriber.name).sum())
+    own = done.manifest["text_source"].fillna("").str.startswith(transcriber.name)
+    words = int(own.sum())
     say(f"{out}: the words of {words} utterances are those of {transcriber.name}; {done.computed} sounds heard now")
     finish({name: error.advice for name, error in done.failed.items()}, done=words > 0)

@@ -44,6 +44,10 @@ _HEARS_AS = {"sphinx": "sphinx 2"}
 """Names in journals of recognisers that heard the same sound otherwise in an earlier version."""
 
 
+IN_SILENCE = "words were recognised in what is silence or a steady hiss"
+NO_WORDS = "no words were recognised"
+
+
 class Transcriber(Protocol):
     """What turns a clip into words; its `name` becomes the text's source."""
 
@@ -199,7 +203,8 @@ class Transcribed:
     """A manifest whose words a recogniser has written down.
 
     Attributes:
-        manifest: With its words in `text` and its name in `text_source`; the rest is as before.
+        manifest: With its words in `text` and its name in `text_source`, which says where it recognised words in
+            silence; the rest is as before.
         failed: Utterances whose sound or language the recogniser cannot use, and why; they have no words.
         computed: How many sounds were listened to now, not found in the journal.
     """
@@ -267,25 +272,36 @@ def transcribe_manifest(
                 if isinstance(found, AudioError):
                     deaf[sound] = found
                 else:
+                    told = {"recogniser": hearer, "sound": sound, "text": found, "silence": IN_SILENCE in remarks}
                     # A line of its own, whatever was cut off before.
-                    line = json.dumps({"recogniser": hearer, "sound": sound, "text": found})
-                    file.write(f"\n{line}\n")
+                    file.write(f"\n{json.dumps(told)}\n")
                     file.flush()
-                    heard[hearer, sound] = found
+                    heard[hearer, sound] = (found, IN_SILENCE in remarks)
                 progress.advance(LABEL)
     finally:
         progress.finish(LABEL)
-    for note in count_notes(notes):
-        progress.note(note)
     failed |= {name: deaf[sound] for name, sound in sounds.items() if sound in deaf}
     texts = {name: heard[hearer, sound] for name, sound in sounds.items() if sound not in deaf}
+    for name, (text, silent) in texts.items():
+        said = (IN_SILENCE,) if silent else () if text else (NO_WORDS,)
+        notes[name] = tuple(dict.fromkeys((*notes.get(name, ()), *said)))
+    for note in count_notes(notes):
+        progress.note(f"{transcriber.name}: {note}")
     order = {row.utterance: place for place, row in enumerate(spoken)}
     failed = dict(sorted(failed.items(), key=lambda one: order[one[0]]))
     listened = manifest["utterance"].isin([row.utterance for row in spoken])
     names = manifest["utterance"]
     written = manifest.assign(
-        text=manifest["text"].mask(listened, names.map({name: text or None for name, text in texts.items()})),
-        text_source=manifest["text_source"].mask(listened, names.map(dict.fromkeys(texts, transcriber.name))),
+        text=manifest["text"].mask(listened, names.map({name: text or None for name, (text, _) in texts.items()})),
+        text_source=manifest["text_source"].mask(
+            listened,
+            names.map(
+                {
+                    name: f"{transcriber.name}, in silence" if silent else transcriber.name
+                    for name, (_, silent) in texts.items()
+                }
+            ),
+        ),
         # What was said between these utterances has not been heard.
         omitted=None,
     ).astype({"text": "string", "text_source": "string", "omitted": "string"})
@@ -319,7 +335,9 @@ def _listen(rows: Sequence[Utterance], transcriber: Transcriber, *, jobs: int) -
 def _hear(row: Utterance, transcriber: Transcriber) -> _Heard:
     try:
         recording = read_audio(row.audio or "", start=row.start, end=row.end)
-        return row, transcriber.transcribe(recording.samples), recording.notes
+        text = transcriber.transcribe(recording.samples)
+        silent = bool(text) and is_steady(recording.samples)
+        return row, text, (*recording.notes, *([IN_SILENCE] * silent))
     except AudioError as error:
         return row, error, ()
 
@@ -338,14 +356,14 @@ def _died(row: Utterance) -> _Heard:
     return row, AudioError("the recogniser died of this sound", where=row.audio, remedy=remedy), ()
 
 
-def _heard_before(journal: Path) -> dict[tuple[str, str], str]:
-    """What was heard, by recogniser and sound."""
-    heard: dict[tuple[str, str], str] = {}
+def _heard_before(journal: Path) -> dict[tuple[str, str], tuple[str, bool]]:
+    """What was heard, and whether in silence, by recogniser and sound."""
+    heard: dict[tuple[str, str], tuple[str, bool]] = {}
     if journal.exists():
         with journal.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 # A process that was killed may have left half a line behind, whose sound is heard again.
                 with suppress(ValueError, KeyError, TypeError):
                     told = json.loads(line)
-                    heard[told["recogniser"], told["sound"]] = str(told["text"])
+                    heard[told["recogniser"], told["sound"]] = (str(told["text"]), told.get("silence") is True)
     return heard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import tokenize
 from collections.abc import Iterator
@@ -87,9 +88,19 @@ MODULES = modules()
 LISTED = [name for name in MODULES if name not in ("emofuse", "emofuse.__main__")]
 
 
-def imports(name: str) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(name: str) -> tuple[tuple[str, bool], ...]:
+    return tuple(_imports(name))
+
+
+def _imports(name: str) -> Iterator[tuple[str, bool]]:
     """Modules of emofuse that a module imports anywhere in it, and whether it does so as soon as it is imported."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(name)
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
     late = {
         id(inner)
@@ -162,7 +173,7 @@ HEAVY = ("torch", "transformers", "pandas", "sklearn", "matplotlib", "scipy", "p
 
 def foreign(name: str) -> set[str]:
     """Packages of others that come along at once."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    tree = tree_of(name)
     found = set()
     for node in tree.body:
         if isinstance(node, ast.Import):
@@ -209,7 +220,7 @@ def test_no_file_grows_too_long() -> None:
 
 
 def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
@@ -221,7 +232,7 @@ def test_the_library_never_prints() -> None:
 def test_no_pickle_is_ever_loaded() -> None:
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     for name in MODULES:
-        tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+        tree = tree_of(name)
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -386,6 +386,7 @@ LAUNCH = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 
           "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(corpus: Path, manifest: pd.DataFrame, encoders: Path, tmp_path: Path) -> None:
     """Dropout on, uneven shares, and a last batch in which one process has less."""
     overrides = [

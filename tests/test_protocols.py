@@ -29,7 +29,12 @@ from emofuse.types import Fold
 
 few = settings(deadline=None, derandomize=True, max_examples=60)
 # Manifests take long to make, and far longer to shrink.
-fewer = settings(deadline=None, derandomize=True, max_examples=25, phases=(Phase.explicit, Phase.generate))
+fewer = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=settings.default.max_examples // 3,  # type: ignore[union-attr]
+    phases=(Phase.explicit, Phase.generate),
+)
 
 # From the data's README, not from the code.
 RAVDESS = "01 11 20 21 / 04 10 12 14 / 08 09 19 23 / 03 05 07 24 / 02 15 16 18 / 06 13 17 22"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,32 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+class CommandLine:
+    """Runs commands in this process, which has imported torch already: a fresh one takes seconds for that."""
+
+    def __call__(self, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+        """What a command with these arguments, typed in a folder, prints and ends with."""
+        from emofuse.cli import main
+
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        status = 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(folder)
+            patch.setenv("COLUMNS", "160")
+            patch.setattr(sys, "argv", ["emofuse", *map(str, arguments)])
+            try:
+                main()
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+        said = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(arguments, status, *said)
+
+
+@pytest.fixture(scope="session")
+def emo() -> CommandLine:
+    return CommandLine()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -61,6 +61,7 @@ folds = 2
 """
 
 Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
 
 
 def fresh(*arguments: object, folder: Path) -> Done:
@@ -73,57 +74,6 @@ def fresh(*arguments: object, folder: Path) -> Done:
         timeout=120,
         env={**os.environ, "COLUMNS": "160"},
     )
-
-
-SERVER = """
-import json, os, sys
-import emofuse.experiment, emofuse.predict, sklearn.feature_extraction.text, torch._dynamo, transformers
-from emofuse.cli import main
-torch.set_num_threads(1)
-os.environ["COLUMNS"] = "160"
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if not child:
-        os.chdir(order["folder"])
-        for name, number in (("out", 1), ("err", 2)):
-            os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv = ["emofuse", *order["arguments"]]
-        try:
-            main()
-        except SystemExit as stop:
-            # Leaves at once: to clear torch away takes a second.
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(stop.code or 0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Server:
-    """Starts commands from a process that has imported torch once, what most of a start goes to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.outputs = {"out": str(folder / "out"), "err": str(folder / "err")}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, *arguments: object, folder: Path) -> Done:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        order = {"arguments": [str(one) for one in arguments], "folder": str(folder), **self.outputs}
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        status = int(self.process.stdout.readline())
-        out, err = (Path(path).read_text() for path in self.outputs.values())
-        return Done(arguments, status, out, err)
-
-
-@pytest.fixture(scope="module")
-def emo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.process.communicate()
 
 
 def said(done: Done) -> str:
@@ -158,7 +108,7 @@ finally:
         assert "HEAVY []" in done.stdout
 
 
-def test_every_verb_helps(tmp_path: Path, emo: Server) -> None:
+def test_every_verb_helps(tmp_path: Path, emo: Command) -> None:
     for verb in VERBS:
         done = good(emo(verb, "--help", folder=tmp_path))
         assert re.search(rf"Usage: .* {verb} ", done.stdout)
@@ -185,7 +135,7 @@ TRAIN = ("train", "small.toml", "--manifest", "m.parquet", "--store", "store", "
 
 
 @pytest.fixture(scope="module")
-def chain(place: Path, emo: Server) -> dict[str, Done]:
+def chain(place: Path, emo: Command) -> dict[str, Done]:
     steps: dict[str, tuple[object, ...]] = {
         "prepare": ("prepare", "--corpus", "table", "--root", "corpus/corpus.csv", "--out", "m.parquet"),
         "extract": ("extract", "small.toml", "--manifest", "m.parquet", "--store", "store"),
@@ -228,7 +178,7 @@ def test_report_names_the_page_that_it_wrote(chain: dict[str, Done], place: Path
     assert (place / "run/report.html").stat().st_size > 10_000
 
 
-def test_a_second_run_does_nothing_again(trained: Path, emo: Server) -> None:
+def test_a_second_run_does_nothing_again(trained: Path, emo: Command) -> None:
     def stamps() -> dict[Path, int]:
         files = [path for root in ("run/units", "store") for path in (trained / root).rglob("*") if path.is_file()]
         return {path: path.stat().st_mtime_ns for path in files if path.suffix != ".lock"}
@@ -244,7 +194,7 @@ def test_a_second_run_does_nothing_again(trained: Path, emo: Server) -> None:
     assert stamps() == before
 
 
-def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Server) -> None:
+def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Command) -> None:
     result = json.loads((trained / "run/result.json").read_text())
     told = json.loads(good(emo("evaluate", "run/scores.parquet", "--json", folder=trained)).stdout)
     assert told["models"] == result["models"]
@@ -258,7 +208,7 @@ def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Server) -> Non
     assert f"there are only {count} speakers: too few clusters to tell whether two models differ." in shown
 
 
-def test_compare_gives_the_difference(trained: Path, emo: Server) -> None:
+def test_compare_gives_the_difference(trained: Path, emo: Command) -> None:
     tables = "run/scores.parquet:late", "run/scores.parquet:speech"
     told = json.loads(good(emo("compare", *tables, "--json", folder=trained)).stdout)
     models = json.loads((trained / "run/result.json").read_text())["models"]
@@ -274,7 +224,7 @@ def test_compare_gives_the_difference(trained: Path, emo: Server) -> None:
     assert f"{100 * told['ua']['value']:+.1f}" in good(emo("compare", *tables, folder=trained)).stdout
 
 
-def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Server) -> None:
+def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Command) -> None:
     tables = "run/scores.parquet:speech", "run/scores.parquet:text"
     told = json.loads(good(emo("fuse", *tables, "--out", "fused.parquet", "--json", folder=trained)).stdout)
     late = pd.read_parquet(trained / "run/scores.parquet").query("model == 'late'")
@@ -293,7 +243,7 @@ def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Server) -> None:
         assert both[f"{name}_fused"].to_numpy() == pytest.approx(both[name].to_numpy(), abs=1e-9)
 
 
-def test_what_is_read_is_not_written_over(trained: Path, emo: Server) -> None:
+def test_what_is_read_is_not_written_over(trained: Path, emo: Command) -> None:
     scores, manifest = trained / "run/scores.parquet", trained / "run/manifest.parquet"
     before = scores.read_bytes(), manifest.read_bytes()
     tables = "run/scores.parquet:speech", "run/scores.parquet:text"
@@ -313,7 +263,7 @@ def test_what_is_read_is_not_written_over(trained: Path, emo: Server) -> None:
 CLIPS = ("corpus/audio/s0_sad_0.wav", "corpus/audio/s1_happy_0.wav")
 
 
-def test_predict_answers_as_the_library_does(trained: Path, emo: Server) -> None:
+def test_predict_answers_as_the_library_does(trained: Path, emo: Command) -> None:
     words = ("--text", "i are so sad", "--text", "so very good")
     base = ("predict", *CLIPS, *words, "--model", "run/models/late", "--format")
     answers = {style: emo(*base, style, folder=trained) for style in ("json", "csv", "table")}
@@ -331,13 +281,13 @@ def test_predict_answers_as_the_library_does(trained: Path, emo: Server) -> None
         assert re.search(rf"{re.escape(clip)}.*{one['label']}", good(answers["table"]).stdout)
 
 
-def test_predict_notes_what_was_left_out(trained: Path, emo: Server) -> None:
+def test_predict_notes_what_was_left_out(trained: Path, emo: Command) -> None:
     done = emo("predict", CLIPS[0], "--model", "run/models/late", folder=trained)
     assert done.returncode == 0
     assert said(done) == "Note: no text was given, so the answer rests on speech alone.\n"
 
 
-def test_one_bad_file_among_good_ones(trained: Path, emo: Server) -> None:
+def test_one_bad_file_among_good_ones(trained: Path, emo: Command) -> None:
     (trained / "bad [1].wav").write_text("no sound")
     files = (CLIPS[0], "bad [1].wav", "absent.wav", CLIPS[1])
     done = emo("predict", *files, "--model", "run/models/speech", "--format", "json", folder=trained)
@@ -350,7 +300,7 @@ def test_one_bad_file_among_good_ones(trained: Path, emo: Server) -> None:
     assert lines[2] == "2 skipped, the rest is done."
 
 
-def test_odd_names_are_shown_as_they_are(trained: Path, emo: Server) -> None:
+def test_odd_names_are_shown_as_they_are(trained: Path, emo: Command) -> None:
     """Square brackets are markup to the library that draws the tables."""
     shutil.copy(trained / CLIPS[0], trained / "clip[bold].wav")
     shown = good(emo("predict", "clip[bold].wav", "--model", "run/models/speech", folder=trained)).stdout
@@ -359,7 +309,7 @@ def test_odd_names_are_shown_as_they_are(trained: Path, emo: Server) -> None:
     assert "new[red]/m.parquet: 16" in good(emo(*step, folder=trained)).stdout
 
 
-def test_where_no_file_can_be_used_nothing_is_done(tmp_path: Path, emo: Server) -> None:
+def test_where_no_file_can_be_used_nothing_is_done(tmp_path: Path, emo: Command) -> None:
     done = emo("predict", "absent.wav", "--asr", "none", folder=tmp_path)
     assert done.returncode == 2
     assert "Skipped absent.wav: no such file" in done.stderr
@@ -369,7 +319,7 @@ def test_where_no_file_can_be_used_nothing_is_done(tmp_path: Path, emo: Server) 
 # A whole run, with a corpus that has a fault
 
 
-def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, emo: Server) -> None:
+def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
     (tmp_path / "small.toml").write_text(RECIPE)
     split = ("--set", "protocol.kind=session")
@@ -379,7 +329,7 @@ def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, em
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
 
 
-def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Server) -> None:
+def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
     (tmp_path / "small.toml").write_text(RECIPE.replace('"late", "early-frame"', '"concat"').replace("[0, 1]", "[0]"))
     (tmp_path / "corpus/audio/s2_sad_0.wav").write_bytes(b"RIFF, but not really")
@@ -400,7 +350,7 @@ def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Server)
     assert (tmp_path / "out/report.html").exists()
 
 
-def test_flags_override_the_recipe(place: Path, trained: Path, emo: Server) -> None:
+def test_flags_override_the_recipe(place: Path, trained: Path, emo: Command) -> None:
     """--set, --seeds and the encoders, as the result records them."""
     command = (
         *TRAIN[:6],
@@ -488,7 +438,7 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_mistake_ends_with_one_sentence(what: str, trained: Path, emo: Server) -> None:
+def test_a_mistake_ends_with_one_sentence(what: str, trained: Path, emo: Command) -> None:
     done = emo(*WRONG[what][0], folder=trained)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -499,7 +449,7 @@ def test_a_mistake_ends_with_one_sentence(what: str, trained: Path, emo: Server)
 
 
 @pytest.mark.parametrize("what", ["unknown recipe", "missing root", "missing scores"])
-def test_a_mistake_ends_in_the_same_way_in_a_fresh_process(what: str, trained: Path, emo: Server) -> None:
+def test_a_mistake_ends_in_the_same_way_in_a_fresh_process(what: str, trained: Path, emo: Command) -> None:
     arguments = WRONG[what][0]
     first, second = fresh(*arguments, folder=trained), emo(*arguments, folder=trained)
     assert (first.returncode, first.stdout, first.stderr) == (second.returncode, second.stdout, second.stderr)
@@ -509,7 +459,7 @@ def test_a_mistake_ends_in_the_same_way_in_a_fresh_process(what: str, trained: P
     ("line", "names"),
     [("runn", "runn"), ("run", "recipe"), ("evaluate --jsonn x", "--jsonn"), ("train x --jobs 0", "--jobs")],
 )
-def test_misuse_of_the_command_line_ends_in_a_sentence_too(line: str, names: str, tmp_path: Path, emo: Server) -> None:
+def test_misuse_of_the_command_line_ends_in_a_sentence_too(line: str, names: str, tmp_path: Path, emo: Command) -> None:
     done = emo(*line.split(), folder=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -518,7 +468,7 @@ def test_misuse_of_the_command_line_ends_in_a_sentence_too(line: str, names: str
     assert done.stderr.count("\n") == 1
 
 
-def test_without_a_verb_the_help_is_shown(tmp_path: Path, emo: Server) -> None:
+def test_without_a_verb_the_help_is_shown(tmp_path: Path, emo: Command) -> None:
     done = emo(folder=tmp_path)
     assert done.returncode == 2
     assert "Usage" in done.stdout + done.stderr
@@ -527,7 +477,7 @@ def test_without_a_verb_the_help_is_shown(tmp_path: Path, emo: Server) -> None:
 # Lists
 
 
-def test_corpora_lists_all_with_licence_and_place(tmp_path: Path, emo: Server) -> None:
+def test_corpora_lists_all_with_licence_and_place(tmp_path: Path, emo: Command) -> None:
     told = json.loads(good(emo("corpora", "--json", folder=tmp_path)).stdout)
     assert set(told) == set(CORPORA)
     assert all(card["licence"] and card["where"] for card in told.values())
@@ -535,7 +485,7 @@ def test_corpora_lists_all_with_licence_and_place(tmp_path: Path, emo: Server) -
     assert all(name in shown for name in CORPORA)
 
 
-def test_doctor_looks_at_the_installation(tmp_path: Path, emo: Server) -> None:
+def test_doctor_looks_at_the_installation(tmp_path: Path, emo: Command) -> None:
     done = emo("doctor", folder=tmp_path)
     for name in ("Python", "torch", "transformers", "sound files", "disk", "demo voices"):
         assert name in done.stdout

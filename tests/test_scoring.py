@@ -866,6 +866,7 @@ def test_rounding_of_posteriors_is_forgiven() -> None:
     [
         ("none.csv", None, "no such score table; check the path"),
         ("empty.csv", b"", "cannot be read as a table"),
+        ("long.csv", b"utterance,label,joy,sad\na,joy,1,0\nb,joy,1,0,5\n", "cannot be read as a table"),
         ("text.parquet", b"hello", "cannot be read as a table"),
         ("latin.csv", "utterance,label,Ärger,joy\n".encode("latin-1"), "cannot be read as a table"),
     ],

@@ -72,6 +72,7 @@ def test_a_folder_or_nothing_is_no_recipe(tmp_path: Path) -> None:
         ("train_early.epoc=5", "there is no setting train_early.epoc; did you mean train_early.epochs."),
         ("epochs=5", "no setting epochs; did you mean train.epochs or train_early.epochs or finetune.epochs."),
         ("modle.width=8", "there is no setting modle; did you mean model."),
+        ('"[["=1', "there is no setting "),
         ("zzz=1", "there is no setting zzz; use one of name, models, seeds, speech, text, model, train, train_early,"),
         ("models=['speach']", "setting models.0 is 'speach'; did you mean speech."),
         ("protocol.kind=sesion", "setting protocol.kind is 'sesion'; did you mean session."),

@@ -492,7 +492,9 @@ def _remedy(kind: type[Settings], error: Mapping[str, Any]) -> str:
 
 def _parts(error: Mapping[str, Any]) -> list[str]:
     """The name of a setting in its parts, without what pydantic adds where several types are allowed."""
-    return [str(part) for part in error["loc"] if "[" not in str(part)]
+    *before, last = map(str, error["loc"] or ("",))
+    named = "[" not in last or error["type"] == "extra_forbidden"
+    return [part for part in before if "[" not in part] + ([last] if named and last else [])
 
 
 def setting_names(kind: type[Settings]) -> list[str]:

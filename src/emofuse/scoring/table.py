@@ -241,6 +241,18 @@ def _refuse(bad: NDArray[np.bool_], column: str, what: str, source: str | Path, 
         raise ScoresError(f"row {int(bad.argmax()) + 1}, column {column!r} is {what}", where=source, remedy=remedy)
 
 
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    NotImplementedError,
+    RecursionError,
+    csv.Error,
+    pd.errors.ParserWarning,
+)
+
+
 def read_scores(path: Path, *, by: str | None = None) -> Scores:
     """Read a score table from Parquet or CSV, ours or another tool's.
 
@@ -262,7 +274,7 @@ def read_scores(path: Path, *, by: str | None = None) -> Scores:
         raise ScoresError(
             "this cannot be read as a table (it is not UTF-8 text)", where=path, remedy="save it as UTF-8 or Parquet"
         ) from error
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, RecursionError, csv.Error) as error:
+    except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ScoresError(
             f"this cannot be read as a table ({reason})", where=path, remedy="write it as CSV or Parquet"

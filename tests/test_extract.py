@@ -504,7 +504,7 @@ class Runs:
         """Keys that all views hold."""
         encoder = load_speech_encoder(SpeechSettings(encoder=self.encoder))
         settings = SpeechSettings(encoder=self.encoder, batch_seconds=3.0)
-        views = [View(self.store, extract._speech_key(encoder, settings, name)) for name in ("frame", "utterance")]
+        views = [View(self.store, extract.speech_key(encoder, settings, name)) for name in ("frame", "utterance")]
         return set(views[0]) & set(views[1])
 
 

@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 from emofuse.cli import app
 from emofuse.corpora import read_corpus
 from emofuse.errors import ManifestError
-from emofuse.experiment import extract
-from emofuse.plan import make_plan
-from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
+from emofuse.experiment import extract, run
+from emofuse.manifest import read_manifest
+from emofuse.plan import _held, make_plan
+from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
 from emofuse.testing import tiny_corpus, tiny_text_encoder
+from emofuse.training.folder import MANIFEST
 
 OTHER = {"text": "speech", "audio": "text"}
 
@@ -57,6 +59,40 @@ def test_the_plan_names_every_stage_in_its_order(tmp_path: Path) -> None:
     assert all(stage.what.startswith(f"{2 * folds + 1} models") for stage in stages if stage.name.startswith("early"))
     free = ("manifest", "late", "multi-granularity", "multi-level", "report")
     assert all(stage.seconds > 0 for stage in stages if stage.name not in free)
+
+
+def test_what_is_done_costs_nothing(tmp_path: Path) -> None:
+    table = tiny_corpus(tmp_path / "corpus", utterances=1)
+    chosen = recipe(tmp_path, models=("speech", "text", "early-word"), seeds=(0,), train=TrainSettings(epochs=1))
+    out = run(chosen, "table", table, tmp_path / "run", jobs=1).out
+    manifest = read_manifest(out / MANIFEST)
+    costs = ("align", "speech features", "text features", "speech", "text", "early-word")
+
+    def cost(of: Recipe) -> dict[str, float]:
+        stages = {stage.name: stage for stage in make_plan(manifest, of, jobs=1, out=out).stages}
+        assert all(("done already" in stages[name].what) >= (stages[name].seconds == 0) for name in costs)
+        assert all((stages[name].disk == 0) == (stages[name].seconds == 0) for name in costs if "features" in name)
+        return {name: stages[name].seconds for name in costs}
+
+    assert set(cost(chosen).values()) == {0.0}
+    # One model less, as where the run was cut off.
+    (out / "units/text/final-seed0/unit.json").unlink()
+    (out / "result.json").unlink()
+    assert [name for name, seconds in cost(chosen).items() if seconds] == ["text"]
+    # Other settings train anew, from the same features.
+    changed = chosen.model_copy(update={"protocol": ProtocolSettings(kind="speakers", folds=2)})
+    assert [name for name, seconds in cost(changed).items() if seconds] == ["speech", "text", "early-word"]
+    # As if nothing were done.
+    stages = {stage.name: stage.seconds for stage in make_plan(manifest, chosen, jobs=1).stages}
+    assert all(stages[name] > 0 for name in costs)
+
+
+def test_memory_is_what_the_process_has_held() -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("another system")
+    peak = 1024 * int(next(line for line in status.read_text().splitlines() if "VmHWM" in line).split()[1])
+    assert _held() == pytest.approx(peak, rel=0.1)
 
 
 def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:

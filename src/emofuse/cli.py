@@ -118,6 +118,8 @@ def run(
             **reading_of(partial, column, option),
             jobs=jobs,
             device=device,
+            out=out,
+            store=store,
         )
         return
     check_output(out, folder=True)
@@ -143,7 +145,17 @@ def run(
     finish(outcome.skipped)
 
 
-def _show_plan(chosen: Recipe, corpus: str, root: Path, *, jobs: int | None, device: str, **reading: Any) -> None:
+def _show_plan(
+    chosen: Recipe,
+    corpus: str,
+    root: Path,
+    *,
+    jobs: int | None,
+    device: str,
+    out: Path,
+    store: Path | None,
+    **reading: Any,
+) -> None:
     from emofuse.console import Bars, show_plan
     from emofuse.corpora import read_corpus
     from emofuse.plan import make_plan
@@ -151,7 +163,8 @@ def _show_plan(chosen: Recipe, corpus: str, root: Path, *, jobs: int | None, dev
 
     with Bars() as bars:
         manifest = read_corpus(corpus, root, progress=bars, **reading).manifest
-        found = make_plan(manifest, chosen, jobs=process_count(jobs, device=device), device=device)
+        jobs = process_count(jobs, device=device)
+        found = make_plan(manifest, chosen, jobs=jobs, device=device, out=out, store=store)
     show_plan(found)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import resource
+import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,16 +15,20 @@ import torch
 from torch.nn import functional as F
 
 from emofuse.align.normalise import is_english
-from emofuse.align.run import usual_aligners
+from emofuse.align.run import align_manifest, usual_aligners
+from emofuse.align.table import read_alignments
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import is_trained_with_model, load_speech_encoder, load_text_encoder
+from emofuse.experiment import ALIGNMENTS, STORE, check_recipe
+from emofuse.features.extract import speech_key, text_key
 from emofuse.features.segments import is_pooled_in_model
+from emofuse.features.store import View, ViewKey
 from emofuse.models import InputShape, build_model
-from emofuse.protocols import make_protocol
+from emofuse.protocols import Protocol, make_protocol
 from emofuse.seeds import kept_random_state
-from emofuse.settings import Granularity, ModelKind, Recipe
+from emofuse.settings import Granularity, ModelKind, Recipe, TextGranularity
+from emofuse.training.folder import RESULT, UNITS, check_corpus
 from emofuse.training.material import (
-    check_streams,
     granularities_of,
     joined_kinds,
     speech_shape,
@@ -32,7 +37,7 @@ from emofuse.training.material import (
     text_granularity_of,
     trained_kinds,
 )
-from emofuse.training.units import one_thread
+from emofuse.training.units import Unit, one_thread, read_unit
 from emofuse.types import TIERS, EncoderSpecification
 
 PROBE_SECONDS = 5.0
@@ -40,8 +45,7 @@ PROBE_TEXTS = 16
 STEPS = 3
 RATES = {"phone": 12.0, "syllable": 5.0, "word": 3.0}
 """Segments a second of speech, pauses counted; what English read aloud has."""
-ALIGNED = 30.0
-"""Seconds of sound that one process aligns in a second."""
+DONE = "done already"
 HALF = 2  # Bytes of a stored number.
 
 
@@ -86,22 +90,36 @@ class Plan:
 
 
 @kept_random_state()
-def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str = "cpu") -> Plan:
-    """Measure what a recipe would cost on a manifest, as if nothing of it were done.
+def make_plan(
+    manifest: pd.DataFrame,
+    recipe: Recipe,
+    *,
+    jobs: int,
+    device: str = "cpu",
+    out: Path | None = None,
+    store: Path | None = None,
+) -> Plan:
+    """Measure what a recipe would cost on a manifest.
 
     Args:
         manifest: What would be run on.
         recipe: The experiment.
         jobs: Parallel processes.
         device: Where it would be computed.
+        out: The run folder; what is done there costs nothing. None: as if nothing were done.
+        store: The feature store; None is that of the run folder.
 
     Raises:
-        ManifestError: The manifest lacks the sound or text that the recipe reads.
+        ManifestError: The manifest lacks the sound, text or votes that the recipe reads.
         EncoderError: An encoder cannot be had.
         ProtocolError: The manifest cannot be split as the recipe asks.
+        SettingsError: The folder holds a run on another corpus.
     """
     kinds = trained_kinds(recipe)
-    check_streams(manifest, kinds)
+    check_recipe(manifest, recipe)
+    if out is not None:
+        check_corpus(out, manifest)
+        store = store or out / STORE
     protocol = make_protocol(manifest, recipe.protocol)
     seconds = float(manifest["duration"].fillna(0).sum())
     stages = [Stage(name="manifest", what=f"{len(manifest)} utterances, {seconds / 3600:.2f} h")]
@@ -109,15 +127,17 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
     steps = {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
     aligned = 0.0
     if steps & set(TIERS):
-        aligned, stage = _align(manifest, jobs)
+        aligned, stage = _align(manifest, jobs, out)
         stages.append(stage)
     if steps:
-        speech, stage = _speech(seconds, len(manifest), sorted(steps), recipe, aligned, device)
+        speech, stage = _speech(seconds, len(manifest), sorted(steps), recipe, aligned, device, store)
         stages.append(stage)
     if any("text" in streams_of(kind) for kind in kinds) and not is_trained_with_model(recipe.text.encoder):
-        text, stage = _text(manifest, sorted({text_granularity_of(kind) for kind in kinds}), recipe, device)
+        text, stage = _text(manifest, sorted({text_granularity_of(kind) for kind in kinds}), recipe, device, store)
         stages.append(stage)
     units = len(protocol.folds) * len(recipe.seeds) + 1
+    splits = [*((fold, seed) for fold in protocol.folds for seed in recipe.seeds), (protocol.final, recipe.seeds[0])]
+    known = out if out is not None and _is_of(out, recipe, protocol) else None
     largest = max(len(fold.train) for fold in protocol.folds)
     words = float(np.mean([len(str(text).split()) for text in manifest["text"].fillna("")]))
     for kind in kinds:
@@ -128,30 +148,82 @@ def make_plan(manifest: pd.DataFrame, recipe: Recipe, *, jobs: int, device: str 
         count = -(-largest // settings.batch_size) * settings.epochs * (2 if settings.refit else 1)
         with one_thread():
             taken = _timed(shape.step)
-        what = f"{units} models, at most {settings.epochs} passes each"
-        stages.append(Stage(name=kind, what=what, seconds=taken * count * units / min(jobs, units)))
+        done = known and sum(bool(read_unit(known / UNITS / Unit(kind, *split).folder)) for split in splits)
+        left = units - (done or 0)
+        what = f"{left} models, at most {settings.epochs} epochs each" if left else DONE
+        what += f"; {done} are {DONE}" if done and left else ""
+        stages.append(Stage(name=kind, what=what, seconds=taken * count * left / max(1, min(jobs, left))))
     for kind in joined_kinds(recipe):
         stages.append(Stage(name=kind, what="posteriors joined"))
     stages.append(Stage(name="report", what="metrics, paired tests, tables, page, kept models"))
     # Every process holds what this one does now.
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Plan(stages=tuple(stages), memory=held * (1 + (jobs if jobs > 1 else 0)))
+    return Plan(stages=tuple(stages), memory=_held() * (1 + (jobs if jobs > 1 else 0)))
 
 
-def _align(manifest: pd.DataFrame, jobs: int) -> tuple[float, Stage]:
-    """The share of utterances that somebody can align, and what that takes."""
+def _is_of(out: Path, recipe: Recipe, protocol: Protocol) -> bool:
+    """Whether what a folder holds was trained by this recipe, on these folds, as far as it is known."""
+    try:
+        split = json.loads((out / "protocol.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    try:
+        before = json.loads((out / RESULT).read_text(encoding="utf-8"))["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = recipe.model_dump(mode="json")  # It was cut off before it had a result.
+    return bool(split == protocol.fingerprint and before == recipe.model_dump(mode="json"))
+
+
+def _held() -> int:
+    """Bytes that this process has held at the most."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # PROCESS_MEMORY_COUNTERS: two numbers of 4 bytes, then eight of the machine's size, the first of them the peak.
+        counters = (ctypes.c_size_t * 9)()
+        ctypes.windll.kernel32.K32GetProcessMemoryInfo(
+            ctypes.c_void_p(ctypes.windll.kernel32.GetCurrentProcess()), counters, ctypes.sizeof(counters)
+        )
+        return int(counters[8 // ctypes.sizeof(ctypes.c_size_t)])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _align(manifest: pd.DataFrame, jobs: int, out: Path | None) -> tuple[float, Stage]:
+    """The fraction of utterances that somebody can align, and what that takes."""
     shipped = np.array(usual_aligners(manifest)) == "shipped"
     english = manifest["language"].fillna("en").map(is_english)
     count = int((shipped | english).sum())
     what = f"words, syllables and phones of {count} utterances"
     if foreign := len(manifest) - count:
         what += f"; {foreign} keep their frames, since Sphinx knows English only"
-    seconds = float(manifest["duration"][english & ~shipped].fillna(0).sum())
-    return count / len(manifest), Stage(name="align", what=what, seconds=seconds / ALIGNED / jobs)
+    table = out / ALIGNMENTS if out is not None else None
+    there = set(read_alignments(table)) if table is not None and table.exists() else set()
+    todo = manifest[english & ~shipped & ~manifest["utterance"].isin(there)]
+    if not len(todo) and there:
+        what = f"{what}; {DONE}"
+    seconds = float(todo["duration"].fillna(0).sum())
+    return count / len(manifest), Stage(name="align", what=what, seconds=seconds * _pace(todo) / jobs)
+
+
+def _pace(manifest: pd.DataFrame) -> float:
+    """Seconds that one process needs for a second of sound, measured on a few utterances."""
+    durations = manifest["duration"].fillna(0)
+    probe = manifest[durations.cumsum() - durations < PROBE_SECONDS]
+    seconds = float(probe["duration"].fillna(0).sum())
+    if not seconds:
+        return 0.0
+    return _timed(lambda: align_manifest(probe, None, jobs=1), goes=1) / seconds
 
 
 def _speech(
-    seconds: float, utterances: int, steps: list[Granularity], recipe: Recipe, aligned: float, device: str
+    seconds: float,
+    utterances: int,
+    steps: list[Granularity],
+    recipe: Recipe,
+    aligned: float,
+    device: str,
+    store: Path | None,
 ) -> tuple[EncoderSpecification, Stage]:
     encoder = load_speech_encoder(recipe.speech, device=device)
     clip = np.random.default_rng(0).normal(size=round(PROBE_SECONDS * SAMPLING_RATE)).astype(np.float32)
@@ -165,8 +237,16 @@ def _speech(
     if len(apart) < len(steps) and not (apart and recipe.speech.frames_per_step == 1):
         # What models pool themselves is stored once, as every frame.
         disk += round(seconds * one.frame_rate * len(one.selected) * one.width * HALF)
-    what = f"{one.name} at {', '.join(steps)}, {1 / taken:.0f} times as fast as speech"
-    return one, Stage(name="speech features", what=what, seconds=seconds * taken, disk=disk)
+    left = 1 - _there(store, [speech_key(encoder, recipe.speech, step) for step in steps], utterances)
+    what = f"{one.name} at {', '.join(steps)}, {1 / taken:.0f} times as fast as speech" if left else DONE
+    return one, Stage(name="speech features", what=what, seconds=seconds * taken * left, disk=round(disk * left))
+
+
+def _there(store: Path | None, keys: Sequence[ViewKey], count: int) -> float:
+    """The fraction of so many contents that a store holds in all views."""
+    if store is None:
+        return 0.0
+    return min(1.0, min(len(View(store, key)) for key in keys) / max(1, count))
 
 
 def _rate(step: Granularity, encoder: EncoderSpecification, recipe: Recipe, aligned: float) -> float:
@@ -175,7 +255,9 @@ def _rate(step: Granularity, encoder: EncoderSpecification, recipe: Recipe, alig
     return aligned * RATES[step] + (1 - aligned) * frames if step in RATES else frames
 
 
-def _text(manifest: pd.DataFrame, steps: list[str], recipe: Recipe, device: str) -> tuple[EncoderSpecification, Stage]:
+def _text(
+    manifest: pd.DataFrame, steps: list[TextGranularity], recipe: Recipe, device: str, store: Path | None
+) -> tuple[EncoderSpecification, Stage]:
     encoder = load_text_encoder(recipe.text, device=device)
     texts = manifest["text"].dropna().unique()
     probe = [str(one) for one in texts[:PROBE_TEXTS]]
@@ -183,8 +265,9 @@ def _text(manifest: pd.DataFrame, steps: list[str], recipe: Recipe, device: str)
     one = encoder.specification
     tokens = sum(values.shape[1] for values in encoder.encode(probe)) / max(1, len(probe))
     disk = round(len(texts) * tokens * len(one.selected) * one.width * HALF * len(steps))
-    what = f"{one.name}, {len(texts)} different texts"
-    return one, Stage(name="text features", what=what, seconds=taken * len(texts), disk=disk)
+    left = 1 - _there(store, [text_key(encoder, recipe.text, step) for step in steps], len(texts))
+    what = f"{one.name}, {len(texts)} different texts" if left else DONE
+    return one, Stage(name="text features", what=what, seconds=taken * len(texts) * left, disk=round(disk * left))
 
 
 class _Shape:
@@ -241,11 +324,11 @@ class _Shape:
         loss.item()
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _timed(work: Callable[[], object], *, goes: int = STEPS) -> float:
     """Seconds of one go, the first of which does not count: it fills caches."""
     work()
     times = []
-    for _ in range(STEPS):
+    for _ in range(goes):
         started = time.perf_counter()
         work()
         times.append(time.perf_counter() - started)

@@ -81,7 +81,7 @@ def extract_speech(
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
     """
-    wanted = {name: _speech_key(encoder, settings, name) for name in granularities}
+    wanted = {name: speech_key(encoder, settings, name) for name in granularities}
     # Granularities that are stored alike share a view: two of one folder would wait for each other's lock.
     stored = {key: name for name, key in wanted.items()}
     opened = {key: View(store, key) for key in stored}
@@ -209,10 +209,7 @@ def extract_text(
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
     """
-    views = {
-        name: View(store, ViewKey(specification=encoder.specification, granularity=name, limit=settings.max_tokens))
-        for name in granularities
-    }
+    views = {name: View(store, text_key(encoder, settings, name)) for name in granularities}
     texts = {name: "" if text is None else text for name, text in _texts(manifest)}
     earlier = earlier_texts(manifest, settings.context) if settings.context else {}
     keys = {name: _text_key(text, earlier.get(name, ())) for name, text in texts.items()}
@@ -286,7 +283,13 @@ def _text_key(text: str, earlier: Sequence[str]) -> str:
     return f"{key}-{fingerprint(list(earlier))}" if earlier else key
 
 
-def _speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
+def text_key(encoder: TextEncoder, settings: TextSettings, granularity: TextGranularity) -> ViewKey:
+    """The view that holds a text encoder's features at a granularity."""
+    return ViewKey(specification=encoder.specification, granularity=granularity, limit=settings.max_tokens)
+
+
+def speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
+    """The view that holds a speech encoder's features at a granularity."""
     if is_pooled_in_model(settings, granularity):
         return ViewKey(specification=encoder.specification, granularity="frame", precision=settings.precision)
     plain = granularity == "frame" or (granularity == "utterance" and settings.segments == "mean")

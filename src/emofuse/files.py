@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from emofuse.errors import EmofuseError, OutputError
@@ -95,6 +96,20 @@ def written_folder(path: Path) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def plain_name(path: Path) -> Iterator[Path]:
+    """A file to read under a name in UTF-8, as some libraries want: for one whose name is not, a link stands in."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with TemporaryDirectory() as folder:
+            link = Path(folder) / f"file{path.suffix if path.suffix.isascii() else ''}"
+            link.symlink_to(path.absolute())
+            yield link
+        return
+    yield path
+
+
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Write a text file in UTF-8, whole or not at all.
 
@@ -102,7 +117,8 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
         OutputError: As `written_whole`.
     """
     with written_whole(path, sync=sync) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        # Halves of characters, which stand for bytes of a file name, become the escapes that JSON has for them.
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def make_folder(path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from emofuse.checkpoint import Checkpoint, joined_checkpoint, save_checkpoint
 from emofuse.encoders.words import WordPieces
+from emofuse.files import plain_name
 from emofuse.models import build_model
 from emofuse.report.model_card import model_card
 from emofuse.scoring.fuse import Joining
@@ -54,7 +55,8 @@ def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Pat
     pieces = WordPieces.load(folder / "words.json") if (folder / "words.json").exists() else None
     speech, text = material.shapes(unit.kind, pieces)
     model = build_model(unit.kind, material.recipe.model, classes=len(material.classes), speech=speech, text=text)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+    with plain_name(folder / "model.safetensors") as place:
+        model.load_state_dict(load_file(place))
     encoders = {}
     if speech is not None:
         encoders["speech"] = next(iter(material.speech.values())).specification

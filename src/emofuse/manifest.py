@@ -212,7 +212,8 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
     """Write a manifest as Parquet, whole or not at all."""
     with written_whole(path) as part:
-        manifest.to_parquet(part, index=False)
+        # Of an open file pandas takes the name, which may be none in UTF-8.
+        part.write_bytes(manifest.to_parquet(None, index=False))
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

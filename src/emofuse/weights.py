@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emofuse.files import stand_in
+from emofuse.files import plain_name, stand_in
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,7 +103,8 @@ def load_into(model: nn.Module, path: Path) -> None:
                 f"{name} is {_shape(held[name].shape)} in {path.name} and {_shape(value.shape)} by the settings"
             )
     try:
-        loaded = load_file(path)
+        with plain_name(path) as place:
+            loaded = load_file(place)
     except SafetensorError as error:
         raise ValueError(f"{path.name} is damaged") from error
     # Copied: what is mapped would change, or be gone, with the file.

@@ -34,6 +34,7 @@ from emofuse.audio.checks import (
 from emofuse.audio.containers import Survey, survey
 from emofuse.audio.mixing import Mixer
 from emofuse.errors import AudioError
+from emofuse.files import plain_name
 
 Block = NDArray[np.float32]
 Emit = Callable[[Block], None]
@@ -189,7 +190,8 @@ def _open_soundfile(path: Path, found: Survey) -> Any | None:
     if not found.soundfile:
         return None
     try:
-        file = soundfile.SoundFile(path)
+        with plain_name(path) as place:
+            file = soundfile.SoundFile(place)
     except (soundfile.SoundFileError, TypeError):  # TypeError: it takes a name in .raw for headerless samples.
         return None
     # It cannot read what was written to a pipe, so that its header leaves the length open: FLAC, or WAV with a 0.
@@ -206,7 +208,8 @@ def _open_av(path: Path, found: Survey) -> Any:
         # Tags in another encoding must not stop the sound from being read; PyAV 19 sees to that by itself.
         lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         options = _OPTIONS | ({"ignore_length": "1"} if found.to_the_end else {})
-        container = av.open(f"file:{path}", options=options, **lenient)
+        with plain_name(path) as place:
+            container = av.open(f"file:{place}", options=options, **lenient)
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(
             "this is not a sound file, or one too damaged to open",

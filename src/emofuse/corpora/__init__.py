@@ -150,10 +150,29 @@ def read_corpus(
         notes = (*notes, f"read with {', '.join(f'{option}={value}' for option, value in chosen.items())}")
     if differences:
         notes = (*notes, differences)
-    frame = pd.DataFrame([{"corpus": name, **row} for row in listing.rows])
+    rows = [{"corpus": name, **row} for row in listing.rows if _is_utf8(row)]
+    odd = tuple(
+        AudioError(
+            "the name is not UTF-8, and a table holds no other", where=str(row.get("audio")), remedy="rename the file"
+        )
+        for row in listing.rows
+        if not _is_utf8(row)
+    )
+    if odd and not rows:
+        raise ManifestError("no recording has a name in UTF-8", where=root, remedy="rename the files or their folder")
+    frame = pd.DataFrame(rows)
     frame, spelt = one_spelling(frame, known=(listing.card or card).labels)
     manifest, unheard = _with_durations(make_manifest(frame, source=listing.source), listing.source, progress)
-    return Corpus(manifest=manifest, skipped=(*listing.skipped, *unheard), notes=(*notes, *spelt))
+    return Corpus(manifest=manifest, skipped=(*listing.skipped, *odd, *unheard), notes=(*notes, *spelt))
+
+
+def _is_utf8(row: Mapping[str, object]) -> bool:
+    """Whether all of a row can be stored: the name of a file may hold any bytes."""
+    try:
+        " ".join(map(str, row.values())).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_several(

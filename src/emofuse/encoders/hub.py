@@ -12,6 +12,8 @@ from emofuse.errors import EncoderError
 
 _PATIENCE = 2.0  # Seconds.
 _REVISION = re.compile(r"\w(?:[\w.-]|/(?!\.)){0,199}")
+_LEGACY = re.compile("(bert|roberta|distil|xlm|albert|camembert|electra|gpt|openai|t5|ctrl|transfo)", re.IGNORECASE)
+"""How ids begin that have no owner: those of the first models only, and there will be no new ones."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 _REMEDY = "give a local folder that holds the model, or a built-in encoder: builtin:speech, builtin:text"
 _reached: set[str] = set()
@@ -94,6 +96,8 @@ builtin:text.
 
     try:
         validate_repo_id(name)
+        if "/" not in name and not _LEGACY.match(name):
+            raise HFValidationError(name)
         if Path(name).is_file() or (revision is not None and not _REVISION.fullmatch(revision)):
             raise HFValidationError(revision)
     except HFValidationError as error:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from emofuse.encoders.arithmetic import arithmetic, inference
 from emofuse.errors import CheckpointError, SettingsError
 from emofuse.features.dataset import statistics_of
-from emofuse.files import written_whole
+from emofuse.files import plain_name, written_whole
 from emofuse.finetune.batches import global_batches, micro_batches
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
@@ -266,7 +266,8 @@ class Tuner:
         """Weights of the best pass."""
         path = self.folder / BEST
         try:
-            with safe_open(path, framework="pt", device=str(self.processes.device)) as file:
+            device = str(self.processes.device)
+            with plain_name(path) as place, safe_open(place, framework="pt", device=device) as file:
                 if file.metadata()["fingerprint"] == self.mark:
                     return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, KeyError, TypeError) as error:

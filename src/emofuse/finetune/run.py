@@ -19,7 +19,7 @@ from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError, TrainingError
 from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_recipe, learns_votes
-from emofuse.files import write_text, written_folder, written_whole
+from emofuse.files import plain_name, write_text, written_folder, written_whole
 from emofuse.finetune.loop import Tuned, Tuner, discard
 from emofuse.finetune.network import Steps, TunedNetwork
 from emofuse.finetune.processes import Processes
@@ -323,7 +323,8 @@ class _Job:
             update["text"] = recipe.text.model_copy(update={"encoder": places["text"], "revision": None})
             encoders["text"] = load_text_encoder(update["text"]).specification
         model = _head(self.kind, recipe, self.material.classes, encoders)
-        model.load_state_dict(load_file(folder / HEAD))
+        with plain_name(folder / HEAD) as place:
+            model.load_state_dict(load_file(place))
         return Checkpoint(
             kind=unit.kind,
             model=model.eval(),

@@ -332,7 +332,7 @@ def write_scores(scores: Scores, path: Path) -> None:
     check_ending(path)
     with written_whole(path) as part:
         if path.suffix.lower() == ".parquet":
-            scores.frame.to_parquet(part, index=False)
+            part.write_bytes(scores.frame.to_parquet(None, index=False))
             return
         frame = scores.frame.rename(columns=to_cell)
         for name in scores.frame.columns:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from emofuse.errors import CheckpointError
-from emofuse.files import written_whole
+from emofuse.files import plain_name, written_whole
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW keeps of every parameter that it has moved."""
@@ -39,7 +39,7 @@ def load_state(
         CheckpointError: The run had other data or settings, or the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with plain_name(path) as place, safe_open(place, framework="pt", device=str(device)) as file:
             about = file.metadata()
             values: dict[str, Any] = json.loads(about["progress"])
             mark = values["fingerprint"]
@@ -88,7 +88,7 @@ def load_weights(path: Path, model: nn.Module, *, parts: tuple[str, ...]) -> Non
         CheckpointError: They are of a model of another shape, or the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with plain_name(path) as place, safe_open(place, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(tuple(f"model.{part}." for part in parts))]  # noqa: SIM118
             weights = {name.removeprefix("model."): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from emofuse.align.table import read_alignments
 from emofuse.corpora import read_corpus
 from emofuse.errors import EmofuseError
 from emofuse.manifest import read_manifest
-from emofuse.parquet import read_frame
+from emofuse.parquet import read_frame, read_parquet
 from emofuse.scoring.table import read_scores
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -67,3 +68,14 @@ def test_what_is_whole_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
     frame = pd.DataFrame({"a": [1, 2], "b": [0.5, None], "c": ["é", None], "d": pd.array([1, None], "Int64")})
     frame.to_parquet(tmp_path / "a.parquet")
     pd.testing.assert_frame_equal(read_frame(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "a.parquet"))
+
+
+def test_a_small_file_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that say the same hundred kilobytes are a file of a few."""
+    monkeypatch.setattr("emofuse.parquet._MOST", 1 << 26)
+    table = pa.table({"text": pa.DictionaryArray.from_arrays(np.zeros(4000, np.int8), ["x" * 100_000])})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 1 << 17
+    with pytest.raises(ValueError, match="would fill more than"):
+        read_parquet(path)

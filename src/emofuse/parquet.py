@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST, _RATIO = 1 << 30, 200
+"""Bytes that any file may fill in memory, and a large one for each of its own: a few bytes can repeat a value often."""
+_ROWS = 256
+
 
 def read_parquet(path: Path) -> Any:
     """The table of a Parquet file, as pyarrow has it, after a look at every value.
@@ -29,12 +33,25 @@ def read_parquet(path: Path) -> Any:
     try:
         # Opened here, since pyarrow takes some names for addresses.
         with path.open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
+            table = _read(pyarrow.parquet.ParquetFile(file), max(_MOST, _RATIO * path.stat().st_size))
         # It checks nothing by itself: text may be no UTF-8, and lists may reach beyond their values.
         table.validate(full=True)
     except (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError, pa.ArrowException) as error:
         raise ValueError(str(error).strip().partition("\n")[0]) from error
     return table
+
+
+def _read(file: Any, most: int) -> Any:
+    """All of a file, in batches that are small while nobody knows how large its values are."""
+    import pyarrow as pa
+
+    batches, size = [], 0
+    for batch in file.iter_batches(batch_size=_ROWS):
+        batches.append(batch)
+        size += batch.nbytes
+        if size > most:
+            raise ValueError(f"its values would fill more than {most / 2**20:.0f} MiB")
+    return pa.Table.from_batches(batches, schema=file.schema_arrow)
 
 
 def read_frame(path: Path) -> pd.DataFrame:

@@ -92,6 +92,12 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
         else:
             update = {"revision": specification.revision if settings.encoder != specification.family else None}
         recipe = recipe.model_copy(update={stream: settings.model_copy(update=update)})
+    for stream in {"speech", "text"} - checkpoint.encoders.keys():
+        settings = recipe.speech if stream == "speech" else recipe.text
+        # What the model does not read is no place on its maker's disk either.
+        update = {"encoder": Path(settings.encoder).name or settings.encoder}
+        if Path(settings.encoder).is_absolute():
+            recipe = recipe.model_copy(update={stream: settings.model_copy(update=update)})
     pieces = checkpoint.pieces
     if pieces is not None:
         pieces.save(part / WORDS)
@@ -254,7 +260,7 @@ def _check_encoders(kind: ModelKind, recipe: Recipe) -> None:
     """See that a model names no encoder elsewhere on the disk for what it reads.
 
     Raises:
-        ValueError: It does.
+        ValueError: It names one.
     """
     for stream in streams_of(kind):
         name = recipe.speech.encoder if stream == "speech" else recipe.text.encoder

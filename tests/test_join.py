@@ -21,12 +21,14 @@ from emofuse.join import join_models
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
 from emofuse.models import JoinedModel
+from emofuse.predict import DEFAULT
 from emofuse.protocols import make_protocol
 from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.table import read_scores
 from emofuse.settings import ProtocolSettings, load_recipe
 from emofuse.testing import tiny_corpus
 from emofuse.transcribe import SphinxTranscriber, load_transcriber
+from emofuse.types import Prediction
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FAST = ["train.epochs=2", "seeds=[0]", "speech.encoder='logmel'", "text.encoder='words'", "model.width=16"]
@@ -153,6 +155,22 @@ def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> Non
     (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="are no temperatures"):
         load_checkpoint(tmp_path / "again")
+
+
+def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **settings: Any) -> Any:
+        raise EncoderError("it cannot be had", remedy="connect")
+
+    monkeypatch.setattr("emofuse.predict.load_text_encoder", refuse)
+    clip = clip_of(runs)
+    model = emofuse.load(DEFAULT, asr="none")
+    assert [answer.streams for answer in model.predict_many([clip]) if isinstance(answer, Prediction)] == [("speech",)]
+    monkeypatch.setattr(model, "predict", None)
+    with pytest.raises(EncoderError, match="it cannot be had"):
+        next(model.predict_many([clip, clip], texts=[None, "words at last"]))
+    listening = emofuse.Predictor(load_checkpoint(DEFAULT), transcriber=Dictation("so"))
+    with pytest.raises(EncoderError, match="it cannot be had"):
+        next(listening.predict_many([clip]))
 
 
 def test_runs_that_do_not_fit_are_not_joined(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     manifest["text"] += " teatime"
     alignments = {
         name: Alignment(
-            utterance=name, tiers={"word": spans(2), "syllable": spans(3), "phone": spans(6)}, source="test"
+            utterance=name, tiers={"word": spans(2), "syllable": spans(3), "phone": spans(6)}, source="sphinx"
         )
         for name in manifest["utterance"]
         if name != UNALIGNED
@@ -272,7 +272,7 @@ def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) ->
     predictor = load(made.model("multi-granularity"), asr="none")
     clip = load_audio(made.audio / "s0_sad_0.wav")
     found = predictor.predict(clip, text="so sad")
-    aligned = predictor._align(clip, "so sad")
+    aligned, _ = predictor._alignment(clip, "so sad", None)
     assert found.posteriors == predictor.predict(clip, text="so sad", alignment=aligned).posteriors
     nothing = predictor.predict(clip, text="...")
     assert any("not aligned, so frames stand for segments" in note for note in nothing.notes)

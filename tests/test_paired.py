@@ -10,6 +10,7 @@ import soundfile
 from emofuse.audio import SAMPLING_RATE
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.errors import ManifestError
+from emofuse.manifest import read_manifest, sources_of, write_manifest
 from emofuse.protocols import make_protocol
 from emofuse.settings import ProtocolSettings
 from emofuse.testing import tone
@@ -49,6 +50,15 @@ def test_every_clip_has_a_comment_of_its_label_that_no_other_has(root: Path) -> 
     assert "seen in training" not in set(manifest["text"])
     assert any("artificial" in note for note in found.notes)
     assert read_corpus("paired", root).manifest.equals(manifest)
+
+
+@pytest.mark.parametrize("stated", [None, "ravdess"])
+def test_it_warns_of_what_it_is_made_of_and_not_of_what_it_could_be_made_of(root: Path, stated: str | None) -> None:
+    options = {} if stated is None else {"voices": stated}
+    manifest = read_corpus("paired", root, options=options).manifest
+    assert sources_of(manifest) == ["goemotions", "ravdess"]
+    write_manifest(manifest, root / "manifest.parquet")
+    assert sources_of(read_manifest(root / "manifest.parquet")) == ["goemotions", "ravdess"]
 
 
 def test_too_few_comments_are_told(root: Path) -> None:

@@ -53,10 +53,12 @@ def test_the_plan_names_every_stage_in_its_order(tmp_path: Path) -> None:
     stages = make_plan(manifest, chosen, jobs=2).stages
     assert [stage.name for stage in stages] == [
         "manifest", "align", "speech features", "speech", "text", "early-frame", "early-phone", "early-syllable",
-        "early-word", "late", "multi-granularity", "multi-level", "report",
+        "early-word", "late", "multi-granularity", "multi-level", "controls", "report",
     ]  # fmt: skip
     folds = manifest["speaker"].nunique()
     assert all(stage.what.startswith(f"{2 * folds + 1} models") for stage in stages if stage.name.startswith("early"))
+    # Two seeds are trained anyway: of six, four of the dearest network and four of speech are not.
+    assert stages[-2].what == f"{2 * 4 * folds} models more, each with a seed of its own"
     free = ("manifest", "late", "multi-granularity", "multi-level", "report")
     assert all(stage.seconds > 0 for stage in stages if stage.name not in free)
 

@@ -285,6 +285,17 @@ def rewrite(run: Path, frame: pd.DataFrame) -> Scores:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("exposure", "warned"), [("nEMO", False), ("RAVDESS (speech)", True), ("GoEmotions", True)])
+def test_what_an_artificial_corpus_is_made_of_decides_what_is_warned_of(
+    exposure: str, warned: bool, tmp_path: Path
+) -> None:
+    result = {**make_run(tmp_path), "corpus": "paired", "sources": ["goemotions", "ravdess"]}
+    result["encoders"]["speech"]["exposure"] = [exposure]
+    save(tmp_path, result)
+    assert ("is known to have seen" in Page(write_report(tmp_path)).text) is warned
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_informative_words_carry_no_caution(tmp_path: Path) -> None:
     result = make_run(tmp_path)
     result["protocol"]["leakage"]["exact"] = {"share": 1.0, "agreement": 0.8}

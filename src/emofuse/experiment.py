@@ -22,7 +22,7 @@ from emofuse.features.extract import Extracted, cut_notes, extract_speech, extra
 from emofuse.files import write_text
 from emofuse.keep import keep_models
 from emofuse.locks import alone
-from emofuse.manifest import parts, read_manifest, text_sources, utterances, vote_shares, write_manifest
+from emofuse.manifest import parts, read_manifest, sources_of, text_sources, utterances, vote_shares, write_manifest
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, check_split, classes_of, make_protocol, save_protocol
@@ -359,6 +359,7 @@ def train(
     result = {
         "name": recipe.name,
         "corpus": ", ".join(sorted(usable["corpus"].dropna().unique())),
+        "sources": sources_of(usable),
         "models": evaluate(scores),
         "parts": evaluate_parts(scores, parts(usable)),
         "comparisons": _comparisons(scores, controls),

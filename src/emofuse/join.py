@@ -92,7 +92,7 @@ def _card(
         posteriors, labels = answers[stream]
         before = expected_calibration_error(posteriors, labels)
         after = expected_calibration_error(cooled(posteriors, temperature), labels)
-        names = [name for name in result["corpus"].split(", ") if name in CORPORA]
+        names = [name for name in result.get("sources", result["corpus"].split(", ")) if name in CORPORA]
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
         merges = result["protocol"]["merge"].items()
         merged = ", ".join(f"{markdown(old)} to {markdown(new)}" for old, new in merges) or "none"

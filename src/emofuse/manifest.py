@@ -38,6 +38,7 @@ COLUMNS: Mapping[str, str] = {
     "dialogue": "string",
     "omitted": "string",
     "script": "string",
+    "sources": "string",
 }
 """Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
 `text_source` says where the words come from (`reference` or the recogniser's name), and `spoken` what is heard where
@@ -50,7 +51,8 @@ that is something else. `language` is the language that is heard.
 `dialogue` names one conversation, whose rows stand in the order in which they are said; `omitted` is a JSON list of
 what was said in it since the row before, by utterances that the manifest leaves out. `script` names what several
 speakers were given to say or to act: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can be
-made which share none. What begins with `impro` is a situation: it recurs, and its words do not."""
+made which share none. What begins with `impro` is a situation: it recurs, and its words do not. `sources` names the
+corpora, joined by `+`, from which a row was put together, where `corpus` is none of them."""
 
 REFERENCE = "reference"
 """The `text_source` of words that people wrote down."""
@@ -74,7 +76,7 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 
     Example:
         >>> make_manifest([{"utterance": "a", "text": "hello", "label": "happy"}], source="example").shape
-        (1, 20)
+        (1, 21)
     """
     frame = pd.DataFrame(rows)
     unknown = [str(name) for name in frame.columns if name not in COLUMNS]
@@ -231,6 +233,20 @@ def read_manifest(path: Path) -> pd.DataFrame:
             "this is not a Parquet table", where=path, remedy="make it again with `emofuse prepare`"
         ) from error
     return make_manifest(frame, source=path)
+
+
+def sources_of(manifest: pd.DataFrame) -> list[str]:
+    """The corpora that a manifest comes from: those that it is put together from where it is artificial.
+
+    Example:
+        >>> rows = [{"utterance": "a", "text": "so", "corpus": "paired", "sources": "ravdess+goemotions"},
+        ...         {"utterance": "b", "text": "so", "corpus": "emodb"}]
+        >>> sources_of(make_manifest(rows, source="example"))
+        ['emodb', 'goemotions', 'ravdess']
+    """
+    return sorted(
+        {one for names in manifest["sources"].fillna(manifest["corpus"]).dropna() for one in names.split("+")}
+    )
 
 
 def scripted(manifest: pd.DataFrame) -> pd.Series[bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from emofuse.training.folder import RESULT, UNITS, check_corpus
 from emofuse.training.material import (
     granularities_of,
     joined_kinds,
+    members_of,
     speech_shape,
     step_width,
     streams_of,
@@ -140,6 +141,7 @@ def make_plan(
     known = out if out is not None and _is_of(out, recipe, protocol) else None
     largest = max(len(fold.train) for fold in protocol.folds)
     words = float(np.mean([len(str(text).split()) for text in manifest["text"].fillna("")]))
+    costs: dict[ModelKind, float] = {}
     for kind in kinds:
         shape = _Shape(
             kind, recipe, speech, text, seconds / len(manifest), aligned, words, len(protocol.classes), device
@@ -147,14 +149,17 @@ def make_plan(
         settings = recipe.train_of(kind)
         count = -(-largest // settings.batch_size) * settings.epochs * (2 if settings.refit else 1)
         with one_thread():
-            taken = _timed(shape.step)
+            costs[kind] = _timed(shape.step) * count
         done = known and sum(bool(read_unit(known / UNITS / Unit(kind, *split).folder)) for split in splits)
         left = units - (done or 0)
         what = f"{left} models, at most {settings.epochs} epochs each" if left else DONE
         what += f"; {done} are {DONE}" if done and left else ""
-        stages.append(Stage(name=kind, what=what, seconds=taken * count * left / max(1, min(jobs, left))))
+        stages.append(Stage(name=kind, what=what, seconds=costs[kind] * left / max(1, min(jobs, left))))
     for kind in joined_kinds(recipe):
         stages.append(Stage(name=kind, what="posteriors joined"))
+    if recipe.controls and joined_kinds(recipe):
+        done = known is not None and (known / RESULT).exists()
+        stages.append(_controls(recipe, costs, folds=len(protocol.folds), jobs=jobs, done=done))
     stages.append(Stage(name="report", what="metrics, paired tests, tables, page, kept models"))
     # Every process holds what this one does now.
     return Plan(stages=tuple(stages), memory=_held() * (1 + (jobs if jobs > 1 else 0)))
@@ -187,6 +192,22 @@ def _held() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _controls(recipe: Recipe, costs: Mapping[ModelKind, float], *, folds: int, jobs: int, done: bool) -> Stage:
+    """What the controls of ensembles train besides, where the best network of each is the one that costs most."""
+    extra: dict[ModelKind, int] = {}
+    for kind in joined_kinds(recipe):
+        dearest = max(members_of(kind), key=costs.__getitem__)
+        for one in (dearest, "speech") if "speech" in costs else (dearest,):
+            lacking = len(members_of(kind)) - len(recipe.seeds)
+            extra[one] = max(extra.get(one, 0), lacking)
+    if done:
+        return Stage(name="controls", what=DONE)
+    units = folds * sum(max(0, count) for count in extra.values())
+    seconds = folds * sum(costs[kind] * max(0, count) for kind, count in extra.items())
+    what = f"{units} models more, each with a seed of its own" if units else "of seeds that are trained anyway"
+    return Stage(name="controls", what=what, seconds=seconds / max(1, min(jobs, units)))
 
 
 def _align(manifest: pd.DataFrame, jobs: int, out: Path | None) -> tuple[float, Stage]:

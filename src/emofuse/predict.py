@@ -93,7 +93,8 @@ class Predictor:
             self._load_text()
 
     def _load_text(self) -> TextEncoder:
-        # Where speech alone will do, words may never come, and their encoder would double the time to the first answer.
+        # Where speech alone will do, words may never come, and their encoder would double the time to the first answer;
+        # `predict_many` loads it before the first file where they will.
         if self._text is None:
             self._text = load_text_encoder(self.checkpoint.recipe.text, device=self.device, download=False)
             self._check("text", self._text)
@@ -266,6 +267,9 @@ class Predictor:
             raise self._lack("speech")
         if self._reads_segments and None in bounds:
             self._aligner_of_training()
+        words_come = self._transcriber is not None or set(words) != {None}
+        if words_come and "text" in streams_of(self.checkpoint.kind) and self.checkpoint.pieces is None:
+            self._load_text()
         pairs = zip(sounds, words, bounds, strict=True)
         for file, text, alignment in track(pairs, "Predicting", total=len(sounds), progress=progress):
             yield self._answer(file, text, alignment)

@@ -74,6 +74,7 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
     for found in comments.values():
         rng.shuffle(found)
     rows: list[Row] = []
+    made_of = (voices, goemotions.CARD.name)
     if absent := [label for label, found in comments.items() if not found]:
         raise ManifestError(
             f"there is no {absent[0]} comment in dev.tsv and test.tsv", where=folder, remedy="complete goemotions"
@@ -88,12 +89,12 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
         comment = comments[label].pop()
         rows.append(
             {**row, "text": comment["text"], "label": label, "spoken": row["text"],
-             "utterance": f"{row['utterance']}+{comment['utterance']}"}
+             "utterance": f"{row['utterance']}+{comment['utterance']}", "sources": "+".join(made_of)}
         )  # fmt: skip
     if not rows:
         raise CARD.absent(folder, f"clip of {voices} with one of four labels")
     title = _VOICES[voices].CARD.title
-    card = replace(CARD, licence=f"{_VOICES[voices].CARD.licence} and CC BY 4.0")
+    card = replace(CARD, licence=f"{_VOICES[voices].CARD.licence} and CC BY 4.0", sources=made_of)
     notes = [f"artificial: voices of {title}, each with a comment of GoEmotions of the same label"]
     if len(rows) < len(fitting):
         notes.append(

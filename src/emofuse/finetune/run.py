@@ -27,7 +27,7 @@ from emofuse.finetune.recordings import Recordings, listen
 from emofuse.inputs import nearest
 from emofuse.keep import MODELS
 from emofuse.locks import alone
-from emofuse.manifest import parts, text_sources, utterances, vote_shares, write_manifest
+from emofuse.manifest import parts, sources_of, text_sources, utterances, vote_shares, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, make_protocol, save_protocol
@@ -380,8 +380,9 @@ def _units(kind: ModelKind, protocol: Protocol, recipe: Recipe, names: Sequence[
 
 
 def _corpora(manifest: pd.DataFrame) -> tuple[str, ...]:
-    names = sorted(manifest["corpus"].dropna().unique())
-    return tuple(f"{CORPORA[name].title} ({CORPORA[name].licence})" if name in CORPORA else name for name in names)
+    return tuple(
+        f"{CORPORA[name].title} ({CORPORA[name].licence})" if name in CORPORA else name for name in sources_of(manifest)
+    )
 
 
 def _gather(
@@ -414,6 +415,7 @@ def _gather(
         "name": f"{recipe.name}, encoders tuned",
         "tuned": kind,
         "corpus": ", ".join(sorted(manifest["corpus"].dropna().unique())),
+        "sources": sources_of(manifest),
         "models": models,
         "parts": apart,
         "comparisons": [],

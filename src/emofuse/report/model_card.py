@@ -21,13 +21,12 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         result: Content of `result.json`.
     """
     protocol, entry = result["protocol"], result["models"].get(kind)
-    corpora = [name for name in result["corpus"].split(", ") if name]
     lines = [
         f"# emofuse `{kind}` model, trained on {markdown(result['corpus'] or 'a corpus without a name')}",
         "",
         f"- **Classes**: {', '.join(map(markdown, protocol['classes']))}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
-        *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in corpora if name in CORPORA),
+        *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in result["sources"] if name in CORPORA),
         *([_joined_from(kind, result)] if kind in PARTS else []),
         *(encoder_line(stream, one) for stream, one in result["encoders"].items() if stream in streams_of(kind)),
         f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint `{protocol['fingerprint']}`",

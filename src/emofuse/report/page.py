@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emofuse.corpora import CORPORA
 from emofuse.errors import ScoresError
 from emofuse.escape import one_line
 from emofuse.files import written_whole
@@ -416,8 +415,7 @@ def _warnings(run: _Run, *, empty_words: str) -> list[str]:
         told.append(
             f"This split is not speaker-independent: up to {_count(found, 'speaker')} are in training and test."
         )
-    corpora = [name for name in str(run.result.get("corpus") or "").split(", ") if name]
-    corpora += [source for name in corpora if name in CORPORA for source in CORPORA[name].sources]
+    corpora = run.section("sources") or [name for name in str(run.result.get("corpus") or "").split(", ") if name]
     for stream, encoder in run.section("encoders").items():
         exposure = [str(name) for name in encoder.get("exposure") or ()]
         if seen := [one_line(corpus) for corpus in corpora if any(_same_corpus(corpus, name) for name in exposure)]:

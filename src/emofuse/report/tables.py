@@ -143,6 +143,7 @@ class _Skipped(_Part):
 class _Result(_Part):
     name: str = ""
     corpus: str = ""
+    sources: list[str] | None = None
     models: dict[str, _Entry]
     parts: dict[str, dict[str, _Entry]] | None = None
     text_sources: dict[str, int] | None = None

@@ -27,7 +27,7 @@ from emofuse import cli
 from emofuse.audio import load_audio
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
-from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError
+from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError, TrainingError
 from emofuse.experiment import extract, train
 from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
@@ -305,6 +305,89 @@ def test_a_step_is_that_of_a_plain_loop(
         assert (gradient is None) == (expected.grad is None), name
         if gradient is not None and expected.grad is not None:
             torch.testing.assert_close(gradient, expected.grad, rtol=2e-3, atol=1e-5 * largest, msg=name)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 16])
+def test_votes_are_learnt_as_fractions(
+    micro_batch: int, encoders: Path, manifest: pd.DataFrame, tmp_path: Path
+) -> None:
+    """The loss of a step is torch's own, of fractions as targets, however the batch is divided."""
+    train = names_of(manifest, "s0", "s1")[:11]
+    how = settings(epochs=1, batch_size=16, micro_batch=micro_batch, class_weights=True, soft_labels=True)
+    network = make_network(encoders / "still/wav2vec2", encoders / "still/bert")
+    tuner = make_tuner(network, manifest, tmp_path, how)
+    votes = dict(zip(train, torch.rand(len(train), 4, generator=torch.Generator().manual_seed(0)), strict=True))
+    tuner.targets = lambda name: votes[name] / votes[name].sum()
+    tuner._standardise(train)
+    labels = torch.tensor([tuner.labels[name] for name in train])
+    counts = torch.bincount(labels, minlength=4)
+    weight = len(train) / (counts.clamp(min=1) * int((counts > 0).sum())) * (counts > 0)
+    with torch.no_grad():
+        logits = torch.cat([network.train()(items_of(manifest, [name])) for name in train])
+        expected = F.cross_entropy(logits, torch.stack([tuner.targets(name) for name in train]), weight=weight)
+    tuned = tuner.run(train, names_of(manifest, "s2"))
+    assert tuned.history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_votes_of_a_recipe_count(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+    voted = manifest.assign(votes=[json.dumps({label: 2, "sad": 1}) for label in manifest["label"]])
+    answers = {}
+    for name, votes in (("hard", False), ("soft", True)):
+        how = recipe(encoders, epochs=1, learning_rate=1e-2)
+        how = how.model_copy(update={"train": TrainSettings(soft_labels=votes), "seeds": (0,)})
+        for table in (voted, voted.assign(votes=voted["votes"].str.replace("2", "3"))):
+            done = finetune(table, how, tmp_path / name, kind="text", folds=["speaker-s0"], processes=Processes("cpu"))
+            table = read_scores(tmp_path / name / "scores.parquet")
+            answers.setdefault(name, []).append(table.posteriors())
+        note = "Fine-tuning does not read"
+        assert not any(line.startswith(note) for line in done.result["notes"])
+    assert (answers["hard"][0] == answers["hard"][1]).all()
+    assert (answers["soft"][0] != answers["hard"][0]).any()
+    assert (answers["soft"][0] != answers["soft"][1]).any()
+
+
+def test_a_tuning_that_diverges_is_named_and_costs_no_other(
+    encoders: Path, manifest: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begun = Tuner._epoch, []
+
+    def epoch_of(self: Tuner, train: Any, epoch: int, weights: Any, progress: Any) -> float:
+        begun.append(self.folder.name)
+        if self.folder.name.startswith("speaker-s1") and epoch == 2:
+            with torch.no_grad():
+                next(self.network.head.parameters()).fill_(float("nan"))
+        return real(self, train, epoch, weights, progress)
+
+    monkeypatch.setattr(Tuner, "_epoch", epoch_of)
+    how = recipe(encoders)
+    work = {"kind": "text", "folds": ["speaker-s1", "speaker-s2"], "processes": Processes("cpu")}
+    with pytest.raises(TrainingError) as caught:
+        finetune(manifest, how, tmp_path, **work)  # type: ignore[arg-type]
+    said = "text speaker-s1-seed0: the training diverged: the loss of epoch 2 is nan; lower finetune.learning_rate"
+    assert str(caught.value).startswith(said)
+    # What is done is scored, and nothing of the other lies about.
+    assert set(read_scores(tmp_path / "scores.parquet").frame["fold"]) == {"speaker-s2"}
+    assert not any((tmp_path / "units/text/speaker-s1-seed0" / name).exists() for name in (CHECKPOINT, BEST))
+    monkeypatch.undo()
+    lower = recipe(encoders, learning_rate=1e-5)
+    finetune(manifest, lower, tmp_path, **work)  # type: ignore[arg-type]
+    assert set(read_scores(tmp_path / "scores.parquet").frame["fold"]) == {"speaker-s1", "speaker-s2"}
+
+
+def test_what_a_killed_command_left_beside_what_is_done_is_removed(
+    encoders: Path, manifest: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its last file and before it removed the checkpoint, which takes more room than all else."""
+    work = {"kind": "text", "folds": ["speaker-s1"], "processes": Processes("cpu")}
+    with monkeypatch.context() as patch:
+        patch.setattr("emofuse.finetune.run.discard", lambda folder: None)
+        finetune(manifest, recipe(encoders, epochs=1), tmp_path, **work)  # type: ignore[arg-type]
+    folder = tmp_path / "units/text/speaker-s1-seed0"
+    assert (folder / CHECKPOINT).exists()
+    before = (folder / "scores.parquet").read_bytes()
+    finetune(manifest, recipe(encoders, epochs=1), tmp_path, **work)  # type: ignore[arg-type]
+    assert {path.name for path in folder.iterdir()} == {"scores.parquet", "unit.json", "validation.parquet"}
+    assert (folder / "scores.parquet").read_bytes() == before
 
 
 def test_bfloat16_is_near(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:

@@ -22,16 +22,22 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import get_cosine_schedule_with_warmup
+from typer.testing import CliRunner
 
 from emofuse.checkpoint import load_checkpoint
-from emofuse.errors import EmofuseError, ManifestError, TrainingError
+from emofuse.cli import app
+from emofuse.corpora import read_corpus
+from emofuse.errors import EmofuseError, EncoderError, ManifestError, SettingsError, TrainingError
 from emofuse.experiment import extract, prepare, run, train
 from emofuse.features.dataset import Dataset
 from emofuse.features.store import View, ViewKey
-from emofuse.manifest import read_manifest
+from emofuse.finetune.run import finetune
+from emofuse.manifest import read_manifest, write_manifest
 from emofuse.models import EmotionModel, InputShape, build_model
+from emofuse.plan import make_plan
 from emofuse.scoring.table import read_scores
 from emofuse.settings import (
+    FinetuneSettings,
     ModelKind,
     ModelSettings,
     ProtocolSettings,
@@ -823,3 +829,117 @@ def test_votes_change_training_and_nothing_else(tmp_path: Path) -> None:
     frame.drop(columns="votes").to_csv(table, index=False)
     with pytest.raises(ManifestError, match=r"train.soft_labels: no utterance has votes for these emotions; set it"):
         run(small, "table", table, tmp_path / "none", jobs=1)
+
+
+# What a folder and a corpus allow
+
+
+def small_recipe(**changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "small",
+        "models": ("speech",),
+        "seeds": (0,),
+        "speech": SpeechSettings(encoder="logmel"),
+        "text": TextSettings(encoder="words"),
+        "model": ModelSettings(width=8, heads=2),
+        "train": Train(epochs=1),
+        "protocol": ProtocolSettings(kind="speakers", folds=2),
+    }
+    return Recipe(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_corpus(tmp_path_factory.mktemp("tiny"), utterances=1)
+
+
+def with_protocol(**changes: Any) -> Recipe:
+    return small_recipe(protocol=ProtocolSettings(kind="speakers", folds=2, **changes))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (with_protocol(merge={"exited": "happy"}), "no utterance is labelled 'exited'"),
+        (with_protocol(labels=("angry", "joy")), "no utterance is labelled 'joy'"),
+        (small_recipe(train=Train(soft_labels=True)), "train.soft_labels: no utterance has votes for these emotions"),
+        (small_recipe(finetune=FinetuneSettings(soft_labels=True)), "no utterance has votes for these emotions"),
+    ],
+)
+def test_what_conflicts_with_the_corpus_is_refused_before_anything_is_computed(
+    chosen: Recipe, message: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: Any, **options: Any) -> Any:
+        raise AssertionError("computed before it was refused")
+
+    for place in ("experiment.load_speech_encoder", "finetune.run.load_trainable_encoder", "finetune.run.listen"):
+        monkeypatch.setattr(f"emofuse.{place}", never)
+    manifest = read_corpus("table", tiny).manifest
+    works: list[Callable[[], Any]] = [lambda: finetune(manifest, chosen, tmp_path / "out", kind="speech")]
+    if not chosen.finetune.soft_labels:
+        works += [
+            lambda: run(chosen, "table", tiny, tmp_path / "out"),
+            lambda: extract(manifest, chosen, tmp_path / "store"),
+            lambda: make_plan(manifest, chosen, jobs=1),
+        ]
+    for work in works:
+        with pytest.raises(EmofuseError, match=message):
+            work()
+
+
+def test_the_command_train_refuses_before_it_encodes(tiny: Path, tmp_path: Path) -> None:
+    prepare("table", tiny, tmp_path / "manifest.parquet")
+    options = ["--manifest", str(tmp_path / "manifest.parquet"), "--store", str(tmp_path / "store"), "--out"]
+    options += [str(tmp_path / "out"), "--speech-encoder", "logmel", "--set", "protocol.kind=split"]
+    done = CliRunner().invoke(app, ["train", "speech", *options], standalone_mode=False)
+    assert "has no session" in str(done.exception)
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "out/manifest.parquet").exists()
+
+
+def test_an_encoder_that_cannot_be_had_is_said_before_the_alignment(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emofuse.experiment.align", lambda *given, **options: pytest.fail("it was aligned before"))
+    chosen = small_recipe(
+        models=("early-word",), speech=SpeechSettings(encoder=str(tmp_path / "absent")), text=TextSettings()
+    )
+    with pytest.raises(EncoderError) as caught:
+        run(chosen, "table", tiny, tmp_path / "out")
+    assert "--speech-encoder builtin:speech --text-encoder builtin:text" in str(caught.value)
+
+
+def test_models_of_an_earlier_recipe_do_not_stay(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(small_recipe(models=("speech", "text", "late")), "table", tiny, out, jobs=1)
+    assert {path.name for path in (out / "models").iterdir()} == {"speech", "text", "late"}
+    (out / "models/mine").mkdir()
+    (out / "models/mine/notes.txt").write_text("of a person")
+    run(small_recipe(models=("text",)), "table", tiny, out, jobs=1)
+    assert {path.name for path in (out / "models").iterdir()} == {"text", "mine"}
+
+
+def test_the_folder_of_another_corpus_is_refused_by_every_command(tiny: Path, tmp_path: Path) -> None:
+    """Tables that people make are all of the corpus `table`, and may share no utterance."""
+    out = tmp_path / "out"
+    ours = read_corpus("table", tiny).manifest
+    write_manifest(ours, out / "manifest.parquet")
+    other = ours.assign(utterance="other-" + ours["utterance"])
+    for manifest, message in (
+        (other, "the folder holds a run on other utterances; choose another --out"),
+        (ours.assign(corpus="ravdess"), "the folder holds a run on table; choose another --out"),
+    ):
+        features = extract(manifest, small_recipe(), tmp_path / "store")
+        for work in (
+            lambda manifest=manifest, features=features: train(manifest, small_recipe(), features, out),
+            lambda manifest=manifest: finetune(manifest, small_recipe(), out, kind="speech"),
+            lambda manifest=manifest: make_plan(manifest, small_recipe(), jobs=1, out=out),
+        ):
+            with pytest.raises(SettingsError, match=message):
+                work()
+    frame = pd.read_csv(tiny)
+    frame["utterance"] = [f"new{number}" for number in range(len(frame))]
+    frame.to_csv(tiny.with_name("other.csv"), index=False)
+    with pytest.raises(SettingsError, match="holds a run on other utterances"):
+        run(small_recipe(), "table", tiny.with_name("other.csv"), out)
+    pd.testing.assert_frame_equal(read_manifest(out / "manifest.parquet"), ours)

@@ -9,9 +9,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from emofuse.errors import ManifestError
+from emofuse.align.run import align_manifest
+from emofuse.errors import ManifestError, SettingsError
+from emofuse.experiment import prepare
 from emofuse.manifest import (
     COLUMNS,
+    check_place,
     make_manifest,
     one_spelling,
     read_manifest,
@@ -160,3 +163,35 @@ def test_settings_may_spell_labels_in_their_own_way() -> None:
     assert set(protocol.labels.values()) == {"Happy", "sad"}
     fractions = vote_shares(manifest, protocol.classes, merge=settings.merge)
     assert fractions["0"] == fractions["1"] == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".xlsx", ".jsonl", ".txt"])
+def test_a_manifest_is_written_as_its_ending_says_or_refused(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"out{ending}"
+    with pytest.raises(ManifestError, match="cannot be written as"):
+        check_place(out)
+    corpus = tmp_path / "t.csv"
+    corpus.write_text("text,label\nhi,sad\n")
+    with pytest.raises(ManifestError, match="cannot be written as"):
+        prepare("table", corpus, out)
+    with pytest.raises(SettingsError, match="cannot be written as"):
+        align_manifest(make_manifest(ROWS, source="rows"), out)
+    assert not out.exists()
+
+
+def test_no_other_file_is_written_over(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "t.csv", tmp_path / "m.parquet"
+    corpus.write_text("utterance,text,label\na,hi,sad\n")
+    prepare("table", corpus, out)
+    prepare("table", corpus, out)
+    before = out.read_bytes()
+    corpus.write_text("utterance,text,label,corpus\nb,hi,sad,mine\n")
+    with pytest.raises(ManifestError, match="the manifest of table"):
+        prepare("table", corpus, out)
+    corpus.write_text("utterance,text,label\nc,hi,sad\n")
+    with pytest.raises(ManifestError, match="other utterances"):
+        prepare("table", corpus, out)
+    assert out.read_bytes() == before
+    pd.DataFrame({"utterance": ["a"], "happy": [1.0]}).to_parquet(out)
+    with pytest.raises(ManifestError, match="no manifest"):
+        prepare("table", corpus, out)

@@ -22,7 +22,16 @@ from emofuse.features.extract import Extracted, cut_notes, extract_speech, extra
 from emofuse.files import write_text
 from emofuse.keep import keep_models
 from emofuse.locks import alone
-from emofuse.manifest import parts, read_manifest, sources_of, text_sources, utterances, vote_shares, write_manifest
+from emofuse.manifest import (
+    check_place,
+    parts,
+    read_manifest,
+    sources_of,
+    text_sources,
+    utterances,
+    vote_shares,
+    write_manifest,
+)
 from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, check_split, classes_of, make_protocol, save_protocol
@@ -103,10 +112,12 @@ def prepare(
     """Read a corpus and write its manifest to the file `out`.
 
     Raises:
-        ManifestError: The corpus is not there or not complete.
+        ManifestError: The corpus is not there or not complete, or `out` is something else than its manifest.
         SettingsError: The corpus has no such option.
     """
+    check_place(out)
     found = read_corpus(corpus, root, partial=partial, columns=columns, options=options, progress=progress)
+    check_place(out, found.manifest)
     write_manifest(found.manifest, out)
     return found
 

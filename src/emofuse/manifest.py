@@ -218,6 +218,40 @@ def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
         part.write_bytes(manifest.to_parquet(None, index=False))
 
 
+def check_place(path: Path, manifest: pd.DataFrame | None = None) -> None:
+    """See that a manifest may be written to a file.
+
+    Args:
+        path: The file.
+        manifest: What is to be written; None where that is not known yet.
+
+    Raises:
+        ManifestError: Its ending is that of another kind of file, or it is there and is something else: no manifest, or
+            that of another corpus.
+    """
+    if path.suffix.lower() not in ("", ".parquet"):
+        raise ManifestError(
+            f"a manifest cannot be written as {path.suffix!r}", where=path, remedy="let its name end in .parquet"
+        )
+    if not path.is_file():
+        return
+    try:
+        before = read_frame(path)[["corpus", "utterance"]]
+    except (ValueError, KeyError) as error:
+        raise ManifestError("this file is no manifest", where=path, remedy="name another file") from error
+    if what := "" if manifest is None else other_corpus(before, manifest):
+        raise ManifestError(f"this is the manifest of {what}", where=path, remedy="name another file, or remove it")
+
+
+def other_corpus(before: pd.DataFrame, manifest: pd.DataFrame) -> str:
+    """What an earlier manifest is of, in words, where it has nothing in common with a new one; else nothing."""
+    corpora = set(before["corpus"].dropna())
+    if corpora and corpora.isdisjoint(manifest["corpus"].dropna()):
+        return ", ".join(sorted(corpora))
+    # Tables that people make are all of one corpus, `table`.
+    return "other utterances" if len(before) and set(before["utterance"]).isdisjoint(manifest["utterance"]) else ""
+
+
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest.
 

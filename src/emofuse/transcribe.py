@@ -21,7 +21,7 @@ from emofuse.encoders.hub import check_id, check_reachable
 from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.files import appended
 from emofuse.locks import alone
-from emofuse.manifest import utterances, write_manifest
+from emofuse.manifest import check_place, utterances, write_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.types import Utterance
 from emofuse.workers import in_processes, process_count
@@ -237,13 +237,14 @@ def transcribe_manifest(
         progress: Told about each sound, as it is read and as it is heard.
 
     Raises:
-        ManifestError: No utterance has a sound.
+        ManifestError: No utterance has a sound, or `out` is something else than a manifest of the corpus.
         SettingsError: Several processes are asked for, and the recogniser is not Sphinx.
     """
     if jobs is not None and jobs > 1 and not isinstance(transcriber, SphinxTranscriber):
         raise SettingsError(
             f"{transcriber.name} hears in one process", where="--jobs", remedy="leave it out, or use --asr sphinx"
         )
+    check_place(out, manifest)
     spoken = [row for row in utterances(manifest[manifest["spoken"].isna()]) if row.audio is not None]
     if not spoken:
         raise ManifestError("no utterance has a sound that says its text", remedy="transcribe another manifest")

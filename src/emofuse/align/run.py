@@ -93,6 +93,12 @@ def align_manifest(
         'there is no sound; align recordings only'
     """
     _check(aligner, model, files)
+    if out is not None and out.suffix.lower() not in ("", ".parquet"):
+        raise SettingsError(
+            f"alignments cannot be written as {out.suffix!r}",
+            where=f"--out {out}",
+            remedy="let its name end in .parquet, and have files written beside it with --write",
+        )
     tasks = list(_tasks(manifest, aligner))
     weights = model_revision(model) if model else None
     marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, weights))}

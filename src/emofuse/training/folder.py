@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from emofuse.errors import SettingsError
+from emofuse.manifest import other_corpus
 from emofuse.parquet import read_frame
 from emofuse.settings import ModelKind
 from emofuse.training.units import read_unit
@@ -58,15 +59,8 @@ def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
         before = read_frame(out / MANIFEST)[["corpus", "utterance"]]
     except (ValueError, KeyError):
         return  # No manifest, or one of another version.
-    corpora = set(before["corpus"].dropna())
-    if corpora and corpora.isdisjoint(manifest["corpus"].dropna()):
-        what = f"the folder holds a run on {', '.join(sorted(corpora))}"
-    # Tables that people make are all of one corpus, `table`.
-    elif len(before) and set(before["utterance"]).isdisjoint(manifest["utterance"]):
-        what = "the folder holds a run on other utterances"
-    else:
-        return
-    raise SettingsError(what, where=out, remedy="choose another --out")
+    if what := other_corpus(before, manifest):
+        raise SettingsError(f"the folder holds a run on {what}", where=out, remedy="choose another --out")
 
 
 def remove_models(folder: Path, *, but: Collection[str]) -> None:

@@ -278,6 +278,28 @@ def test_what_follows_the_sound_is_no_sound(tmp_path: Path, after: bytes, words:
     assert [words in note for note in recording.notes] == ([True] if words else [])  # type: ignore[operator]
 
 
+FORMS = {"a.wav": "RF64", "a.w64": "W64", "a.caf": "CAF", "a.au": "AU", "a.aiff": "AIFF"}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_header_is_held_to_what_the_file_holds(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / name, NOISE, SAMPLING_RATE, format=FORMS[name], subtype="PCM_16")
+    content = (tmp_path / name).read_bytes()
+    assert read_audio(tmp_path / name).notes == ()
+    with pytest.raises(AudioError, match="cut short"):
+        load_audio(write(tmp_path / f"cut-{name}", content[: len(content) * 3 // 5]))
+    longer = read_audio(write(tmp_path / f"longer-{name}", content + b"junk" * 50))
+    assert (len(longer.samples), longer.notes) == (32000, ("200 bytes after the end of the sound were not read",))
+
+
+def test_an_rf64_that_holds_more_than_it_claims_is_read_to_its_end(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", NOISE, SAMPLING_RATE, format="RF64", subtype="PCM_16")
+    content = (tmp_path / "a.wav").read_bytes().replace(struct.pack("<Q", 64000), struct.pack("<Q", 16000))
+    recording = read_audio(write(tmp_path / "b.wav", content))
+    np.testing.assert_allclose(recording.samples, NOISE, atol=1e-4)
+    assert "0.50 s" in recording.notes[0]
+
+
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_a_wav_that_holds_mp3_is_read(tmp_path: Path, rate: int) -> None:
     encode(tmp_path / "a.wav", NOISE.repeat(rate // 16000)[None], codec="libmp3lame", rate=rate)

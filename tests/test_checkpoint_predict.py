@@ -281,6 +281,17 @@ def test_what_is_no_sound_is_refused_as_a_file_would_be(samples: Any, told: str,
         late.predict(samples)
 
 
+def test_what_is_to_be_said_of_a_recording_is_said_of_its_answer(late: Predictor, tmp_path: Path) -> None:
+    sound = tone(1.0, seed=0)
+    soundfile.write(tmp_path / "a.wav", np.stack([sound, -sound], axis=1), 16000, subtype="FLOAT")
+    opposed, plain = late.predict(tmp_path / "a.wav"), late.predict(sound)
+    assert opposed.posteriors == plain.posteriors
+    assert "opposite phase" in opposed.notes[0]
+    assert "0.6 minutes long" in late.predict(np.tile(sound, 33)).notes[0]
+    with pytest.raises(AudioError, match="longer than 5 minutes"):
+        late.predict(np.tile(sound, 301))
+
+
 def test_samples_of_another_rate_are_refused(late: Predictor) -> None:
     with pytest.raises(SettingsError, match="resample them to 16000 Hz"):
         late.predict(np.zeros(8000, np.float32), sampling_rate=8000)

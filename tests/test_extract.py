@@ -220,6 +220,21 @@ def test_a_text_whose_features_are_not_finite_costs_no_other(tmp_path: Path) -> 
     assert list(found.keys) == ["so quiet"]
 
 
+def test_what_is_to_be_said_of_recordings_is_said_in_a_second_run_too(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    sound = tone(0.5, seed=9)
+    soundfile.write(tmp_path / "opposed.wav", np.stack([sound, -sound], axis=1), 16000)
+    soundfile.write(tmp_path / "long.wav", np.tile(sound, 602), 16000)
+    more = with_files(manifest, opposed=tmp_path / "opposed.wav", long=tmp_path / "long.wav")
+    for _ in range(2):
+        done = extract_speech(more, load_speech_encoder(LOGMEL), LOGMEL, store=tmp_path / "store")
+        assert list(done.notes) == ["opposed"]
+        assert "opposite phase" in done.notes["opposed"][0]
+        assert list(done.failed) == ["long"]
+        assert "longer than 5 minutes" in done.failed["long"].what
+    (tmp_path / "store" / extract.NOTES).write_text("[1")
+    assert extract_speech(more, load_speech_encoder(LOGMEL), LOGMEL, store=tmp_path / "store").notes == {}
+
+
 def test_a_second_run_computes_nothing_and_changes_nothing(manifest: pd.DataFrame, tmp_path: Path) -> None:
     first = extract_speech(manifest, load_speech_encoder(LOGMEL), LOGMEL, store=tmp_path)
     before = contents(tmp_path)

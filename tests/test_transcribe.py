@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from emofuse.align.run import align_manifest
 from emofuse.audio import content_key
 from emofuse.cli import app
 from emofuse.corpora import read_corpus
@@ -256,3 +257,28 @@ def test_words_in_silence_are_said_and_kept_apart(tmp_path: Path, again: bool) -
     assert "2 recordings (room, hiss): words were recognised in what is silence" in text
     assert "1 recording (none): no words were recognised" in text
     assert "speech" not in text
+
+
+class Listener(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_what_is_to_be_said_of_recordings_is_said_of_aligned_and_transcribed_ones(
+    manifest: pd.DataFrame, tmp_path: Path
+) -> None:
+    for number in (0, 2):
+        sound = tone(1.0, seed=number)
+        soundfile.write(tmp_path / f"{number}.wav", np.stack([sound, -sound], axis=1), 16000)
+    said = "2 recordings (u0, u2): the 2 channels are of opposite phase and would cancel, so channel 1 was used alone"
+    listener = Listener()
+    transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", progress=listener)
+    assert [note for note in listener.notes if note.endswith(said)]
+    listener = Listener()
+    align_manifest(manifest, tmp_path / "aligned.parquet", jobs=1, progress=listener)
+    assert [note for note in listener.notes if note.endswith(said)]

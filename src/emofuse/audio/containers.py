@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from emofuse.audio.checks import SHORTEST, cut_short, damaged
+from emofuse.audio.headers import Samples, find_samples
 from emofuse.errors import AudioError
 from emofuse.files import stand_in
 
@@ -27,7 +28,6 @@ _FIXED_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
 
 _FLAC_HEAD = b"fLaC\0\0\0\x22"
 _OTHERS = (b"RIFF", b"FORM", b"OggS", b"fLaC", b"ID3", b"TAG", b"APETAGEX", b"PK", b"{", b"<")
-_STREAMED = (0, 0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def survey(path: Path) -> Survey:
         file.seek(tag := _tag_size(file))
         head = file.read(12)
         file.seek(tag)
-        if head[:4] in _RIFF_HEADS and head[8:12] in (b"WAVE", b"AIFF", b"AIFC"):
-            return _survey_riff(file, size)
+        found = find_samples(file)
+        if found is not None:
+            return _survey_chunks(file, found, size)
+        file.seek(tag)
         if head[:4] == b"OggS":
             return _survey_ogg(path, file, size)
         if head[:4] == b"fLaC":
@@ -80,35 +82,24 @@ def _tag_size(file: BinaryIO) -> int:
     return 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
 
 
-def _survey_riff(file: BinaryIO, size: int) -> Survey:
-    order = ">" if file.read(12)[:4] in (b"RIFX", b"FORM") else "<"
-    code, second = 1, 1 << 62
-    while len(header := file.read(8)) == 8:
-        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
-        begin = file.tell()
-        if name == b"fmt ":
-            code, _, _, second = struct.unpack(order + "HHII", file.read(12).ljust(12, b"\0"))
-        if name in (b"data", b"SSND"):
-            break
-        file.seek(begin + length + length % 2)
-    else:
-        return Survey(soundfile=True)
-    if name == b"SSND":
-        second = 1 << 62  # AIFF has no option to read on.
-    fits = code in _SOUNDFILE_TAGS
-    if length in _STREAMED or 0x7FFF0000 <= length <= 0x80000000:
+def _survey_chunks(file: BinaryIO, found: Samples, size: int) -> Survey:
+    """What a header says of a file whose samples it counts."""
+    # Of Wave64 libsndfile reads what follows the samples too.
+    wide = found.chunks is not None and found.chunks.inclusive
+    fits = found.code in _SOUNDFILE_TAGS and not wide
+    if found.length is None:
         return Survey(soundfile=fits)
-    # Not all writers pad an odd length.
-    rest = max(_after_chunks(file, begin + length + pad, size) for pad in {0, length % 2})
+    rest = _after_chunks(file, found, size)
     if size - rest <= 1 or _is_padding(file, rest, size):
         return Survey(soundfile=fits)
     file.seek(rest)
     head = file.read(64)
     odd = head.startswith(_OTHERS) or head.decode("latin-1").isprintable()
-    claimed = rest - begin <= length + 1
-    if claimed and code in _FIXED_TAGS and not odd and size - rest >= SHORTEST * second:
-        seconds = f"{length / second:.2f} s, and the file holds {(size - begin) / second:.2f} s"
-        return Survey(soundfile=False, to_the_end=True, notes=(f"its header says {seconds}, which were all read",))
+    adjoining = rest <= found.end + 1 and found.second > 0 and not wide
+    if adjoining and found.code in _FIXED_TAGS and not odd and size - rest >= SHORTEST * found.second:
+        said, held = found.length / found.second, (size - found.begin) / found.second
+        note = f"its header says {said:.2f} s, and the file holds {held:.2f} s, which were all read"
+        return Survey(soundfile=False, to_the_end=True, notes=(note,))
     return Survey(soundfile=fits, notes=(_unread(size - rest),))
 
 
@@ -116,20 +107,24 @@ def _unread(count: int) -> str:
     return f"{count} bytes after the end of the sound were not read"
 
 
-def _after_chunks(file: BinaryIO, place: int, size: int) -> int:
-    """Where what follows the sound is no longer chunks."""
-    while place + 8 <= size:
+def _after_chunks(file: BinaryIO, found: Samples, size: int) -> int:
+    """Where what follows the samples is no longer chunks."""
+    if found.chunks is None:
+        return found.end
+    # Not all writers pad an odd length.
+    places = []
+    for place in {found.end, found.chunks.after(found.begin, found.end - found.begin)}:
         file.seek(place)
-        name, length = struct.unpack("<4sI", file.read(8))
-        if name in _RIFF_HEADS or not (name.isascii() and name.decode("ascii").isprintable()):
-            return place
-        for one in (length, int.from_bytes(length.to_bytes(4, "little"), "big")):
-            if place + 8 + one <= size:
-                place += 8 + one + one % 2
+        while (chunk := found.chunks.read(file)) is not None:
+            name, length = chunk
+            begin = file.tell()
+            named = name not in _RIFF_HEADS and name.isascii() and name.decode("ascii").isprintable()
+            if not named or not 0 <= length <= size - begin:
                 break
-        else:
-            return place
-    return place
+            place = found.chunks.after(begin, length)
+            file.seek(place)
+        places.append(place)
+    return max(places)
 
 
 def _is_padding(file: BinaryIO, begin: int, end: int) -> bool:
@@ -212,7 +207,7 @@ def _pages(content: mmap.mmap, place: int) -> Iterator[_Page]:
 def promised_end(file: BinaryIO, size: int) -> int:
     r"""Byte at which a file of `size` bytes should end by its own headers; 0 where they do not say.
 
-    Read are RIFF and AIFF, MP4, Matroska and WebM, Ogg, and MP3 with a Xing header.
+    Read are WAV, AIFF, Wave64, CAF and AU, MP4, Matroska and WebM, Ogg, and MP3 with a Xing header.
 
     Example:
         >>> import io
@@ -222,7 +217,7 @@ def promised_end(file: BinaryIO, size: int) -> int:
     """
     head = file.read(12)
     readers: tuple[tuple[bool, Callable[[BinaryIO, int], int]], ...] = (
-        (head[:4] in _RIFF_HEADS, _riff_end),
+        (head[:4] in (*_RIFF_HEADS, b"riff", b"caff", b".snd"), _samples_end),
         (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"), _mp4_end),
         (head[:4] == b"\x1aE\xdf\xa3", _matroska_end),
         (head[:4] == b"OggS", _ogg_end),
@@ -235,23 +230,9 @@ def promised_end(file: BinaryIO, size: int) -> int:
     return 0
 
 
-def _riff_end(file: BinaryIO, size: int) -> int:
-    order = ">" if file.read(12)[:4] in (b"RIFX", b"FORM") else "<"
-    large = 0
-    while len(header := file.read(8)) == 8:
-        name, length = header[:4], struct.unpack(order + "I", header[4:])[0]
-        if name == b"ds64":
-            sizes = file.read(length)
-            large = struct.unpack_from("<Q", sizes, 8)[0] if len(sizes) >= 16 else 0
-            continue
-        if name in (b"data", b"SSND"):
-            if large and length == 0xFFFFFFFF:
-                return file.tell() + int(large)
-            # Writers to a pipe cannot know the length: they state 0 or the largest number (sox and arecord: half that).
-            streamed = length in _STREAMED or 0x7FFF0000 <= length <= 0x80000000
-            return 0 if streamed else file.tell() + int(length)
-        file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
+def _samples_end(file: BinaryIO, size: int) -> int:
+    found = find_samples(file)
+    return 0 if found is None else found.end
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:

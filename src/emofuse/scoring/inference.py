@@ -206,8 +206,8 @@ def _additive(labels: Numbers, answers: Array, seed: Numbers) -> Mapping[str, _A
 
 
 def _numbers(scores: Scores, column: str) -> Numbers:
-    """The number of each row's value, in the order of the values."""
-    return np.asarray(pd.factorize(scores.frame[column], sort=True)[0], dtype=np.int64)
+    """The number of each row's value, in the order of rows."""
+    return np.asarray(pd.factorize(scores.frame[column])[0], dtype=np.int64)
 
 
 def _sums(values: Array, clusters: Numbers) -> Array:
@@ -221,8 +221,8 @@ def _interval(value: float, influence: Array, weight: Array, *, alone: Array) ->
         value: The metric.
         influence: By cluster.
         weight: By cluster.
-        alone: Influence by row. No interval is narrower than that of rows that are independent: a few clusters may be
-            alike by chance.
+        alone: Influence by row. Where clusters are very few, and so may be alike by chance, no interval is narrower
+            than that of rows that are independent.
     """
     from scipy.special import expit, logit, ndtri, stdtrit
 
@@ -235,7 +235,9 @@ def _interval(value: float, influence: Array, weight: Array, *, alone: Array) ->
     error = np.sqrt((count - 1) / count * np.sum((influence / (1 - weight)) ** 2))
     # Clusters of unequal size count like fewer of equal size.
     freedom = max(1.0, 1 / float(np.sum(weight**2)) - 1)
-    half = max(stdtrit(freedom, 1 - LEVEL / 2) * error, ndtri(1 - LEVEL / 2) * np.sqrt(np.sum(alone**2)))
+    half = stdtrit(freedom, 1 - LEVEL / 2) * error
+    if count < FEWEST:
+        half = max(half, ndtri(1 - LEVEL / 2) * np.sqrt(np.sum(alone**2)))
     half /= value * (1 - value)
     low, high = expit(logit(value) - half), expit(logit(value) + half)
     return Estimate(value, min(value, float(low)), max(value, float(high)))

@@ -75,10 +75,10 @@ class Scores:
             return self.by
         known = (
             name
-            for name in CLUSTERS
+            for name in CLUSTERS[:-1]
             if name in self.frame.columns and self.frame[name].notna().all() and self.frame[name].nunique() > 1
         )
-        return next(known, "utterance")
+        return next(known, CLUSTERS[-1])
 
     def of(self, model: str) -> Scores:
         """The rows of one model.

@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import yaml
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError, ManifestError, OutputError, ScoresError, SettingsError
 from emofuse.manifest import make_manifest, write_manifest
 from emofuse.report import plots, results_table, write_report
 from emofuse.report.mistakes import LONGEST, worst_mistakes
+from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
 from emofuse.report.plots import Plot
 from emofuse.report.tables import TITLES, comparisons, one_line, percent
@@ -621,6 +623,125 @@ def test_a_figure_that_is_no_number_is_refused_by_its_name(name: str, tmp_path: 
     result["comparisons"] = [{"first": "late", "second": "speech", "ua": {**gap(0.02, 0.5), name: float("nan")}}]
     with pytest.raises(ScoresError, match=rf"comparisons\.0\.ua\.{name}"):
         paper_table(result, style="markdown")
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[x](http://evil.example)",
+    "![x](http://evil.example/a.png)",
+    "http://evil.example www.evil.example",
+    "a|b*c*_d_`e`",
+    "x\n\n# Injected heading\n\n- list",
+    "# heading",
+    "1. list",
+    "$\\frac{1}$ \\input{/etc/passwd} % ^ ~ & #",
+    "[2] * {x}",
+    "]] <!-- --> &amp; \x1b[2J",
+)
+"""Names that would be markup in some output, each of which is shown as what it is."""
+
+
+def hostile_result(run: Path) -> dict[str, Any]:
+    """A result in which every name and word is hostile."""
+    result = make_run(run, models=("speech", "late"))
+    classes = list(HOSTILE[:3])
+    for number, entry in enumerate(result["models"].values()):
+        entry["classes"], entry["recall"] = classes, dict.fromkeys(classes, 0.5)
+        entry["cluster"] = HOSTILE[number]
+    text = " ".join(HOSTILE)
+    result |= {"name": text, "corpus": text, "corpus_notes": list(HOSTILE), "notes": list(HOSTILE), "command": text}
+    result["text_sources"] = dict.fromkeys(HOSTILE, 1)
+    result["protocol"] |= {"classes": classes, "labels": list(HOSTILE), "merge": {text: text}, "fingerprint": text}
+    encoder = {"name": text, "revision": text, "licence": text, "exposure": list(HOSTILE), "family": text}
+    result["encoders"] = {"speech": {**result["encoders"]["speech"], **encoder}}
+    result["models"] |= dict.fromkeys(HOSTILE, result["models"]["speech"])
+    result["comparisons"] += [{**result["comparisons"][0], "first": name} for name in HOSTILE]
+    result["skipped"] = [{"utterance": name, "reason": name} for name in HOSTILE]
+    return result
+
+
+class Markup(HTMLParser):
+    """Every tag, with the names of its attributes, and every link."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found |= {tag, *(f"{tag} {name}" for name, _ in attrs)}
+
+
+def markdown_writers(run: Path) -> dict[str, str]:
+    from emofuse.distill.card import write_card
+    from emofuse.settings import TrainSettings
+
+    result = hostile_result(run)
+    folder = run / "student"
+    folder.mkdir()
+    text = " ".join(HOSTILE)
+    write_card(folder, title=text, licence="MIT", heard=HOSTILE, facts={}, settings=TrainSettings(), command=text)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
+    assert set(header) == {"license", "datasets", "library_name"}
+    return {
+        "paper table": paper_table(result, style="markdown"),
+        "results table": results_table(result, style="markdown"),
+        "model card": model_card("speech", result),
+        "student card": card.split("\n---\n", 1)[1],
+    }
+
+
+def test_no_name_is_markup_in_markdown(tmp_path: Path) -> None:
+    from markdown_it import MarkdownIt
+
+    render = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render
+    for writer, source in markdown_writers(tmp_path).items():
+        plain = {"table", "thead", "tbody", "tr", "th", "td", "th style", "td style", "p", "h1", "h2", "ul", "li"}
+        plain |= {"strong", "code", "code class", "pre"}
+        page = render(source)
+        assert Markup(page).found <= plain, writer
+        assert "Injected heading</h1>" not in page.replace(HOSTILE[6].replace("\n", " "), "")
+        # GitHub makes links of bare addresses, unless they are broken or code.
+        outside = re.sub(r"(`+).*?\1", "", source, flags=re.DOTALL)
+        assert not re.search(r"https?://evil|www\.evil", outside), writer
+        assert "\x1b" not in source
+
+
+def test_no_name_is_markup_in_html(tmp_path: Path) -> None:
+    result = hostile_result(tmp_path)
+    allowed = {"table", "thead", "tbody", "tfoot", "tr", "th", "td", "td colspan"}
+    assert Markup(paper_table(result, style="html")).found <= allowed
+    ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
+
+
+def test_no_name_is_a_command_in_latex(tmp_path: Path) -> None:
+    result = hostile_result(tmp_path)
+    for table in (paper_table(result, style="latex"), results_table(result, style="latex")):
+        commands = set(re.findall(r"\\([A-Za-z]+)", table))
+        known = {"begin", "end", "toprule", "midrule", "bottomrule", "multicolumn", "footnotesize"}
+        assert commands <= known | {
+            f"text{name}" for name in ("backslash", "asciitilde", "asciicircum", "less", "greater")
+        }
+        body = table.split("\n", 1)[1]  # Without the comment that begins it.
+        bare = re.sub(r"\\[A-Za-z]+|\\\\|\\[&%$#_{}]", "", body)
+        assert not re.search(r"[%$#_^~<>]", bare)
+        assert bare.count("{") == bare.count("}")
+        assert not [line for line in body.splitlines() if line.lstrip().startswith(("[", "*"))]
+        lines = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+        assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
+
+
+def test_no_name_is_markup_on_the_page(run: Path, tmp_path: Path) -> None:
+    before = Markup((run / "report.html").read_text(encoding="utf-8")).found
+    result = hostile_result(tmp_path)
+    frame = read_scores(tmp_path / "scores.parquet").frame
+    names = dict(zip(CLASSES, HOSTILE[:3], strict=True))
+    frame = frame.rename(columns=names).assign(label=frame["label"].map(names), speaker=HOSTILE[1], fold=HOSTILE[2])
+    scores = rewrite(tmp_path, frame)
+    save(tmp_path, {**result, "models": evaluate(scores), "layer_weights": {}, "comparisons": result["comparisons"]})
+    assert Markup(write_report(tmp_path).read_text(encoding="utf-8")).found <= before
 
 
 def test_control_characters_become_spaces() -> None:

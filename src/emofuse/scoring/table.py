@@ -143,7 +143,9 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
     texts = [*NAMES, *([by] if by is not None and by not in NAMES else [])]
     labels = {key(str(name)) for name in frame["label"].dropna().unique()}
     classes = tuple(
-        name for name in frame.columns if name not in texts and (key(name) in labels or _holds_posteriors(frame[name]))
+        name
+        for name in frame.columns
+        if name and name not in texts and (key(name) in labels or _holds_posteriors(frame[name]))
     )
     if len(classes) < 2:
         raise ScoresError(
@@ -212,7 +214,8 @@ def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tupl
         spelling, notes = {text: tidy(text) for text in texts[known].unique()}, []
     if all(text == right for text, right in spelling.items()):
         return texts, notes
-    return texts.map(spelling).where(known, None), notes
+    texts = texts.map(spelling)
+    return texts.where(known & (texts != ""), None), notes
 
 
 def _holds_posteriors(column: pd.Series[Any]) -> bool:
@@ -270,6 +273,10 @@ def read_scores(path: Path, *, by: str | None = None) -> Scores:
         raise ScoresError("no such score table", where=path, remedy="check the path")
     try:
         frame = read_frame(path) if path.suffix.lower() == ".parquet" else _read_text(path, by)
+    except pd.errors.ParserWarning as error:
+        raise ScoresError(
+            "rows have more cells than the header", where=path, remedy="put cells that hold the separator into quotes"
+        ) from error
     except UnicodeDecodeError as error:
         raise ScoresError(
             "this cannot be read as a table (it is not UTF-8 text)", where=path, remedy="save it as UTF-8 or Parquet"

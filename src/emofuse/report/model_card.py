@@ -29,7 +29,8 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in result["sources"] if name in CORPORA),
         *([_joined_from(kind, result)] if kind in PARTS else []),
         *(encoder_line(stream, one) for stream, one in result["encoders"].items() if stream in streams_of(kind)),
-        f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, fingerprint {code_span(protocol['fingerprint'])}",
+        f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, "
+        f"fingerprint {code_span(protocol['fingerprint'])}",
         "",
         "## How good it is",
         "",

@@ -297,8 +297,12 @@ def test_a_model_that_reads_segments_predicts_as_it_was_scored(kind: Any, tmp_pa
         expected = [model(**material.dataset(kind, [name], None).batch([0]).inputs).softmax(-1)[0] for name in names]
     for name, posterior in zip(names, expected, strict=True):
         row = manifest.set_index("utterance").loc[name]
-        found = predictor.predict(row["audio"], text=row["text"], alignment=alignments.get(name))
+        none = Alignment(utterance=name, tiers={}, source="test")
+        found = predictor.predict(row["audio"], text=row["text"], alignment=alignments.get(name, none))
         assert list(found.posteriors.values()) == pytest.approx(posterior.tolist(), abs=1e-5)
+        if kind != "concat":
+            with pytest.raises(AlignmentError, match="trained with boundaries from test files, which cannot be made"):
+                predictor.predict(row["audio"], text=row["text"])
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,8 @@ def show_json(value: Any) -> None:
 
 
 def _write(text: str) -> None:
-    typer.echo(text, nl=False)
+    OUT.file.write(text)
+    OUT.file.flush()
 
 
 def _show_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, last_is_total: bool = False) -> None:

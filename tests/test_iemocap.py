@@ -17,11 +17,13 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from emofuse.align.readers import read_iemocap
+from emofuse.align.shipped import read_shipped
 from emofuse.cli import app
 from emofuse.corpora import CORPORA, Corpus, read_corpus
 from emofuse.corpora.iemocap import read
 from emofuse.errors import AudioError, ManifestError, SettingsError
-from emofuse.manifest import read_manifest
+from emofuse.manifest import read_manifest, utterances
 from emofuse.protocols import make_protocol
 from emofuse.settings import ProtocolSettings
 from emofuse.testing import miniature_iemocap
@@ -506,3 +508,23 @@ def test_the_miniature_has_every_mark_of_an_alignment(root: Path) -> None:
     found = "\n".join(path.read_text() for path in root.glob("Session1/sentences/ForcedAlignment/*/*"))
     for mark in ("<s>", "</s>", "<sil>", " SIL", "++NOISE++", "THE(2)"):
         assert mark in found
+
+
+@pytest.mark.parametrize(
+    ("content", "frames"),
+    [("start = (SFrm + 2) / 100", 2), ("End time: (EFrm+1.5)*0.01 s", 1.5), ("ask us", None), (None, None)],
+)
+def test_the_offset_of_frames_is_settled_by_the_documentation_or_said(
+    root: Path, content: str | None, frames: float | None
+) -> None:
+    if content is not None:
+        (root / "Documentation").mkdir()
+        (root / "Documentation" / "timeinfo.txt").write_text(content)
+    corpus = get(root)
+    assert any("timeinfo.txt" in note and "counted from 0" in note for note in corpus.notes) == (frames is None)
+    one = next(row for row in utterances(corpus.manifest))
+    assert one.audio is not None
+    plain = read_iemocap(one.audio.parents[2] / "ForcedAlignment" / one.audio.parent.name / one.audio.stem)
+    duration = float(corpus.manifest.loc[0, "duration"])
+    moved = read_shipped(one, corpus="iemocap", duration=duration)
+    assert moved["word"][0].start == pytest.approx(plain["word"][0].start + (frames or 0) / 100)

@@ -20,13 +20,14 @@ _UNKNOWN = "spn"  # The one phone of a word that the Montreal Forced Aligner doe
 _ENDINGS: Mapping[Tier, str] = {"word": ".wdseg", "syllable": ".syseg", "phone": ".phseg"}
 
 
-def read_iemocap(stem: Path) -> dict[Tier, tuple[Segment, ...]]:
+def read_iemocap(stem: Path, *, offset: float = 0.0) -> dict[Tier, tuple[Segment, ...]]:
     """Read the three alignment files of an utterance of IEMOCAP; noises and pauses are left out.
 
     Tiers whose file is absent or damaged are left out, but syllables are made from words and phones then.
 
     Args:
         stem: Path without the ending, such as `Session1/sentences/ForcedAlignment/Ses01F_impro01/Ses01F_impro01_F000`.
+        offset: Frames to add, as `emofuse.corpora.iemocap.frame_offset` has it.
 
     Raises:
         AlignmentError: All files are absent or damaged.
@@ -37,7 +38,7 @@ def read_iemocap(stem: Path) -> dict[Tier, tuple[Segment, ...]]:
         path = stem.with_name(stem.name + ending)
         if path.exists():
             try:
-                found[tier] = _read_frames(path, tier)
+                found[tier] = _moved(_read_frames(path, tier), offset * _FRAME)
             except AlignmentError as error:
                 damage = damage or error
     if not found:
@@ -47,6 +48,15 @@ def read_iemocap(stem: Path) -> dict[Tier, tuple[Segment, ...]]:
             remedy="a few utterances have none; if others lack them too, copy the corpus again",
         )
     return with_syllables(found)
+
+
+def _moved(segments: tuple[Segment, ...], seconds: float) -> tuple[Segment, ...]:
+    if not seconds:
+        return segments
+    return tuple(
+        Segment(start=round(one.start + seconds, 4), end=round(one.end + seconds, 4), label=one.label)
+        for one in segments
+    )
 
 
 def _read_frames(path: Path, tier: Tier) -> tuple[Segment, ...]:

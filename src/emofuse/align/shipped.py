@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from emofuse.align.fit import SHORTER, check_length, is_shorter
 from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
 from emofuse.align.textgrid import NAMES, Grid, read_grid
 from emofuse.audio import audio_duration
+from emofuse.corpora.iemocap import frame_offset
 from emofuse.errors import AlignmentError
 from emofuse.names import tidy
 from emofuse.types import Segment, Tier, Utterance
@@ -23,7 +25,13 @@ def _iemocap(sound: Path, duration: float) -> Tiers:
     # Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
     if len(sound.parents) < 3:
         raise AlignmentError("this is not a place in IEMOCAP", where=sound, remedy="prepare the corpus anew")
-    return read_iemocap(sound.parents[2] / "ForcedAlignment" / sound.parent.name / sound.stem)
+    offset = _offset(sound.parents[4]) if len(sound.parents) > 4 else 0.0
+    return read_iemocap(sound.parents[2] / "ForcedAlignment" / sound.parent.name / sound.stem, offset=offset)
+
+
+@lru_cache
+def _offset(folder: Path) -> float:
+    return frame_offset(folder) or 0.0
 
 
 def _emodb(sound: Path, duration: float) -> Tiers:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emofuse.corpora.card import NONE, CorpusCard, Listing, Row, listed
-from emofuse.corpora.sources import AGAIN, first_of_each, no_sound, number, read_lines, recordings, row_error
+from emofuse.corpora.sources import AGAIN, first_of_each, no_sound, number, read_lines, read_text, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
 # What the utterance's line calls the consensus of the annotators; `xxx` is none.
@@ -68,6 +68,8 @@ _RATING = re.compile(r"A-(\w+):\s*val\s*(.*?);\s*act\s*(.*?);\s*dom\s*(.*?);")
 _WORDS = re.compile(r"(Ses\w+)\s*\[.*?\]\s*:\s*(.*)")
 _EXAMPLE = 40  # Signs of a line that a note shows.
 _ALIGNMENTS = (".wdseg", ".syseg", ".phseg")
+_TIMEINFO = Path("Documentation", "timeinfo.txt")
+_OFFSET = re.compile(r"\+\s*(\d{1,2}(?:\.\d+)?)\s*\)\s*(?:/\s*100\b|\*\s*0?\.01\b)")
 
 
 def _counts(labels: Sequence[str], merged: Mapping[str, str]) -> dict[str, dict[str, int]]:
@@ -131,6 +133,27 @@ def read(root: Path, *, labels: str = "four", part: str = "all", votes: str = "o
         skipped=tuple(reading.errors),
         card=_expected(labels, part),
     )
+
+
+def frame_offset(folder: Path) -> float | None:
+    r"""Frames to add to those of IEMOCAP's alignments, as the corpus's `Documentation/timeinfo.txt` has it.
+
+    Returns:
+        The number in a formula such as `(SFrm + 2) / 100`; None where the file is absent or holds none.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "Documentation").mkdir()
+        >>> _ = (folder / "Documentation" / "timeinfo.txt").write_text("Start time in seconds = (SFrm + 2)/100\n")
+        >>> frame_offset(folder), frame_offset(folder / "other")
+        (2.0, None)
+    """
+    try:
+        found = {float(match[1]) for match in _OFFSET.finditer(read_text(folder / _TIMEINFO))}
+    except ManifestError:
+        return None
+    return found.pop() if len(found) == 1 else None
 
 
 def _expected(labels: str, part: str) -> CorpusCard:
@@ -260,6 +283,12 @@ class _Reading:
             )
         if self.wordless:
             yield f"{len(self.wordless)} of {len(self.rows)} utterances have no transcript, as {self.wordless[0]}"
+        if len(self.unaligned) < len(self.rows) and frame_offset(self.folder) is None:
+            why = "says nothing that is understood" if (self.folder / _TIMEINFO).exists() else "is absent"
+            yield (
+                f"{_TIMEINFO} {why}, so frames of the shipped alignments are counted from 0: boundaries may be "
+                "hundredths of a second off"
+            )
         if self.unaligned:
             yield (
                 f"{len(self.unaligned)} of {len(self.rows)} utterances lack one of the alignments that are shipped "

@@ -106,7 +106,7 @@ def find_samples(file: BinaryIO) -> Samples | None:
             if length == 0xFFFFFFFF and large:
                 length = large
             return Samples(chunks, begin, None if _is_open(length) else length, code, second)
-        if not 0 <= length < 1 << 62:
+        if not 0 <= length < 1 << 48:
             return None
         file.seek(chunks.after(begin, length))
     return None

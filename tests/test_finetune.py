@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -772,12 +773,16 @@ def test_a_bad_recording_is_left_out(encoders: Path, corpus: Path, tmp_path: Pat
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"RIFF")
     table.loc[0, "audio"] = str(bad)
+    samples = load_audio(table.loc[1, "audio"])
+    soundfile.write(tmp_path / "opposed.wav", np.stack([samples, -samples], axis=1), 16000)
+    table.loc[1, "audio"] = str(tmp_path / "opposed.wav")
     outcome = finetune(
         table, recipe(encoders, epochs=1), tmp_path / "run", kind="speech", folds=["speaker-s1"],
         processes=Processes("cpu"),
     )  # fmt: skip
     assert list(outcome.skipped) == [table["utterance"].iloc[0]]
     assert outcome.result["protocol"]["utterances"] == len(table) - 1
+    assert f"1 recording ({table['utterance'].iloc[1]}): the 2 channels are of opposite" in str(outcome.result["notes"])
 
 
 def complaint(manifest: pd.DataFrame, how: Recipe, out: Path, **options: Any) -> EmofuseError:

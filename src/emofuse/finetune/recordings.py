@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emofuse.audio import LONGEST_UTTERANCE, content_key, load_audio
+from emofuse.audio import LONGEST_UTTERANCE, Recording, content_key, read_audio
 from emofuse.errors import AudioError
 from emofuse.finetune.processes import Processes
 from emofuse.progress import Progress, Silent, track
@@ -35,6 +35,7 @@ class Recordings:
         keys: What each is, as a hash of its sound, or its text.
         failed: Utterances whose sound cannot be used, and why.
         streams: What is read of them.
+        notes: What the reader should know of some, for the process that writes the report.
     """
 
     rows: Mapping[str, Utterance]
@@ -42,6 +43,7 @@ class Recordings:
     keys: Mapping[str, str]
     failed: Mapping[str, AudioError]
     streams: tuple[str, ...]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def load(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """Clips and texts of some utterances."""
@@ -74,16 +76,19 @@ def listen(
         )
     samples = torch.zeros(len(rows), dtype=torch.int64)
     letters = torch.zeros(len(rows), KEY, dtype=torch.int32)
+    noted = torch.zeros(len(rows), dtype=torch.int32)
     own = range(processes.number, len(rows), processes.count)
     with ThreadPoolExecutor(DECODERS) as decoders:
         heard = decoders.map(lambda place: _listen_to(rows[place]), own)
-        for place, (count, key) in track(zip(own, heard, strict=True), LABEL, total=len(own), progress=progress):
+        for place, (count, key, notes) in track(zip(own, heard, strict=True), LABEL, total=len(own), progress=progress):
             samples[place] = count
+            noted[place] = len(notes)
             letters[place, : len(key)] = torch.tensor(list(key.encode()), dtype=torch.int32)
     counts = dict(zip((row.utterance for row in rows), processes.total(samples).tolist(), strict=True))
     codes = processes.total(letters).tolist()
     # A process knows only why its own recordings failed, and all of them need to know.
     failed = {row.utterance: _failure(row) for row in rows if not counts[row.utterance]}
+    marked = [row for row, count in zip(rows, processes.total(noted).tolist(), strict=True) if count]
     texts = {row.utterance: row.text or "" if "text" in streams else "" for row in rows}
     return Recordings(
         rows={row.utterance: row for row in rows if row.utterance not in failed},
@@ -93,19 +98,25 @@ def listen(
         },
         failed=failed,
         streams=tuple(streams),
+        notes={row.utterance: _listen_to(row)[2] for row in marked} if processes.main else {},
     )
 
 
+def _recording(row: Utterance) -> Recording:
+    return read_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
+
+
 def _clip(row: Utterance) -> NDArray[np.float32]:
-    return load_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
+    return _recording(row).samples
 
 
-def _listen_to(row: Utterance) -> tuple[int, str]:
-    """Samples and content key of a recording; none and nothing where it cannot be used."""
+def _listen_to(row: Utterance) -> tuple[int, str, tuple[str, ...]]:
+    """Samples and content key of a recording, and notes on it; none and nothing where it cannot be used."""
     try:
-        return len(_clip(row)), content_key(row.audio or "", start=row.start, end=row.end)
+        recording = _recording(row)
+        return len(recording.samples), content_key(row.audio or "", start=row.start, end=row.end), recording.notes
     except AudioError:
-        return 0, ""
+        return 0, "", ()
 
 
 def _failure(row: Utterance) -> AudioError:

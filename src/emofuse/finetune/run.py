@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from emofuse.audio.notes import count_notes
 from emofuse.checkpoint import Checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
@@ -159,7 +160,11 @@ def finetune(
     result: dict[str, Any] = {}
     if processes.main:
         unread = given_unread(recipe, "finetune")
-        notes = [*notes, *([f"Fine-tuning does not read {', '.join(unread)} of the recipe."] if unread else [])]
+        notes = [
+            *notes,
+            *count_notes(recordings.notes),
+            *([f"Fine-tuning does not read {', '.join(unread)} of the recipe."] if unread else []),
+        ]
         result = _gather(job, protocol, usable, out, notes=notes, skipped=left_out)
     refuse_diverged(diverged)
     return Outcome(out=out, result=result, skipped=left_out)

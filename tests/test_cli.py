@@ -490,7 +490,7 @@ def test_doctor_looks_at_the_installation(tmp_path: Path, emo: Command) -> None:
     for name in ("Python", "torch", "transformers", "sound files", "disk", "demo voices"):
         assert name in done.stdout
     assert f"{sys.version_info.major}.{sys.version_info.minor}." in done.stdout
-    assert done.returncode == int("│ mend" in done.stdout)
+    assert done.returncode == int("│ fix" in done.stdout)
 
 
 def test_doctor_shows_commands_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

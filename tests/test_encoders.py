@@ -498,3 +498,12 @@ def test_ids_are_read_from_the_hub_s_cache(tmp_path: Path) -> None:
     assert "cannot be reached" in without_preprocessor
     assert licence == "Apache-2.0"
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["logmle", "wav2vec", "speech", "two words", "a/b/c", ""])
+def test_no_hub_is_asked_for_what_cannot_be_an_id(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
+    with pytest.raises(EncoderError):
+        load_speech_encoder(SpeechSettings(encoder=name))

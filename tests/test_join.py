@@ -258,7 +258,7 @@ def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="'deepspeech' is no recogniser; use one of whisper, sphinx, none"):
         load_transcriber("deepspeech")
     monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
-    with pytest.raises(EncoderError, match=r"faster-whisper is not installed; run pip install \"emofuse\[asr\]\""):
+    with pytest.raises(EncoderError, match=r"faster-whisper is not installed; run pip install faster-whisper"):
         load_transcriber("whisper")
 
 

@@ -369,3 +369,31 @@ def test_coverage_is_that_of_the_manifest_not_of_the_table(tmp_path: Path) -> No
     assert [len(names) for names in found.problems.values()] == [len(manifest) - 1]
     with pytest.raises(AlignmentError, match="no utterance of the manifest"):
         extract(manifest, recipe, tmp_path / "store", alignments={"elsewhere": one})
+
+
+def test_a_kept_model_records_who_aligned_its_training(multi_level: tuple[Path, Any]) -> None:
+    folder, outcome = multi_level
+    counts = outcome.result["alignment"]["sources"]
+    assert set(counts) == {"sphinx"}
+    for kind in ("early-joint", "multi-level"):
+        assert load_checkpoint(folder / "run" / "models" / kind).alignment == counts
+
+
+def test_a_run_takes_alignments_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
+    names = list(read_corpus("table", corpus).manifest["utterance"])
+    word = Segment(start=0.05, end=0.2, label="x")
+    given_ = {name: Alignment(utterance=name, tiers={"word": (word,)}, source="mfa") for name in names}
+    recipe = Recipe(
+        name="given", models=("early-word",), seeds=(0,), text=TextSettings(encoder="words", max_tokens=4),
+        speech=SpeechSettings(encoder="logmel"), model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=1),
+        protocol=ProtocolSettings(kind="speakers", folds=2, validation_groups=1),
+    )  # fmt: skip
+    monkeypatch.setattr(experiment, "align", lambda *_, **__: pytest.fail("it must not align"))
+    outcome = run(recipe, "table", corpus, tmp_path / "run", alignments=given_, jobs=1)
+    assert outcome.result["alignment"]["sources"] == {"mfa": len(names)}
+    assert load_checkpoint(tmp_path / "run" / "models" / "early-word").alignment == {"mfa": len(names)}
+    assert any("longer than the 4 tokens that are read" in note for note in outcome.result["notes"])
+    with pytest.raises(AlignmentError, match="no utterance of the manifest"):
+        run(recipe, "table", corpus, tmp_path / "other", alignments={"x": given_[names[0]]}, jobs=1)
+    assert not (tmp_path / "other" / "features").exists()

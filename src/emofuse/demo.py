@@ -181,7 +181,7 @@ def _load_synthesiser() -> Any:
         raise EmofuseError(
             f"the speech synthesiser cannot be imported ({error})",
             where="demo corpus",
-            remedy='install it with pip install "emofuse[demo]"',
+            remedy="run pip install hibari-tts==0.2.1",
         ) from error
 
 

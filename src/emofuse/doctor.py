@@ -56,7 +56,8 @@ def examine() -> list[Check]:
 def _try(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
-    except (ImportError, OSError, RuntimeError) as error:
+    # Whatever a broken package raises.
+    except Exception as error:
         return Check(name, False, f"{error}; install emofuse again in a fresh environment")
 
 
@@ -85,11 +86,13 @@ def _torchaudio() -> Check:
         return Check("torchaudio", None, "absent, which is fine: emofuse does not use it")
     try:
         importlib.import_module("torchaudio")
-    except (ImportError, OSError):
+    except Exception:
         return Check("torchaudio", False, "installed but broken, and transformers trips over it: uninstall it")
     return Check("torchaudio", None, "present; emofuse does not use it")
 
 
 def _demo() -> Check:
     present = importlib.util.find_spec("hibari") is not None
-    return Check("demo voices", None, "installed" if present else 'absent; pip install "emofuse[demo]" to run the demo')
+    return Check(
+        "demo voices", None, "installed" if present else "absent; pip install hibari-tts==0.2.1 to run the demo"
+    )

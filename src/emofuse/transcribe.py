@@ -104,7 +104,7 @@ class WhisperTranscriber:
             from faster_whisper import WhisperModel, available_models
         except ImportError as error:
             raise EncoderError(
-                "faster-whisper is not installed", where="--asr whisper", remedy='run pip install "emofuse[asr]"'
+                "faster-whisper is not installed", where="--asr whisper", remedy="run pip install faster-whisper"
             ) from error
         # What is at hand is taken without asking the Hub.
         for ask in (False,) if local or Path(model).is_dir() else (False, True):

@@ -25,6 +25,7 @@ from emofuse.errors import CheckpointError, SettingsError
 from emofuse.experiment import extract, train
 from emofuse.models import JoinedModel
 from emofuse.report.model_card import model_card
+from emofuse.report.paper_table import paper_table
 from emofuse.scoring.fuse import Joining
 from emofuse.scoring.table import Scores, make_scores
 from emofuse.settings import (
@@ -125,6 +126,12 @@ def test_a_joined_model_answers_with_the_mean_of_its_parts(kind: str, name: str,
     answers = {part: list(made.asked(made.model(part), name).values()) for part in PARTS[kind]}
     assert list(made.asked(made.model(kind), name).values()) == pytest.approx(mean(made, kind, answers), abs=1e-6)
     assert len({tuple(np.round(one, 6)) for one in answers.values()}) == len(answers), "the parts read other inputs"
+
+
+def test_controls_can_be_left_out(made: Made) -> None:
+    assert made.result["controls"] == {}
+    assert not any(" x " in model for model in made.result["models"])
+    assert "its control" not in paper_table(made.result, style="markdown")
 
 
 def test_it_is_joined_as_the_run_chose(made: Made) -> None:

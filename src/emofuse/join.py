@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.report.model_card import encoder_line
 from emofuse.scoring.calibrate import cooled, fit_temperature
-from emofuse.scoring.fuse import Joining
+from emofuse.scoring.fuse import Joining, cross_fits
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.table import Scores, read_scores
 from emofuse.training.folder import MANIFEST
@@ -58,7 +57,7 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
                 f"model.{name} is {ours} for speech and {theirs} for text", where=text_run, remedy="train both with one"
             )
     answers = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
-    temperatures = tuple(round(fit_temperature(*answers[stream]), 4) for stream in ("speech", "text"))
+    temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in answers.values())
     how = Joining(speech.recipe.model.late_rule, weights=(0.5, 0.5), temperatures=temperatures)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     joined = replace(
@@ -70,8 +69,8 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     return joined
 
 
-def _tested(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Posteriors and labels of all that the folds of a run have tested, classes in the order of the model's."""
+def _tested(run: Path, checkpoint: Checkpoint) -> Scores:
+    """Scores of all that the folds of a run have tested, classes in the order of the model's."""
     scores = read_scores(run / "scores.parquet").of(checkpoint.kind)
     if set(scores.classes) != set(checkpoint.classes):
         raise CheckpointError(
@@ -79,19 +78,31 @@ def _tested(run: Path, checkpoint: Checkpoint) -> tuple[NDArray[np.float64], NDA
             where=run,
             remedy="make the run again",
         )
-    ordered = Scores(scores.frame, checkpoint.classes)
-    return ordered.posteriors(), ordered.labels()
+    return Scores(scores.frame, checkpoint.classes)
+
+
+def _calibrated(scores: Scores) -> NDArray[np.float64]:
+    """Posteriors of each fold at the temperature of the others; of the only one at its own."""
+    posteriors, labels = scores.posteriors(), scores.labels()
+    found = np.empty_like(posteriors)
+    for _, test, others in cross_fits(scores):
+        rows = others if others.any() else test
+        found[test] = cooled(posteriors[test], fit_temperature(posteriors[rows], labels[rows]))
+    return found
 
 
 def _card(
-    joined: Checkpoint, runs: Mapping[str, Path], answers: Mapping[str, Any], temperatures: Sequence[float]
+    joined: Checkpoint, runs: Mapping[str, Path], answers: Mapping[str, Scores], temperatures: Sequence[float]
 ) -> str:
     lines = ["# emofuse `late` model of two corpora", "", f"- **Classes**: {', '.join(map(markdown, joined.classes))}"]
     for (stream, run), temperature in zip(runs.items(), temperatures, strict=True):
         result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-        posteriors, labels = answers[stream]
-        before = expected_calibration_error(posteriors, labels)
-        after = expected_calibration_error(cooled(posteriors, temperature), labels)
+        scores = answers[stream]
+        before, after = (
+            100 * expected_calibration_error(posteriors, scores.labels())
+            for posteriors in (scores.posteriors(), _calibrated(scores))
+        )
+        whence = "of the other folds" if scores.frame["fold"].nunique() > 1 else "of these answers"
         names = [name for name in result.get("sources", result["corpus"].split(", ")) if name in CORPORA]
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
         merges = result["protocol"]["merge"].items()
@@ -106,8 +117,8 @@ def _card(
             encoder_line(stream, result["encoders"][stream]),
             f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
             f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
-            f"- **Temperature** {temperature:.2f}, from {len(labels)} answers about utterances that were held out of "
-            f"training: calibration error of these {100 * before:.1f} % before, {100 * after:.1f} % after",
+            f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} answers about utterances held out of "
+            f"training: their calibration error is {before:.1f} % before, {after:.1f} % at the temperature {whence}",
             f"- **Again**: {code_span(result['command'])}",
         ]
     lines += [

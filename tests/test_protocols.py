@@ -535,9 +535,7 @@ def test_a_label_to_merge_that_nobody_knows_is_refused_with_those_there_are() ->
     for work in (make_protocol, check_split):
         with pytest.raises(ProtocolError) as caught:
             work(manifest, ProtocolSettings(kind="speaker", merge={"angry": "happy", "exited": "happy"}))
-        assert str(caught.value) == (
-            "protocol.merge: no utterance is labelled 'exited'; choose among angry, excited, happy."
-        )
+        assert str(caught.value) == ("protocol.merge: no utterance is labelled 'exited'; did you mean excited.")
 
 
 def test_a_recipe_for_several_corpora_serves_one_that_lacks_a_label() -> None:
@@ -585,14 +583,14 @@ def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
         (
             corpus(),
             {"labels": ("sad", "joy")},
-            r"protocol.labels: no utterance .* 'joy'; choose among angry, happy, sad",
+            r"protocol.labels: no utterance .* 'joy'; use one of angry, happy, sad",
         ),
         (corpus(labels=("sad",)), {}, r"protocol.labels: there are fewer than two emotions; keep at least two"),
         (unlabelled(corpus()), {}, r"protocol.labels: there are fewer than two emotions"),
         (
             unlabelled(corpus()),
             {"labels": ("a", "b")},
-            r"protocol.labels: .*labels that the manifest has \(it has none",
+            r"protocol.labels: .*'a'; fill in column 'label' of the manifest",
         ),
         (
             without("speaker", 7, corpus()),

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
-from emofuse.errors import SettingsError
+from emofuse.align.run import align_manifest
+from emofuse.corpora import CORPORA, read_corpus
+from emofuse.encoders import load_speech_encoder
+from emofuse.errors import EmofuseError, SettingsError
 from emofuse.experiment import check_encoder_settings
+from emofuse.manifest import make_manifest
 from emofuse.settings import (
     LEARNT,
     Command,
     Recipe,
+    SpeechSettings,
     TrainSettings,
     given_unread,
     load_recipe,
@@ -73,7 +79,7 @@ def test_a_folder_or_nothing_is_no_recipe(tmp_path: Path) -> None:
         ("epochs=5", "no setting epochs; did you mean train.epochs or train_early.epochs or finetune.epochs."),
         ("modle.width=8", "there is no setting modle; did you mean model."),
         ('"[["=1', "there is no setting "),
-        ("zzz=1", "there is no setting zzz; use one of name, models, seeds, speech, text, model, train, train_early,"),
+        ("zzz=1", "there is no setting zzz; use one of name, models, seeds,"),
         ("models=['speach']", "setting models.0 is 'speach'; did you mean speech."),
         ("protocol.kind=sesion", "setting protocol.kind is 'sesion'; did you mean session."),
         ("protocol.fixed=emobx", "setting protocol.fixed is 'emobx'; did you mean emobox."),
@@ -99,6 +105,24 @@ def test_recipes_and_single_stages_name_the_nearest_too() -> None:
         load_recipe("fusoin")
     with pytest.raises(SettingsError, match="there is no setting epoch; did you mean epochs"):
         settings_from(TrainSettings, ["epoch=5"])
+
+
+def test_every_other_name_that_is_refused_names_the_nearest_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("text,feeling\nhello,sad\n")
+    made = make_manifest([{"utterance": "a", "text": "b"}], source="x")
+    refused: dict[str, Callable[[], Any]] = {
+        "ravdess": lambda: read_corpus("ravdes", tmp_path),
+        "labels": lambda: CORPORA["iemocap"].chosen({"label": "six"}),
+        "six": lambda: CORPORA["iemocap"].chosen({"labels": "sixx"}),
+        "label": lambda: read_corpus("table", path, columns={"lable": "feeling"}),
+        "feeling": lambda: read_corpus("table", path, columns={"label": "feelings"}),
+        "builtin:speech": lambda: load_speech_encoder(SpeechSettings(encoder="builtin:spech")),
+        "sphinx": lambda: align_manifest(made, aligner="sphnix"),  # type: ignore[arg-type]
+    }
+    for name, work in refused.items():
+        with pytest.raises(EmofuseError, match=f"did you mean '?{name}"):
+            work()
 
 
 def test_every_setting_has_its_name() -> None:

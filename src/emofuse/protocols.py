@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 from emofuse.corpora import CORPORA
 from emofuse.errors import ProtocolError
 from emofuse.files import write_text
+from emofuse.inputs import nearest
 from emofuse.leakage import leakage
 from emofuse.manifest import scripted
 from emofuse.names import key
@@ -209,7 +210,7 @@ def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.Data
         raise ProtocolError(
             f"no utterance is labelled {unknown[0]!r}",
             where="protocol.merge",
-            remedy=f"choose among {', '.join(sorted(there)) or 'labels that the manifest has (it has none)'}",
+            remedy=_nearest_label(unknown[0], there),
         )
     frame["label"] = frame["label"].replace(merge)
     present = sorted(frame["label"].unique())
@@ -220,12 +221,16 @@ def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.Data
         raise ProtocolError(
             f"no utterance is labelled {absent[0]!r}",
             where="protocol.labels",
-            remedy=f"choose among {', '.join(present) or 'labels that the manifest has (it has none)'}",
+            remedy=_nearest_label(absent[0], present),
         )
     if len(classes) < 2:
         raise ProtocolError("there are fewer than two emotions", where="protocol.labels", remedy="keep at least two")
     # In the order of names: the same utterances make the same folds, however the manifest lists them.
     return frame[frame["label"].isin(classes)].sort_values("utterance", ignore_index=True), tuple(classes)
+
+
+def _nearest_label(name: str, labels: Collection[str]) -> str:
+    return nearest(name, sorted(labels)) if labels else "fill in column 'label' of the manifest"
 
 
 def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[str, str, list[str]]]:

@@ -372,7 +372,7 @@ def unread(command: Command) -> dict[str, str]:
     else:
         sections = {"train": "finetune", "train_early": "finetune"}
         most = "finetune.micro_batch"
-        found = {"models": "--model", "speech.precision": "finetune.precision"}
+        found = {"models": "--model", "controls": "", "speech.precision": "finetune.precision"}
         found |= {"speech.batch_seconds": most, "text.batch_size": most}
         found |= {f"model.{name}": "" for name in ("late_rule", "late_weights", "final", "vocabulary")}
     for name in names:

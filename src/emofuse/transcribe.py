@@ -20,6 +20,7 @@ from emofuse.audio.notes import count_notes
 from emofuse.encoders.hub import check_id, check_reachable
 from emofuse.errors import AudioError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.files import appended
+from emofuse.inputs import nearest
 from emofuse.locks import alone
 from emofuse.manifest import check_place, utterances, write_manifest
 from emofuse.progress import Progress, Silent, track
@@ -190,9 +191,7 @@ def load_transcriber(choice: str | None, *, model: str | None = None, device: st
         except EncoderError:
             return None
     if choice not in RECOGNISERS:
-        raise SettingsError(
-            f"{choice!r} is no recogniser", where="--asr", remedy=f"use one of {', '.join(RECOGNISERS)}"
-        )
+        raise SettingsError(f"{choice!r} is no recogniser", where="--asr", remedy=nearest(choice, RECOGNISERS))
     if choice == "whisper":
         return WhisperTranscriber(model or WHISPER, device=device)
     return SphinxTranscriber() if choice == "sphinx" else None

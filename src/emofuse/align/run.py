@@ -17,6 +17,7 @@ from emofuse.align.table import read_alignments, read_marks, write_alignments
 from emofuse.audio import LONGEST, LONGEST_UTTERANCE, audio_duration, content_key, read_audio
 from emofuse.audio.notes import count_notes
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
+from emofuse.inputs import nearest
 from emofuse.locks import alone
 from emofuse.manifest import REFERENCE, utterances
 from emofuse.progress import Progress, Silent
@@ -153,7 +154,7 @@ def usual_aligners(manifest: pd.DataFrame) -> list[AlignerName]:
 
 def _check(aligner: AlignerName | None, model: str | None, files: Path | None) -> None:
     if aligner is not None and aligner not in ALIGNERS:
-        raise SettingsError(f"{aligner!r} is no aligner", where="--aligner", remedy=f"use one of {', '.join(ALIGNERS)}")
+        raise SettingsError(f"{aligner!r} is no aligner", where="--aligner", remedy=nearest(aligner, ALIGNERS))
     if aligner == "ctc" and not model:
         raise SettingsError("no model is named", where="--aligner ctc", remedy="name a CTC model with --model")
     if model and aligner != "ctc":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from emofuse.corpora import (
 )
 from emofuse.corpora.card import CorpusCard, Listing
 from emofuse.errors import AudioError, EmofuseError, ManifestError, SettingsError
+from emofuse.inputs import nearest
 from emofuse.progress import Progress, Silent, track
 
 if TYPE_CHECKING:
@@ -127,9 +127,7 @@ def read_corpus(
             name.split("+"), Path(root), partial=partial, columns=columns, options=options or {}, progress=progress
         )
     if name not in CORPORA:
-        close = difflib.get_close_matches(name, CORPORA, n=1)
-        remedy = f"did you mean {close[0]}" if close else f"use one of {', '.join(CORPORA)}"
-        raise ManifestError(f"no corpus is called {name!r}", remedy=remedy)
+        raise ManifestError(f"no corpus is called {name!r}", remedy=nearest(name, CORPORA))
     card, root = CORPORA[name], Path(root)
     chosen = card.chosen(options or {})
     if name == table.CARD.name:
@@ -194,7 +192,9 @@ def _read_several(
     theirs = {name: CORPORA[name].options if name in CORPORA else {} for name in names}
     for option in options:
         if not any(option in known for known in theirs.values()):
-            raise SettingsError(f"none of {', '.join(names)} has an option {option!r}", remedy="leave it out")
+            offered = sorted({one for known in theirs.values() for one in known})
+            remedy = nearest(option, offered) if offered else "leave it out"
+            raise SettingsError(f"none of {', '.join(names)} has an option {option!r}", remedy=remedy)
     found = []
     for name in names:
         if name in CORPORA and name != table.CARD.name and not (root / name).is_dir():

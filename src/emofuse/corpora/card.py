@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emofuse.errors import EmofuseError, ManifestError, SettingsError
+from emofuse.inputs import nearest
 
 Row = dict[str, Any]
 
@@ -81,11 +82,11 @@ class CorpusCard:
         """
         for name, value in options.items():
             if name not in self.options:
-                remedy = f"use {', '.join(self.options)}" if self.options else "leave it out, as it has none"
+                remedy = nearest(name, self.options) if self.options else "leave it out, as it has none"
                 raise SettingsError(f"{self.name} has no option {name!r}", remedy=remedy)
             if value not in self.options[name]:
                 raise SettingsError(
-                    f"option {name} of {self.name} is {value!r}", remedy=f"use {', '.join(self.options[name])}"
+                    f"option {name} of {self.name} is {value!r}", remedy=nearest(value, self.options[name])
                 )
         return {name: options.get(name, values[0]) for name, values in self.options.items()}
 

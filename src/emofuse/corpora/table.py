@@ -15,6 +15,7 @@ from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import ManifestError
 from emofuse.files import stand_in
+from emofuse.inputs import nearest
 from emofuse.names import key, tidy
 from emofuse.parquet import read_parquet
 
@@ -109,14 +110,12 @@ def _taken(names: list[str], columns: Mapping[str, str], known: tuple[str, ...],
     """The table's column for each manifest column that it has."""
     for column, theirs in columns.items():
         if column not in known:
-            raise ManifestError(
-                f"{column!r} is not a manifest column", where=path, remedy=f"map one of {', '.join(known)}"
-            )
+            raise ManifestError(f"{column!r} is not a manifest column", where=path, remedy=nearest(column, known))
         if key(theirs) not in map(key, names):
             raise ManifestError(
                 f"there is no column {theirs!r} for {column!r}",
                 where=path,
-                remedy=f"map one of {_listed(names)}",
+                remedy=nearest(theirs, [name for name in names if name]) if any(names) else "name your columns",
             )
     # A name that is spelt just so comes before one that differs by case, spaces or its Unicode form.
     spelt = {key(name): name for name in reversed(names)} | {name: name for name in names}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from emofuse import escape
 from emofuse.errors import SettingsError
 from emofuse.escape import one_line
+from emofuse.inputs import nearest
 from emofuse.manifest import REFERENCE
 from emofuse.report.tables import (
     KINDS,
@@ -102,7 +103,7 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
         return "\n".join([*lines, *below, end])
     if style == "html":
         return _html(rows, notes)
-    raise SettingsError(f"no table style is called {style!r}", remedy=f"use one of {', '.join(_SUFFIXES)}")
+    raise SettingsError(f"no table style is called {style!r}", remedy=nearest(style, _SUFFIXES))
 
 
 def table_files(result: Mapping[str, Any]) -> dict[str, bytes]:

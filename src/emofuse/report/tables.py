@@ -13,6 +13,7 @@ from pydantic import AllowInfNan, BaseModel, Strict, ValidationError, field_vali
 from emofuse import escape
 from emofuse.errors import ScoresError, SettingsError
 from emofuse.escape import one_line
+from emofuse.inputs import nearest
 from emofuse.scoring.inference import TOO_FEW
 
 Style = Literal["markdown", "latex", "text"]
@@ -260,7 +261,7 @@ def results_table(result: Mapping[str, Any], *, style: Style) -> str:
     """
     writers: Mapping[str, Callable[[list[list[str]]], str]] = {"markdown": markdown, "latex": latex, "text": _text}
     if style not in writers:
-        raise SettingsError(f"no table style is called {style!r}", remedy=f"use one of {', '.join(writers)}")
+        raise SettingsError(f"no table style is called {style!r}", remedy=nearest(style, writers))
     columns = ("wa", "ua", "macro_f1")
     rows = [["Model", *(TITLES[name] for name in columns), "ECE", "seed SD of UA"]]
     for model, entry in check_result(result)["models"].items():

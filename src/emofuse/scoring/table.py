@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
 from emofuse.files import written_whole
+from emofuse.inputs import nearest
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
 from emofuse.scoring.metrics import answers
@@ -88,7 +89,7 @@ class Scores:
         """
         rows = self.frame[self.frame["model"] == model]
         if rows.empty:
-            raise ScoresError(f"no model is called {model!r}", remedy=f"use one of {', '.join(self.models)}")
+            raise ScoresError(f"no model is called {model!r}", remedy=nearest(model, self.models))
         return replace(self, frame=rows.reset_index(drop=True))
 
     def posteriors(self) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -409,6 +410,7 @@ def test_wide_integers_with_narrow_values_are_refused(kind: Any) -> None:
     with pytest.raises(AudioError, match="divide them by 32768"):
         check_samples(np.round(NOISE * 32768).astype(kind))
     scale = np.iinfo(kind).max
+    assert "of 24 at most" in str(read_samples(np.round(NOISE * (1 << 23)).astype(np.int32)).notes)
     np.testing.assert_allclose(check_samples((NOISE.astype(np.float64) * scale).astype(kind)), NOISE, atol=1e-6)
 
 
@@ -470,6 +472,24 @@ def test_spans_are_decoded_anew_where_nothing_can_be_kept(tmp_path: Path, monkey
     monkeypatch.setattr(kept._Sound, "add", full)
     for _ in range(2):
         np.testing.assert_array_equal(load_audio(path, start=0.5, end=1.0), load_audio(path)[8000:16000])
+
+
+def test_a_disk_that_fails_and_memory_that_is_short_cost_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.wav", wav(pcm(NOISE)))
+
+    def short(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(kept._Collected, "_want", short)
+    with pytest.raises(AudioError, match="not enough memory"):
+        load_audio(path)
+    monkeypatch.undo()
+    assert len(load_audio(path)) == len(NOISE)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: os.stat(tmp_path / "none"))
+    part = load_audio(settled(encode(tmp_path / "a.m4a", NOISE[None], codec="aac")), start=0.5, end=1.0)
+    assert len(part) == 8000
 
 
 def test_what_is_kept_of_a_file_goes_when_it_changes(tmp_path: Path) -> None:

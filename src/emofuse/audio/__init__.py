@@ -98,7 +98,12 @@ def read_audio(
         raise too_short(path, end - start)
     if end is not None and end - start > longest:
         raise too_long(path, longest, end - start)
-    return Recording(*kept.load(path, start=start, end=end, longest=longest))
+    try:
+        return Recording(*kept.load(path, start=start, end=end, longest=longest))
+    except MemoryError as error:
+        raise AudioError(
+            "there is not enough memory for it", where=path, remedy="cut it into utterances, or make memory free"
+        ) from error
 
 
 def load_audio(
@@ -158,7 +163,7 @@ def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recordin
         clip = np.asarray(given / scale if given.dtype.kind == "i" else given, dtype=np.float32)
     levels = Levels(where)
     levels.see(clip)
-    return Recording(clip, levels.check_loud())
+    return Recording(clip, (*levels.check_loud(), *_unused_bits(given)))
 
 
 def check_samples(samples: NDArray[Any]) -> NDArray[np.float32]:
@@ -185,6 +190,12 @@ def _check_scale(where: Path, given: NDArray[Any]) -> None:
             where=where,
             remedy=f"divide them by {1 << (narrow - 1)}, to floats between -1 and 1",
         )
+
+
+def _unused_bits(given: NDArray[Any]) -> tuple[str, ...]:
+    if given.dtype.kind == "i" and given.dtype.itemsize == 4 and max(-int(given.min()), int(given.max())) <= 1 << 23:
+        return ("samples are integers of 32 bits with values of 24 at most, so divide them by 8388608 if that is so",)
+    return ()
 
 
 def sound_files(folder: Path | str) -> list[Path]:
@@ -252,9 +263,14 @@ def content_key(path: Path | str, *, start: float = 0.0, end: float | None = Non
     digest = _DIGESTS.get(key)
     if digest is None:
         digest = hashlib.sha256()
-        with of_any_length(path).open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        try:
+            with of_any_length(path).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as error:
+            raise AudioError(
+                f"the file cannot be read ({error.strerror})", where=path, remedy="check its disk, or copy it again"
+            ) from error
         _DIGESTS.put(key, digest)
     digest = digest.copy()
     span = (round(start * 1e6), None if end is None else round(end * 1e6))

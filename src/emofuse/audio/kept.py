@@ -37,7 +37,10 @@ _WIDTH = 4  # Bytes a sample.
 
 def identity(path: Path) -> Hashable | None:
     """What changes whenever a file does; None where that cannot be known yet, since it was just written."""
-    status = of_any_length(path).stat()
+    try:
+        status = of_any_length(path).stat()
+    except OSError:  # Gone since it was looked for, which opening it will say.
+        return None
     if time.time() - status.st_mtime < _SETTLED:
         return None
     return (os.path.abspath(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -121,6 +124,14 @@ class _Collected:
         self.wanted = bytearray()
 
     def take(self, kind: bytes, content: bytes) -> None:
+        try:
+            self._take(kind, content)
+        except OSError:  # No temporary file can be had, or the disk is full: the next span is decoded anew.
+            self.sound = None
+            if kind == BLOCK:
+                self._want(content)
+
+    def _take(self, kind: bytes, content: bytes) -> None:
         if kind == WHOLE:
             self.whole = True
             self.sound = _Sound() if self._keep else None
@@ -130,21 +141,17 @@ class _Collected:
             if self.sound is not None:
                 self.sound.clear()
         elif kind == BLOCK:
-            self._add(content)
+            if self.sound is not None:
+                self.sound.add(content)
+            self._want(content)
 
-    def _add(self, content: bytes) -> None:
+    def _want(self, content: bytes) -> None:
         if not self.whole:
             self.wanted += content
-        else:
-            if self.sound is not None:
-                try:
-                    self.sound.add(content)
-                except OSError:  # The disk is full: the next span is decoded anew.
-                    self.sound = None
+        elif len(self.wanted) <= self._most * _WIDTH:
             first = max(0, self._first - self.samples) * _WIDTH
             last = len(content) if self._last is None else max(0, self._last - self.samples) * _WIDTH
-            if len(self.wanted) <= self._most * _WIDTH:
-                self.wanted += content[first:last]
+            self.wanted += content[first:last]
         self.samples += len(content) // _WIDTH
 
 

@@ -7,8 +7,10 @@ import os
 import shutil
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -149,19 +151,43 @@ def test_a_file_is_no_encoder(tmp_path: Path, asked: list[Any], monkeypatch: pyt
     assert not asked
 
 
-def test_a_hub_that_does_not_answer_costs_seconds_and_other_encoders_are_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+class Hub(BaseHTTPRequestHandler):
+    """Answers what its server is told to, if anything."""
+
+    def do_HEAD(self) -> None:
+        if not self.server.status:  # type: ignore[attr-defined]
+            time.sleep(5)
+        self.send_error(200 if self.path == "/" else self.server.status)  # type: ignore[attr-defined]
+
+    do_GET = do_HEAD  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("status", [0, 404, 429, 500, 503, None])
+def test_a_hub_that_fails_costs_less_than_three_seconds_and_other_encoders_are_named(
+    status: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub, "_reached", set())
-    monkeypatch.setattr(hub, "_PATIENCE", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    monkeypatch.setattr(hub, "_PATIENCE", 0.3)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        server.status = status  # type: ignore[attr-defined]
+        if status is not None:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", place)
+        files = place + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         begun = time.monotonic()
-        with pytest.raises(EncoderError, match=r"cannot be reached.*local folder.*builtin:speech"):
+        with pytest.raises(EncoderError, match=r"the Hugging Face Hub .*local folder.*builtin:speech"):
             load_speech_encoder(SpeechSettings(encoder="somebody/encoder"))
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 3
+        if status is not None:
+            server.shutdown()
 
 
 # Links and other places

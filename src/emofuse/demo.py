@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter1d
 
 from emofuse.demo_sentences import sentences
 from emofuse.errors import EmofuseError
-from emofuse.files import write_text, written_whole
+from emofuse.files import read_json, write_text, written_whole
 from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
 
@@ -192,7 +192,7 @@ def _claim(out: Path, arguments: dict[str, int]) -> None:
         write_text(note, json.dumps(arguments) + "\n")
         return
     try:
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = read_json(note)
     except ValueError:
         found = "unreadable"
     if found != arguments:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Any, TextIO
 
 from emofuse.errors import EmofuseError, OutputError
 
@@ -121,6 +122,19 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON, or nested beyond any use.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def make_folder(path: Path) -> None:
     """Make a folder, and those above it, where it is not there yet.
 
@@ -153,7 +167,7 @@ def appended(path: Path) -> Iterator[TextIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_symlink():
             raise OutputError("this is a link", where=path, remedy="remove it, or choose another place")
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags, 0o666), "a", encoding="utf-8", newline="\n") as file:
             yield file
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from emofuse.checkpoint import Checkpoint, joined_checkpoint, load_checkpoint, s
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.escape import code_span, markdown
+from emofuse.files import read_json
 from emofuse.keep import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
@@ -96,7 +96,7 @@ def _card(
 ) -> str:
     lines = ["# emofuse `late` model of two corpora", "", f"- **Classes**: {', '.join(map(markdown, joined.classes))}"]
     for (stream, run), temperature in zip(runs.items(), temperatures, strict=True):
-        result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+        result = read_json(run / "result.json")
         scores = answers[stream]
         before, after = (
             100 * expected_calibration_error(posteriors, scores.labels())

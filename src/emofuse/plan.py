@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from emofuse.experiment import ALIGNMENTS, STORE, check_recipe
 from emofuse.features.extract import speech_key, text_key
 from emofuse.features.segments import is_pooled_in_model
 from emofuse.features.store import View, ViewKey
+from emofuse.files import read_json
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import Protocol, make_protocol
 from emofuse.seeds import kept_random_state
@@ -168,11 +168,11 @@ def make_plan(
 def _is_of(out: Path, recipe: Recipe, protocol: Protocol) -> bool:
     """Whether what a folder holds was trained by this recipe, on these folds, as far as it is known."""
     try:
-        split = json.loads((out / "protocol.json").read_text(encoding="utf-8"))["fingerprint"]
+        split = read_json(out / "protocol.json")["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     try:
-        before = json.loads((out / RESULT).read_text(encoding="utf-8"))["recipe"]
+        before = read_json(out / RESULT)["recipe"]
     except (OSError, ValueError, KeyError, TypeError):
         before = recipe.model_dump(mode="json")  # It was cut off before it had a result.
     return bool(split == protocol.fingerprint and before == recipe.model_dump(mode="json"))

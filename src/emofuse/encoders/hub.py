@@ -16,6 +16,7 @@ _LEGACY = re.compile("(bert|roberta|distil|xlm|albert|camembert|electra|gpt|open
 """How ids begin that have no owner: those of the first models only, and there will be no new ones."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 _REMEDY = "give a local folder that holds the model, or a built-in encoder: builtin:speech, builtin:text"
+_TOO_MANY = 429
 _reached: set[str] = set()
 
 
@@ -55,7 +56,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
             where=name,
             remedy=f"fetch it with `hf download {name}{pinned}`, if you trust where the model comes from",
         )
-    if constants.is_offline_mode() or not _is_reachable(constants.ENDPOINT):
+    if constants.is_offline_mode() or not _is_reachable(f"{constants.ENDPOINT}/{name}/resolve/main/config.json"):
         if isinstance(known, str):
             return Path(known)
         if optional or known is not None:
@@ -143,32 +144,31 @@ def check_reachable(name: str) -> None:
         raise _unreachable(name)
 
 
-def _is_reachable(endpoint: str) -> bool:
-    """Whether the Hub answers at once; its own library would try for minutes."""
-    if endpoint in _reached:
-        return True
-    # A thread, as looking up a host's name knows no limit of time.
-    thread = threading.Thread(target=_ask, args=(endpoint,), daemon=True)
-    thread.start()
-    thread.join(_PATIENCE)
-    return endpoint in _reached
+def _is_reachable(place: str) -> bool:
+    """Whether the Hub answers at once; its own library would try for half a minute."""
+    if place not in _reached:
+        # A thread, as looking up a host's name knows no limit of time.
+        thread = threading.Thread(target=_ask, args=(place,), daemon=True)
+        thread.start()
+        thread.join(_PATIENCE)
+    return place in _reached
 
 
-def _ask(endpoint: str) -> None:
+def _ask(place: str) -> None:
     import ssl
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 
     try:
-        with urlopen(Request(endpoint, method="HEAD"), timeout=_PATIENCE):  # noqa: S310
-            _reached.add(endpoint)
+        with urlopen(Request(place, method="HEAD"), timeout=_PATIENCE):  # noqa: S310
+            _reached.add(place)
     except HTTPError as error:
-        if error.code < 500:
-            _reached.add(endpoint)
+        if error.code < 500 and error.code != _TOO_MANY:
+            _reached.add(place)
     except URLError as error:
         # Whom to trust is set up elsewhere for the Hub's own library.
         if isinstance(error.reason, ssl.SSLError):
-            _reached.add(endpoint)
+            _reached.add(place)
     except (OSError, ValueError):
         return
 

@@ -24,7 +24,7 @@ from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
 from emofuse.features.store import View, ViewKey, fits
-from emofuse.files import write_text
+from emofuse.files import read_json, write_text
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint
@@ -361,7 +361,7 @@ def _decode(row: Utterance) -> Recording | AudioError:
 def _read_notes(store: Path) -> dict[str, tuple[str, ...]]:
     """Notes on recordings by content key, which a run that computes nothing would not come to know."""
     try:
-        found = json.loads((store / NOTES).read_text(encoding="utf-8"))
+        found = read_json(store / NOTES)
         return {str(key): tuple(map(str, notes)) for key, notes in found.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
@@ -457,7 +457,7 @@ def _load_plan(path: Path, sizes: Mapping[str, float], *, budget: float) -> list
     budget may be asked for because the first run ran out of memory.
     """
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = read_json(path)
         shards: list[list[list[str]]] = plan["shards"] if plan["budget"] == budget else []
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import pandas as pd
 
 from emofuse.errors import ScoresError
 from emofuse.escape import one_line
-from emofuse.files import written_whole
+from emofuse.files import read_json, written_whole
 from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
@@ -126,7 +125,7 @@ def _read(run: Path) -> _Run:
         raise ScoresError("no such run folder", where=run, remedy="check the path, or make it with `emofuse run`")
     path = run / "result.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
     except FileNotFoundError as error:
         raise ScoresError("there is no result.json in this folder", where=run, remedy=AGAIN) from error
     except (OSError, ValueError) as error:

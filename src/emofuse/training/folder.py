@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from emofuse.errors import SettingsError
+from emofuse.files import read_json
 from emofuse.manifest import other_corpus
 from emofuse.parquet import read_frame
 from emofuse.settings import ModelKind
@@ -88,7 +88,7 @@ def _is_frozen(folder: Path) -> bool:
 
 def _result(out: Path) -> dict[str, Any]:
     try:
-        held = json.loads((out / RESULT).read_text(encoding="utf-8"))
+        held = read_json(out / RESULT)
     except (OSError, ValueError):
         return {}
     return held if isinstance(held, dict) else {}

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError, TrainingError
-from emofuse.files import make_folder, write_text, written_whole
+from emofuse.files import make_folder, read_json, write_text, written_whole
 from emofuse.models import build_model
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.table import make_scores, write_scores
@@ -112,7 +112,7 @@ def is_done(unit: Unit, material: Material, root: Path) -> bool:
 def read_unit(folder: Path) -> dict[str, Any]:
     """What a unit left behind beside its scores; empty where it has not finished."""
     try:
-        values: dict[str, Any] = json.loads((folder / "unit.json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(folder / "unit.json")
     except (OSError, ValueError):
         return {}
     return values

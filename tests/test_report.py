@@ -276,7 +276,7 @@ def test_optional_sections_may_be_absent(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "How models are joined"):
         assert absent not in page.text
-    assert "No speakers are known" in page.text
+    assert "Single utterances are clusters" in page.text
     assert not (tmp_path / "plots" / "speech-speakers.png").exists()
 
 

@@ -51,7 +51,9 @@ def compare(
 
     one, two = _one_model(first, cluster), _one_model(second, cluster)
     notes = [f"{place}: {note}" for place, table in ((first, one), (second, two)) for note in table.notes]
-    values = {"first": first, "second": second, **corrected([paired_difference(one, two)])[0]}
+    gaps = paired_difference(one, two)
+    over = {"cluster": gaps["ua"].cluster, "clusters": gaps["ua"].clusters}
+    values = {"first": first, "second": second, **over, **corrected([gaps])[0]}
     if as_json:
         show_json({**values, "notes": notes})
         return

@@ -227,9 +227,9 @@ def _interval(value: float, influence: Array, weight: Array, *, alone: Array) ->
     from scipy.special import expit, logit, ndtri, stdtrit
 
     count = len(influence)
-    if value <= 0 or value >= 1:
+    if min(value, 1 - value) < 1e-12:
         bound = (LEVEL / 2) ** (1 / count)
-        return Estimate(0.0, 0.0, 1 - bound) if value <= 0 else Estimate(1.0, bound, 1.0)
+        return Estimate(0.0, 0.0, 1 - bound) if value < 0.5 else Estimate(1.0, bound, 1.0)
     if count < 2:
         return Estimate(value, 0.0, 1.0)
     error = np.sqrt((count - 1) / count * np.sum((influence / (1 - weight)) ** 2))

@@ -29,7 +29,7 @@ PACKAGES = ("emofuse", "torch", "transformers", "tokenizers", "numpy", "pandas",
 
 
 def caution(entry: Mapping[str, Any]) -> str:
-    """What must be said of a model's intervals where they rest on few clusters, or on no speakers; empty otherwise.
+    """What must be said of a model's intervals where clusters are few, or single utterances; empty otherwise.
 
     Args:
         entry: What `evaluate` gave for the model.
@@ -42,7 +42,7 @@ def caution(entry: Mapping[str, Any]) -> str:
     if count < FEWEST:
         return f"there are only {counted(count, name)}: {TOO_FEW} whether two models differ"
     if name == "utterance":
-        return "no speakers are known, and utterances of one speaker are alike: the intervals are too narrow"
+        return "single utterances are clusters, though those of one speaker are alike: the intervals are too narrow"
     return ""
 
 

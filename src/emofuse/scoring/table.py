@@ -193,7 +193,13 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
     _refuse(off, " + ".join(classes), "not 1 in sum", source, "normalise the posteriors of each row")
     twice = table.duplicated(ROW).to_numpy()
     _refuse(twice, "utterance", "there twice for its model, seed and fold", source, "keep one row of each")
-    return Scores(table, classes, by, tuple(notes))
+    found = Scores(table, classes, by)
+    for name in CLUSTERS[:-1]:
+        count = int(table[name].isna().sum()) if name in table.columns else 0
+        if 0 < count < len(table) and found.cluster != name:
+            notes.append(f"{name} is empty in {count} of {len(table)} rows, so that {found.cluster}s are the clusters")
+            break
+    return replace(found, notes=tuple(notes))
 
 
 def _columns(names: Sequence[str]) -> list[str]:
@@ -212,10 +218,10 @@ def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tupl
     if name in ("label", "speaker", "session", "dialogue"):
         spelling, notes = unify(texts[known], what=name, known=classes if name == "label" else ())
     else:
-        spelling, notes = {text: tidy(text) for text in texts[known].unique()}, []
+        spelling, notes = {text: right for text in texts[known].unique() if (right := tidy(text)) != text}, []
     if all(text == right for text, right in spelling.items()):
         return texts, notes
-    texts = texts.map(spelling)
+    texts = texts.map(lambda text: spelling.get(text, text), na_action="ignore")
     return texts.where(known & (texts != ""), None), notes
 
 

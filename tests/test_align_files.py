@@ -1051,3 +1051,24 @@ def test_notes_survive_every_form(tmp_path: Path) -> None:
     assert read_alignments(tmp_path / "a.parquet")[doubted.utterance] == doubted
     [path] = write_files([doubted], tmp_path, style="json")
     assert read_json(path).note == "hardly fits"
+
+
+@pytest.mark.parametrize(
+    "label",
+    ['say "so"', 'a"\nitem [2]:\n class = "IntervalTier', "a\u2028b", "\x1b[31mred", "a\tb", '"', "IntervalTier"],
+)
+def test_words_of_tables_obey_no_format(tmp_path: Path, label: str) -> None:
+    word = Segment(start=0.1, end=0.4, label=label)
+    alignment = Alignment(utterance="a", tiers={"word": (word,)}, source="sphinx")
+    [grid] = write_files([alignment], tmp_path, style="textgrid", durations={"a": 1.0})
+    [found] = read_textgrid(grid)["word"]
+    assert (found.start, found.end) == (0.1, 0.4)
+    assert found.label.split() == "".join(sign if sign.isprintable() else " " for sign in label).split()
+    assert "\x1b" not in grid.read_text(encoding="utf-8")
+    [path] = write_files([alignment], tmp_path, style="json")
+    assert read_json(path).tiers["word"] == (replace(word, label=label.strip()),)
+    if label.isprintable() and " " not in label:
+        write_files([alignment], tmp_path, style="ctm")
+    else:
+        with pytest.raises(AlignmentError, match="cannot stand in a CTM"):
+            write_files([alignment], tmp_path, style="ctm")

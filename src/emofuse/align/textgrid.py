@@ -10,6 +10,7 @@ from pathlib import Path
 
 from emofuse.align.text_files import in_order, read_text
 from emofuse.errors import AlignmentError
+from emofuse.escape import one_line
 from emofuse.types import Segment, Tier
 
 NAMES: Mapping[Tier, tuple[str, ...]] = {
@@ -190,7 +191,7 @@ def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, durat
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{NAMES[tier][0]}"']
         lines += ["        xmin = 0", f"        xmax = {end!r}", f"        intervals: size = {len(intervals)}"]
         for place, one in enumerate(intervals, start=1):
-            label = one.label.replace('"', '""')
+            label = one_line(one.label).replace('"', '""')
             lines += [f"        intervals [{place}]:", f"            xmin = {one.start!r}"]
             lines += [f"            xmax = {one.end!r}", f'            text = "{label}"']
     write_text(path, "\n".join(lines) + "\n", sync=False)

@@ -138,6 +138,6 @@ def _write_ctm(alignments: list[Alignment], folder: Path) -> list[Path]:
 def _line(name: str, segment: Segment, tier: Tier) -> str:
     label = "_".join(segment.label.split()) if tier == "syllable" else segment.label
     for cell in (name, label):
-        if not cell or len(cell.split()) != 1 or cell.startswith(";;"):
+        if not cell.isprintable() or len(cell.split()) != 1 or cell.startswith(";;"):
             raise AlignmentError(f"{cell!r} cannot stand in a CTM", remedy="write TextGrid or JSON instead")
     return f"{name} 1 {segment.start!r} {round(segment.end - segment.start, 9)!r} {label}"

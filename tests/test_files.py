@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -12,12 +14,27 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
-from emofuse.errors import OutputError
+import emofuse
+from emofuse.align.table import write_alignments
+from emofuse.align.writers import write_files
+from emofuse.checkpoint import Checkpoint, save_checkpoint
+from emofuse.encoders.words import WordPieces
+from emofuse.errors import EmofuseError, OutputError
+from emofuse.features.store import View, ViewKey
 from emofuse.files import appended, make_folder, sweep, write_text, written_folder, written_whole
 from emofuse.locks import alone_in, alone_with
+from emofuse.manifest import make_manifest, write_manifest
+from emofuse.models import InputShape, build_model
+from emofuse.protocols import make_protocol, save_protocol
+from emofuse.scoring.table import Scores, make_scores, write_scores
+from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, TextSettings
+from emofuse.training.state import save_state
+from emofuse.types import Alignment, EncoderSpecification, Segment
 
 Limit = Callable[[int], AbstractContextManager[None]]
 
@@ -234,3 +251,129 @@ def _from_another_thread(path: Path, *, folder: Path | None = None) -> Iterator[
     if errors:
         raise errors[0]
     yield
+
+
+# Every writer of the package
+
+
+def corpus() -> pd.DataFrame:
+    labels = ("angry", "sad") * 4
+    rows = [
+        {"utterance": f"u{number}", "text": "so good " * 300, "label": label, "speaker": f"s{number // 2}"}
+        for number, label in enumerate(labels)
+    ]
+    return make_manifest(rows, source="test")
+
+
+def scores() -> Scores:
+    rows = {f"c{number}": [0.0] * 300 for number in range(8)} | {"angry": [0.75] * 300, "sad": [0.25] * 300}
+    frame = pd.DataFrame({"utterance": [f"u{number}" for number in range(300)], "label": "sad", **rows})
+    return make_scores(frame, source=Path("scores"))
+
+
+WORD = Segment(start=0.1, end=0.4, label="hello" * 2000)
+ALIGNMENT = Alignment(utterance="u", tiers={"word": (WORD,)}, source="sphinx")
+
+
+def checkpoint() -> Checkpoint:
+    settings = ModelSettings(width=64)
+    recipe = Recipe(name="made", models=("text",), text=TextSettings(encoder="words"), model=settings)
+    pieces = WordPieces(["[PAD]", "[UNK]", *map(str, range(2000))], max_tokens=8)
+    model = build_model("text", settings, classes=2, speech=None, text=InputShape(0, pieces.size))
+    return Checkpoint(
+        kind="text", model=model, classes=("a", "b"), recipe=recipe, encoders={}, pieces=pieces, protocol=""
+    )
+
+
+def train_a_little(path: Path) -> None:
+    model = torch.nn.Linear(64, 64)
+    save_state(path, model, torch.optim.AdamW(model.parameters()), {"step": 1})
+
+
+def extract_a_little(path: Path) -> None:
+    about = EncoderSpecification(
+        name="a", family="wav2vec2", stream="speech", revision="b", layers=1, selected=(0,), width=64
+    )
+    View(path, ViewKey(specification=about, granularity="frame")).write({"a": np.zeros((1, 99, 64), np.float32)})
+
+
+def keep_a_journal(path: Path) -> None:
+    with appended(path) as file:
+        file.write("heard " * 2000)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "m.parquet": lambda path: write_manifest(corpus(), path),
+    "s.parquet": lambda path: write_scores(scores(), path),
+    "s.csv": lambda path: write_scores(scores(), path),
+    "a.parquet": lambda path: write_alignments([ALIGNMENT], path),
+    "grids-textgrid": lambda path: write_files([ALIGNMENT], path, style="textgrid"),
+    "grids-ctm": lambda path: write_files([ALIGNMENT], path, style="ctm"),
+    "grids-json": lambda path: write_files([ALIGNMENT], path, style="json"),
+    "protocol.json": lambda path: save_protocol(make_protocol(corpus(), ProtocolSettings(folds=2)), path),
+    "words.json": lambda path: WordPieces(["[PAD]", "[UNK]", "a" * 9000], max_tokens=3).save(path),
+    "state.safetensors": train_a_little,
+    "store": extract_a_little,
+    "model": lambda path: save_checkpoint(checkpoint(), path, card="a card"),
+    "journal.jsonl": keep_a_journal,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_writer_is_whole_or_absent_and_heeds_the_umask(name: str, tmp_path: Path, full_disk: Limit) -> None:
+    path = tmp_path / "new" / name
+    with umask(0o027):
+        WRITERS[name](path)
+    written = {one: one.read_bytes() for one in path.parent.rglob("*") if one.is_file()}
+    assert written
+    if os.name == "posix":
+        assert {mode(one) for one in written} == {0o640}
+        assert {mode(one) for one in path.parent.rglob("*") if one.is_dir()} <= {0o750}
+    with (
+        full_disk(100),
+        pytest.raises(EmofuseError, match=r"this cannot be written \(.*File too large.*check the space"),
+    ):
+        WRITERS[name](tmp_path / "full" / name)
+    left = [one for one in (tmp_path / "full").rglob("*") if one.is_file()]
+    # A journal is read line by line, so half a line is none.
+    assert not left or name == "journal.jsonl"
+    (tmp_path / "file").touch()
+    with pytest.raises(EmofuseError, match=r"cannot be written \((Not a directory|File exists|No such)"):
+        WRITERS[name](tmp_path / "file" / name)
+    if name == "journal.jsonl":
+        return
+    WRITERS[name](path)
+    # Again over what is there.
+    assert {one for one in path.parent.rglob("*") if one.is_file()} == written.keys()
+
+
+WRITING = {
+    *("write_text", "write_bytes", "mkdir", "touch", "to_parquet", "to_csv", "to_excel", "savefig", "write_table"),
+    *("save_pretrained", "copytree", "copyfile", "copy2", "symlink_to", "hardlink_to", "savez"),
+}
+BY_CALLERS = {"save", "_save", "save_student", "write_preprocessor", "_write", "_copy"}
+"""Functions that write into a folder that is not there yet under its name."""
+
+
+def test_nothing_is_written_but_by_one_way() -> None:
+    source = Path(emofuse.__file__).parent
+    wrong = []
+    for path in source.rglob("*.py"):
+        if path.name in ("files.py", "locks.py", "testing.py", "testing_corpora.py"):
+            continue
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef) and function.name not in BY_CALLERS:
+                wrong += [f"{path.name}: {call}" for call in _writes(function)]
+    assert not wrong
+
+
+def _writes(function: ast.FunctionDef) -> Iterator[str]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            call = ast.unparse(node)
+            attribute = isinstance(node.func, ast.Attribute) and node.func.attr in WRITING
+            opens = re.search(r"open\(.*'[wax]b?\+?'", call) and not re.search("devnull|fdopen", call)
+            if (attribute or opens or call.startswith("save_file(")) and not re.search(
+                r"part|memory|None|file\)", call
+            ):
+                yield call

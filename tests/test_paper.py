@@ -255,7 +255,7 @@ def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
     row = read_manifest(paper.out / "manifest.parquet").iloc[0]
     folder = paper.out / "models" / "multi-level"
     asked = ["predict", row["audio"], "--text", row["text"], "--model", str(folder), "--format", "json"]
-    done = CliRunner().invoke(app, [*asked, "--asr", "none"])
+    done = CliRunner().invoke(app, [*asked, "--alignments", str(paper.out / "alignments.parquet"), "--asr", "none"])
     assert done.exit_code == 0, done.output
     [answer] = json.loads(done.stdout)
     assert set(answer["posteriors"]) == {"angry", "happy", "neutral", "sad"}

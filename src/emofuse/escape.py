@@ -38,19 +38,32 @@ def html(text: object) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""Text within a line or a cell of Markdown, as CommonMark and GitHub read it.
+    r"""Text within a line of Markdown, as CommonMark and GitHub read it.
 
     Example:
         >>> print(markdown("early_frame <b> [x](http://y)"))
         early\_frame \<b\> [x\](http\://y)
+        >>> print(markdown("1. first"))
+        1\. first
+    """
+    # A sign or a number at the start of a line becomes a heading or a list.
+    line = re.sub(r"^(\s*)([#+=\-])", r"\1\\\2", markdown_cell(text))
+    return re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", line)
+
+
+def markdown_cell(text: object) -> str:
+    r"""Text within a cell of a Markdown table, which is never at the start of a line.
+
+    Example:
+        >>> print(markdown_cell("39.5 | a_b"))
+        39.5 \| a\_b
     """
     # Brackets alone, such as those of intervals, are text; what makes a link of them is what follows the second.
     line = re.sub(r"([\\`*_<>|~&$!@]|\](?=[(\[:]))", r"\\\1", one_line(text))
-    # A bare address becomes a link on GitHub; so do "#1" and a sign at the start of a line what they stand for.
+    # A bare address becomes a link on GitHub; so does "#1".
     line = re.sub(r"(?i)\b(https?|ftp)(?=://)", r"\1\\", line)
     line = re.sub(r"(?i)\b(www)\.", r"\1\\.", line)
-    line = re.sub(r"^(\s*)([#+=\-])", r"\1\\\2", line)
-    return re.sub(r"^(\s*\d+)([.)])", r"\1\\\2", line)
+    return re.sub(r"^(\s*)#", r"\1\\#", line)
 
 
 def code_span(text: object) -> str:

@@ -440,7 +440,7 @@ def _p(value: float) -> str:
 
 def markdown(rows: list[list[str]]) -> str:
     """Rows, the first of which is the header, as a Markdown table."""
-    lines = [" | ".join(map(escape.markdown, row)) for row in rows]
+    lines = [" | ".join(map(escape.markdown_cell, row)) for row in rows]
     lines.insert(1, " | ".join(["---", *["---:"] * (len(rows[0]) - 1)]))
     return "\n".join(f"| {line} |" for line in lines)
 

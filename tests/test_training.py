@@ -570,7 +570,7 @@ def test_several_that_diverge_are_named_in_their_order(tmp_path: Path) -> None:
     units.refuse_diverged([])
 
 
-@pytest.mark.parametrize("where", ["weights", "answers"])
+@pytest.mark.parametrize("where", ["weights", "answers", "features"])
 def test_what_is_not_finite_is_never_kept(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in the last step of all, after which no loss is computed, and in features that were stored before."""
     data, how = toy([0, 1, 2], count=12), Train(epochs=1, batch_size=12)
@@ -580,6 +580,11 @@ def test_what_is_not_finite_is_never_kept(where: str, monkeypatch: pytest.Monkey
                          {"speech": lambda name: reader(name) * float("inf")})  # fmt: skip
         with pytest.raises(TrainingError, match=r"the answer to utterance '.*' is not finite"):
             fit(make_speech, data, spoilt, how, classes=3, seed=0)
+        return
+    if where == "features":
+        data.streams["speech"](data.names[2])[0, 0, 0] = float("inf")
+        with pytest.raises(TrainingError, match=f"speech features of utterance '{data.names[2]}' are not finite"):
+            fit(make_speech, data, data, how, classes=3, seed=0)
         return
     real = torch.optim.AdamW.step
 

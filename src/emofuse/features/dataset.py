@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from emofuse.errors import StoreError
+from emofuse.errors import StoreError, TrainingError
 from emofuse.features.store import View
 
 CONSTANT = 0.01
@@ -154,8 +154,20 @@ def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
 
 
 def fit_statistics(dataset: Dataset, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of a stream over all steps of a dataset, `(layers, width)` each."""
-    return statistics_of(dataset.streams[stream](name) for name in dataset.names)
+    """Mean and standard deviation of a stream over all steps of a dataset, `(layers, width)` each.
+
+    Raises:
+        TrainingError: Features of an utterance are not finite, as in a store that was damaged.
+    """
+    read = dataset.streams[stream]
+    found = statistics_of(read(name) for name in dataset.names)
+    if not all(one.isfinite().all() for one in found):
+        name = next((name for name in dataset.names if not read(name).isfinite().all()), dataset.names[0])
+        raise TrainingError(
+            f"{stream} features of utterance {name!r} are not finite",
+            remedy="remove the feature store, and the same command computes it anew",
+        )
+    return found
 
 
 def statistics_of(items: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -495,3 +495,9 @@ def test_any_damaged_parquet_reads_or_is_refused(flips: list[tuple[int, int]], l
     for place, value in flips:
         content[place] = value
     reads_or_is_refused(bytes(content[:length]), "parquet")
+
+
+def test_a_message_quotes_the_beginning_of_what_is_endless() -> None:
+    error = EmofuseError(f"the label is {'[' * 5000!r}", where="a.csv", remedy=f"use one of {'x' * 5000}, happy")
+    assert str(error) == f"a.csv: the label is '{'[' * 149}...; use one of {'x' * 150}... happy."
+    assert error.advice in str(error)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
+from glob import glob
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from emofuse.cli_options import recipe_of
+from emofuse.demo import make_demo_corpus
+from emofuse.settings import Recipe
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^>]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
@@ -36,19 +46,48 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts")
-def test_every_command_of_the_readme_works(tmp_path: Path) -> None:
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts")
+
+
+def test_every_command_of_the_readme_works(
+    tmp_path: Path, emo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one process, on a demo corpus of three instead of fifteen sentences a speaker and emotion, few epochs."""
     listed = commands()
     assert listed[0] == ("bash", "emofuse demo --out demo")
     assert any(language == "python" for language, _ in listed)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    fewer = ["seeds=[0]", "train.epochs=3", "protocol.folds=2"]
+    monkeypatch.setattr("emofuse.demo.make_demo_corpus", partial(make_demo_corpus, utterances_per_class=3))
+    monkeypatch.setattr("emofuse.cli.recipe_of", partial(recipe_with, fewer))
     for language, code in listed:
+        small = code.replace("_014", "_002")
         if language == "python":
-            arguments = [sys.executable, "-c", code]
+            with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+                patch.chdir(tmp_path)
+                exec(small, {})  # noqa: S102
+            assert "{" in said.getvalue()
         else:
-            assert code.startswith("emofuse "), code
-            # Through a shell, as a newcomer does: patterns such as *.wav are its business.
-            arguments = ["bash", "-c", f"{shlex.quote(sys.executable)} -m {code}"]
+            first, *arguments = shlex.split(small)
+            assert first == "emofuse", code
+            # What a shell does with patterns such as *.wav.
+            typed = [found for one in arguments for found in sorted(glob(one, root_dir=tmp_path)) or [one]]
+            done = emo(*typed, folder=tmp_path)
+            assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    result = json.loads((tmp_path / "demo/run/result.json").read_text(encoding="utf-8"))
+    assert {"speech", "text", "late", "early-frame"} <= set(result["models"])
+
+
+def recipe_with(fewer: list[str], name: str, overrides: list[str] | None, *more: Any, **named: Any) -> Recipe:
+    return recipe_of(name, [*fewer, *(overrides or [])] if name == "demo" else overrides, *more, **named)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_works_as_it_is_typed(tmp_path: Path) -> None:
+    """Each in a process of its own, through a shell, on the whole demo, whose point is made."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
+    for language, code in commands():
+        typed = ["bash", "-c", f"{shlex.quote(sys.executable)} -m {code}"]
+        arguments = [sys.executable, "-c", code] if language == "python" else typed
         done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
 

@@ -72,10 +72,8 @@ def _delimited(rows: list[dict[str, str]], chance: Random) -> bytes:
 
 
 def _json_lines(rows: list[dict[str, str]], chance: Random) -> bytes:
-    loose = [
-        {name: (json.loads(cell) if name == "votes" and cell.startswith("{") else cell) for name, cell in row.items()}
-        for row in rows
-    ]
+    votes = {cell: json.loads(cell) for cell in _CELLS["votes"] if cell.startswith("{")}
+    loose = [{name: votes.get(cell, cell) for name, cell in row.items()} for row in rows]
     if chance.random() < 0.5:
         at = chance.randrange(len(loose))
         loose[at] = spoiled_value(loose[at], chance)

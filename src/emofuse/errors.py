@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+# Whatever a damaged file holds may be quoted, and nobody reads thousands of signs.
+_LONG = re.compile(r"(\S{150})\S{50,}")
 
 
 class EmofuseError(Exception):
@@ -19,11 +23,11 @@ class EmofuseError(Exception):
     """
 
     def __init__(self, what: str, *, remedy: str, where: str | Path | None = None) -> None:
-        self.what = what
+        self.what = _LONG.sub(r"\1...", what)
         self.where = None if where is None else str(where)
-        self.remedy = remedy
+        self.remedy = _LONG.sub(r"\1...", remedy)
         place = "" if where is None else f"{where}: "
-        super().__init__(f"{place}{what}; {remedy}.")
+        super().__init__(f"{place}{self.what}; {self.remedy}.")
 
     @property
     def advice(self) -> str:

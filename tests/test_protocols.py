@@ -32,7 +32,7 @@ few = settings(deadline=None, derandomize=True, max_examples=60)
 fewer = settings(
     deadline=None,
     derandomize=True,
-    max_examples=settings.default.max_examples // 3,  # type: ignore[union-attr]
+    max_examples=settings.default.max_examples // 3,
     phases=(Phase.explicit, Phase.generate),
 )
 

@@ -517,7 +517,7 @@ def test_a_unit_that_was_cut_off_is_run_again(material: Material, tmp_path: Path
     assert (tmp_path / unit.folder / "scores.parquet").read_bytes() == complete
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_unit_that_fails_says_why_and_leaves_the_others(jobs: int, material: Material, tmp_path: Path) -> None:
     broken = replace(material, speech_keys={key: value for key, value in material.speech_keys.items() if key != "s5-0"})
     with pytest.raises(EmofuseError, match="utterance 's5-0' has no features"):
@@ -674,43 +674,86 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         time.sleep(0.005)
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def kill_and_go_on(
+    tmp_path: Path, start: Callable[[Path, Recipe, Any], Callable[[], None]], go_on: Callable[[Path, Recipe, Any], None]
+) -> None:
+    """Kill a run once two of its units are done; it goes on with the others and ends as if undisturbed."""
     (tmp_path / "killed.toml").write_text(RECIPE)
-    manifest, store, out = tmp_path / "manifest.parquet", tmp_path / "store", tmp_path / "killed"
-    prepare("table", tiny_corpus(tmp_path / "corpus", utterances=2), manifest)
-    undisturbed = load_recipe(str(tmp_path / "killed.toml"))
-    features = extract(read_manifest(manifest), undisturbed, store)
-    options = ["--manifest", str(manifest), "--store", str(store), "--out", str(out)]
-    command = [sys.executable, "-m", "emofuse", "train", str(tmp_path / "killed.toml"), *options]
-
-    def start(*more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+    out = tmp_path / "killed"
+    recipe = load_recipe(str(tmp_path / "killed.toml"))
+    prepare("table", tiny_corpus(tmp_path / "corpus", utterances=2), tmp_path / "manifest.parquet")
+    features = extract(read_manifest(tmp_path / "manifest.parquet"), recipe, tmp_path / "store")
 
     def done() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in out.glob("units/*/*/unit.json")}
 
-    process = start("--jobs", "2")
-    wait_for(lambda: len(done()) >= 2, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill = start(out, recipe, features)
+    until = time.monotonic() + 120
+    while len(done()) < 2 and time.monotonic() < until:
+        time.sleep(0.005)
+    kill()
     finished = done()
     assert 2 <= len(finished) < 14
     assert not (out / "scores.parquet").exists()
 
-    process = start("--jobs", "1")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+    go_on(out, recipe, features)
     assert len(done()) == 14
     assert {path: when for path, when in done().items() if path in finished} == finished
-
-    alone = train(read_manifest(manifest), undisturbed, features, tmp_path / "undisturbed", jobs=1).out
+    alone = train(read_manifest(tmp_path / "manifest.parquet"), recipe, features, tmp_path / "undisturbed", jobs=1).out
     assert (out / "scores.parquet").read_bytes() == (alone / "scores.parquet").read_bytes()
     for kind in ("speech", "late"):
         kept = [folder / "models" / kind / "model.safetensors" for folder in (out, alone)]
         assert kept[0].read_bytes() == kept[1].read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    def whole(out: Path, recipe: Recipe, features: Any) -> None:
+        train(read_manifest(tmp_path / "manifest.parquet"), recipe, features, out, jobs=1)
+
+    def start(out: Path, recipe: Recipe, features: Any) -> Callable[[], None]:
+        child = os.fork()
+        if not child:
+            try:
+                whole(out, recipe, features)
+            finally:
+                os._exit(0)
+
+        def kill() -> None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+        return kill
+
+    kill_and_go_on(tmp_path, start, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no groups of processes to kill")
+def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    def command(out: Path, jobs: int) -> subprocess.Popen[str]:
+        places = {"manifest": tmp_path / "manifest.parquet", "store": tmp_path / "store", "out": out, "jobs": jobs}
+        options = [word for name, value in places.items() for word in (f"--{name}", str(value))]
+        return subprocess.Popen(
+            [sys.executable, "-m", "emofuse", "train", str(tmp_path / "killed.toml"), *options],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def start(out: Path, *_: Any) -> Callable[[], None]:
+        process = command(out, 2)
+
+        def kill() -> None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+        return kill
+
+    def go_on(out: Path, *_: Any) -> None:
+        process = command(out, 1)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+    kill_and_go_on(tmp_path, start, go_on)
 
 
 def test_another_text_encoder_in_the_same_folder_leaves_no_word_pieces(tmp_path: Path) -> None:

@@ -82,8 +82,9 @@ def _link(source: str, target: str) -> None:
 def check_error(error: EmofuseError) -> None:
     """One sentence that says what was wrong and what to do."""
     message = str(error)
-    if any(ord(sign) < 32 for sign in message):
-        raise Wrong(f"the message has control characters: {message!r}")
+    # Other control characters are escaped where they are shown.
+    if "\n" in message or "\r" in message:
+        raise Wrong(f"the message has several lines: {message!r}")
     if len(error.what) < 6 or len(error.remedy) < 4 or not message.endswith("."):
         raise Wrong(f"the message is no sentence with a remedy: {message!r}")
     if len(message) > 2000:

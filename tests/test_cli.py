@@ -164,11 +164,14 @@ def test_extract_tells_what_it_did(chain: dict[str, Done]) -> None:
 
 def test_train_leaves_scores_a_result_and_models(chain: dict[str, Done], place: Path) -> None:
     result = json.loads((place / "run/result.json").read_text(), parse_constant=pytest.fail)
-    assert set(result["models"]) == set(MODELS)
+    controls = result["controls"]["late"]["controls"]
+    assert set(result["models"]) == {*MODELS, *controls}
     assert {folder.name for folder in (place / "run/models").iterdir()} == set(MODELS)
     assert result["command"].startswith("emofuse train small.toml")
     scores = pd.read_parquet(place / "run/scores.parquet")
-    assert len(scores) == 16 * 2 * len(MODELS)
+    # A control of two seeds needs both at once, and stands once.
+    assert len(scores) == 16 * (2 * len(MODELS) + len(controls))
+    assert f"over {controls[0]}: " in chain["train"].stdout
     for model in MODELS:
         assert f"{100 * result['models'][model]['ua']['value']:.1f} " in chain["train"].stdout
 

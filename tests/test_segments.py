@@ -312,6 +312,7 @@ def multi_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     corpus = tiny_corpus(folder / "corpus", speakers=3, utterances=1)
     recipe = Recipe(
         name="all levels", models=("concat", "early-joint", "multi-granularity", "late", "multi-level"), seeds=(0,),
+        controls=False,
         text=TextSettings(encoder="words"), speech=SpeechSettings(encoder="logmel", frames_per_step=5),
         model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=1),
         protocol=ProtocolSettings(kind="speaker", validation_groups=1),

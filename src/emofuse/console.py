@@ -295,6 +295,7 @@ def show_plan(plan: Plan) -> None:
     OUT.print(
         f"At most, measured on this machine as it is now; early stopping shortens training. About {_size(plan.memory)} "
         "of memory.",
+        markup=False,
         highlight=False,
     )
 

@@ -56,6 +56,8 @@ def load(
         CheckpointError: The folder is not a trained model, or its encoder is not the one that it was trained on.
         EncoderError: The encoder cannot be had.
     """
+    if folder is not None:
+        refuse_address(folder)
     checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder))
     reads_words = "text" in streams_of(checkpoint.kind)
     transcriber = load_transcriber(asr, model=asr_model, device=device) if reads_words else None

@@ -225,6 +225,12 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_writes_stays(tmp_pa
     assert names(tmp_path) == ["deep", "deep/file", "model", "model/file"]
 
 
+@pytest.mark.parametrize("length", [60, 240])
+def test_files_of_long_names_are_held_each_by_itself(tmp_path: Path, length: int) -> None:
+    with alone_with(tmp_path / ("x" * length + "1")), _from_another_thread(tmp_path / ("x" * length + "2")):
+        pass
+
+
 def test_a_thread_may_ask_again_for_what_it_holds_and_another_may_not(tmp_path: Path) -> None:
     refused = pytest.raises(OutputError, match="another command")
     with alone_in(tmp_path), alone_in(tmp_path), refused, _from_another_thread(tmp_path / "x", folder=tmp_path):

@@ -6,6 +6,7 @@ The library `filelock` empties the file on which it waits, so that it could not 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -96,7 +97,8 @@ def alone_with(path: Path) -> Iterator[None]:
         OutputError: Another command does, or the folder around it cannot be written.
     """
     # A name of 255 bytes has no room for more.
-    with _held(path.with_name(f".{path.name[:40]}.emofuse.lock"), path, waiting=None):
+    name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    with _held(path.with_name(f".{name}.emofuse.lock"), path, waiting=None):
         yield
 
 

@@ -27,7 +27,7 @@ from emofuse.encoders.words import WordPieces
 from emofuse.errors import EmofuseError, OutputError
 from emofuse.features.store import View, ViewKey
 from emofuse.files import appended, make_folder, sweep, write_text, written_folder, written_whole
-from emofuse.locks import alone_in, alone_with
+from emofuse.locks import alone_in, alone_with, clear
 from emofuse.manifest import make_manifest, write_manifest
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import make_protocol, save_protocol
@@ -223,6 +223,17 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_writes_stays(tmp_pa
     with alone_in(tmp_path):
         pass
     assert names(tmp_path) == ["deep", "deep/file", "model", "model/file"]
+
+
+def test_a_lock_that_a_killed_command_left_is_cleared_and_a_held_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".emofuse.lock").write_text("{}")
+    clear(tmp_path)
+    assert names(tmp_path) == []
+    with alone_in(tmp_path):
+        thread = threading.Thread(target=clear, args=(tmp_path,))
+        thread.start()
+        thread.join()
+        assert names(tmp_path) == [".emofuse.lock"]
 
 
 @pytest.mark.parametrize("length", [60, 240])

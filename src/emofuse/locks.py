@@ -27,6 +27,7 @@ from emofuse.progress import Progress
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
 _FAR = 1 << 30  # Windows keeps others from reading what is locked, so a byte beyond the owner's name is.
 _PAUSE = 0.2
+_LOCK = ".emofuse.lock"
 _mine: dict[Path, int] = {}
 
 P = ParamSpec("P")
@@ -84,9 +85,16 @@ def alone_in(folder: Path, *, waiting: Progress | None = None) -> Iterator[None]
         >>> with alone_in(Path(tempfile.mkdtemp())), alone_in(Path(tempfile.mkdtemp())):
         ...     pass
     """
-    with _held(folder / ".emofuse.lock", folder, waiting=waiting):
+    with _held(folder / _LOCK, folder, waiting=waiting):
         sweep(folder)
         yield
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed command has left in a folder where nothing is to be done any more."""
+    if (folder / _LOCK).exists():
+        with suppress(OutputError), alone_in(folder):
+            pass
 
 
 @contextmanager

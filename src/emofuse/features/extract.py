@@ -25,6 +25,7 @@ from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
 from emofuse.features.store import View, ViewKey, fits
 from emofuse.files import read_json, write_text
+from emofuse.locks import clear
 from emofuse.manifest import utterances
 from emofuse.progress import Progress, Silent
 from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint

@@ -16,7 +16,6 @@ import torch
 from emofuse.encoders.cards import Card, find_card, read_card
 from emofuse.encoders.hub import fetch, fetch_all, offline
 from emofuse.errors import EncoderError
-from emofuse.inputs import nearest
 from emofuse.weights import check_finite, read_header
 
 SAMPLING_RATE = 16000
@@ -115,8 +114,9 @@ def _builtin_folder(encoder: str) -> Path:
     )
     name = encoder.removeprefix(BUILTIN)
     if name not in known:
-        names = [BUILTIN + one for one in known]
-        raise EncoderError("no such built-in encoder", where=encoder, remedy=nearest(encoder, names))
+        # All of them: what they begin with makes any of them the nearest.
+        names = ", ".join(BUILTIN + one for one in known)
+        raise EncoderError("no such built-in encoder", where=encoder, remedy=f"use one of {names}")
     return within / name
 
 

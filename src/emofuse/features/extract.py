@@ -420,6 +420,8 @@ def _fill(
 
     if not missing() and not plan.exists():
         # Nothing to write, so runs that share a finished store need not wait for one another.
+        for view in views:
+            clear(view.folder)
         return 0, 0.0, {}
     with ExitStack() as locks:
         for view in views:

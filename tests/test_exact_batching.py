@@ -84,6 +84,7 @@ def test_any_lengths_can_share_a_batch(lengths: list[int], family: str, folders:
     assert worst(encoder, clips) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_full_size_of_wav2vec2_base_is_exact_too() -> None:
     torch.manual_seed(0)
     model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config()).eval()

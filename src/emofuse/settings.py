@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from emofuse.errors import SettingsError
 from emofuse.inputs import nearest
@@ -452,7 +453,14 @@ def _read(path: Path) -> str:
 
 def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str) -> AnySettings:
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values)
+        # They are stored with all that is computed by them.
+        settings.model_dump_json()
+        return settings
+    except PydanticSerializationError as error:
+        raise SettingsError(
+            "a value holds half a character", where=source, remedy="write its text anew, in UTF-8"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(_refused(first), where=source, remedy=_remedy(kind, first)) from error

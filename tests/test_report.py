@@ -651,7 +651,7 @@ def hostile_result(run: Path) -> dict[str, Any]:
         entry["cluster"] = HOSTILE[number]
     text = " ".join(HOSTILE)
     result |= {"name": text, "corpus": text, "corpus_notes": list(HOSTILE), "notes": list(HOSTILE), "command": text}
-    result["text_sources"] = dict.fromkeys(HOSTILE, 1)
+    result["text_sources"], result["sources"] = dict.fromkeys(HOSTILE, 1), list(HOSTILE)
     result["protocol"] |= {"classes": classes, "labels": list(HOSTILE), "merge": {text: text}, "fingerprint": text}
     encoder = {"name": text, "revision": text, "licence": text, "exposure": list(HOSTILE), "family": text}
     result["encoders"] = {"speech": {**result["encoders"]["speech"], **encoder}}

@@ -416,6 +416,16 @@ def test_a_weight_that_is_no_number_is_refused_whatever_it_answers(value: float,
         (copy / place).write_bytes(whole)
 
 
+def test_weights_that_are_too_large_to_compute_with_give_no_answer(copy: Path) -> None:
+    """Each is a finite number, and sums of them are not."""
+    weights = load_file(copy / "model.safetensors")
+    large = {name: torch.full_like(value, 3e38) if value.ndim > 1 else value for name, value in weights.items()}
+    save_file(large, copy / "model.safetensors", metadata={"format": "pt"})
+    predictor = load(copy)
+    with pytest.raises(CheckpointError, match=r"the model's answer is no finite number.*; copy the model again"):
+        predictor.predict(tone(0.5, seed=0), text="so good")
+
+
 SETTINGS: dict[str, Callable[[Path], object]] = {
     "deep": raw_settings(b"[" * 100_000),
     "not UTF-8": raw_settings(b'{"kind": "\xff"}'),

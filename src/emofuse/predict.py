@@ -150,6 +150,7 @@ class Predictor:
             SettingsError: A stream that the model needs is missing, text is no string, or samples have another rate.
             AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
             EncoderError: The CTC model that aligned its training cannot be had.
+            CheckpointError: The answer is no finite number.
         """
         if text is not None:
             check_text(text)
@@ -212,11 +213,18 @@ class Predictor:
             elif stream not in takes and value is not None and stream == "text":
                 notes.append(f"the {self.checkpoint.kind} model does not read text, so it was left out")
         posterior = self._posterior(inputs)
+        source = str(audio) if isinstance(audio, (str, Path)) else None
+        if not np.isfinite(posterior).all():
+            raise CheckpointError(
+                "the model's answer is no finite number, as its weights or the sound leave the range of numbers",
+                where=source,
+                remedy="copy the model again from where it was trained, and see whether the sound is damaged",
+            )
         return Prediction(
             label=self.classes[int(posterior.argmax())],
             posteriors=dict(zip(self.classes, posterior.tolist(), strict=True)),
             streams=tuple(inputs),
-            source=str(audio) if isinstance(audio, (str, Path)) else None,
+            source=source,
             text=spoken,
             notes=tuple(notes),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -114,9 +115,11 @@ def _builtin_folder(encoder: str) -> Path:
     )
     name = encoder.removeprefix(BUILTIN)
     if name not in known:
-        # All of them: what they begin with makes any of them the nearest.
+        # The names alone: what they all begin with makes any of them the nearest.
+        close = difflib.get_close_matches(name, known, n=1)
         names = ", ".join(BUILTIN + one for one in known)
-        raise EncoderError("no such built-in encoder", where=encoder, remedy=f"use one of {names}")
+        remedy = f"did you mean {BUILTIN}{close[0]}" if close else f"use one of {names}"
+        raise EncoderError("no such built-in encoder", where=encoder, remedy=remedy)
     return within / name
 
 

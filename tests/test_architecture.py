@@ -18,10 +18,10 @@ SOURCE = Path(emofuse.__file__).parent
 ORDER = (
     "errors",
     "terminal",
+    "names",
     "inputs",
     "files",
     "weights",
-    "names",
     "delimited",
     "escape",
     "progress",

@@ -652,6 +652,17 @@ def test_what_does_no_harm_is_read_as_it_was(tmp_path: Path, name: str, kind: st
     pd.testing.assert_frame_equal(lower, before.manifest)
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_files_of_any_kind_may_end_in_upper_case(tmp_path: Path, name: str) -> None:
+    MAKERS[name](tmp_path)
+    before = get(name, tmp_path).manifest
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    after = get(name, tmp_path).manifest
+    endings = after["audio"].str.replace(r"\.\w+$", lambda ending: ending[0].lower(), regex=True)
+    pd.testing.assert_frame_equal(after.assign(audio=endings), before)
+
+
 @pytest.mark.parametrize("name", ["meld", "msp-podcast", "cmu-mosei"])
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_tables_from_spreadsheets(tmp_path: Path, name: str, separator: str) -> None:

@@ -23,6 +23,7 @@ from scipy.special import logit
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
+from emofuse.delimited import WINDOWS
 from emofuse.errors import ScoresError
 from emofuse.names import key
 from emofuse.scoring import inference, result
@@ -776,6 +777,33 @@ def test_row_numbers_and_a_byte_order_mark_do_no_harm(suffix: str, tmp_path: Pat
     pd.testing.assert_frame_equal(read_scores(path).frame, make_scores(frame, source="x").frame, check_dtype=False)
 
 
+DIALECTS = {
+    "what Excel says of its separator": lambda text: ("sep=;\r\n" + text.replace(",", ";")).encode("utf-8-sig"),
+    "Unicode text of Excel": lambda text: text.replace(",", "\t").encode("utf-16"),
+    "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
+    "Windows-1252": lambda text: text.encode("cp1252"),
+    "ends of lines of old Macintoshes": lambda text: text.replace("\n", "\r").encode(),
+    "spaces and quotes": lambda text: text.replace(",Ärger", ', "Ärger"').encode(),
+    "a hyphen that is not seen": lambda text: text.replace(",Ärger", ',"Är\u00adger"').encode(),
+}
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_a_table_in_a_dialect_is_the_same_table(kind: str, tmp_path: Path) -> None:
+    text = "utterance,label,Ärger,joy\na,Ärger,0.75,0.25\nb,joy,0.5,0.5\nc,Ärger,0.25,0.75\n"
+    (tmp_path / "a.csv").write_bytes(DIALECTS[kind](text))
+    found = read_scores(tmp_path / "a.csv")
+    assert found.classes == ("Ärger", "joy")
+    assert found.frame["label"].tolist() == ["Ärger", "joy", "Ärger"]
+    assert found.posteriors().tolist() == [[0.75, 0.25], [0.5, 0.5], [0.25, 0.75]]
+    assert [note for note in found.notes if "Windows-1252" in note] == [WINDOWS] * (kind == "Windows-1252")
+
+
+def test_clusters_are_found_under_any_spelling_of_their_column() -> None:
+    frame = pd.DataFrame({"utterance": ["a", "b"], "label": ["x", "y"], " Room": [1, 2], "x": [1, 0], "y": [0, 1]})
+    assert make_scores(frame, source="test", by="room").cluster == "Room"
+
+
 def test_names_such_as_na_and_none_are_names(tmp_path: Path) -> None:
     rows = [("NA", "None", "nan", 0.75, 0.25), ("null", "joy", "NA", 0.25, 0.75), ("0012", "joy", "", 0.5, 0.5)]
     frame = pd.DataFrame(rows, columns=["utterance", "label", "speaker", "None", "joy"])
@@ -1104,7 +1132,7 @@ def test_rounding_of_posteriors_is_forgiven() -> None:
         ("empty.csv", b"", "cannot be read as a table"),
         ("long.csv", b"utterance,label,joy,sad\na,joy,1,0\nb,joy,1,0,5\n", "cannot be read as a table"),
         ("text.parquet", b"hello", "cannot be read as a table"),
-        ("latin.csv", "utterance,label,Ärger,joy\n".encode("latin-1"), "cannot be read as a table"),
+        ("zeros.csv", b"utterance,label,sad,joy\na\0,joy,0,1\n", "this is not text"),
     ],
 )
 def test_a_file_that_is_no_table_is_named(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
+WINDOWS = "the table is not UTF-8 and is read as Windows-1252: check names with letters such as \u00e4"
+"""The note on a table whose encoding is guessed."""
+
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -89,11 +92,9 @@ def split_rows(text: str, *, usual: str = ",") -> Rows:
         >>> split_rows("name;label\na;happy\n").rows
         ((2, ('a', 'happy')),)
     """
-    said = _EXCEL.fullmatch(text.partition("\n")[0])
-    skipped = 1 if said else 0
-    if said:
+    separator, skipped = separator_of(text, usual=usual)
+    if skipped:
         text = text.partition("\n")[2]
-    separator = said["separator"] if said else _separator(text, usual)
     try:
         found = _parsed(text, separator)
     except csv.Error:
@@ -119,7 +120,19 @@ def _parsed(text: str, separator: str, *, quoting: int = csv.QUOTE_MINIMAL) -> l
     return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
 
 
-def _separator(text: str, usual: str) -> str:
+def separator_of(text: str, *, usual: str = ",") -> tuple[str, int]:
+    r"""What stands between the cells of a table, and how many lines come before its header to say so.
+
+    Args:
+        text: The table, or its first lines.
+        usual: As `split_rows` takes it.
+
+    Example:
+        >>> separator_of("sep=;\na;b\n"), separator_of("a\tb\n")
+        ((';', 1), ('\t', 0))
+    """
+    if said := _EXCEL.fullmatch(text.partition("\n")[0]):
+        return said["separator"], 1
     best, chosen = (False, 1), usual
     for separator in dict.fromkeys((usual, *_SEPARATORS)):
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
@@ -131,7 +144,7 @@ def _separator(text: str, usual: str) -> str:
         whole = 2 * sum(len(cells) == width for cells in sample) >= len(sample)
         if width > 1 and (whole, width) > best:
             best, chosen = (whole, width), separator
-    return chosen
+    return chosen, 0
 
 
 def numbers(cells: Iterable[str]) -> tuple[list[float], bool]:

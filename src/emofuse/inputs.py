@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from emofuse.errors import SettingsError
+from emofuse.names import key
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/\s]")
 """A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its two slashes."""
@@ -89,9 +90,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """A remedy for a name that is not known: the nearest that is, or all of them.
 
     Example:
-        >>> nearest("tabel", ["table", "ravdess"]), nearest("x", ["table", "ravdess"])
+        >>> nearest("Tabel", ["table", "ravdess"]), nearest("x", ["table", "ravdess"])
         ('did you mean table', 'use one of table, ravdess')
     """
     known = list(names)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}" if close else f"use one of {', '.join(known)}"
+    spelt = {key(one): one for one in reversed(known)}
+    close = difflib.get_close_matches(key(name), spelt, n=1)
+    return f"did you mean {spelt[close[0]]}" if close else f"use one of {', '.join(known)}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.corpora.sources import (
     Line,
+    files_below,
     first_of_each,
     no_sound,
     number,
@@ -98,7 +99,7 @@ def read(root: Path) -> Listing:
 
 
 def _table(folder: Path) -> Path:
-    tables = sorted(folder.rglob("*.csv"))
+    tables = files_below(folder, "*.csv")
     named = [path for path in tables if path.name.lower() == "labels.csv"]
     chosen = named or tables
     if not chosen:
@@ -158,7 +159,7 @@ class _Transcripts:
     """Times and words of segments, from one file a video that is read when it is asked for."""
 
     def __init__(self, folder: Path, errors: list[EmofuseError]) -> None:
-        self._paths = {path.stem: path for path in folder.rglob("*.txt")}
+        self._paths = {path.stem: path for path in files_below(folder, "*.txt")}
         self._errors = errors
         self._read: dict[str, dict[str, dict[str, str]]] = {}
 

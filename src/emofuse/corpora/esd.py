@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import AGAIN, first_of_each, read_lines, recordings
+from emofuse.corpora.sources import AGAIN, files_below, first_of_each, read_lines, recordings
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {"neutral": "neutral", "angry": "angry", "happy": "happy", "sad": "sad", "surprise": "surprised"}
@@ -72,7 +72,8 @@ def read(root: Path, *, language: str = "all") -> Listing:
         if not place.is_dir():
             errors.append(ManifestError("no such folder", where=place, remedy=AGAIN))
             continue
-        words = _words(place / f"{speaker}.txt", speaker, errors)
+        transcripts = [*files_below(place, f"{speaker}.txt"), place / f"{speaker}.txt"]
+        words = _words(transcripts[0], speaker, errors)
         for stem, path in sorted(first_of_each(recordings(place), notes).items()):
             match, label = _NAME.fullmatch(stem), _label(path.relative_to(place))
             if match is None or match[1] != speaker or label is None or not 1 <= int(match[2]) <= 1750:

@@ -219,18 +219,26 @@ class _Reading:
         for kind in ("EmoEvaluation", "transcriptions"):
             if not (place / "dialog" / kind).is_dir():
                 self.errors.append(ManifestError("no such folder", where=place / "dialog" / kind, remedy=AGAIN))
-            found |= {path.stem for path in (place / "dialog" / kind).glob("Ses*.txt")}
+            found |= {path.stem for path in _files(place / "dialog" / kind, (".txt",)).values()}
         return [match for name in sorted(found) if (match := _DIALOGUE.fullmatch(name))]
+
+    @staticmethod
+    def _text(folder: Path, dialogue: str) -> Path:
+        name = f"{dialogue}.txt"
+        return _files(folder, (".txt",)).get(name, folder / name)
 
     def add(self, session: str, match: re.Match[str]) -> None:
         """Read a dialogue."""
         dialogue, place = match[0], self.folder / f"Session{session}"
         known = len(self.errors)
-        turns = list(self._turns(place / "dialog" / "EmoEvaluation" / f"{dialogue}.txt", dialogue))
+        labels, transcript = (
+            self._text(place / "dialog" / kind, dialogue) for kind in ("EmoEvaluation", "transcriptions")
+        )
+        turns = list(self._turns(labels, dialogue))
         whole = len(self.errors) == known
         if not turns:
             return
-        words = self._words(place / "dialog" / "transcriptions" / f"{dialogue}.txt")
+        words = self._words(transcript)
         clips = first_of_each(recordings(place / "sentences" / "wav" / dialogue), self.copies)
         aligned = _files(place / "sentences" / "ForcedAlignment" / dialogue, _ALIGNMENTS)
         if whole:

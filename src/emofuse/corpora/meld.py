@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import AGAIN, Line, first_of_each, no_sound, read_table, recordings, row_error
+from emofuse.corpora.sources import AGAIN, Line, files_below, first_of_each, no_sound, read_table, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {
@@ -66,7 +66,7 @@ def read(root: Path) -> Listing:
         ManifestError: There is no such folder, or no table in it.
     """
     folder = CARD.folder(root)
-    tables = {split: sorted(folder.rglob(f"{split}_sent_emo.csv")) for split in _SPLITS}
+    tables = {split: files_below(folder, f"{split}_sent_emo.csv") for split in _SPLITS}
     if not any(tables.values()):
         raise CARD.absent(folder, "train_sent_emo.csv")
     notes: list[str] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.corpora.sources import (
+    files_below,
     first_of_each,
     no_sound,
     number,
@@ -81,7 +82,7 @@ def read(root: Path, *, labels: str = "four") -> Listing:
         ManifestError: There is no such folder, or no table in it.
     """
     folder = CARD.folder(root, "MSP-IMPROV")
-    tables = [path for name in _TABLES for path in sorted(folder.rglob(name))]
+    tables = [path for name in _TABLES for path in files_below(folder, name)]
     if not tables:
         raise CARD.absent(folder, _TABLES[0])
     rows: list[Row] = []
@@ -92,7 +93,7 @@ def read(root: Path, *, labels: str = "four") -> Listing:
         sounds.setdefault(stem.partition("-")[2], []).extend(paths)
     notes: list[str] = []
     clips = first_of_each(sounds, notes)
-    words = {path.stem.partition("-")[2]: path for path in folder.rglob("*-IMPROV-*.txt")}
+    words = {path.stem.partition("-")[2]: path for path in files_below(folder, "*-IMPROV-*.txt")}
     omitted: dict[str, list[str]] = {}
     for turn in turns:
         label = _CODES[turn.code]

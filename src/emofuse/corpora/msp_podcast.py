@@ -7,6 +7,7 @@ from pathlib import Path
 from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.corpora.sources import (
     Line,
+    files_below,
     first_of_each,
     no_sound,
     number,
@@ -73,14 +74,14 @@ def read(root: Path) -> Listing:
         ManifestError: There is no such folder, or no table in it.
     """
     folder = CARD.folder(root, "MSP-PODCAST", "MSP-Podcast")
-    tables = [path for name in _TABLES for path in sorted(folder.rglob(name))]
+    tables = [path for name in _TABLES for path in files_below(folder, name)]
     if not tables:
         raise CARD.absent(folder, f"Labels/{_TABLES[0]}")
     needed = ("file", "emotion", "split")
     lines, errors = read_table(tables[0], _COLUMNS, needed=needed)
     notes: list[str] = []
     clips = first_of_each(recordings(folder), notes)
-    words = {path.stem: path for path in folder.rglob("*.txt")}
+    words = {path.stem: path for path in files_below(folder, "*.txt")}
     rows: list[Row] = []
     seen: set[str] = set()
     for line in lines:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +177,20 @@ def recordings(folder: Path) -> dict[str, list[Path]]:
     for paths in found.values():
         paths.sort(key=lambda path: _SOUNDS.index(path.suffix.lower()))
     return found
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder whose names fit a pattern, in whichever case, in order.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "LABELS.CSV").touch()
+        >>> [path.name for path in files_below(folder, "labels.csv")]
+        ['LABELS.CSV']
+    """
+    fits = re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
+    return sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names if fits(name))
 
 
 def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.delimited import decoded, numbers, split_rows
+from emofuse.delimited import WINDOWS, decoded, numbers, split_rows
 from emofuse.errors import ManifestError
 from emofuse.files import stand_in
 from emofuse.inputs import nearest
@@ -231,7 +231,7 @@ def _text(path: Path, notes: list[str]) -> str:
     except ValueError as error:
         raise ManifestError("the table is not text", where=path, remedy="save it again as UTF-8") from error
     if encoding == "cp1252":
-        notes.append("the table is not UTF-8 and is read as Windows-1252: check names with letters such as \u00e4")
+        notes.append(WINDOWS)
     return text
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from emofuse.delimited import WINDOWS, decoded, separator_of
 from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
 from emofuse.files import written_whole
@@ -133,7 +134,7 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
         ('happy', 'sad')
     """
     frame = frame.set_axis(_columns([str(name) for name in frame.columns]), axis=1).reset_index(drop=True)
-    by = None if by is None else _columns([by])[0]
+    by = None if by is None else _column(by, frame.columns)
     for name in ("utterance", "label", *([] if by is None else [by])):
         if name not in frame.columns:
             raise ScoresError(
@@ -211,6 +212,12 @@ def _columns(names: Sequence[str]) -> list[str]:
     return found
 
 
+def _column(name: str, names: Collection[str]) -> str:
+    """A column that was asked for, as the table spells it."""
+    right = _columns([name])[0]
+    return right if right in names else next((one for one in names if key(one) == key(name)), right)
+
+
 def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tuple[pd.Series[Any], list[str]]:
     """A column of names as text, each in one spelling, nothing as None; and what was spelt in several ways."""
     known = column.notna() & (column.astype("object") != "")
@@ -266,8 +273,9 @@ _UNREADABLE = (
 def read_scores(path: Path, *, by: str | None = None) -> Scores:
     """Read a score table from Parquet or CSV, ours or another tool's.
 
-    CSV may be separated by commas, semicolons, tabs or bars, also with decimal commas; what it is follows from its
-    content. A quote before what a spreadsheet would take for a formula is taken away, as `write_scores` puts it there.
+    CSV may be separated by commas, semicolons, tabs or bars, also with decimal commas, in UTF-8, UTF-16 or Windows'
+    Latin alphabet; what it is follows from its content. A quote before what a spreadsheet would take for a formula is
+    taken away, as `write_scores` puts it there.
 
     Args:
         path: The table.
@@ -279,32 +287,33 @@ def read_scores(path: Path, *, by: str | None = None) -> Scores:
     if not path.is_file():
         raise ScoresError("no such score table", where=path, remedy="check the path")
     try:
-        frame = read_frame(path) if path.suffix.lower() == ".parquet" else _read_text(path, by)
+        frame, notes = (read_frame(path), []) if path.suffix.lower() == ".parquet" else _read_text(path, by)
     except pd.errors.ParserWarning as error:
         raise ScoresError(
             "rows have more cells than the header", where=path, remedy="put cells that hold the separator into quotes"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ScoresError(
-            "this cannot be read as a table (it is not UTF-8 text)", where=path, remedy="save it as UTF-8 or Parquet"
         ) from error
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ScoresError(
             f"this cannot be read as a table ({reason})", where=path, remedy="write it as CSV or Parquet"
         ) from error
-    return make_scores(frame, source=path, model=path.stem, by=by)
+    found = make_scores(frame, source=path, model=path.stem, by=by)
+    return replace(found, notes=(*notes, *found.notes))
 
 
-def _read_text(path: Path, by: str | None) -> pd.DataFrame:
-    with path.open("rb") as file:
-        raw = file.read(_SAMPLE)
-    # The end of the sample may be in the middle of a character.
-    sample = raw.decode("utf-8-sig", "strict" if len(raw) < _SAMPLE else "ignore")
-    header, _, rest = sample.lstrip("\r\n").partition("\n")
-    separator = max(",;\t|", key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
-    decimal = "," if separator != "," and re.search(rf"[{separator}\"\s][01]?,\d", rest) else "."
-    names = _columns([from_cell(name) for name in next(csv.reader(io.StringIO(header), delimiter=separator), [])])
+def _read_text(path: Path, by: str | None) -> tuple[pd.DataFrame, list[str]]:
+    content = path.read_bytes()
+    text, encoding = decoded(content)
+    # Lines of the table that tell how it is written; no copy of all of it is made.
+    sample = text.lstrip("\r\n")[:_SAMPLE]
+    del text
+    separator, skipped = separator_of(sample, usual="\t" if path.suffix.lower() == ".tsv" else ",")
+    lines = io.StringIO(sample, newline="")
+    for _ in range(skipped):
+        lines.readline()
+    header = next(csv.reader(lines, delimiter=separator, skipinitialspace=True), [])
+    decimal = "," if separator != "," and re.search(rf"[{separator}\"\s][01]?,\d", lines.read()) else "."
+    names = _columns([from_cell(name) for name in header])
     if not names:
         raise ValueError("it is empty")
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
@@ -312,27 +321,28 @@ def _read_text(path: Path, by: str | None) -> pd.DataFrame:
     # What has no name, such as the row numbers that pandas itself writes, is of no use.
     names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
     # Names are read as text: utterance 0123 is not 123, fold 1 is not 1.0, and a speaker may be called NA.
-    texts = {*NAMES, *([] if by is None else _columns([by]))} - {"seed"}
+    texts = {*NAMES, *([] if by is None else [_column(by, names)])} - {"seed"}
     empty = {name: [""] if name in texts else ["", "NA", "NaN", "nan"] for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(
-            path,
+            io.BytesIO(content),
             sep=separator,
             decimal=decimal,
             names=names,
             header=0,
+            skiprows=skipped,
             index_col=False,
             dtype=dict.fromkeys(texts & set(names), str),
             keep_default_na=False,
             na_values=empty,
             skipinitialspace=True,
-            encoding="utf-8-sig",
+            encoding=encoding,
         )
     frame = frame.loc[:, [not name.startswith("Unnamed: ") for name in names]]
     for name in texts & set(frame.columns):
         frame[name] = frame[name].map(from_cell, na_action="ignore")
-    return frame
+    return frame, [WINDOWS] if encoding == "cp1252" else []
 
 
 def write_scores(scores: Scores, path: Path) -> None:

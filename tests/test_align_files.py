@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from emofuse.align.again import GivenAlignments
 from emofuse.align.coverage import coverage
 from emofuse.align.fit import agreement
 from emofuse.align.readers import read_emodb, read_iemocap, with_syllables
@@ -967,6 +968,17 @@ def test_times_of_another_unit_are_named(tmp_path: Path, convert: Callable[[floa
     (tmp_path / "a.ctm").write_text(f"a 1 0.0 {end} yes\n")
     with pytest.raises(AlignmentError, match=said):
         AlignmentFiles(tmp_path / "a.ctm").read(Utterance(utterance="a"), duration=2.5)
+
+
+def test_words_that_nobody_could_say_so_fast_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.ctm").write_text("".join(f"a 1 {place / 600:.4f} 0.0016 so\n" for place in range(5)))
+    with pytest.raises(AlignmentError, match=r"its 5 words take 0\.008 s; write its times in seconds"):
+        AlignmentFiles(tmp_path / "w.ctm").read(Utterance(utterance="a"), duration=2.0)
+
+
+def test_given_alignments_are_found_in_another_unicode_form(tmp_path: Path) -> None:
+    write_alignments([replace(WORDS, utterance="Zo\u00eb")], tmp_path / "a.parquet")
+    assert isinstance(GivenAlignments(tmp_path / "a.parquet").of(tmp_path / "Zoe\u0308.wav"), Alignment)
 
 
 def test_a_textgrid_of_a_shorter_sound_is_doubted(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_auto_makes_folds_of_its_own_where_speakers_of_ravdess_are_missing() -> 
 
 def test_folds_by_list() -> None:
     manifest = corpus(speakers=5)
-    protocol = split(manifest, kind="fixed", fixed=(("s4", "s0"), ("s1",)))
+    protocol = split(manifest, kind="fixed", fixed=(("S4 ", "s0"), ("s1",)))
     assert [value_of(manifest, fold.test, "speaker") for fold in protocol.folds] == [{"s0", "s4"}, {"s1"}]
     assert_sound(manifest, protocol, everyone=False)
 
@@ -605,7 +605,11 @@ def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
         ),
         (corpus(sessions=2), {"kind": "split"}, r"sessions are ses0, ses1, not train, dev and test; use a kind"),
         (corpus(), {"kind": "fixed", "fixed": "emobox"}, r"no built-in folds for table; use it on ravdess, or list"),
-        (corpus(), {"kind": "fixed", "fixed": (("s0",), ("s9",))}, r"speaker 's9' is not in the manifest; list every"),
+        (
+            corpus(),
+            {"kind": "fixed", "fixed": (("s0",), ("s9",))},
+            r"speaker 's9' is not in the manifest; use one of s0, s1",
+        ),
         (corpus(), {"kind": "fixed", "fixed": (("s0",), ("s0", "s1"))}, r"fewer than two or overlap; list every"),
         (
             corpus(),

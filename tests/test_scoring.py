@@ -802,6 +802,8 @@ def test_a_table_in_a_dialect_is_the_same_table(kind: str, tmp_path: Path) -> No
 def test_clusters_are_found_under_any_spelling_of_their_column() -> None:
     frame = pd.DataFrame({"utterance": ["a", "b"], "label": ["x", "y"], " Room": [1, 2], "x": [1, 0], "y": [0, 1]})
     assert make_scores(frame, source="test", by="room").cluster == "Room"
+    with pytest.raises(ScoresError, match="column 'rom' is missing; did you mean Room"):
+        make_scores(frame, source="test", by="rom")
 
 
 def test_names_such_as_na_and_none_are_names(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from emofuse.names import key
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/\s]")
 """A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its two slashes."""
 _LARGEST = 1 << 20  # Bytes of a transcript.
+_LISTED = 30  # Names that a message lists: all emotions of the largest corpus, not all of its speakers.
 
 
 def refuse_address(value: str | Path, *, where: str | None = None) -> None:
@@ -87,7 +88,7 @@ def read_transcript(path: Path) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A remedy for a name that is not known: the nearest that is, or all of them.
+    """A remedy for a name that is not known: the nearest that is, or all of them where they are few.
 
     Example:
         >>> nearest("Tabel", ["table", "ravdess"]), nearest("x", ["table", "ravdess"])
@@ -96,4 +97,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = list(names)
     spelt = {key(one): one for one in reversed(known)}
     close = difflib.get_close_matches(key(name), spelt, n=1)
-    return f"did you mean {spelt[close[0]]}" if close else f"use one of {', '.join(known)}"
+    if close:
+        return f"did you mean {spelt[close[0]]}"
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"use one of {', '.join(known[:_LISTED])}{more}"

@@ -283,14 +283,17 @@ def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence
             )
         lists = EMOBOX[known[0]]
     else:
-        lists = settings.fixed or ()
+        spelt = {key(name): name for name in speakers}
+        lists = [[spelt.get(key(name), name) for name in group] for group in settings.fixed or ()]
     named = [speaker for group in lists for speaker in group]
-    if len(lists) < 2 or len(named) != len(set(named)) or not set(named) <= speakers:
-        unknown = sorted(set(named) - speakers)
+    unknown = sorted(set(named) - speakers)
+    if unknown or len(lists) < 2 or len(named) != len(set(named)):
         raise ProtocolError(
             f"speaker {unknown[0]!r} is not in the manifest" if unknown else "the folds are fewer than two or overlap",
             where="protocol.fixed",
-            remedy="list every tested speaker once, in at least two folds",
+            remedy=nearest(unknown[0], sorted(speakers))
+            if unknown
+            else "list every tested speaker once, in at least two folds",
         )
     return lists
 

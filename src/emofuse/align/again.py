@@ -11,6 +11,7 @@ from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments
 from emofuse.audio import audio_duration
 from emofuse.errors import AlignmentError, EmofuseError
+from emofuse.names import tidy
 from emofuse.types import Alignment, Utterance
 
 _GIVE = "give alignments that are made alike (--alignments FILE, or alignment= in Python)"
@@ -86,11 +87,11 @@ class GivenAlignments:
     def __init__(self, place: Path) -> None:
         self._place = place
         self._files = AlignmentFiles(place) if place.is_dir() or place.suffix.lower() == ".ctm" else None
-        self._table = {} if self._files else read_alignments(place)
+        self._table = {} if self._files else {tidy(name): one for name, one in read_alignments(place).items()}
 
     def of(self, audio: Path | str) -> Alignment | EmofuseError:
         """The alignment of a recording, or why there is none."""
-        name = Path(audio).stem
+        name = tidy(Path(audio).stem)
         try:
             if self._files is not None:
                 tiers = self._files.read(Utterance(utterance=name, audio=Path(audio)), duration=audio_duration(audio))

@@ -21,6 +21,7 @@ _LEAST = 0.5  # Fraction of the words that must agree.
 _USUAL = 0.8
 _UNKNOWN = frozenset({"unk", "spn", "oov"})  # How aligners call a word that they do not know.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_FASTEST: Mapping[Tier, int] = {"word": 20, "syllable": 30, "phone": 60}  # A second: twice as many as anyone speaks.
 _SLACK = 0.1  # Seconds that an alignment may reach past the sound, whose frames do not end with it.
 _SHORTER = 0.05  # Fraction of the sound by which a file that covers it may be shorter.
 
@@ -96,6 +97,25 @@ def check_length(start: float, end: float, duration: float) -> float:
                 cause = f"its times look like {unit}: write them in seconds"
         raise AlignmentError(f"the alignment ends at {end:.2f} s and the sound at {duration:.2f} s", remedy=cause)
     return 0.0
+
+
+def check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
+    """Whether an alignment's segments can be spoken in the time that it gives them.
+
+    Raises:
+        AlignmentError: They cannot, as where times are in minutes.
+
+    Example:
+        >>> check_pace({"word": [Segment(start=0.01 * place, end=0.01 * place + 0.01, label="a") for place in range(9)]})
+        Traceback (most recent call last):
+        emofuse.errors.AlignmentError: its 9 words take 0.090 s; write its times in seconds.
+    """
+    for tier, segments in tiers.items():
+        spoken = segments[-1].end - segments[0].start if segments else 0.0
+        if len(segments) > 2 and len(segments) > _FASTEST[tier] * spoken:
+            raise AlignmentError(
+                f"its {len(segments)} {tier}s take {spoken:.3f} s", remedy="write its times in seconds"
+            )
 
 
 def is_shorter(end: float, duration: float) -> bool:

@@ -298,6 +298,10 @@ def control_notes(result: Mapping[str, Any]) -> list[str]:
         >>> control_notes({"controls": {"late": {"members": 2, "best": "speech", "controls": ["speech x 2"]}},
         ...                "comparisons": [{"first": "late", "second": "speech x 2", "ua": gap}]})[1]
         'late adds +1.2 points of UA [-0.4, +3.0] over speech x 2: within noise'
+        >>> gap |= {"low": None, "high": None, "reading": "too few clusters to tell"}
+        >>> control_notes({"controls": {"late": {"members": 2, "best": "speech", "controls": ["speech x 2"]}},
+        ...                "comparisons": [{"first": "late", "second": "speech x 2", "ua": gap}]})[1]
+        'late adds +1.2 points of UA over speech x 2: too few clusters to tell'
     """
     controls = result.get("controls") or {}
     notes = [
@@ -307,7 +311,9 @@ def control_notes(result: Mapping[str, Any]) -> list[str]:
     for pair in result.get("comparisons") or ():
         first, second, gap = pair["first"], pair["second"], pair.get("ua")
         if gap and second in controls.get(first, {"controls": ()})["controls"]:
-            added = f"{signed(gap['value'])} points of UA {signed_interval(gap)}"
+            # Where there is no interval, the reading says why.
+            within = "" if gap["low"] is None else f" {signed_interval(gap)}"
+            added = f"{signed(gap['value'])} points of UA{within}"
             notes.append(f"{first} adds {added} over {second}: {gap['reading']}")
     return notes if controls else []
 

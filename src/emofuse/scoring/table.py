@@ -137,9 +137,9 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
     by = None if by is None else _column(by, frame.columns)
     for name in ("utterance", "label", *([] if by is None else [by])):
         if name not in frame.columns:
-            raise ScoresError(
-                f"column {name!r} is missing", where=source, remedy=f"add it; there are {_listed(frame.columns)}"
-            )
+            there = f"add it; there are {_listed(frame.columns)}"
+            remedy = nearest(name, frame.columns) if name == by else there
+            raise ScoresError(f"column {name!r} is missing", where=source, remedy=remedy)
     if frame.empty:
         raise ScoresError("the table has no rows", where=source, remedy="check how it was written")
     texts = [*NAMES, *([by] if by is not None and by not in NAMES else [])]

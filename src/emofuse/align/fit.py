@@ -106,7 +106,8 @@ def check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
         AlignmentError: They cannot, as where times are in minutes.
 
     Example:
-        >>> check_pace({"word": [Segment(start=0.01 * place, end=0.01 * place + 0.01, label="a") for place in range(9)]})
+        >>> words = [Segment(start=place / 100, end=(place + 1) / 100, label="so") for place in range(9)]
+        >>> check_pace({"word": words})
         Traceback (most recent call last):
         emofuse.errors.AlignmentError: its 9 words take 0.090 s; write its times in seconds.
     """

@@ -329,7 +329,7 @@ def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, em
     done = emo("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", *split, folder=tmp_path)
     assert done.returncode == 2
     assert "session" in done.stderr
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command) -> None:

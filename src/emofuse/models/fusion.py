@@ -174,7 +174,7 @@ class JoinedModel(nn.ModuleDict):
         if not given:
             raise SettingsError("late fusion was given neither speech nor text", remedy="pass at least one stream")
         logits, weights, temperatures = zip(*given.values(), strict=True)
-        posteriors = torch.stack([one.cpu().double().softmax(-1) for one in logits]).numpy()
+        posteriors = torch.stack([one.detach().cpu().double().softmax(-1) for one in logits]).numpy()
         # A member that is left alone answers, whatever its weight beside others.
         weights = weights if sum(weights) > 0 else (1.0,) * len(given)
         joined = combine(posteriors, weights, rule=self.how.rule, temperatures=temperatures, names=list(given))

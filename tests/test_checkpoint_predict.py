@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 import emofuse
 from emofuse.answers import format_predictions
+from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.cli import app
 from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
@@ -313,6 +314,19 @@ def test_one_bad_file_does_not_stop_the_others(built_in: Made, late: Predictor, 
     assert [(one.source, one.text) for one in good] == [(str(files[0]), "one"), (str(files[3]), "four")]
     for one in good:
         assert one == late.predict(one.source, text=one.text)
+
+
+def test_files_may_come_in_any_form(built_in: Made, late: Predictor) -> None:
+    class Place:
+        def __fspath__(self) -> str:
+            return str(built_in.clip())
+
+    clip = load_audio(built_in.clip())
+    answers = list(late.predict_many(one for one in [built_in.clip(), Place(), clip, 5 * clip.astype(object)]))
+    first, second, third = (one for one in answers if isinstance(one, Prediction))
+    assert first == second
+    assert (third.source, third.posteriors) == (None, first.posteriors)
+    assert isinstance(answers[3], AudioError)
 
 
 def test_one_text_counts_for_all_files(built_in: Made, late: Predictor) -> None:

@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from emofuse.align.again import aligner_again
 from emofuse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from emofuse.encoders import hub, load_speech_encoder, load_text_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, OutputError
@@ -133,6 +134,12 @@ def test_a_model_that_names_an_encoder_of_the_hub_asks_nothing(
     settings(lambda values: values["recipe"][stream].update(encoder=name, revision="a" * 40))(copy)
     with pytest.raises(EncoderError, match=rf"^{name}: .*fetch it with `hf download {name} --revision a+`"):
         load(copy).predict(tone(0.5, seed=0), text="so very good")
+    assert not asked
+
+
+def test_nor_does_one_that_names_an_aligner_of_the_hub(asked: list[Any]) -> None:
+    with pytest.raises(EncoderError, match=r"^somebody/aligner: .*fetch it with `hf download somebody/aligner`"):
+        aligner_again({"ctc somebody/aligner 0123456789ab": 3})
     assert not asked
 
 

@@ -200,6 +200,7 @@ def test_runs_that_do_not_fit_are_not_joined(runs: dict[str, Path], tmp_path: Pa
         ("Je ne sais pas quoi faire", True),
         ("Oh no", False),
         ("", False),
+        pytest.param("happy " * 100_000, False, id="more than the identifier can count"),
     ],
 )
 def test_foreign_words_are_known(text: str, expected: bool) -> None:

@@ -30,7 +30,7 @@ from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsErr
 from emofuse.inputs import check_text
 from emofuse.manifest import make_manifest, read_manifest, write_manifest
 from emofuse.predict import Predictor
-from emofuse.terminal import harmless
+from emofuse.terminal import harmless, make_ready
 from emofuse.testing import tone
 from emofuse.transcribe import check_pace
 from emofuse.types import Alignment, Prediction, Segment
@@ -292,6 +292,15 @@ def test_no_file_costs_the_answer_of_another() -> None:
     assert all("\n" not in str(one) for one in found)
 
 
+def test_an_output_of_no_columns_is_taken_for_one_of_the_usual_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.StringIO())
+    for columns, kept in (("0", False), ("00", False), ("1", True)):
+        monkeypatch.setenv("COLUMNS", columns)
+        make_ready()
+        assert ("COLUMNS" in os.environ) is kept
+
+
 def test_what_is_no_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("words.txt").write_text("I am sad")
@@ -299,6 +308,7 @@ def test_what_is_no_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("words.txt", "--transcript words.txt"),
         (str(tmp_path / "words.txt"), "--transcript"),
         ("http://example.org/a", "this is an address"),
+        ("file:///a.wav", "this is an address"),
         ("bad \udcff words", "bytes that are not UTF-8"),
         (["a"], "give the words as one string"),
     ):

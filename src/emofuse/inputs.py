@@ -11,8 +11,8 @@ from pathlib import Path
 from emofuse.errors import SettingsError
 from emofuse.names import key
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/\s]")
-"""A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its two slashes."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,3}[^/\s]")
+"""A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its slashes."""
 _LARGEST = 1 << 20  # Bytes of a transcript.
 _LISTED = 30  # Names that a message lists: all emotions of the largest corpus, not all of its speakers.
 

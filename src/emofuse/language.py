@@ -8,6 +8,7 @@ from typing import Any
 
 LEAST = 0.01
 SHORTEST = 3
+_JUDGED = 1 << 14  # Characters: the identifier counts in 16 bits, which overflow.
 
 
 def is_foreign(text: str, languages: tuple[str, ...]) -> bool:
@@ -31,7 +32,7 @@ def is_foreign(text: str, languages: tuple[str, ...]) -> bool:
     latin = any("LATIN" in unicodedata.name(sign, "") for sign in text if sign.isalpha())
     if not languages or not any(map(str.isalpha, text)) or (latin and len(text.split()) < SHORTEST):
         return False
-    shares = dict(_identifier().rank(text))
+    shares = dict(_identifier().rank(text[:_JUDGED]))
     if not all(language in shares for language in languages):
         return False
     return sum(float(shares.get(language, 0.0)) for language in languages) < LEAST

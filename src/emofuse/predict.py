@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from emofuse.types import TIERS, Alignment, Prediction
 
 DEFAULT = Path(__file__).parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
+
+Sound = str | os.PathLike[str] | NDArray[Any]
+"""A sound file, or samples."""
 
 LONG = 30.0
 """Seconds beyond which a sound is unlike what models learn from."""
@@ -129,7 +133,7 @@ class Predictor:
 
     def predict(
         self,
-        audio: Path | str | NDArray[Any] | None = None,
+        audio: Sound | None = None,
         *,
         text: str | None = None,
         alignment: Alignment | None = None,
@@ -154,6 +158,8 @@ class Predictor:
         """
         if text is not None:
             check_text(text)
+        if isinstance(audio, os.PathLike):
+            audio = Path(audio)
         if isinstance(audio, (str, Path)):
             refuse_address(audio)
         if sampling_rate != SAMPLING_RATE:
@@ -231,10 +237,10 @@ class Predictor:
 
     def predict_many(
         self,
-        files: Sequence[Path | str | None],
+        files: Iterable[Sound | None],
         *,
-        texts: Sequence[str | None] | None = None,
-        alignments: Sequence[Alignment | EmofuseError | None] | None = None,
+        texts: Iterable[str | None] | None = None,
+        alignments: Iterable[Alignment | EmofuseError | None] | None = None,
         progress: Progress = Silent(),
     ) -> Iterator[Prediction | EmofuseError]:
         """Predict the emotion of many files, one after the other, as each is asked for.
@@ -242,7 +248,7 @@ class Predictor:
         Whatever is wrong with a file gives its error in the place of its answer, and the others go on.
 
         Args:
-            files: Recordings; None where there is a text only.
+            files: Recordings, or their samples; None where there is a text only.
             texts: The words of each, in the same order; a single one counts for all, and a single None as a file
                 for all texts.
             alignments: Of each file, for a model that reads segments, or why there is none.
@@ -255,12 +261,14 @@ class Predictor:
             EncoderError: The CTC model that aligned its training cannot be had.
         """
         for name, given in (("files", files), ("texts", texts)):
-            if isinstance(given, (str, Path)):
+            if isinstance(given, (str, os.PathLike)):
                 raise SettingsError(f"{name} is one {type(given).__name__}", where=name, remedy="give a list")
-        sounds, words = list(files), [None] * len(files) if texts is None else list(texts)
+        sounds = list(files)
+        words = [None] * len(sounds) if texts is None else list(texts)
+        silent = all(one is None for one in sounds)
         if len(words) == 1:
             words *= len(sounds)
-        elif sounds == [None]:
+        elif silent and len(sounds) == 1:
             sounds *= len(words)
         if len(words) != len(sounds):
             raise SettingsError(
@@ -273,7 +281,7 @@ class Predictor:
             )
         if set(words) == {None} and "text" in self.needs and self._transcriber is None:
             raise self._lack("text")
-        if set(sounds) == {None} and "speech" in self.needs:
+        if silent and sounds and "speech" in self.needs:
             raise self._lack("speech")
         if self._reads_segments and None in bounds:
             self._aligner_of_training()
@@ -285,22 +293,23 @@ class Predictor:
             yield self._answer(file, text, alignment)
 
     def _answer(
-        self, file: Path | str | None, text: str | None, alignment: Alignment | EmofuseError | None
+        self, file: Sound | None, text: str | None, alignment: Alignment | EmofuseError | None
     ) -> Prediction | EmofuseError:
         """A prediction or, whatever happens, what prevents it: no file may cost another file's answer."""
         if isinstance(alignment, EmofuseError):
             return alignment
+        name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "samples"
         try:
             return self.predict(file, text=text, alignment=alignment)
         except EmofuseError as error:
             return error
         except MemoryError:
-            return AudioError("the memory does not suffice", where=file, remedy="cut it, or free some memory")
+            return AudioError("the memory does not suffice", where=name, remedy="cut it, or free some memory")
         except Exception as error:
             first = next(iter(str(error).splitlines()), "")
             return AudioError(
                 f"this cannot be used ({type(error).__name__}: {first})",
-                where=file,
+                where=name,
                 remedy="leave it out",
             )
 

@@ -89,6 +89,9 @@ def make_ready() -> None:
     What their encoding cannot hold is written as an escape. One that was closed swallows all: a file that is opened
     later must not get its number.
     """
+    # On an output of no columns, as some terminals are said to be, nothing at all would be shown.
+    if not os.environ.get("COLUMNS", "1").strip("0"):
+        del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -113,6 +113,7 @@ class CtcAligner:
     Args:
         model: A Hub id or a folder with a model, its preprocessor and its tokenizer.
         device: Where to compute.
+        download: Whether the Hub may be asked for what is not in the cache.
 
     Raises:
         EncoderError: The model cannot be had, or is no CTC model of letters or phones.
@@ -120,7 +121,7 @@ class CtcAligner:
 
     name = "ctc"
 
-    def __init__(self, model: str, *, device: str = "cpu") -> None:
+    def __init__(self, model: str, *, device: str = "cpu", download: bool = True) -> None:
         import transformers
 
         from emofuse.encoders.checkpoint import model_folder, quiet
@@ -133,7 +134,7 @@ class CtcAligner:
         self.doubt: str | None = None
         """Why the last alignment may be of other words than are said; None where nothing speaks for that."""
         try:
-            folder = model_folder(model)
+            folder = model_folder(model, download=download)
             with quiet(), offline():
                 self._network: Any = auto.AutoModelForCTC.from_pretrained(folder, use_safetensors=True)
                 self._preprocessor: Any = auto.AutoFeatureExtractor.from_pretrained(folder)
@@ -262,15 +263,19 @@ class CtcAligner:
         return spans
 
 
-def model_revision(model: str) -> str:
+def model_revision(model: str, *, download: bool = True) -> str:
     """What tells a model's weights from others, wherever they lie: the commit on the Hub, or a hash of the folder.
+
+    Args:
+        model: Hub id or folder.
+        download: Whether the Hub may be asked for what is not in the cache.
 
     Raises:
         EncoderError: The model cannot be had.
     """
     from emofuse.encoders.checkpoint import content_hash, model_folder
 
-    folder = model_folder(model)
+    folder = model_folder(model, download=download)
     return content_hash(folder) if Path(model).is_dir() else folder.name
 
 

@@ -143,8 +143,11 @@ def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recordin
     where = Path("samples")
     try:
         given = np.asarray(samples)
-    except ValueError:
-        given = np.asarray(None)
+    except (ValueError, TypeError, RuntimeError) as error:
+        # Rows of different lengths, or a tensor of torch that is not in plain memory.
+        reason = str(error).partition("\n")[0].rstrip(".")
+        what = f"these are no samples ({reason})"
+        raise AudioError(what, where=where, remedy="pass an array of numpy") from error
     if given.dtype.kind not in "fi":
         what = f"samples are of type {given.dtype}"
         raise AudioError(what, where=where, remedy="pass floats between -1 and 1, or signed integers")

@@ -5,6 +5,7 @@ All of this runs in a process of its own, since decoders written in C can be cra
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -42,6 +43,7 @@ Signal = Callable[[], None]
 
 _BLOCK = 1 << 16  # Frames decoded at once, so that a header's claim never decides how much memory is taken.
 _UNKNOWN = 1 << 62  # libsndfile gives a length beyond this where a streamed FLAC does not say.
+_OPUS_CHANNELS = 7
 _ANEW = 1.0  # Seconds by which time goes back where another sound begins in the same file.
 _GAP = 0.1  # Seconds without sound that are worth a note.
 
@@ -159,6 +161,9 @@ def _frames(frame: Any) -> Block:
     if kind not in _SAMPLES:
         raise ValueError(kind)
     channels, count = frame.layout.nb_channels, frame.samples
+    if " channels (" in frame.layout.name:
+        # What such a layout shares with its frame PyAV would free a second time, so it is never freed.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
     # Not by `frame.planes`, which reads beyond the list of eight or more.
     plane: Any = AudioPlane
     if frame.format.is_planar:
@@ -194,8 +199,9 @@ def _open_soundfile(path: Path, found: Survey) -> Any | None:
             file = soundfile.SoundFile(place)
     except (soundfile.SoundFileError, TypeError):  # TypeError: it takes a name in .raw for headerless samples.
         return None
-    # It cannot read what was written to a pipe, so that its header leaves the length open: FLAC, or WAV with a 0.
-    if not 0 < file.frames < _UNKNOWN:
+    # It cannot read what was written to a pipe, so that its header leaves the length open: FLAC, or WAV with a 0; nor,
+    # though it opens it, Opus of more than 7 channels.
+    if not 0 < file.frames < _UNKNOWN or (file.subtype == "OPUS" and file.channels > _OPUS_CHANNELS):
         file.close()
         return None
     return file

@@ -179,20 +179,24 @@ def _open_hub(
     )
 
 
-def model_folder(name: str) -> Path:
+def model_folder(name: str, *, download: bool = True) -> Path:
     """The folder of a model with safetensors weights: itself, or the snapshot of one on the Hub, with all its files.
+
+    Args:
+        name: Hub id or folder.
+        download: Whether the Hub may be asked for what is not in the cache.
 
     Raises:
         EncoderError: There is none.
     """
     if name.strip() and Path(name).is_dir():
         return Path(name)
-    found = fetch(name, "config.json", revision=None)
+    found = fetch(name, "config.json", revision=None, download=download)
     if found is None:
         raise EncoderError("the repository has no config.json", where=name, remedy="give the id of a model")
     folder, commit = found.parent, found.parent.name
-    fetch_all(name, ["preprocessor_config.json", *_SAFETENSORS, *_TOKENIZER_FILES], revision=commit)
-    fetch_all(name, _weight_files(folder), revision=commit)
+    fetch_all(name, ["preprocessor_config.json", *_SAFETENSORS, *_TOKENIZER_FILES], revision=commit, download=download)
+    fetch_all(name, _weight_files(folder), revision=commit, download=download)
     return folder
 
 

@@ -52,7 +52,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
             return None
         pinned = "" if revision is None else f" --revision {revision}"
         raise EncoderError(
-            "the model reads this encoder of the Hub, which is not in the local cache",
+            "the model needs this one of the Hub, which is not in the local cache",
             where=name,
             remedy=f"fetch it with `hf download {name}{pinned}`, if you trust where the model comes from",
         )

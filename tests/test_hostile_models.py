@@ -539,6 +539,16 @@ def test_weights_that_cannot_be_read_are_named(copy: Path, monkeypatch: pytest.M
         load(copy)
 
 
+def test_a_folder_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    name = tmp_path / ("x" * 300)
+    with pytest.raises(CheckpointError, match=r"the model cannot be read \(.+\); check path, permissions"):
+        load(name)
+    with pytest.raises(EncoderError, match=r"the folder cannot be read \(.+\); check path, permissions"):
+        load_text_encoder(TextSettings(encoder=str(name)))
+    with pytest.raises(EncoderError, match=r"the folder cannot be read \(.+\); check path, permissions"):
+        load_text_encoder(TextSettings(encoder="~nobody-of-this-name/bert"))
+
+
 def test_what_is_loaded_does_not_hang_on_the_file(copy: Path) -> None:
     predictor = load(copy)
     before = predictor.predict(tone(0.5, seed=0), text="so very good")

@@ -159,13 +159,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             files elsewhere. It is data from strangers: nothing is asked of the Hub, and no more memory taken than for
             what its files hold.
     """
-    for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise CheckpointError(
-                f"the model folder has no {name}", where=folder, remedy="name a folder that emofuse has trained"
-            )
-    _check_links(folder)
     try:
+        for name in (SETTINGS, WEIGHTS):
+            if not (folder / name).is_file():
+                raise CheckpointError(
+                    f"the model folder has no {name}", where=folder, remedy="name a folder that emofuse has trained"
+                )
+        _check_links(folder)
         values = _read_settings(folder / SETTINGS)
         if values["format"] != FORMAT:
             raise CheckpointError(
@@ -192,7 +192,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         alignment = _sources(values.get("alignment"))
     except CheckpointError:
         raise
-    except (EmofuseError, OSError, LookupError, ArithmeticError, AssertionError, *_DAMAGE) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f"the model cannot be read ({error.strerror or error})",
+            where=error.filename or folder,
+            remedy="check path, permissions and disk",
+        ) from error
+    except (EmofuseError, LookupError, ArithmeticError, AssertionError, *_DAMAGE) as error:
         what = error.what if isinstance(error, EmofuseError) else str(error).partition("\n")[0]
         raise CheckpointError(
             f"the parts of the model folder do not fit ({what})",

@@ -435,6 +435,10 @@ def main() -> NoReturn:
     except OSError as error:
         place = os.fsdecode(error.filename) if error.filename else "what is printed, or a file"
         _fail(f"{place}: {error.strerror or error}; check path, permissions and disk.")
+    except (ImportError, SystemError) as error:
+        # What is short of memory while it is loaded says so in its own way.
+        reason = str(error).partition("\n")[0]
+        _fail(f"a library cannot be loaded ({reason}); make memory free, or install emofuse again.")
     except MemoryError:
         _fail("the memory ran out; work on less at once, or free some.")
     # typer makes this status of an interruption, in silence.

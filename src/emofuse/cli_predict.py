@@ -60,7 +60,7 @@ def predict(
         check_model(Path(model))
     if alignments is not None and not alignments.exists():
         raise AlignmentError("no such file or folder", where=alignments, remedy="make it with `emofuse align`")
-    absent = [name for name in sources if not os.path.lexists(name)]
+    absent = [name for name in sources if _is_absent(name)]
     if absent and len(absent) == len(sources):
         finish(dict.fromkeys(absent, "no such file; check the path"), done=False)
     from emofuse.align.again import GivenAlignments
@@ -83,10 +83,18 @@ def predict(
                 seen += 1
     except KeyboardInterrupt:
         writer.close()
-        warn(f"Stopped after {seen} of {max(len(sources), 1)} files; their answers are above.")
+        warn(f"Stopped after {seen} of {max(len(sources), len(texts or ()))} files; their answers are above.")
         raise typer.Exit(STOPPED) from None
     writer.close()
     finish(skipped, done=done > 0)
+
+
+def _is_absent(name: str) -> bool:
+    try:
+        os.lstat(name)
+    except OSError as error:
+        return isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return False
 
 
 def _texts(files: Sequence[str], given: list[str] | None, transcripts: list[Path] | None) -> list[str | None] | None:

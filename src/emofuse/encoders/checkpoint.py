@@ -98,9 +98,17 @@ def open_checkpoint(
     """
     if encoder.startswith(BUILTIN):
         return replace(_open_folder(_builtin_folder(encoder), families=families, light=light), name=encoder)
-    folder = Path(encoder).expanduser()
-    if encoder.strip() and (download or folder.is_absolute()) and folder.is_dir():
-        return _open_folder(folder.resolve(), families=families)
+    try:
+        folder = Path(encoder).expanduser()
+        if encoder.strip() and (download or folder.is_absolute()) and folder.is_dir():
+            return _open_folder(folder.resolve(), families=families)
+    except (OSError, RuntimeError) as error:
+        # RuntimeError: the home of a user who is not known here.
+        raise EncoderError(
+            f"the folder cannot be read ({getattr(error, 'strerror', error)})",
+            where=encoder,
+            remedy="check path, permissions and disk",
+        ) from error
     if _looks_like_path(encoder):
         raise EncoderError(
             "there is no such folder", where=encoder, remedy="check the path, or give the id of a model on the Hub"

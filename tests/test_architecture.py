@@ -16,8 +16,8 @@ import emofuse
 SOURCE = Path(emofuse.__file__).parent
 
 ORDER = (
-    "errors",
     "terminal",
+    "errors",
     "names",
     "inputs",
     "files",

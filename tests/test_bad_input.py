@@ -492,6 +492,12 @@ def test_any_damaged_parquet_reads_or_is_refused(flips: list[tuple[int, int]], l
     reads_or_is_refused(bytes(content[:length]), "parquet")
 
 
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    error = EmofuseError("there is no setting a\r\nb\x1b[2J", where="c\u2028.csv", remedy="use\nc")
+    assert str(error) == r"c\u2028.csv: there is no setting a\r\nb\x1b[2J; use\nc."
+    assert error.where == "c\u2028.csv"
+
+
 def test_a_message_quotes_the_beginning_of_what_is_endless() -> None:
     error = EmofuseError(f"the label is {'[' * 5000!r}", where="a.csv", remedy=f"use one of {'x' * 5000}, happy")
     assert str(error) == f"a.csv: the label is '{'[' * 149}...; use one of {'x' * 150}... happy."

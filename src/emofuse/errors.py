@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from emofuse.terminal import harmless
+
 # Whatever a damaged file holds may be quoted, and nobody reads thousands of signs.
 _LONG = re.compile(r"(\S{150})\S{50,}")
 
 
 class EmofuseError(Exception):
-    """Something a person can mend: where it is, what was wrong, and the remedy, in one sentence.
+    """Something a person can fix: where it is, what was wrong, and the remedy, in one sentence.
+
+    Control characters of whatever it quotes are shown as escapes, so that it stays one line.
 
     Args:
         what: What was wrong, without a full stop.
@@ -23,10 +27,10 @@ class EmofuseError(Exception):
     """
 
     def __init__(self, what: str, *, remedy: str, where: str | Path | None = None) -> None:
-        self.what = _LONG.sub(r"\1...", what)
+        self.what = _readable(what)
         self.where = None if where is None else str(where)
-        self.remedy = _LONG.sub(r"\1...", remedy)
-        place = "" if where is None else f"{where}: "
+        self.remedy = _readable(remedy)
+        place = "" if where is None else f"{harmless(str(where))}: "
         super().__init__(f"{place}{self.what}; {self.remedy}.")
 
     @property
@@ -37,6 +41,10 @@ class EmofuseError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and worker processes send errors home.
         return (_rebuild, (type(self), self.what, self.remedy, self.where))
+
+
+def _readable(text: str) -> str:
+    return _LONG.sub(r"\1...", harmless(text))
 
 
 def _rebuild(kind: type[EmofuseError], what: str, remedy: str, where: str | None) -> EmofuseError:

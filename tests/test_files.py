@@ -146,6 +146,13 @@ def test_any_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
 
 
 @posix
+@pytest.mark.parametrize("name", [".", "", "/", "..", "a\0b", "half \ud800"])
+def test_what_cannot_be_a_name_is_refused(name: str) -> None:
+    for way in (written_whole, written_folder, alone_with):
+        with pytest.raises(OutputError, match="give it a name of its own"), way(Path(name)):
+            pass
+
+
 def test_names_of_any_bytes(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"b\xe9")
     write_text(path, "1")

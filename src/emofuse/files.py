@@ -51,7 +51,7 @@ def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise OutputError("this is not a file", where=path, remedy="name a file")
         yield part
-        _share(part, _usual_mode(part.parent))
+        _set_mode(part, _usual_mode(part.parent))
         if sync:
             _sync(part)
         part.replace(path)
@@ -83,7 +83,7 @@ def written_folder(path: Path) -> Iterator[Path]:
         mode = _usual_mode(part.parent)
         for file in part.rglob("*"):
             if file.is_file():
-                _share(file, mode)
+                _set_mode(file, mode)
                 _sync(file)
         before = part.with_name(f"before {part.name}"[:200])
         if path.is_symlink() or path.exists():
@@ -181,8 +181,24 @@ def sweep(folder: Path) -> None:
             _remove_left(Path(above, name))
 
 
+def check_name(path: Path) -> None:
+    """Refuse what no file or folder of one's own can be called, as `.` and what holds half a character.
+
+    Raises:
+        OutputError: It is such a name.
+    """
+    with suppress(UnicodeEncodeError):
+        os.fsencode(path)
+        if path.name not in ("", "..") and "\0" not in str(path):
+            return
+    raise OutputError(
+        "this cannot be the name of what is written", where=ascii(str(path)), remedy="give it a name of its own"
+    )
+
+
 @contextmanager
 def _written(path: Path) -> Iterator[Path]:
+    check_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = path.parent.absolute()
@@ -226,7 +242,7 @@ def _usual_mode(folder: Path) -> int:
         probe.unlink()
 
 
-def _share(file: Path, mode: int) -> None:
+def _set_mode(file: Path, mode: int) -> None:
     """Give a file its usual rights whoever made it: safetensors keeps others from reading what it writes."""
     about = file.lstat()
     # A hard link's rights are those of the file that it was made of.

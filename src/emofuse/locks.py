@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from emofuse.errors import OutputError
-from emofuse.files import sweep
+from emofuse.files import check_name, sweep
 from emofuse.progress import Progress
 
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
@@ -104,6 +104,7 @@ def alone_with(path: Path) -> Iterator[None]:
     Raises:
         OutputError: Another command does, or the folder around it cannot be written.
     """
+    check_name(path)
     # A name of 255 bytes has no room for more.
     name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     with _held(path.with_name(f".{name}.emofuse.lock"), path, waiting=None):
@@ -123,9 +124,10 @@ def _held(lock: Path, place: Path, *, waiting: Progress | None) -> Iterator[None
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_owner()).encode())
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(
-            f"the folder cannot be written ({error.strerror or error})", where=lock.parent, remedy="choose another"
+            f"the folder cannot be written ({reason})", where=lock.parent, remedy="choose another"
         ) from error
     try:
         yield
@@ -143,7 +145,7 @@ def _held(lock: Path, place: Path, *, waiting: Progress | None) -> Iterator[None
 
 
 def _acquire(lock: Path, place: Path, waiting: Progress | None) -> int:
-    told = False
+    noted = False
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
@@ -164,8 +166,8 @@ def _acquire(lock: Path, place: Path, waiting: Progress | None) -> int:
                 where=place,
                 remedy="wait until it has finished, or choose another place",
             )
-        if not told:
-            told = True
+        if not noted:
+            noted = True
             waiting.note(f"{place}: waiting for another command that works here ({who}).")
         time.sleep(_PAUSE)
 

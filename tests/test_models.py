@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from emofuse.encoders.logmel import LogMelEncoder
 from emofuse.errors import ScoresError, SettingsError
 from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, JoinedModel, build_model
 from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import Joining, combine
-from emofuse.settings import ModelKind, ModelSettings
-from emofuse.training.material import PARTS
+from emofuse.settings import ModelKind, ModelSettings, SpeechSettings, load_recipe
+from emofuse.training.material import PARTS, speech_shape
 
 Array = NDArray[np.float64]
 KINDS: tuple[ModelKind, ...] = tuple(kind for kind in get_args(ModelKind) if kind not in PARTS)
@@ -201,6 +202,18 @@ def test_features_of_any_size_are_constant_or_not_by_their_own_layer() -> None:
     kept = without_constants(torch.zeros(4, 3), deviation)
     assert kept.tolist() == deviation.tolist()
     assert without_constants(torch.full((4, 3), 1e4), deviation)[0].tolist() == [0.0, 0.0, 5.0]
+
+
+def test_bands_that_telephone_speech_lacks_weigh_nothing() -> None:
+    """Energies vary by two, slopes by two hundredths, and what resampling leaves above 4 kHz by a tenth of each."""
+    shape = speech_shape("speech", load_recipe("speech"), LogMelEncoder(SpeechSettings(encoder="logmel")).specification)
+    deviation = torch.tensor([2.0, 0.02, 0.01]).repeat_interleave(80)
+    for kind, band in ((0, 64), (1, 144), (2, 224)):
+        deviation[band : 80 * (kind + 1)] *= 0.07
+    mix = shape.front(8)
+    mix.standardise_by(torch.full((1, 240), -20.0), deviation[None])
+    alive = (torch.arange(240) % 80 < 64)[None]
+    torch.testing.assert_close(mix.deviation, deviation.where(alive, 0.0))
 
 
 @pytest.mark.parametrize("kind", POOLINGS)

@@ -40,7 +40,7 @@ from emofuse.scoring.metrics import (
     weighted_accuracy,
 )
 from emofuse.scoring.result import evaluate
-from emofuse.scoring.table import Scores, join_scores, make_scores, read_scores, write_scores
+from emofuse.scoring.table import NAMES, Scores, join_scores, make_scores, read_scores, write_scores
 
 few = settings(deadline=None, derandomize=True, max_examples=60)
 Labels = NDArray[np.int64]
@@ -833,7 +833,9 @@ def test_a_table_survives_writing_and_reading(
     data: st.DataObject, suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     generator = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    classes = data.draw(st.lists(names, min_size=2, max_size=4, unique_by=key).filter(lambda c: not {"seed"} & {*c}))
+    classes = data.draw(
+        st.lists(names, min_size=2, max_size=4, unique_by=key).filter(lambda c: not {*NAMES} & {*map(key, c)})
+    )
     utterances = data.draw(st.lists(names, min_size=1, max_size=6, unique=True))
     rows = len(utterances)
     frame = pd.DataFrame(
@@ -1120,6 +1122,12 @@ def spoiled(column: str, row: int, value: object) -> pd.DataFrame:
 def test_an_impossible_table_is_refused_by_row_and_column(frame: pd.DataFrame, message: str) -> None:
     with pytest.raises(ScoresError, match=f"^my table: {message}"):
         make_scores(frame, source="my table")
+
+
+def test_a_column_without_numbers_is_no_class(tmp_path: Path) -> None:
+    assert make_scores(table().assign(valence=np.nan), source="test").classes == CLASSES
+    with pytest.raises(ScoresError, match=r"this is a folder; name the table in it"):
+        read_scores(tmp_path)
 
 
 def test_rounding_of_posteriors_is_forgiven() -> None:

@@ -249,6 +249,12 @@ class ProtocolSettings(Settings):
     merge: Mapping[str, str] = Field(default_factory=dict)
     apart: Literal["script"] | None = None
 
+    @model_validator(mode="after")
+    def _fixed_is_read(self) -> ProtocolSettings:
+        if self.fixed is not None and self.kind != "fixed":
+            raise ValueError(f"fixed needs kind fixed, and kind is {self.kind}")
+        return self
+
 
 LEARNT = ("class_weights", "label_smoothing", "soft_labels")
 """Settings of what is learnt, not how."""

@@ -111,6 +111,11 @@ class EncoderSpecification:
     exposure: tuple[str, ...] = ()
 
     @property
+    def kinds(self) -> int:
+        """How many kinds of numbers stand one after another in a frame: energies and slopes of log-mel, else one."""
+        return 3 if self.family == "logmel" else 1
+
+    @property
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sampling_rate / self.stride

@@ -11,10 +11,10 @@ from torch.nn.utils.rnn import pad_sequence
 from emofuse.errors import StoreError, TrainingError
 from emofuse.features.store import View
 
-CONSTANT = 0.01
-"""Fraction of its layer's median deviation up to which a feature counts as constant.
+CONSTANT = 0.1
+"""Fraction of the median deviation of its layer and kind up to which a feature counts as constant.
 
-The smallest seen of a feature that carries something (means of a clip's slopes) is three times that."""
+The smallest seen of a feature that carries something is 0.14; bands above those of telephone speech reach 0.07."""
 ROUNDING = 1e-6
 
 
@@ -182,17 +182,23 @@ def statistics_of(items: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Te
     return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()
 
 
-def without_constants(mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
-    """Deviations `(layers, width)`, 0 for features that are constant, by the scale of their layer.
+def without_constants(mean: torch.Tensor, deviation: torch.Tensor, *, kinds: int = 1) -> torch.Tensor:
+    """Deviations `(layers, width)`, 0 for features that are constant, by the scale of their layer and kind.
 
     A constant feature carries nothing, and its deviation is rounding: divided by that, any other value of it that comes
     later, as from another microphone, would outweigh all other features.
+
+    Args:
+        mean: Means, `(layers, width)`.
+        deviation: Standard deviations, `(layers, width)`.
+        kinds: How many kinds of features stand one after another, each of a scale of its own.
 
     Example:
         >>> without_constants(torch.zeros(1, 4), torch.tensor([[1.0, 2.0, 3.0, 1e-4]])).tolist()
         [[1.0, 2.0, 3.0, 0.0]]
     """
-    varies = deviation > ROUNDING * mean.abs()
+    by_kind = deviation.reshape(len(deviation), kinds, -1)
+    varies = by_kind > ROUNDING * mean.reshape(by_kind.shape).abs()
     # The median of those that vary: of the bands of telephone speech nearly half do not.
-    floor = CONSTANT * deviation.where(varies, torch.nan).nanmedian(-1, keepdim=True).values
-    return deviation.where(varies & (deviation > floor), 0.0)
+    floor = CONSTANT * by_kind.where(varies, torch.nan).nanmedian(-1, keepdim=True).values
+    return by_kind.where(varies & (by_kind > floor), 0.0).reshape(deviation.shape)

@@ -18,17 +18,20 @@ class InputShape:
         layers: Hidden states (0: ids, whose embedding is trained with the model).
         width: Numbers a step, or words of the vocabulary.
         segments: Whether frames come with the bounds of segments, to which the model pools them.
+        kinds: How many kinds of numbers stand one after another in a step, each of a scale of its own.
     """
 
     layers: int
     width: int
     segments: bool = False
+    kinds: int = 1
 
     def front(self, width: int) -> Front:
         """The layer that reads this input; `width` is that of a trained embedding."""
         if not self.layers:
             return WordEmbedding(self.width, width)
-        return SegmentMix(self.layers, self.width) if self.segments else LayerMix(self.layers, self.width)
+        mix = SegmentMix if self.segments else LayerMix
+        return mix(self.layers, self.width, kinds=self.kinds)
 
 
 def build_model(

@@ -21,6 +21,7 @@ class LayerMix(nn.Module):
     Args:
         layers: Number of hidden states.
         width: Numbers a frame.
+        kinds: How many kinds of numbers stand one after another in a frame.
 
     Example:
         >>> LayerMix(3, 8)(torch.zeros(2, 3, 5, 8)).shape
@@ -30,9 +31,9 @@ class LayerMix(nn.Module):
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, layers: int, width: int) -> None:
+    def __init__(self, layers: int, width: int, *, kinds: int = 1) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.kinds = width, kinds
         self.scores = nn.Parameter(torch.zeros(layers))
         self.register_buffer("mean", torch.zeros(layers, width))
         self.register_buffer("deviation", torch.ones(layers, width))
@@ -43,7 +44,7 @@ class LayerMix(nn.Module):
         A feature that is constant in them weighs nothing; its deviation is stored as 0.
         """
         self.mean.copy_(mean)
-        self.deviation.copy_(without_constants(mean, deviation))
+        self.deviation.copy_(without_constants(mean, deviation, kinds=self.kinds))
 
     @property
     def weights(self) -> torch.Tensor:
@@ -70,14 +71,15 @@ class SegmentMix(LayerMix):
     Args:
         layers: Number of hidden states.
         width: Numbers a frame.
+        kinds: How many kinds of numbers stand one after another in a frame.
 
     Example:
         >>> SegmentMix(3, 8)(torch.zeros(2, 3, 5, 8), torch.tensor([[[0, 2], [2, 5]], [[0, 4], [0, 0]]])).shape
         torch.Size([2, 2, 8])
     """
 
-    def __init__(self, layers: int, width: int) -> None:
-        super().__init__(layers, width)
+    def __init__(self, layers: int, width: int, *, kinds: int = 1) -> None:
+        super().__init__(layers, width, kinds=kinds)
         # Without a bias, which a softmax would not notice.
         self.frame_score = nn.Linear(width, 1, bias=False)
 

@@ -236,7 +236,7 @@ def _holds_posteriors(column: pd.Series[Any]) -> bool:
     if pd.api.types.is_bool_dtype(column):
         return False
     if pd.api.types.is_numeric_dtype(column):
-        return True
+        return bool(column.notna().any())
     values = _numbers(column.dropna().iloc[:100])
     return bool(len(values) and ((values >= 0) & (values <= 1)).all())
 
@@ -284,6 +284,8 @@ def read_scores(path: Path, *, by: str | None = None) -> Scores:
     Raises:
         ScoresError: The file is absent, of another kind, or breaks the rules of `make_scores`.
     """
+    if path.is_dir():
+        raise ScoresError("this is a folder", where=path, remedy="name the table in it, such as scores.parquet")
     if not path.is_file():
         raise ScoresError("no such score table", where=path, remedy="check the path")
     try:

@@ -55,7 +55,9 @@ def pools_frames(kind: ModelKind, recipe: Recipe) -> bool:
 def speech_shape(kind: ModelKind, recipe: Recipe, encoder: EncoderSpecification) -> InputShape:
     """What a model reads of speech."""
     width = step_width(granularities_of(kind, recipe)[0], recipe, encoder)
-    return InputShape(len(encoder.selected), width, segments=pools_frames(kind, recipe))
+    # Pooled by mean and deviation, each kind comes twice.
+    kinds = encoder.kinds * (width // encoder.width)
+    return InputShape(len(encoder.selected), width, segments=pools_frames(kind, recipe), kinds=kinds)
 
 
 def step_width(granularity: Granularity, recipe: Recipe, encoder: EncoderSpecification) -> int:

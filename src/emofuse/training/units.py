@@ -37,7 +37,7 @@ from emofuse.training.material import (
 from emofuse.types import TIERS, Fold
 from emofuse.workers import new_pool, see_that_processes_start
 
-VERSION = 4
+VERSION = 5
 LABEL = "Training"
 SHOWN = 5
 

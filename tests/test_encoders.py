@@ -235,6 +235,15 @@ def test_a_whisper_folder_carries_the_card_of_its_origin(tmp_path: Path) -> None
     assert speech(folder).specification.licence == "MIT"
 
 
+@pytest.mark.parametrize("dither", [0.5, {"a": 1}])
+def test_whisper_draws_no_noise(dither: Any, tmp_path: Path) -> None:
+    folder = tiny_speech_encoder(tmp_path, family="whisper")
+    edit(folder / "preprocessor_config.json", lambda values: values.update(dither=dither))
+    encoder = load_speech_encoder(SpeechSettings(encoder=str(folder)))
+    first, second = (encoder.encode([tone(0.5, seed=0)])[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_a_whisper_preprocessor_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     folder = tiny_speech_encoder(tmp_path, family="whisper")
     edit(folder / "preprocessor_config.json", lambda values: values.update(feature_size=128))

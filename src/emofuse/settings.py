@@ -475,9 +475,14 @@ def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str)
 
 
 def _refused(error: Mapping[str, Any]) -> str:
-    name, shown = ".".join(_parts(error)) or "recipe", _SHORT.repr(error["input"])
+    name, shown = ".".join(_parts(error)), _SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
-        return f"there is no setting {name if len(name) <= _SHOWN else name[:_SHOWN] + '...'}"
+        return (
+            f"there is no setting {name if len(name) <= _SHOWN else name[:_SHOWN] + '...'}"
+            if name
+            else "a setting has no name"
+        )
+    name = name or "recipe"
     if error["type"] == "missing":
         return f"setting {name} is not given"
     if error["type"] == "literal_error":
@@ -507,8 +512,9 @@ def _remedy(kind: type[Settings], error: Mapping[str, Any]) -> str:
 def _parts(error: Mapping[str, Any]) -> list[str]:
     """The name of a setting in its parts, without what pydantic adds where several types are allowed."""
     *before, last = map(str, error["loc"] or ("",))
-    named = "[" not in last or error["type"] == "extra_forbidden"
-    return [part for part in before if "[" not in part] + ([last] if named and last else [])
+    unknown = error["type"] == "extra_forbidden"
+    named = unknown or (last and "[" not in last)
+    return [part for part in before if "[" not in part] + ([last] if named else [])
 
 
 def setting_names(kind: type[Settings]) -> list[str]:

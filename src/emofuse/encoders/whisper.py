@@ -151,7 +151,8 @@ def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, de
     layers = config.encoder_layers + 1
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
     extractor_class: Any = WhisperFeatureExtractor
-    extractor = extractor_class(**{"feature_size": config.num_mel_bins, **checkpoint.preprocessor})
+    # Dither is noise that is drawn anew: the same clip would have other features each time.
+    extractor = extractor_class(**{"feature_size": config.num_mel_bins, **checkpoint.preprocessor, "dither": 0.0})
     stride = 2 * extractor.hop_length
     if extractor.feature_size != config.num_mel_bins or extractor.n_samples != config.max_source_positions * stride:
         raise EncoderError(

@@ -122,7 +122,9 @@ def test_a_missing_column_of_a_file_is_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["label", "speaker", "session", "dialogue", "script", "language"])
-@pytest.mark.parametrize("other", ["Zoë ", "Zoe\u0308", "ZOË", "Zo\u200bë", "\uff3aoë", "Zoë\u00a0"])
+@pytest.mark.parametrize(
+    "other", ["Zoë ", "Zoe\u0308", "ZOË", "Zo\u200bë", "\u200eZoë", "Zoë\u202c", "\uff3aoë", "Zoë\u00a0"]
+)
 def test_one_name_spelt_in_two_ways_is_refused_or_made_one(column: str, other: str) -> None:
     rows = [{"utterance": str(at), "text": "so", column: value} for at, value in enumerate(["Zoë", other, "Zoë"])]
     with pytest.raises(ManifestError, match=rf"row 2, column '{column}' is .*spelt 'Zoë'"):

@@ -349,7 +349,7 @@ def train(
     left_out = {**(skipped or {}), **{name: error.advice for name, error in features.failed.items()}}
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
-        raise ManifestError("no utterance can be used", remedy="see the reasons above and mend the sound files")
+        raise ManifestError("no utterance can be used", remedy="see the reasons above and fix the recordings")
     protocol = make_protocol(usable, recipe.protocol)
     save_protocol(protocol, out / "protocol.json")
     material = _material(usable, recipe, protocol, features)

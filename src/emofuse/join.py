@@ -46,7 +46,7 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     text = load_checkpoint(text_run / MODELS / "text")
     if speech.classes != text.classes:
         raise CheckpointError(
-            f"the speech model tells {', '.join(speech.classes)}, the text model {', '.join(text.classes)}",
+            f"the speech model predicts {', '.join(speech.classes)}, the text model {', '.join(text.classes)}",
             where=text_run,
             remedy="train both with the same protocol.labels",
         )

@@ -6,8 +6,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-_INVISIBLE = dict.fromkeys((0xFEFF, 0x200B, 0x2060, 0x00AD))
-"""Byte order mark, zero-width space, word joiner and soft hyphen: they come along with copied text."""
+_INVISIBLE = dict.fromkeys(
+    (0x00AD, 0x061C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
+)
+"""Soft hyphen, zero-width space, marks of direction and of byte order, and the like: they come with copied text."""
 
 _SHOWN = 3
 

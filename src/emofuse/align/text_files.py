@@ -80,7 +80,7 @@ def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file")
                 raise AlignmentError(
                     f"{what} has {segment.label[:40]!r} at {start:g} s, before the segment ahead of it ends",
                     where=path,
-                    remedy="align anew, or mend the times",
+                    remedy="align anew, or fix the times",
                 )
             start = max(start, before.start)
             found[-1] = Segment(start=before.start, end=start, label=before.label)
@@ -88,7 +88,7 @@ def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file")
             raise AlignmentError(
                 f"{what} has {segment.label[:40]!r} from {start:g} to {segment.end:g} s",
                 where=path,
-                remedy="align anew, or mend the times",
+                remedy="align anew, or fix the times",
             )
         found.append(Segment(start=start, end=segment.end, label=segment.label.strip()))
     return tuple(found)

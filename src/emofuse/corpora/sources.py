@@ -78,7 +78,7 @@ def read_words(path: Path | None, errors: list[EmofuseError]) -> str | None:
 
 
 def row_error(
-    path: Path, number: int, what: str, *, remedy: str = "mend that line, or download the file again"
+    path: Path, number: int, what: str, *, remedy: str = "fix that line, or download the file again"
 ) -> ManifestError:
     """The error for one line of a file, by its number (counted from 1)."""
     return ManifestError(what, where=f"{path}, line {number}", remedy=remedy)

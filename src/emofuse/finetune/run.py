@@ -119,7 +119,7 @@ def finetune(
     left_out = {**(skipped or {}), **{name: error.advice for name, error in recordings.failed.items()}}
     usable = manifest[manifest["utterance"].isin(list(recordings.rows))].reset_index(drop=True)
     if usable.empty:
-        raise ManifestError("no utterance can be used", remedy="see the reasons above and mend the sound files")
+        raise ManifestError("no utterance can be used", remedy="see the reasons above and fix the recordings")
     protocol = make_protocol(usable, recipe.protocol)
     job = _Job(
         kind=kind,

@@ -363,6 +363,24 @@ def test_flacs_in_a_row_are_all_read(tmp_path: Path) -> None:
     assert recording.notes == ("the file is 2 sounds in a row, which were all read",)
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mka", "flac"), ("a.webm", "libopus")])
+def test_what_follows_boxes_and_what_is_lost_between_them_is_said(tmp_path: Path, name: str, codec: str) -> None:
+    content = encode(tmp_path / name, np.tile(NOISE, 3)[None], codec=codec, rate=48000).read_bytes()
+    once = read_audio(tmp_path / name)
+    assert once.notes == read_audio(write(tmp_path / name, content + bytes(300))).notes == ()
+    notes = read_audio(write(tmp_path / name, content + b"0123456789" * 30)).notes
+    assert notes == ("300 bytes after the end of the sound were not read",)
+    twice = read_audio(write(tmp_path / name, content * 2))
+    if name == "a.m4a":
+        assert twice.notes == (f"{len(content)} bytes after the end of the sound were not read",)
+    else:
+        assert "the file is several sounds in a row, which were all read" in twice.notes
+        assert len(twice.samples) == pytest.approx(2 * len(once.samples), rel=0.02)
+    if name == "a.webm":
+        content = content[: len(content) // 2] + bytes(2000) + content[len(content) // 2 + 2000 :]
+        assert "could be read" in str(read_audio(write(tmp_path / name, content)).notes)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -20,6 +20,8 @@ from emofuse.files import stand_in
 # first frames and drops what is beyond.
 _SOUNDFILE_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST")
 _RIFF_HEADS = (b"RIFF", b"RF64", b"RIFX", b"FORM")
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"moof", b"free")
+_EBML = b"\x1aE\xdf\xa3"
 
 # PCM, ADPCM, float, A-law, mu-law, IMA ADPCM, GSM, and the tag that refers to a longer one. Of other codecs in WAV,
 # such as MP3, libsndfile counts frames that it then does not give.
@@ -57,7 +59,8 @@ def survey(path: Path) -> Survey:
         raise AudioError(what, where=path, remedy=remedy)
     size = path.stat().st_size
     with path.open("rb") as file:
-        if promised_end(file, size) > size:
+        end = promised_end(file, size)
+        if end > size:
             raise cut_short(path)
         file.seek(tag := _tag_size(file))
         head = file.read(12)
@@ -70,6 +73,8 @@ def survey(path: Path) -> Survey:
             return _survey_ogg(path, file, size)
         if head[:4] == b"fLaC":
             return _survey_flac(file)
+        if head[4:8] in _MP4_BOXES or head[:4] == _EBML:
+            return _survey_boxes(file, end, size)
     return Survey(soundfile=head[:4] in _SOUNDFILE_HEADS)
 
 
@@ -103,6 +108,18 @@ def _survey_chunks(file: BinaryIO, found: Samples, size: int) -> Survey:
     return Survey(soundfile=fits, notes=(_unread(size - rest),))
 
 
+def _survey_boxes(file: BinaryIO, end: int, size: int) -> Survey:
+    """What an MP4 or Matroska file holds after its last box or segment; of several Matroska files all are read."""
+    file.seek(end)
+    if not end or end >= size:
+        return Survey(soundfile=False)
+    if file.read(4) == _EBML:
+        return Survey(soundfile=False, notes=("the file is several sounds in a row, which were all read",))
+    if _is_padding(file, end, size):
+        return Survey(soundfile=False)
+    return Survey(soundfile=False, notes=(_unread(size - end),))
+
+
 def _unread(count: int) -> str:
     return f"{count} bytes after the end of the sound were not read"
 
@@ -118,7 +135,7 @@ def _after_chunks(file: BinaryIO, found: Samples, size: int) -> int:
         while (chunk := found.chunks.read(file)) is not None:
             name, length = chunk
             begin = file.tell()
-            named = name not in _RIFF_HEADS and name.isascii() and name.decode("ascii").isprintable()
+            named = name not in (*_RIFF_HEADS, b"riff") and name.isascii() and name.decode("ascii").isprintable()
             if not named or not 0 <= length <= size - begin:
                 break
             place = found.chunks.after(begin, length)
@@ -218,8 +235,8 @@ def promised_end(file: BinaryIO, size: int) -> int:
     head = file.read(12)
     readers: tuple[tuple[bool, Callable[[BinaryIO, int], int]], ...] = (
         (head[:4] in (*_RIFF_HEADS, b"riff", b"caff", b".snd"), _samples_end),
-        (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"), _mp4_end),
-        (head[:4] == b"\x1aE\xdf\xa3", _matroska_end),
+        (head[4:8] in _MP4_BOXES, _mp4_end),
+        (head[:4] == _EBML, _matroska_end),
         (head[:4] == b"OggS", _ogg_end),
         (head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"), _mp3_end),
     )
@@ -240,19 +257,23 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
     while position < size:
         file.seek(position)
         header = file.read(16)
-        if len(header) < 8 or not header[4:8].isalnum():
+        # Another file begins, of which nothing is read.
+        if len(header) < 8 or not header[4:8].isalnum() or (position and header[4:8] == b"ftyp"):
             break
         length = struct.unpack(">I", header[:4])[0]
+        if length == 0:  # The last box, which ends with the file.
+            return size
         if length == 1 and len(header) == 16:
             length = struct.unpack(">Q", header[8:])[0]
-        if length < 8:
+        # What is no box of sound and reaches beyond the file is something else, not a box that was cut.
+        if length < 8 or (header[4:8] not in _MP4_BOXES and position + length > size):
             break
         position += int(length)
     return position
 
 
 def _matroska_end(file: BinaryIO, size: int) -> int:
-    for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
+    for name in (_EBML, b"\x18S\x80g"):
         if file.read(4) != name:
             return 0
         first = (file.read(1) or b"\0")[0]

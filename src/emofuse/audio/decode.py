@@ -46,6 +46,8 @@ _UNKNOWN = 1 << 62  # libsndfile gives a length beyond this where a streamed FLA
 _OPUS_CHANNELS = 7
 _ANEW = 1.0  # Seconds by which time goes back where another sound begins in the same file.
 _GAP = 0.1  # Seconds without sound that are worth a note.
+_SLACK, _SHORT = 0.25, 0.03  # Seconds, and fraction of all, that a header may say too much, as encoders pad.
+_HAS_LENGTH = frozenset({"matroska", "mov", "asf", "avi", "flv"})
 
 # FFmpeg also opens playlists, which would make it read other files or addresses: only plain containers are allowed.
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
@@ -145,8 +147,21 @@ class Source:
                 raise no_samples(self._path) if failed is None else damaged(self._path) from failed
             if failed is not None:
                 self.notes.append("what follows the sound, or its end, cannot be decoded and was left out")
+            seconds, stated = count / shape[0], _stated_seconds(container)
+            if lost <= _GAP and stated - seconds > max(_SLACK, _SHORT * stated):
+                self.notes.append(f"its header says {stated:.2f} s, and no more than {seconds:.2f} s could be read")
             if lost:
                 self.notes.append(f"{lost:.1f} s within the sound are missing, and what is there was joined")
+
+
+def _stated_seconds(container: Any) -> float:
+    """Length of the first sound track by the header of its file; 0 where it has none, or one that was estimated."""
+    stream = container.streams.audio[0]
+    if not _HAS_LENGTH & set(container.format.name.split(",")):
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 def _changing(path: Path, what: str) -> AudioError:

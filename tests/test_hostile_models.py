@@ -345,6 +345,17 @@ def _load(stream: str, encoders: Path) -> Any:
     return load_text_encoder(TextSettings(encoder=str(encoders / "text")))
 
 
+@pytest.mark.parametrize(("stream", "heads"), [("text", -1), ("speech", -2), ("text", 3)])
+def test_an_encoder_that_cannot_be_computed_is_refused_when_it_is_loaded(
+    stream: str, heads: int, tmp_path: Path
+) -> None:
+    make = {"text": tiny_text_encoder, "speech": tiny_speech_encoder}[stream]
+    folder = make(tmp_path / stream)
+    edit(folder / "config.json", lambda held: held.update(num_attention_heads=heads))
+    with pytest.raises(EncoderError):
+        _load(stream, tmp_path)
+
+
 @pytest.mark.usefixtures("no_more_memory")
 @pytest.mark.parametrize(
     "values", [{"n_fft": 10**7}, {"feature_size": 10**9}, {"chunk_length": 10**9}, {"hop_length": -1}, {"n_fft": "x"}]

@@ -78,7 +78,7 @@ def test_half_a_character_of_stored_settings_is_refused() -> None:
 
 
 def test_a_setting_without_a_name_is_refused() -> None:
-    with pytest.raises(SettingsError, match="^run: a setting has no name; "):
+    with pytest.raises(SettingsError, match=r"^run: a setting has no name; "):
         recipe_from({"name": "x", "models": ["speech"], "": [0, 0]}, source="run")
 
 

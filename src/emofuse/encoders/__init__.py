@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emofuse.encoders import logmel, text, waveform, whisper, words
-from emofuse.encoders.checkpoint import open_checkpoint
+from emofuse.encoders.checkpoint import BUILTIN, open_checkpoint
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import EncoderError
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.types import EncoderSpecification
+
+_TRIED = 1600  # Samples.
 
 __all__ = [
     "SpeechEncoder",
@@ -160,9 +162,10 @@ def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool, 
         light=light,
         download=download,
     )
-    if checkpoint.family in whisper.FAMILIES:
-        return whisper.load_whisper_encoder(checkpoint, settings, device=torch.device(device))
-    return waveform.load_waveform_encoder(checkpoint, settings, device=torch.device(device))
+    load = whisper.load_whisper_encoder if checkpoint.family in whisper.FAMILIES else waveform.load_waveform_encoder
+    encoder = load(checkpoint, settings, device=torch.device(device))
+    _try(encoder, np.zeros(_TRIED, np.float32), name=checkpoint.name)
+    return encoder
 
 
 def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: bool = True) -> TextEncoder:
@@ -189,7 +192,22 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: 
     checkpoint = open_checkpoint(
         settings.encoder, revision=settings.revision, families=text.FAMILIES, download=download
     )
-    return text.load_transformer_text_encoder(checkpoint, settings, device=torch.device(device))
+    encoder = text.load_transformer_text_encoder(checkpoint, settings, device=torch.device(device))
+    _try(encoder, "a", name=checkpoint.name)
+    return encoder
+
+
+def _try(encoder: Any, item: Any, *, name: str) -> None:
+    """See that an encoder can be computed: its folder may hold settings that no weights contradict."""
+    if name.startswith(BUILTIN):
+        return
+    try:
+        encoder.encode([item])
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise EncoderError(
+            f"it cannot be computed ({reason})", where=name, remedy="copy the whole folder again from its source"
+        ) from error
 
 
 def is_trained_with_model(encoder: str) -> bool:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from emofuse.align.again import GivenAlignments
 from emofuse.align.coverage import coverage
-from emofuse.align.fit import agreement
+from emofuse.align.fit import agreement, check_words
 from emofuse.align.readers import read_emodb, read_iemocap, with_syllables
 from emofuse.align.run import align_manifest
 from emofuse.align.shipped import AlignmentFiles
@@ -972,8 +972,9 @@ def test_times_of_another_unit_are_named(tmp_path: Path, convert: Callable[[floa
 
 def test_words_that_nobody_could_say_so_fast_are_refused(tmp_path: Path) -> None:
     (tmp_path / "w.ctm").write_text("".join(f"a 1 {place / 600:.4f} 0.0016 so\n" for place in range(5)))
+    found = AlignmentFiles(tmp_path / "w.ctm").read(Utterance(utterance="a"), duration=2.0)
     with pytest.raises(AlignmentError, match=r"its 5 words take 0\.008 s; write its times in seconds"):
-        AlignmentFiles(tmp_path / "w.ctm").read(Utterance(utterance="a"), duration=2.0)
+        check_words("so so so so so", found, language="en")
 
 
 def test_given_alignments_are_found_in_another_unicode_form(tmp_path: Path) -> None:

@@ -52,14 +52,15 @@ def agreement(text: str, labels: Sequence[str], *, language: str | None) -> floa
 
 
 def check_words(text: str | None, tiers: Mapping[Tier, Sequence[Segment]], *, language: str | None) -> str | None:
-    """Whether an alignment's words are a transcript's.
+    """Whether an alignment's words are a transcript's, and can be spoken in their time.
 
     Returns:
         A note where some are not; None where all are or nobody can tell.
 
     Raises:
-        AlignmentError: Most are not.
+        AlignmentError: Most are not, or they cannot.
     """
+    _check_pace(tiers)
     words = tiers.get("word", ())
     if not text or not words:
         return None
@@ -67,6 +68,16 @@ def check_words(text: str | None, tiers: Mapping[Tier, Sequence[Segment]], *, la
     if agreed is not None and agreed < _LEAST:
         raise AlignmentError(OTHER_WORDS, remedy="check which file is of which utterance")
     return SOME_OTHER_WORDS if agreed is not None and agreed < _USUAL else None
+
+
+def _check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
+    """Refuse segments that nobody can speak in the time that they are given, as where times are in minutes."""
+    for tier, segments in tiers.items():
+        spoken = segments[-1].end - segments[0].start if segments else 0.0
+        if len(segments) > 2 and len(segments) > _FASTEST[tier] * spoken:
+            raise AlignmentError(
+                f"its {len(segments)} {tier}s take {spoken:.3f} s", remedy="write its times in seconds"
+            )
 
 
 def check_length(start: float, end: float, duration: float) -> float:
@@ -97,26 +108,6 @@ def check_length(start: float, end: float, duration: float) -> float:
                 cause = f"its times look like {unit}: write them in seconds"
         raise AlignmentError(f"the alignment ends at {end:.2f} s and the sound at {duration:.2f} s", remedy=cause)
     return 0.0
-
-
-def check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
-    """Whether an alignment's segments can be spoken in the time that it gives them.
-
-    Raises:
-        AlignmentError: They cannot, as where times are in minutes.
-
-    Example:
-        >>> words = [Segment(start=place / 100, end=(place + 1) / 100, label="so") for place in range(9)]
-        >>> check_pace({"word": words})
-        Traceback (most recent call last):
-        emofuse.errors.AlignmentError: its 9 words take 0.090 s; write its times in seconds.
-    """
-    for tier, segments in tiers.items():
-        spoken = segments[-1].end - segments[0].start if segments else 0.0
-        if len(segments) > 2 and len(segments) > _FASTEST[tier] * spoken:
-            raise AlignmentError(
-                f"its {len(segments)} {tier}s take {spoken:.3f} s", remedy="write its times in seconds"
-            )
 
 
 def is_shorter(end: float, duration: float) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from emofuse.align.fit import SHORTER, check_length, check_pace, is_shorter
+from emofuse.align.fit import SHORTER, check_length, is_shorter
 from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
 from emofuse.align.textgrid import NAMES, Grid, read_grid
 from emofuse.audio import audio_duration
@@ -172,11 +172,10 @@ def within(tiers: Tiers, duration: float) -> Tiers:
     """Cut what rounding lets reach past the end of the sound.
 
     Raises:
-        AlignmentError: More than rounding does, or segments are too short to be spoken.
+        AlignmentError: More than rounding does.
     """
     last = max((segments[-1].end for segments in tiers.values() if segments), default=0.0)
     check_length(0.0, last, duration)
-    check_pace(tiers)
     return {
         tier: tuple(
             Segment(start=one.start, end=min(one.end, duration), label=one.label)

@@ -190,7 +190,9 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
         ['LABELS.CSV']
     """
     fits = re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
-    return sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names if fits(name))
+    # A folder of such a name is refused where it is read.
+    walk = ((place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names))
+    return sorted(Path(place, name) for place, name in walk if fits(name))
 
 
 def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict[str, Path]:

@@ -103,8 +103,15 @@ def test_an_interruption_keeps_what_is_done(style: str, asked: Any) -> None:
     done = asked(style, answer("a.wav"), AudioError("empty", where="b.wav", remedy="x"), KeyboardInterrupt())
     assert done.returncode == 130
     assert rows_of(style, done.stdout) == ["a.wav"]
-    assert "Stopped after 2 of 3 files" in done.stderr
+    assert "Skipped 1.wav: b.wav: empty; x.\nStopped after 2 of 3 files" in done.stderr
     assert "goes on" not in done.stderr, "predict has no resume"
+
+
+def test_each_file_is_named_also_where_what_is_wrong_lies_in_another(asked: Any) -> None:
+    wrong = AlignmentError("'x' is no time", where="t.ctm, line 2", remedy="write a number")
+    done = asked("json", wrong, answer("1.wav"), wrong)
+    skipped = [f"Skipped {name}: t.ctm, line 2: 'x' is no time; write a number." for name in ("0.wav", "2.wav")]
+    assert done.stderr.splitlines() == [*skipped, "2 skipped, the rest is done."]
 
 
 @pytest.mark.parametrize("style", ["table", "json", "csv"])
@@ -145,7 +152,7 @@ def test_any_output_holds_any_name(style: str, encoding: str, tmp_path: Path, mo
     names = ["é.wav", "张三.wav", "😀.wav", "caf\udce9.wav"]
     monkeypatch.setattr(emofuse.predict, "load", lambda *_, **__: Given([answer(name) for name in names]))
     monkeypatch.setattr(sys, "argv", ["emofuse", "predict", *names, "--format", style])
-    monkeypatch.setattr(os.path, "lexists", lambda name: True)
+    monkeypatch.setattr("emofuse.cli_predict._is_absent", lambda name: False)
     monkeypatch.setenv("COLUMNS", "160")
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     with redirect_stdout(out), redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as stop:

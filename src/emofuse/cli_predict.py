@@ -46,7 +46,7 @@ def predict(
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Predict the emotion of recordings, each as soon as it is known."""
-    from emofuse.console import STOPPED, Bars, answer_writer, finish, warn
+    from emofuse.console import STOPPED, Bars, answer_writer, finish, show_skipped, warn
     from emofuse.types import Prediction
 
     check_one_of(style, STYLES, "format", where="--format")
@@ -79,10 +79,14 @@ def predict(
                     writer.add(answer)
                     done += 1
                 else:
-                    skipped[str(answer.where or f"text {seen + 1}")] = answer.advice
+                    name = sources[seen] if sources else f"text {seen + 1}"
+                    # What is wrong may lie in another file, which is named too.
+                    of_it = answer.where in (None, name, str(Path(name)), repr(str(Path(name))))
+                    skipped[name] = answer.advice if of_it else str(answer).rstrip(".")
                 seen += 1
     except KeyboardInterrupt:
         writer.close()
+        show_skipped(skipped)
         warn(f"Stopped after {seen} of {max(len(sources), len(texts or ()))} files; their answers are above.")
         raise typer.Exit(STOPPED) from None
     writer.close()

@@ -344,6 +344,12 @@ def typed_command() -> str:
     return harmless(shlex.join(["emofuse", *sys.argv[1:]]))
 
 
+def show_skipped(skipped: Mapping[str, str]) -> None:
+    """A line for each thing that was left out, and why."""
+    for name, reason in skipped.items():
+        warn(f"Skipped {name}: {reason}.")
+
+
 def finish(skipped: Mapping[str, str], *, done: bool = True) -> None:
     """Say what was left out, and let the exit status say so too.
 
@@ -356,7 +362,6 @@ def finish(skipped: Mapping[str, str], *, done: bool = True) -> None:
     """
     if not skipped:
         return
-    for name, reason in skipped.items():
-        warn(f"Skipped {name}: {reason}.")
+    show_skipped(skipped)
     warn(f"{len(skipped)} skipped, the rest is done." if done else "Nothing could be done.")
     raise typer.Exit(SOME_SKIPPED if done else NOTHING_DONE)

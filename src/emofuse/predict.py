@@ -297,7 +297,9 @@ class Predictor:
     ) -> Prediction | EmofuseError:
         """A prediction or, whatever happens, what prevents it: no file may cost another file's answer."""
         if isinstance(alignment, EmofuseError):
-            return alignment
+            if self._reads_segments:
+                return alignment
+            alignment = None
         name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "samples"
         try:
             return self.predict(file, text=text, alignment=alignment)

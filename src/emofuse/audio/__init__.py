@@ -146,7 +146,7 @@ def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recordin
     except (ValueError, TypeError, RuntimeError) as error:
         # Rows of different lengths, or a tensor of torch that is not in plain memory.
         reason = str(error).partition("\n")[0].rstrip(".")
-        what = f"these are no samples ({reason})"
+        what = f"samples are of type {type(samples).__name__} and no array ({reason})"
         raise AudioError(what, where=where, remedy="pass an array of numpy") from error
     if given.dtype.kind not in "fi":
         what = f"samples are of type {given.dtype}"

@@ -431,10 +431,9 @@ def test_wide_integers_with_narrow_values_are_refused(kind: Any) -> None:
 
 
 def test_what_holds_no_samples_is_refused_with_its_reason() -> None:
+    words = r"^samples: samples are of type \w+ and no array \(.+\); pass an array of numpy"
     for values in (torch.zeros(9000, requires_grad=True), torch.zeros(9000).bfloat16(), [[0.0], [0.0, 0.0]]):
-        with pytest.raises(
-            AudioError, match=r"^samples: samples are of type \w+ and no array \(.+\); pass an array of numpy"
-        ):
+        with pytest.raises(AudioError, match=words):
             check_samples(values)  # type: ignore[arg-type]
 
 

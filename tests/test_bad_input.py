@@ -496,6 +496,10 @@ def test_a_message_is_one_line_whatever_it_quotes() -> None:
     error = EmofuseError("there is no setting a\r\nb\x1b[2J", where="c\u2028.csv", remedy="use\nc")
     assert str(error) == r"c\u2028.csv: there is no setting a\r\nb\x1b[2J; use\nc."
     assert error.where == "c\u2028.csv"
+    long = EmofuseError("it is absent", where=f"/a/{'b' * 3000}/c.wav", remedy="give it")
+    assert str(long).startswith("/a/bbb")
+    assert str(long).endswith("bbb/c.wav: it is absent; give it.")
+    assert len(str(long)) < 500
 
 
 def test_a_message_quotes_the_beginning_of_what_is_endless() -> None:

@@ -345,13 +345,23 @@ def _load(stream: str, encoders: Path) -> Any:
     return load_text_encoder(TextSettings(encoder=str(encoders / "text")))
 
 
-@pytest.mark.parametrize(("stream", "heads"), [("text", -1), ("speech", -2), ("text", 3)])
+@pytest.mark.parametrize(
+    ("stream", "values"),
+    [
+        ("text", {"num_attention_heads": -1}),
+        ("text", {"num_attention_heads": 3}),
+        ("speech", {"num_attention_heads": -2}),
+        ("speech", {"conv_stride": [5, 2, 2, 2, 2, 2, 0]}),
+        ("speech", {"num_conv_pos_embeddings": 0}),
+    ],
+)
+@pytest.mark.filterwarnings("error")
 def test_an_encoder_that_cannot_be_computed_is_refused_when_it_is_loaded(
-    stream: str, heads: int, tmp_path: Path
+    stream: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
     make = {"text": tiny_text_encoder, "speech": tiny_speech_encoder}[stream]
     folder = make(tmp_path / stream)
-    edit(folder / "config.json", lambda held: held.update(num_attention_heads=heads))
+    edit(folder / "config.json", lambda held: held.update(values))
     with pytest.raises(EncoderError):
         _load(stream, tmp_path)
 

@@ -9,6 +9,7 @@ from emofuse.terminal import harmless
 
 # Whatever a damaged file holds may be quoted, and nobody reads thousands of signs.
 _LONG = re.compile(r"(\S{150})\S{50,}")
+_LONG_NAME = 400
 
 
 class EmofuseError(Exception):
@@ -30,7 +31,7 @@ class EmofuseError(Exception):
         self.what = _readable(what)
         self.where = None if where is None else str(where)
         self.remedy = _readable(remedy)
-        place = "" if where is None else f"{harmless(str(where))}: "
+        place = "" if where is None else f"{_place(harmless(str(where)))}: "
         super().__init__(f"{place}{self.what}; {self.remedy}.")
 
     @property
@@ -45,6 +46,10 @@ class EmofuseError(Exception):
 
 def _readable(text: str) -> str:
     return _LONG.sub(r"\1...", harmless(text))
+
+
+def _place(name: str) -> str:
+    return name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
 
 
 def _rebuild(kind: type[EmofuseError], what: str, remedy: str, where: str | None) -> EmofuseError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -283,13 +284,13 @@ def _check_size(checkpoint: Checkpoint, model_class: Any) -> None:
     for name, value in checkpoint.config.to_dict().items():
         if ("layers" in name or name in counts) and isinstance(value, int) and value > len(held):
             raise ValueError(f"{name} is {value} in config.json, and they have {len(held)} tensors")
-    with torch.device("meta"), quiet(), offline():
+    with torch.device("meta"), quiet(), offline(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         network = getattr(model_class, "from_config", model_class)(checkpoint.config)
-    wanted = sum(
-        value.numel()
-        for name, value in (*network.named_parameters(), *network.named_buffers())
-        if not any(part in name for part in _UNUSED_WEIGHTS)
-    )
+    sizes = {name: value.numel() for name, value in (*network.named_parameters(), *network.named_buffers())}
+    if nothing := next((name for name, value in network.named_parameters() if not value.numel()), None):
+        raise ValueError(f"config.json gives {nothing} no numbers")
+    wanted = sum(size for name, size in sizes.items() if not any(part in name for part in _UNUSED_WEIGHTS))
     numbers = sum(tensor.numbers for tensor in held)
     if wanted > numbers + _SLACK:
         raise ValueError(f"config.json describes {wanted:,} numbers, and they have {numbers:,}")

@@ -918,7 +918,7 @@ def test_columns_and_cells_that_do_not_match_are_told_and_not_shifted(tmp_path: 
     for text, told in {
         f"{head}\na,happy,1,0,0\n": "rows have more cells than the header; put cells",
         f"{head}\na, \xad,1,0\n": "row 1, column 'label' is empty",
-        f"{head}\na,happy,1\n": "row 1, column 'sad' is not a probability",
+        f"{head}\na,happy,1\nb,sad,0,1\n": "row 1, column 'sad' is not a probability",
         f"{head},sad\na,happy,1,0,0\n": "column 'sad' occurs twice",
         f"{head},SAD\na,happy,1,0,0\n": "the columns 'sad', 'SAD' are one name",
         "utterance;lable;happy;sad\na;happy;1;0\n": "column 'label' is missing; add it; there are 'utterance', 'lable'",

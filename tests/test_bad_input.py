@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from emofuse.audio import SAMPLING_RATE, audio_duration, content_key, load_audio
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.errors import AudioError, EmofuseError, ManifestError
+from emofuse.inputs import nearest
 
 NOISE = (0.1 * np.random.default_rng(0).standard_normal(SAMPLING_RATE)).astype(np.float32)
 
@@ -506,3 +507,6 @@ def test_a_message_quotes_the_beginning_of_what_is_endless() -> None:
     error = EmofuseError(f"the label is {'[' * 5000!r}", where="a.csv", remedy=f"use one of {'x' * 5000}, happy")
     assert str(error) == f"a.csv: the label is '{'[' * 149}...; use one of {'x' * 150}... happy."
     assert error.advice in str(error)
+    words = [f"{'a word ' * 500}{place}" for place in range(40)]
+    assert len(nearest("x", words)) < 2200
+    assert len(nearest(words[0], words)) < 80

@@ -15,6 +15,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,3}[^/\s]")
 """A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its slashes."""
 _LARGEST = 1 << 20  # Bytes of a transcript.
 _LISTED = 30  # Names that a message lists: all emotions of the largest corpus, not all of its speakers.
+_LONGEST = 60  # Characters of a name that a message shows.
 
 
 def refuse_address(value: str | Path, *, where: str | None = None) -> None:
@@ -98,6 +99,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
     spelt = {key(one): one for one in reversed(known)}
     close = difflib.get_close_matches(key(name), spelt, n=1)
     if close:
-        return f"did you mean {spelt[close[0]]}"
+        return f"did you mean {short(spelt[close[0]])}"
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    return f"use one of {', '.join(known[:_LISTED])}{more}"
+    return f"use one of {', '.join(map(short, known[:_LISTED]))}{more}"
+
+
+def short(name: str) -> str:
+    """A name as a message shows it: its beginning, where it is as long as no name is.
+
+    Example:
+        >>> short("happy"), len(short("x" * 5000))
+        ('happy', 63)
+    """
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."

@@ -21,7 +21,7 @@ from emofuse.delimited import WINDOWS, decoded, separator_of
 from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
 from emofuse.files import written_whole
-from emofuse.inputs import nearest
+from emofuse.inputs import nearest, short
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
 from emofuse.scoring.metrics import answers
@@ -249,7 +249,7 @@ def _numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
 
 
 def _listed(names: Collection[str], most: int = 12) -> str:
-    shown = ", ".join(map(repr, list(names)[:most]))
+    shown = ", ".join(repr(short(name)) for name in list(names)[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 

@@ -350,6 +350,7 @@ def _load(stream: str, encoders: Path) -> Any:
     [
         ("text", {"num_attention_heads": -1}),
         ("text", {"num_attention_heads": 3}),
+        ("text", {"model_type": "roberta", "architectures": ["RobertaModel"], "pad_token_id": None}),
         ("speech", {"num_attention_heads": -2}),
         ("speech", {"conv_stride": [5, 2, 2, 2, 2, 2, 0]}),
         ("speech", {"num_conv_pos_embeddings": 0}),

@@ -13,9 +13,10 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.types import EncoderSpecification
 
 _TRIED = 1600  # Samples.
+
+Encoder = TypeVar("Encoder", bound="SpeechEncoder | TextEncoder")
 
 __all__ = [
     "SpeechEncoder",
@@ -162,10 +165,11 @@ def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool, 
         light=light,
         download=download,
     )
-    load = whisper.load_whisper_encoder if checkpoint.family in whisper.FAMILIES else waveform.load_waveform_encoder
-    encoder = load(checkpoint, settings, device=torch.device(device))
-    _try(encoder, np.zeros(_TRIED, np.float32), name=checkpoint.name)
-    return encoder
+    load: Callable[..., SpeechEncoder] = waveform.load_waveform_encoder
+    if checkpoint.family in whisper.FAMILIES:
+        load = whisper.load_whisper_encoder
+    loading = partial(load, checkpoint, settings, device=torch.device(device))
+    return _tried(loading, np.zeros(_TRIED, np.float32), name=checkpoint.name)
 
 
 def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: bool = True) -> TextEncoder:
@@ -192,22 +196,24 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: 
     checkpoint = open_checkpoint(
         settings.encoder, revision=settings.revision, families=text.FAMILIES, download=download
     )
-    encoder = text.load_transformer_text_encoder(checkpoint, settings, device=torch.device(device))
-    _try(encoder, "a", name=checkpoint.name)
-    return encoder
+    loading = partial(text.load_transformer_text_encoder, checkpoint, settings, device=torch.device(device))
+    return _tried(loading, "a", name=checkpoint.name)
 
 
-def _try(encoder: Any, item: Any, *, name: str) -> None:
-    """See that an encoder can be computed: its folder may hold settings that no weights contradict."""
-    if name.startswith(BUILTIN):
-        return
+def _tried(load: Callable[[], Encoder], item: Any, *, name: str) -> Encoder:
+    """Load an encoder and see that it can be computed: its folder may hold settings that no weights contradict."""
     try:
-        encoder.encode([item])
+        encoder = load()
+        if not name.startswith(BUILTIN):
+            encoder.encode([item])
+    except EncoderError:
+        raise
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise EncoderError(
             f"it cannot be computed ({reason})", where=name, remedy="copy the whole folder again from its source"
         ) from error
+    return encoder
 
 
 def is_trained_with_model(encoder: str) -> bool:

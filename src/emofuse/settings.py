@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticSerializationError
 
 from emofuse.errors import SettingsError
-from emofuse.inputs import nearest
+from emofuse.inputs import nearest, short
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -477,11 +477,7 @@ def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str)
 def _refused(error: Mapping[str, Any]) -> str:
     name, shown = ".".join(_parts(error)), _SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
-        return (
-            f"there is no setting {name if len(name) <= _SHOWN else name[:_SHOWN] + '...'}"
-            if name
-            else "a setting has no name"
-        )
+        return f"there is no setting {short(name)}" if name else "a setting has no name"
     name = name or "recipe"
     if error["type"] == "missing":
         return f"setting {name} is not given"

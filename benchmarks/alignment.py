@@ -39,7 +39,7 @@ from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.syllables import VOWELS, plain
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.corpora import read_corpus
-from emofuse.demo_sentences import sentences
+from emofuse.demo.sentences import sentences
 from emofuse.errors import EmofuseError
 from emofuse.manifest import make_manifest, utterances
 from emofuse.types import TIERS, Segment

@@ -117,7 +117,7 @@ def start(command: str, place: Path, *, die_at: int | None = None, count: Path |
                         os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(watch)
-        from emofuse.cli import main
+        from emofuse.cli.app import main
 
         try:
             main()
@@ -204,7 +204,7 @@ def kill(names: Sequence[str], kills: int, *, seed: int) -> dict[str, tuple[int,
     import sklearn.metrics  # noqa: F401  (imported once, not by each process that is forked)
     import transformers  # noqa: F401
 
-    import emofuse.cli
+    import emofuse.cli.app
     import emofuse.finetune.run  # noqa: F401
 
     found = {}

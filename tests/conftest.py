@@ -71,7 +71,7 @@ class CommandLine:
 
     def __call__(self, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
         """What a command with these arguments, typed in a folder, prints and ends with."""
-        from emofuse.cli import main
+        from emofuse.cli.app import main
 
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         status = 0

@@ -29,7 +29,7 @@ from emofuse.align.table import read_alignments, read_marks, write_alignments
 from emofuse.align.textgrid import read_textgrid, write_textgrid
 from emofuse.align.writers import read_json, write_files
 from emofuse.audio import SAMPLING_RATE
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.errors import AlignmentError, EmofuseError, SettingsError
 from emofuse.manifest import make_manifest, write_manifest
 from emofuse.testing import tone

@@ -26,11 +26,11 @@ from emofuse.features.extract import extract_speech, features_of
 from emofuse.features.segments import frame_bounds
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.run import finetune
+from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest
 from emofuse.models import EmotionModel, InputShape, SpeechModel, build_model
 from emofuse.models.front import LayerMix, SegmentMix
 from emofuse.plan import make_plan
-from emofuse.predict import load
 from emofuse.protocols import make_protocol
 from emofuse.settings import ModelKind, ModelSettings, Recipe, SpeechSettings, load_recipe
 from emofuse.testing import tiny_corpus, tone

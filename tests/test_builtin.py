@@ -16,7 +16,7 @@ import emofuse
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import load_speech_encoder, load_text_encoder
 from emofuse.errors import EncoderError
-from emofuse.predict import DEFAULT
+from emofuse.inference.predictor import DEFAULT
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tone
 

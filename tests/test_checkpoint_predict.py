@@ -23,15 +23,15 @@ from scipy.signal import resample_poly
 from typer.testing import CliRunner
 
 import emofuse
-from emofuse.answers import format_predictions
 from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.experiment import Features, extract, run, train
+from emofuse.inference.predictor import Predictor, load
+from emofuse.inference.writers import format_predictions
 from emofuse.manifest import read_manifest
 from emofuse.models import JoinedModel
-from emofuse.predict import Predictor, load
 from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
 from emofuse.settings import TrainSettings as Train
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
@@ -383,7 +383,7 @@ def test_where_no_words_are_heard_the_model_reads_none_as_in_training(kind: str,
 def test_the_command_answers_where_no_words_are_heard(
     built_in: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emofuse.predict.load_transcriber", lambda *_, **__: Deaf())
+    monkeypatch.setattr("emofuse.inference.predictor.load_transcriber", lambda *_, **__: Deaf())
     files = [str(built_in.clip()), str(tmp_path / "absent.wav"), str(built_in.clip("s0_sad_0"))]
     model = ["--model", str(built_in.model("early-frame")), "--format", "json"]
     done = CliRunner().invoke(app, ["predict", *files, *model])

@@ -94,7 +94,7 @@ def test_help_answers_without_anything_heavy(tmp_path: Path) -> None:
     probe = """
 import sys
 sys.argv = ["emofuse", *sys.argv[1:]]
-from emofuse.cli import main
+from emofuse.cli.app import main
 try:
     main()
 finally:
@@ -497,7 +497,7 @@ def test_doctor_looks_at_the_installation(tmp_path: Path, emo: Command) -> None:
 
 
 def test_doctor_shows_commands_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from emofuse import console
+    from emofuse.cli import console
     from emofuse.doctor import Check
 
     monkeypatch.setattr(console, "OUT", console.Console(width=100))

@@ -21,8 +21,8 @@ from emofuse.errors import ManifestError, SettingsError
 from emofuse.experiment import extract, train
 from emofuse.features.context import earlier_texts
 from emofuse.features.extract import Extracted, extract_text
+from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest, write_manifest
-from emofuse.predict import load
 from emofuse.report import plots, write_report
 from emofuse.report.plots import Plot
 from emofuse.scoring.table import read_scores

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from emofuse.demo import _plan, make_demo_corpus
-from emofuse.demo_sentences import sentences
+from emofuse.demo.sentences import sentences
 from emofuse.errors import EmofuseError
 
 COLUMNS = ["utterance", "audio", "text", "label", "speaker", "text_source", "language"]

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from emofuse import cli
 from emofuse.audio import load_audio
+from emofuse.cli import app as cli
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError, TrainingError
@@ -37,9 +37,9 @@ from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import listen
 from emofuse.finetune.run import KINDS, finetune
+from emofuse.inference.predictor import load
 from emofuse.manifest import utterances
 from emofuse.models import InputShape, build_model
-from emofuse.predict import load
 from emofuse.report import write_report
 from emofuse.scoring.fuse import fuse
 from emofuse.scoring.inference import paired_difference

@@ -24,8 +24,8 @@ from emofuse.align.again import aligner_again
 from emofuse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from emofuse.encoders import hub, load_speech_encoder, load_text_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, OutputError
+from emofuse.inference.predictor import load
 from emofuse.models import InputShape, build_model
-from emofuse.predict import load
 from emofuse.settings import ModelSettings, Recipe, SpeechSettings, TextSettings
 from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.weights import read_header

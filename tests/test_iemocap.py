@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from emofuse.align.readers import read_iemocap
 from emofuse.align.shipped import read_shipped
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.corpora import CORPORA, Corpus, read_corpus
 from emofuse.corpora.iemocap import read
 from emofuse.errors import AudioError, ManifestError, SettingsError

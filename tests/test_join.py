@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import emofuse
+from emofuse.asr import SphinxTranscriber, load_transcriber
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
 from emofuse.experiment import run
+from emofuse.inference.predictor import DEFAULT
 from emofuse.join import join_models
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
 from emofuse.models import JoinedModel
-from emofuse.predict import DEFAULT
 from emofuse.protocols import make_protocol
 from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.table import read_scores
 from emofuse.settings import ProtocolSettings, load_recipe
 from emofuse.testing import tiny_corpus
-from emofuse.transcribe import SphinxTranscriber, load_transcriber
 from emofuse.types import Prediction
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -161,7 +161,7 @@ def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monke
     def refuse(*args: Any, **settings: Any) -> Any:
         raise EncoderError("it cannot be had", remedy="connect")
 
-    monkeypatch.setattr("emofuse.predict.load_text_encoder", refuse)
+    monkeypatch.setattr("emofuse.inference.predictor.load_text_encoder", refuse)
     clip = clip_of(runs)
     model = emofuse.load(DEFAULT, asr="none")
     assert [answer.streams for answer in model.predict_many([clip]) if isinstance(answer, Prediction)] == [("speech",)]

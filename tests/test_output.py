@@ -19,20 +19,20 @@ import pandas as pd
 import pytest
 import soundfile
 
-import emofuse.predict
-from emofuse import console
+import emofuse.inference.predictor
 from emofuse.align.again import GivenAlignments, aligner_again, ctc_source
 from emofuse.align.table import write_alignments
-from emofuse.answers import format_predictions
+from emofuse.asr import check_pace
 from emofuse.audio import load_audio
+from emofuse.cli import console
 from emofuse.doctor import Check
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
+from emofuse.inference.predictor import Predictor
+from emofuse.inference.writers import format_predictions
 from emofuse.inputs import check_text
 from emofuse.manifest import make_manifest, read_manifest, write_manifest
-from emofuse.predict import Predictor
 from emofuse.terminal import harmless, make_ready
 from emofuse.testing import tone
-from emofuse.transcribe import check_pace
 from emofuse.types import Alignment, Prediction, Segment
 
 CLASSES = ("angry", "sad")
@@ -65,7 +65,7 @@ def asked(emo: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     """What `emofuse predict` prints where the model gives these answers."""
 
     def ask(style: str, *answers: Any) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(emofuse.predict, "load", lambda *_, **__: Given(answers))
+        monkeypatch.setattr(emofuse.inference.predictor, "load", lambda *_, **__: Given(answers))
         names = [f"{number}.wav" for number in range(3)]
         for name in names:
             (tmp_path / name).touch()
@@ -147,12 +147,12 @@ def test_no_cell_is_a_formula(begin: str) -> None:
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 @pytest.mark.parametrize("style", ["table", "json", "csv"])
 def test_any_output_holds_any_name(style: str, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emofuse.cli import main
+    from emofuse.cli.app import main
 
     names = ["é.wav", "张三.wav", "😀.wav", "caf\udce9.wav"]
-    monkeypatch.setattr(emofuse.predict, "load", lambda *_, **__: Given([answer(name) for name in names]))
+    monkeypatch.setattr(emofuse.inference.predictor, "load", lambda *_, **__: Given([answer(name) for name in names]))
     monkeypatch.setattr(sys, "argv", ["emofuse", "predict", *names, "--format", style])
-    monkeypatch.setattr("emofuse.cli_predict._is_absent", lambda name: False)
+    monkeypatch.setattr("emofuse.cli.predict._is_absent", lambda name: False)
     monkeypatch.setenv("COLUMNS", "160")
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     with redirect_stdout(out), redirect_stderr(io.StringIO()), pytest.raises(SystemExit) as stop:
@@ -219,7 +219,7 @@ def test_arguments_are_checked_before_torch_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\na,sad\n")
     probe = f"""
 import sys
-from emofuse.cli import main
+from emofuse.cli.app import main
 for arguments in {COMMANDS_BEFORE_TORCH!r}:
     sys.argv = ["emofuse", *arguments]
     try:

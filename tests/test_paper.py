@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from emofuse import load
 from emofuse.align.readers import read_iemocap
 from emofuse.align.table import read_alignments
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.errors import ManifestError
 from emofuse.manifest import read_manifest
 from emofuse.scoring.table import read_scores

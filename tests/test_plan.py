@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.corpora import read_corpus
 from emofuse.errors import ManifestError
 from emofuse.experiment import extract, run

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from emofuse.cli_options import recipe_of
+from emofuse.cli.options import recipe_of
 from emofuse.demo import make_demo_corpus
 from emofuse.settings import Recipe
 

@@ -25,7 +25,7 @@ from transformers import get_cosine_schedule_with_warmup
 from typer.testing import CliRunner
 
 from emofuse.checkpoint import load_checkpoint
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.corpora import read_corpus
 from emofuse.errors import EmofuseError, EncoderError, ManifestError, SettingsError, TrainingError
 from emofuse.experiment import extract, prepare, run, train

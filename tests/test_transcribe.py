@@ -13,14 +13,14 @@ import soundfile
 from typer.testing import CliRunner
 
 from emofuse.align.run import align_manifest
+from emofuse.asr import SphinxTranscriber, transcribe_manifest
 from emofuse.audio import content_key
-from emofuse.cli import app
+from emofuse.cli.app import app
 from emofuse.corpora import read_corpus
 from emofuse.errors import ManifestError, SettingsError
 from emofuse.manifest import COLUMNS, make_manifest, read_manifest, text_sources, write_manifest
 from emofuse.progress import Silent
 from emofuse.testing import tiny_corpus, tone
-from emofuse.transcribe import SphinxTranscriber, transcribe_manifest
 
 
 class Dictation:

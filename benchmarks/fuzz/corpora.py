@@ -13,7 +13,7 @@ from tests.test_more_corpora import MAKERS, sound
 
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.manifest import check_manifest
-from emofuse.testing_corpora import miniature_iemocap
+from emofuse.testing.corpora import miniature_iemocap
 
 
 def _ravdess(root: Path) -> None:

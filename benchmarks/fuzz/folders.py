@@ -15,11 +15,11 @@ import numpy as np
 from benchmarks.fuzz.contract import Kind, check_posteriors, require
 from benchmarks.fuzz.damage import VALUES, spoiled, spoiled_text, spoiled_value
 
-from emofuse.answers import format_predictions
 from emofuse.encoders import load_speech_encoder, load_text_encoder
 from emofuse.experiment import run
 from emofuse.features.store import View, ViewKey
-from emofuse.predict import load
+from emofuse.inference.predictor import load
+from emofuse.inference.writers import format_predictions
 from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
 from emofuse.testing import (
     SPEECH_FAMILIES,

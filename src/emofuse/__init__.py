@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emofuse.predict import Predictor, load
+    from emofuse.inference.predictor import Predictor, load
     from emofuse.types import Prediction, Utterance
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "Utterance", "__version__", "load"]
 
 _HOMES = {
-    "Predictor": "emofuse.predict",
-    "load": "emofuse.predict",
+    "Predictor": "emofuse.inference.predictor",
+    "load": "emofuse.inference.predictor",
     "Prediction": "emofuse.types",
     "Utterance": "emofuse.types",
 }

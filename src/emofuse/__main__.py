@@ -1,5 +1,5 @@
 """`python -m emofuse`."""
 
-from emofuse.cli import main
+from emofuse.cli.app import main
 
 main()

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.errors import EncoderError
-from emofuse.testing_corpora import miniature_iemocap as miniature_iemocap
+from emofuse.testing.corpora import miniature_iemocap as miniature_iemocap
 
 SPEECH_FAMILIES = ("wav2vec2", "wav2vec2-layer", "hubert", "wavlm", "data2vec-audio", "whisper")
 TEXT_FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "electra")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli_options import check_device_name, check_model, check_one_of
+from emofuse.cli.options import check_device_name, check_model, check_one_of
 from emofuse.errors import AlignmentError, SettingsError
 from emofuse.inputs import check_text, read_transcript, refuse_address
 
@@ -46,7 +46,7 @@ def predict(
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Predict the emotion of recordings, each as soon as it is known."""
-    from emofuse.console import STOPPED, Bars, answer_writer, finish, show_skipped, warn
+    from emofuse.cli.console import STOPPED, Bars, answer_writer, finish, show_skipped, warn
     from emofuse.types import Prediction
 
     check_one_of(style, STYLES, "format", where="--format")
@@ -64,7 +64,7 @@ def predict(
     if absent and len(absent) == len(sources):
         finish(dict.fromkeys(absent, "no such file; check the path"), done=False)
     from emofuse.align.again import GivenAlignments
-    from emofuse.predict import load
+    from emofuse.inference.predictor import load
 
     found = None if alignments is None else list(map(GivenAlignments(alignments).of, sources))
     predictor = load(model, asr=asr, asr_model=asr_model, device=device)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli_options import check_device_name, check_manifest, check_one_of, check_output
+from emofuse.cli.options import check_device_name, check_manifest, check_one_of, check_output
 from emofuse.errors import SettingsError
 
 
@@ -28,9 +28,9 @@ def transcribe(
     check_manifest(manifest)
     check_output(out, folder=False)
     check_device_name(device)
-    from emofuse.console import Bars, finish, say
+    from emofuse.asr import load_transcriber, transcribe_manifest
+    from emofuse.cli.console import Bars, finish, say
     from emofuse.manifest import read_manifest
-    from emofuse.transcribe import load_transcriber, transcribe_manifest
 
     transcriber = load_transcriber(asr, model=model, device=device)
     if transcriber is None:

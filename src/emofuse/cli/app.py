@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from emofuse import __version__, cli_align, cli_distill, cli_finetune, cli_predict, cli_scores, cli_transcribe
-from emofuse.cli_options import (
+from emofuse import __version__
+from emofuse.cli import align as cli_align
+from emofuse.cli import distill as cli_distill
+from emofuse.cli import finetune as cli_finetune
+from emofuse.cli import predict as cli_predict
+from emofuse.cli import scores as cli_scores
+from emofuse.cli import transcribe as cli_transcribe
+from emofuse.cli.options import (
     check_alignments,
     check_corpus,
     check_device_name,
@@ -124,7 +130,7 @@ def run(
         return
     check_output(out, folder=True)
     from emofuse.align.table import read_alignments
-    from emofuse.console import Bars, finish, typed_command
+    from emofuse.cli.console import Bars, finish, typed_command
     from emofuse.experiment import run as run_recipe
 
     with Bars() as bars:
@@ -156,7 +162,7 @@ def _show_plan(
     store: Path | None,
     **reading: Any,
 ) -> None:
-    from emofuse.console import Bars, show_plan
+    from emofuse.cli.console import Bars, show_plan
     from emofuse.corpora import read_corpus
     from emofuse.plan import make_plan
     from emofuse.workers import process_count
@@ -180,7 +186,7 @@ def prepare(
     """Read a corpus into a manifest."""
     check_corpus(corpus, root)
     check_output(out, folder=False)
-    from emofuse.console import Bars, finish, say, warn
+    from emofuse.cli.console import Bars, finish, say, warn
     from emofuse.experiment import prepare as prepare_manifest
 
     with Bars() as bars:
@@ -220,7 +226,7 @@ def extract(
     check_alignments(alignments)
     check_device_name(device)
     from emofuse.align.table import read_alignments
-    from emofuse.console import Bars, finish, say, warn
+    from emofuse.cli.console import Bars, finish, say, warn
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
 
@@ -266,7 +272,7 @@ def train(
     check_alignments(alignments)
     check_device_name(device)
     from emofuse.align.table import read_alignments
-    from emofuse.console import Bars, finish, typed_command
+    from emofuse.cli.console import Bars, finish, typed_command
     from emofuse.experiment import check_recipe
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
@@ -302,7 +308,7 @@ def join(
 ) -> None:
     """Join a speech and a text model of two corpora in late fusion, calibrated on what they had not seen."""
     check_output(out, folder=True)
-    from emofuse.console import say
+    from emofuse.cli.console import say
     from emofuse.join import join_models
 
     join_models(speech_run, text_run, out)
@@ -314,7 +320,7 @@ def report(folder: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Write the HTML report and the plots of a run."""
     if not (folder / "result.json").is_file():
         raise ManifestError("this holds no finished run", where=folder, remedy="name the folder of one")
-    from emofuse.console import Bars, say
+    from emofuse.cli.console import Bars, say
     from emofuse.report import write_report
 
     with Bars() as bars:
@@ -327,13 +333,13 @@ def corpora(as_json: Json = False) -> None:
     """List the corpora that can be read, with licence and where to get them."""
     from dataclasses import asdict
 
-    from emofuse.console import show_json
+    from emofuse.cli.console import show_json
     from emofuse.corpora import CORPORA
 
     if as_json:
         show_json({name: asdict(card) for name, card in CORPORA.items()})
         return
-    from emofuse.console import show_corpora
+    from emofuse.cli.console import show_corpora
 
     show_corpora(CORPORA)
 
@@ -341,7 +347,7 @@ def corpora(as_json: Json = False) -> None:
 @app.command()
 def doctor() -> None:
     """Look at the installation and say what to mend."""
-    from emofuse.console import show_checks
+    from emofuse.cli.console import show_checks
     from emofuse.doctor import examine
 
     checks = examine()
@@ -361,12 +367,12 @@ def demo(
     """Make a small spoken corpus, run speech, text, late and early-frame on it, report, and predict."""
     check_output(out, folder=True)
     from emofuse.audio import sound_files
-    from emofuse.console import Bars, finish, say, show_predictions, typed_command
+    from emofuse.cli.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
     from emofuse.experiment import run as run_recipe
+    from emofuse.inference.predictor import load
     from emofuse.keep import MODELS
     from emofuse.manifest import read_manifest, utterances
-    from emofuse.predict import load
     from emofuse.training.folder import MANIFEST
     from emofuse.types import Prediction
 
@@ -399,7 +405,7 @@ def demo(
 
 
 def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
-    from emofuse.console import say, show_comparisons, show_results, warn
+    from emofuse.cli.console import say, show_comparisons, show_results, warn
     from emofuse.report.tables import control_notes
 
     show_results(result["models"])

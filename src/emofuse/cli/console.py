@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from emofuse.answers import AnswerWriter, CsvWriter, JsonWriter
+from emofuse.inference.writers import AnswerWriter, CsvWriter, JsonWriter
 from emofuse.terminal import as_json, harmless, holds_all
 from emofuse.types import Prediction
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli_options import check_corpus, check_device_name, check_output
+from emofuse.cli.options import check_corpus, check_device_name, check_output
 from emofuse.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Make a small encoder that takes after a large one.")
@@ -47,7 +47,7 @@ def speech(
     chosen = settings_from(SpeechStudentSettings, settings or [])
     check_output(out, folder=True)
     check_device_name(device)
-    from emofuse.console import Bars, finish, say, typed_command
+    from emofuse.cli.console import Bars, finish, say, typed_command
     from emofuse.distill.speech import distill_speech
 
     with Bars() as bars:
@@ -85,7 +85,7 @@ def text(
     check_corpus("goemotions", root)
     check_output(out, folder=True)
     check_device_name(device)
-    from emofuse.console import Bars, say, typed_command
+    from emofuse.cli.console import Bars, say, typed_command
     from emofuse.distill.text import distill_text
 
     with Bars() as bars:

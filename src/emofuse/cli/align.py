@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from emofuse.cli_options import check_device_name, check_manifest, check_one_of, check_output
+from emofuse.cli.options import check_device_name, check_manifest, check_one_of, check_output
 from emofuse.errors import SettingsError
 
 
@@ -42,7 +42,7 @@ def align(
     from emofuse.align.coverage import coverage
     from emofuse.align.run import AlignerName, align_manifest
     from emofuse.align.writers import Format, write_files
-    from emofuse.console import SOME_SKIPPED, Bars, say, warn
+    from emofuse.cli.console import SOME_SKIPPED, Bars, say, warn
     from emofuse.manifest import read_manifest
 
     table = read_manifest(manifest)

@@ -16,6 +16,7 @@ from emofuse.align.again import aligner_again, main_source
 from emofuse.align.ctc import CtcAligner
 from emofuse.align.fit import check_words
 from emofuse.align.sphinx import SphinxAligner
+from emofuse.asr import Transcriber, check_pace, is_steady, load_transcriber
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.audio.process import start_decoder
 from emofuse.checkpoint import Checkpoint, load_checkpoint
@@ -31,10 +32,9 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent, track
 from emofuse.settings import ModelKind
 from emofuse.training.material import granularities_of, members_of, pools_frames, streams_of, text_granularity_of
-from emofuse.transcribe import Transcriber, check_pace, is_steady, load_transcriber
 from emofuse.types import TIERS, Alignment, Prediction
 
-DEFAULT = Path(__file__).parent / "builtin" / "model"
+DEFAULT = Path(__file__).parent.parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
 
 Sound = str | os.PathLike[str] | NDArray[Any]

@@ -25,7 +25,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Print the metrics of any score table."""
-    from emofuse.console import show_json, show_results, warn
+    from emofuse.cli.console import show_json, show_results, warn
     from emofuse.scoring.result import describe
 
     found = _scores(scores, cluster)
@@ -45,7 +45,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Test whether the first scores higher than the second: sign flips over speakers, or another column."""
-    from emofuse.console import show_comparisons, show_json, warn
+    from emofuse.cli.console import show_comparisons, show_json, warn
     from emofuse.scoring.inference import paired_difference
     from emofuse.scoring.result import corrected
 
@@ -93,7 +93,7 @@ def fuse(
     joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
     write_scores(joined, out)
     result = {**describe(joined), "fusion": done}
-    from emofuse.console import say, show_json, show_results, warn
+    from emofuse.cli.console import say, show_json, show_results, warn
 
     if as_json:
         show_json(result)

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from emofuse.cli_options import check_corpus, check_device_name, check_output, reading_of, recipe_of
+from emofuse.cli.options import check_corpus, check_device_name, check_output, reading_of, recipe_of
 from emofuse.errors import EmofuseError
 
 STOPPED_ALREADY = 2
@@ -52,7 +52,7 @@ def finetune(
         check_corpus(corpus, root)
         check_output(out, folder=True)
         check_device_name(device or "cpu")
-    from emofuse.console import Bars, finish, say, show_results, typed_command
+    from emofuse.cli.console import Bars, finish, say, show_results, typed_command
     from emofuse.corpora import read_corpus
     from emofuse.finetune.processes import Processes
     from emofuse.finetune.run import finetune as tune

@@ -20,6 +20,7 @@ ORDER = (
     "errors",
     "names",
     "inputs",
+    "outside",
     "files",
     "weights",
     "delimited",

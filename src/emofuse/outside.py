@@ -1,0 +1,165 @@
+"""Classes and functions by name: a short name of ours, or the path to one of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from emofuse.errors import SettingsError
+from emofuse.inputs import nearest, short
+
+OWN = "package.module:Name or path/to/file.py:Name"
+"""How one of the user's own is named."""
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name is the path to something outside this package, whose code runs when it is loaded.
+
+    Example:
+        >>> is_outside("sphinx"), is_outside("emofuse.align.sphinx:SphinxAligner"), is_outside("mine.py:MyAligner")
+        (False, False, True)
+    """
+    return ":" in name and not name.startswith("emofuse.")
+
+
+def full_name(name: str) -> str:
+    """A name that means the same in every folder: a path to a file becomes absolute, the rest stays.
+
+    Example:
+        >>> full_name("sphinx"), full_name("mine.py:MyAligner").endswith("mine.py:MyAligner")
+        ('sphinx', True)
+    """
+    module, _, member = name.rpartition(":")
+    return f"{os.path.abspath(os.path.expanduser(module))}:{member}" if module.endswith(".py") else name
+
+
+def load_class(name: str, table: Mapping[str, str], *, kind: str, base: type) -> type[Any]:
+    """Load a class by its short name, or one of the user's own by its path.
+
+    Args:
+        name: A name of the table, or `package.module:Name`, or `path/to/file.py:Name`.
+        table: The path of each short name.
+        kind: What the class is, for messages, such as `aligner`.
+        base: Its contract: a base class, or a protocol whose methods and attributes it must have.
+
+    Returns:
+        The class; the same one for the same name.
+
+    Raises:
+        SettingsError: The name is unknown, cannot be imported, or the class does not meet the contract.
+
+    Example:
+        >>> load_class("ordered", {"ordered": "collections:OrderedDict"}, kind="table", base=dict)
+        <class 'collections.OrderedDict'>
+        >>> load_class("odrered", {"ordered": "collections:OrderedDict"}, kind="table", base=dict)
+        Traceback (most recent call last):
+        emofuse.errors.SettingsError: there is no table 'odrered' (known: ordered); did you mean ordered, or name one \
+of your own as package.module:Name or path/to/file.py:Name.
+    """
+    found = load_object(table.get(name, name), kind=kind, known=table)
+    if not inspect.isclass(found):
+        raise SettingsError(f"this is no class but a {type(found).__name__}", where=name, remedy=f"name a {kind} class")
+    if lacking := _lacking(found, base):
+        raise SettingsError(
+            f"this {kind} lacks {', '.join(lacking)}" if lacking != [""] else f"this class is no {base.__name__}",
+            where=name,
+            remedy=f"see {base.__module__}.{base.__name__} for what a {kind} has",
+        )
+    return found
+
+
+def load_object(name: str, *, kind: str, known: Mapping[str, Any]) -> Any:
+    """Load whatever a path names.
+
+    Args:
+        name: `package.module:Name`, or `path/to/file.py:Name`.
+        kind: What it should be, for messages.
+        known: Short names that the user may have meant.
+
+    Raises:
+        SettingsError: It is no path, or cannot be imported.
+
+    Example:
+        >>> load_object("math:pi", kind="number", known={})
+        3.141592653589793
+    """
+    place, _, member = name.rpartition(":")
+    if not place or not member:
+        remedy = f"{nearest(name, known)}, or name one of your own as {OWN}" if known else f"name it as {OWN}"
+        names = f" (known: {', '.join(known)})" if known else ""
+        raise SettingsError(f"there is no {kind} {short(name)!r}{names}", remedy=remedy)
+    try:
+        module = _file(Path(os.path.abspath(os.path.expanduser(place)))) if place.endswith(".py") else _module(place)
+    # The user's code may raise anything, and a script without a guard exits.
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        raise SettingsError(
+            f"{kind} cannot be imported ({reason})", where=name, remedy=f"check the path, which is {OWN}, and its code"
+        ) from error
+    try:
+        return getattr(module, member)
+    except AttributeError as error:
+        mine = [one for one in vars(module) if not one.startswith("_")]
+        remedy = nearest(member, mine) if mine else "define it there"
+        raise SettingsError(f"there is no {short(member)!r} in it", where=name, remedy=remedy) from error
+
+
+def _lacking(found: type, base: type) -> list[str]:
+    """Members of the contract that a class lacks; one empty name where it should inherit and does not."""
+    if not getattr(base, "_is_protocol", False):
+        if not issubclass(found, base):
+            return [""]
+        return sorted(getattr(found, "__abstractmethods__", ()))
+    asked = {name for one in base.__mro__ if getattr(one, "_is_protocol", False) for name in _members(one)}
+    there = {name for one in found.__mro__ for name in _members(one)}
+    methods = {name for name in asked & there if callable(getattr(base, name, None))}
+    return sorted((asked - there) | {name for name in methods if not callable(getattr(found, name, None))})
+
+
+def _members(one: type) -> set[str]:
+    return {name for name in (*vars(one), *inspect.get_annotations(one)) if not name.startswith("_")}
+
+
+def _module(name: str) -> ModuleType:
+    # A command has its own folder on the path, and the user's modules lie where it was called.
+    with _importing_from(Path.cwd()):
+        return importlib.import_module(name)
+
+
+def _file(path: Path) -> ModuleType:
+    """Import a file under a name that its path gives, so that a file has one module in each process."""
+    name = f"emofuse_outside_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pydantic look up the module of a class while it is made.
+    sys.modules[name] = module
+    try:
+        with _importing_from(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """Let imports find modules of a folder too, after all others."""
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

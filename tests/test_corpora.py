@@ -118,6 +118,7 @@ def test_ravdess_layouts(tmp_path: Path, nesting: str, ending: str) -> None:
         "language": "en",
         "label": "surprised",
         "speaker": "07",
+        "gender": "male",
         "script": "02",
     }
 
@@ -250,6 +251,7 @@ def test_emodb_layouts(tmp_path: Path, place: str) -> None:
         "language": "de",
         "label": "bored",
         "speaker": "16",
+        "gender": "female",
         "script": "b10",
     }
 
@@ -283,6 +285,7 @@ def test_nemo_layouts(tmp_path: Path, ending: str) -> None:
     assert corpus.manifest["utterance"].tolist() == ["EB0_anger_7", "EB0_fear_64", "WR0_surprised_64"]
     assert corpus.manifest["label"].tolist() == ["angry", "fearful", "surprised"]
     assert corpus.manifest["speaker"].tolist() == ["EB0", "EB0", "WR0"]
+    assert corpus.manifest["gender"].tolist() == ["female", "female", "male"]
     assert corpus.manifest["text"].tolist()[0] == 'Powiedział: "Nie.'
     scripts = corpus.manifest["script"].tolist()
     assert scripts[1] == scripts[2] != scripts[0]
@@ -486,6 +489,50 @@ def test_votes_may_be_an_object_or_text(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "p.parquet")
     votes = read_corpus("table", tmp_path / "p.parquet").manifest["votes"]
     assert [json.loads(value) for value in votes] == [{"sad": 2}, {"happy": 1}]
+
+
+@pytest.mark.parametrize("mark", [".", ","])
+def test_a_table_may_hold_values_of_any_name_in_place_of_labels(tmp_path: Path, mark: str) -> None:
+    lines = ["text;Values.Valence;mood", "a;-1.5;2", "b;;3.25", "c;2;"]
+    path = table(tmp_path, "\n".join(lines).replace(".5", f"{mark}5").replace(".25", f"{mark}25"))
+    corpus = read_corpus("table", path, columns={"values.mood": "mood"})
+    assert row(corpus, "row-1") == {"corpus": "table", "text": "a", "values.Valence": -1.5, "values.mood": 2}
+    assert row(corpus, "row-2") == {"corpus": "table", "text": "b", "values.mood": 3.25}
+    path = table(tmp_path, "text,values.valence\na,high\n")
+    with pytest.raises(ManifestError, match=r"row 1, column 'values\.valence' is 'high'; it must be a number"):
+        read_corpus("table", path)
+
+
+@pytest.mark.parametrize("cells", ["1,2,3", "0.5,2,", '"1,5",2,3', "-3,1e1,3"])
+def test_labels_that_are_numbers_are_asked_about(tmp_path: Path, cells: str) -> None:
+    (tmp_path / "t.csv").write_text("")
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        rows = [["text", "belief"], *([str(at), cell] for at, cell in enumerate(next(csv.reader([cells]))))]
+        csv.writer(file).writerows(rows)
+    with pytest.raises(ManifestError, match=r"'belief' has only numbers.*as words.*--column values\.NAME=belief"):
+        read_corpus("table", tmp_path / "t.csv", columns={"label": "belief"})
+    found = read_corpus("table", tmp_path / "t.csv", columns={"values.belief": "belief"}).manifest
+    assert found["values.belief"].dropna().between(-3, 10).all()
+
+
+def test_labels_among_which_some_are_words_are_classes(tmp_path: Path) -> None:
+    path = table(tmp_path, "text,label\na,1\nb,2b\nc,\n")
+    assert read_corpus("table", path).manifest["label"].dropna().tolist() == ["1", "2b"]
+
+
+def test_genders_of_a_table_are_read_or_left_out_with_a_note(tmp_path: Path) -> None:
+    path = table(tmp_path, "text,gender\na,F\nb,male\nc,\nd,Woman\ne,other\n")
+    corpus = read_corpus("table", path)
+    assert corpus.manifest["gender"].fillna("").tolist() == ["female", "male", "", "female", ""]
+    assert corpus.notes == ("1 genders are left out, as neither female nor male, such as 'other'",)
+
+
+@pytest.mark.parametrize(("name", "women"), [("emodb", 5), ("ravdess", 12)])
+def test_half_of_the_actors_are_women(tmp_path: Path, name: str, women: int) -> None:
+    for speaker in CORPORA[name].counts["speaker"]:
+        sound(tmp_path / (f"{speaker}a01Wa.wav" if name == "emodb" else f"03-01-01-01-01-01-{speaker}.wav"))
+    manifest = read_corpus(name, tmp_path, partial=True).manifest
+    assert manifest["gender"].value_counts().to_dict() == {"female": women, "male": women}
 
 
 def test_a_bad_sound_of_a_table_is_left_out(tmp_path: Path) -> None:

@@ -92,10 +92,11 @@ def test_a_row_holds_what_the_folder_says(tmp_path: Path, root: Path) -> None:
             "text_source": "reference",
             "language": "en",
             "label": "happy",
-            "valence": rated[0],
-            "arousal": rated[1],
-            "dominance": rated[2],
+            "values.valence": rated[0],
+            "values.arousal": rated[1],
+            "values.dominance": rated[2],
             "speaker": "Ses02F",
+            "gender": "female",
             "session": "2",
             "dialogue": "Ses02M_script02_2",
             "script": "script02",
@@ -133,7 +134,8 @@ def test_votes_and_ratings_are_those_of_the_file(root: Path, votes: str) -> None
                 rated.append([float(value) for value in re.findall(r"\d+", rest)])
         row = manifest.loc[name]
         assert json.loads(row["votes"]) == counted
-        assert row[["valence", "arousal", "dominance"]].tolist() == pytest.approx(np.mean(rated, axis=0).tolist())
+        found = row[[f"values.{one}" for one in ("valence", "arousal", "dominance")]].tolist()
+        assert found == pytest.approx(np.mean(rated, axis=0).tolist())
     assert manifest["label"].isna().sum() == 5
     assert manifest["votes"].notna().all()
 

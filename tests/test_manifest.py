@@ -19,6 +19,7 @@ from emofuse.manifest import (
     one_spelling,
     read_manifest,
     utterances,
+    value_names,
     vote_shares,
     write_manifest,
 )
@@ -45,6 +46,16 @@ def test_round_trip(tmp_path: Path) -> None:
     write_manifest(manifest, path)
     pd.testing.assert_frame_equal(read_manifest(path), manifest)
     assert [entry.name for entry in path.parent.iterdir()] == ["manifest.parquet"]
+
+
+def test_values_of_any_name_stand_beside_the_fixed_columns(tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "values.valence": 2, "values.belief": -1.5}, {**ROWS[1], "values.belief": None}]
+    manifest = make_manifest(rows, source="rows")
+    assert list(manifest.columns) == [*COLUMNS, "values.valence", "values.belief"]
+    assert manifest["values.belief"].dtype == "Float64"
+    assert value_names(manifest) == ("valence", "belief")
+    write_manifest(manifest, tmp_path / "manifest.parquet")
+    pd.testing.assert_frame_equal(read_manifest(tmp_path / "manifest.parquet"), manifest)
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -80,6 +91,9 @@ def test_the_word_nan_is_a_word() -> None:
         pytest.param({"end": 0}, "end", "0", id="end at zero"),
         pytest.param({"duration": 0}, "duration", "0", id="no duration"),
         pytest.param({"duration": "1,5"}, "duration", "'1,5'", id="decimal comma"),
+        pytest.param({"values.belief": "high"}, "values.belief", "'high'", id="value in words"),
+        pytest.param({"values.belief": float("inf")}, "values.belief", "inf", id="endless value"),
+        pytest.param({"gender": "F"}, "gender", "'F'", id="gender in short"),
     ],
 )
 def test_an_error_names_row_and_column(change: dict[str, Any], column: str, shown: str) -> None:
@@ -111,9 +125,10 @@ def test_a_bad_file_is_named(tmp_path: Path, kind: str) -> None:
     assert caught.value.remedy
 
 
-def test_an_unknown_column_is_named() -> None:
-    with pytest.raises(ManifestError, match="'mood' is not a manifest column"):
-        make_manifest([{"utterance": "a", "text": "hello", "mood": "good"}], source="rows")
+@pytest.mark.parametrize("name", ["mood", "values.", "values. mood"])
+def test_an_unknown_column_is_named(name: str) -> None:
+    with pytest.raises(ManifestError, match=f"{name!r} is not a manifest column"):
+        make_manifest([{"utterance": "a", "text": "hello", name: 1}], source="rows")
 
 
 def test_a_missing_column_of_a_file_is_filled(tmp_path: Path) -> None:

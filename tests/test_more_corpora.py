@@ -334,17 +334,19 @@ def test_msp_improv(tmp_path: Path) -> None:
         "text_source": "reference",
         "language": "en",
         "label": "angry",
-        "valence": 1.6,
-        "arousal": 4.2,
-        "dominance": 3.8,
+        "values.valence": 1.6,
+        "values.arousal": 4.2,
+        "values.dominance": 3.8,
         "speaker": "F01",
+        "gender": "female",
         "session": "1",
         "dialogue": "1-S01A-FM-S",
     }
-    assert "valence" not in found["MSP-IMPROV-S01A-M01-S-FM01"]
+    assert "values.valence" not in found["MSP-IMPROV-S01A-M01-S-FM01"]
     assert found["MSP-IMPROV-S01A-F01-R-FM01"]["script"] == "S01"
     read = found["MSP-IMPROV-S03S-M06-T-MF01"]
     assert (read["speaker"], read["session"], read["script"], read.get("label")) == ("M06", "6", "S03", None)
+    assert read["gender"] == "male"
     improvised = corpus.manifest[corpus.manifest["dialogue"] == "1-S01A-FM-S"]
     assert improvised["speaker"].tolist() == ["M01", "F01"]
     four = rows(get("msp-improv", tmp_path))
@@ -368,15 +370,17 @@ def test_msp_podcast(tmp_path: Path) -> None:
         "text_source": "reference",
         "language": "en",
         "label": "neutral",
-        "valence": 4.0,
-        "arousal": 2.2,
-        "dominance": 2.6,
+        "values.valence": 4.0,
+        "values.arousal": 2.2,
+        "values.dominance": 2.6,
         "speaker": "30",
+        "gender": "male",
         "session": "test",
         "dialogue": "MSP-PODCAST_0001",
     }
     assert [row["session"] for row in found.values()] == ["test", "test2", "train", "dev"]
     assert [row.get("speaker") for row in found.values()] == ["30", "30", None, "12"]
+    assert [row.get("gender") for row in found.values()] == ["male", "male", None, "female"]
     assert [row.get("label") for row in found.values()] == ["neutral", "happy", "surprised", None]
 
 

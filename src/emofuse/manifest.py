@@ -30,10 +30,8 @@ COLUMNS: Mapping[str, str] = {
     "language": "string",
     "label": "string",
     "votes": "string",
-    "valence": "Float64",
-    "arousal": "Float64",
-    "dominance": "Float64",
     "speaker": "string",
+    "gender": "string",
     "session": "string",
     "dialogue": "string",
     "omitted": "string",
@@ -44,8 +42,8 @@ COLUMNS: Mapping[str, str] = {
 `text_source` says where the words come from (`reference` or the recogniser's name), and `spoken` what is heard where
 that is something else. `language` is the language that is heard.
 
-`votes` is a JSON object of annotators' labels and their counts (or intensities, where a corpus has those);
-`valence`, `arousal` and `dominance` are means over annotators, on the corpus's own scale.
+`votes` is a JSON object of annotators' labels and their counts (or intensities, where a corpus has those). `gender` is
+the speaker's, `female` or `male`, and empty where it is neither or not known.
 
 `session` is what the corpus was recorded or published in: a recording session, or `train`, `dev` and `test`.
 `dialogue` names one conversation, whose rows stand in the order in which they are said; `omitted` is a JSON list of
@@ -56,6 +54,12 @@ corpora, joined by `+`, from which a row was put together, where `corpus` is non
 
 REFERENCE = "reference"
 """The `text_source` of words that people wrote down."""
+
+VALUES = "values."
+"""Before the name of a value in its column: `values.valence`, `values.belief` and so on, of any name, after `COLUMNS`.
+They hold means over annotators, on the corpus's own scale."""
+
+GENDERS = ("female", "male")
 
 SECONDS = ("start", "end", "duration")
 """Columns that hold times."""
@@ -76,23 +80,45 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 
     Example:
         >>> make_manifest([{"utterance": "a", "text": "hello", "label": "happy"}], source="example").shape
-        (1, 21)
+        (1, 19)
     """
     frame = pd.DataFrame(rows)
-    unknown = [str(name) for name in frame.columns if name not in COLUMNS]
+    unknown = [str(name) for name in frame.columns if kind_of_column(str(name)) is None]
     if unknown:
         raise ManifestError(
             f"column {unknown[0]!r} is not a manifest column",
             where=source,
-            remedy=f"use only {', '.join(COLUMNS)}",
+            remedy=f"use only {', '.join(COLUMNS)} and {VALUES}NAME",
         )
     columns = {}
-    for name, kind in COLUMNS.items():
+    for name, kind in {**COLUMNS, **{f"{VALUES}{name}": "Float64" for name in value_names(frame)}}.items():
         values = frame[name] if name in frame.columns else pd.Series([None] * len(frame), index=frame.index)
         columns[name] = _typed(values, name=name, kind=kind, source=source)
     manifest = pd.DataFrame(columns).reset_index(drop=True)
     check_manifest(manifest, source=source)
     return manifest
+
+
+def kind_of_column(name: str) -> str | None:
+    """The type of a manifest column; None where there is no such column.
+
+    Example:
+        >>> kind_of_column("speaker"), kind_of_column("values.valence"), kind_of_column("mood")
+        ('string', 'Float64', None)
+    """
+    value = name.removeprefix(VALUES) if name.startswith(VALUES) else ""
+    return "Float64" if value and value == tidy(value) else COLUMNS.get(name)
+
+
+def value_names(manifest: pd.DataFrame) -> tuple[str, ...]:
+    """Names of the values that a manifest has columns for, in their order.
+
+    Example:
+        >>> rows = [{"utterance": "a", "text": "so", "values.valence": 2.5, "values.arousal": 1}]
+        >>> value_names(make_manifest(rows, source="example"))
+        ('valence', 'arousal')
+    """
+    return tuple(str(name).removeprefix(VALUES) for name in manifest.columns if str(name).startswith(VALUES))
 
 
 def _typed(values: pd.Series[Any], *, name: str, kind: str, source: str | Path) -> pd.Series[Any]:
@@ -200,8 +226,9 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
     refuse(manifest["duration"] <= 0, "duration", "more than zero seconds")
     for column in SECONDS:
         refuse(manifest[column] == float("inf"), column, "a finite number of seconds")
-    for column in ("valence", "arousal", "dominance"):
-        refuse(manifest[column].abs() == float("inf"), column, "a finite number")
+    for value in value_names(manifest):
+        refuse(manifest[f"{VALUES}{value}"].abs() == float("inf"), f"{VALUES}{value}", "a finite number")
+    refuse(~manifest["gender"].isin(GENDERS) & manifest["gender"].notna(), "gender", "female, male, or left empty")
     for column in NAMES:
         there = manifest[column].dropna()
         alike = Counter(map(key, there.unique()))

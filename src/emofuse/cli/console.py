@@ -320,7 +320,8 @@ def show_corpora(cards: Mapping[str, Any]) -> None:
         OUT.print(Text.assemble((name, "bold"), f"  {card.title}"))
         labels = ", ".join(card.labels) if len(card.labels) <= FEW_LABELS else f"{len(card.labels)} emotions"
         size = "" if card.utterances is None else f"{card.utterances:,} utterances"
-        what = (size, " and ".join(card.streams), ", ".join(card.languages), labels)
+        values = f"rated {', '.join(card.values)}" if card.values else ""
+        what = (size, " and ".join(card.streams), ", ".join(card.languages), labels, values)
         about = {
             "what": "; ".join(part for part in what if part),
             "licence": card.licence,

@@ -17,6 +17,12 @@ Row = dict[str, Any]
 NONE = "none"
 """How counts call an absent value."""
 
+GENDERS: Mapping[str, str] = {"F": "female", "M": "male"}
+"""How a manifest calls what publishers begin with these letters."""
+
+DIMENSIONS = ("valence", "arousal", "dominance")
+"""What is usually rated beside classes; arousal is also called activation."""
+
 _SHOWN = 6  # Differences, files or rows that one message lists.
 
 
@@ -41,6 +47,7 @@ class CorpusCard:
         languages: ISO 639-1 codes.
         streams: `speech`, `text` or both.
         labels: Emotions, as the manifest spells them.
+        values: What is rated by a number, `NAME` of the manifest's columns `values.NAME`.
         licence: Terms of use.
         where: How to get it.
         citation: What to cite.
@@ -70,6 +77,7 @@ class CorpusCard:
     utterances: int | None = None
     speakers: int | None = None
     note: str = ""
+    values: tuple[str, ...] = ()
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emofuse.corpora.card import CorpusCard, Listing
+from emofuse.corpora.card import GENDERS, CorpusCard, Listing
 from emofuse.corpora.sources import first_of_each, recordings
 
 _LABELS = {
@@ -29,6 +29,7 @@ _SENTENCES = {
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
     "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
 }
+_WOMEN = ("08", "09", "13", "14", "16")
 _NAME = re.compile(rf"(\d\d)({'|'.join(_SENTENCES)})([{''.join(_LABELS)}])[a-z]")
 
 CARD = CorpusCard(
@@ -90,6 +91,7 @@ def read(root: Path) -> Listing:
             "language": "de",
             "label": _LABELS[match[3]],
             "speaker": match[1],
+            "gender": GENDERS["F" if match[1] in _WOMEN else "M"],
             "script": match[2],
         }
         for name, path in sorted(first_of_each(clips, notes).items())

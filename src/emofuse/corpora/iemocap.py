@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emofuse.corpora.card import NONE, CorpusCard, Listing, Row, listed
+from emofuse.corpora.card import DIMENSIONS, GENDERS, NONE, CorpusCard, Listing, Row, listed
 from emofuse.corpora.sources import AGAIN, first_of_each, no_sound, number, read_lines, read_text, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
@@ -87,6 +87,7 @@ CARD = CorpusCard(
     languages=("en",),
     streams=("speech", "text"),
     labels=("angry", "happy", "neutral", "sad"),
+    values=DIMENSIONS,
     licence="research only, by agreement with USC",
     where="ask for it at https://sail.usc.edu/iemocap and name the folder IEMOCAP_full_release",
     citation="Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, LREC, 2008",
@@ -269,10 +270,11 @@ class _Reading:
                     "language": "en",
                     "label": label,
                     "votes": json.dumps(counted) if counted else None,
-                    "valence": valence,
-                    "arousal": arousal,
-                    "dominance": dominance,
+                    "values.valence": valence,
+                    "values.arousal": arousal,
+                    "values.dominance": dominance,
                     "speaker": f"Ses0{session}{turn.gender}",
+                    "gender": GENDERS[turn.gender],
                     "session": session,
                     "dialogue": dialogue,
                     "omitted": json.dumps(omitted, ensure_ascii=False) if omitted else None,

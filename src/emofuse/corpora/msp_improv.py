@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.card import DIMENSIONS, GENDERS, CorpusCard, Listing, Row
 from emofuse.corpora.sources import (
     files_below,
     first_of_each,
@@ -43,6 +43,7 @@ CARD = CorpusCard(
     languages=("en",),
     streams=("speech", "text"),
     labels=tuple(_FOUR),
+    values=DIMENSIONS,
     licence="research only, by agreement with UT Dallas",
     where="ask for it at https://lab-msp.com/MSP/MSP-Improv.html and name the folder with Evalution.txt",
     citation="Busso et al., MSP-IMPROV: An Acted Corpus of Dyadic Interactions to Study Emotion Perception, IEEE TAC, "
@@ -131,10 +132,11 @@ def _row(
         "language": "en",
         "label": label,
         "votes": json.dumps(Counter(turn.votes.values())) if turn.votes else None,
-        "valence": turn.ratings["V"],
-        "arousal": turn.ratings["A"],
-        "dominance": turn.ratings["D"],
+        "values.valence": turn.ratings["V"],
+        "values.arousal": turn.ratings["A"],
+        "values.dominance": turn.ratings["D"],
         "speaker": turn.name["actor"],
+        "gender": GENDERS[turn.name["actor"][0]],
         "session": _session(turn),
         "dialogue": _dialogue(turn),
         "omitted": json.dumps(before, ensure_ascii=False) if before else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.card import DIMENSIONS, GENDERS, CorpusCard, Listing, Row
 from emofuse.corpora.sources import (
     Line,
     files_below,
@@ -44,6 +44,7 @@ _COLUMNS = {
     "valence": ("EmoVal",),
     "dominance": ("EmoDom",),
     "speaker": ("SpkrID",),
+    "gender": ("Gender",),
     "split": ("Split_Set",),
 }
 _TABLES = ("labels_consensus.csv", "labels_concensus.csv")
@@ -54,6 +55,7 @@ CARD = CorpusCard(
     languages=("en",),
     streams=("speech", "text"),
     labels=tuple(label for label in _CODES.values() if label),
+    values=DIMENSIONS,
     licence="by agreement with UT Dallas",
     where="ask for it at https://lab-msp.com/MSP/MSP-Podcast.html and name the folder with Labels/ and Audios/",
     citation="Lotfian and Busso, Building Naturalistic Emotionally Balanced Speech Corpus by Retrieving Emotional "
@@ -106,7 +108,7 @@ def _fault(line: Line) -> str:
         return f"EmoClass is {values['emotion']!r}, not one of {', '.join(_CODES)}"
     if values["split"].lower() not in _SPLITS:
         return f"Split_Set is {values['split']!r}, not Train, Development, Test1, Test2 or Test3"
-    for column in ("valence", "arousal", "dominance"):
+    for column in DIMENSIONS:
         if values[column].lower() not in ("", "nan") and number(values[column]) is None:
             return f"{_COLUMNS[column][0]} is {values[column]!r}, not a number"
     return ""
@@ -122,10 +124,9 @@ def _row(line: Line, name: str, clip: Path, text: str | None) -> Row:
         "text_source": "reference" if text else None,
         "language": "en",
         "label": _CODES[values["emotion"].upper()],
-        "valence": number(values["valence"]),
-        "arousal": number(values["arousal"]),
-        "dominance": number(values["dominance"]),
+        **{f"values.{name}": number(values[name]) for name in DIMENSIONS},
         "speaker": values["speaker"] if known else None,
+        "gender": GENDERS.get(values["gender"][:1].upper()),
         "session": _SPLITS[values["split"].lower()],
         "dialogue": name.rpartition("_")[0] or None,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from emofuse.corpora.card import CorpusCard, Listing
+from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
 from emofuse.corpora.sources import first_of_each, no_sound, read_table, recordings, row_error
 
 _LABELS = {
@@ -22,6 +22,7 @@ _COLUMNS = {
     "text": ("raw_text",),
     "plain": ("normalized_text",),
     "speaker": ("speaker_id",),
+    "gender": ("gender",),
 }
 
 CARD = CorpusCard(
@@ -70,12 +71,12 @@ def read(root: Path) -> Listing:
     table = folder / "data.tsv"
     if not table.is_file():
         raise CARD.absent(folder, "data.tsv")
-    lines, errors = read_table(table, _COLUMNS, needed=_COLUMNS)
+    lines, errors = read_table(table, _COLUMNS, needed=[name for name in _COLUMNS if name != "gender"])
     notes: list[str] = []
     clips = first_of_each(recordings(folder), notes)
     if not clips:
         raise CARD.absent(folder, "clip such as samples/EB0_anger_1.wav")
-    rows = []
+    rows: list[Row] = []
     for line in lines:
         values = line.values
         emotion, stem = values["emotion"].lower(), Path(values["file"]).stem
@@ -94,6 +95,7 @@ def read(root: Path) -> Listing:
                     "language": "pl",
                     "label": _LABELS[emotion],
                     "speaker": values["speaker"],
+                    "gender": GENDERS.get(values["gender"][:1].upper()),
                     "script": hashlib.sha256(values["plain"].encode()).hexdigest()[:8],
                 }
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
 from emofuse.corpora.sources import first_of_each, recordings
 
 _LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -53,6 +53,7 @@ def read(root: Path) -> Listing:
             "language": "en",
             "label": _LABELS[int(match[1]) - 1],
             "speaker": match[3],
+            "gender": GENDERS["M" if int(match[3]) % 2 else "F"],
             "script": match[2],
         }
         for name, path in sorted(first_of_each(clips, notes).items())

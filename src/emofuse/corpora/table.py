@@ -28,7 +28,8 @@ CARD = CorpusCard(
     licence="yours",
     where="it may be CSV, TSV, JSON lines or Parquet with a column audio, text or both",
     citation="yours",
-    note="columns with the manifest's names are taken, others can be mapped to them, and the rest are ignored",
+    note="columns with the manifest's names are taken, as are numbers in columns values.NAME; others can be mapped to "
+    "them, and the rest are ignored",
 )
 
 
@@ -50,7 +51,7 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
         >>> read(path, {"utterance": "id", "text": "sentence", "label": "emotion"}).rows
         [{'utterance': '1', 'text': 'Oh no!', 'label': 'sad', 'corpus': 'table'}]
     """
-    from emofuse.manifest import COLUMNS, SECONDS
+    from emofuse.manifest import COLUMNS, SECONDS, kind_of_column
 
     path = _find(root)
     notes: list[str] = []
@@ -69,8 +70,12 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
         raise ManifestError(f"column {twice[0]!r} occurs twice", where=path, remedy="rename one of them")
     if not table:
         raise ManifestError("the table has no rows", where=path, remedy="add some, or choose another table")
-    taken = _taken(names, columns or {}, tuple(COLUMNS), path)
-    kinds = {**COLUMNS, **dict.fromkeys(SECONDS, "seconds"), "votes": "votes"}
+    values = [name for name in (*map(_valued, names), *(columns or {})) if kind_of_column(name) and name not in COLUMNS]
+    taken = _taken(names, columns or {}, tuple(dict.fromkeys((*COLUMNS, *values))), path)
+    kinds = {column: kind_of_column(column) or "" for column in taken}
+    kinds |= {**dict.fromkeys(SECONDS, "seconds"), "votes": "votes", "gender": "gender"}
+    if "label" in taken:
+        _check_labels(table, taken["label"], path)
     for column, theirs in taken.items():
         if kinds[column] in ("Float64", "seconds"):
             notes += _to_numbers(table, theirs)
@@ -85,9 +90,35 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
             row["audio"] = _sound(path.parent, row["audio"], folders)
         row["corpus"] = row.get("corpus") or CARD.name
         rows.append(row)
+    if gender := taken.get("gender"):
+        given = [_value(cells.get(gender), "string", f"column {gender!r}", path) for cells in table]
+        odd = [one for one, row in zip(given, rows, strict=True) if one is not None and row["gender"] is None]
+        if odd:
+            notes.append(f"{len(odd)} genders are left out, as neither female nor male, such as {odd[0]!r}")
     if "utterance" not in taken:
         rows = [{"utterance": name, **row} for name, row in zip(_names(rows), rows, strict=True)]
     return Listing(rows=rows, source=path, notes=tuple(notes))
+
+
+def _valued(name: str) -> str:
+    """A column's name as the manifest spells it, where it is one of a value."""
+    from emofuse.manifest import VALUES
+
+    plain = tidy(name)
+    return VALUES + plain[len(VALUES) :] if plain.lower().startswith(VALUES) else name
+
+
+def _check_labels(table: list[Row], column: str, path: Path) -> None:
+    """Refuse labels that are all numbers, which may be names of classes or a value to predict."""
+    cells = [cell for row in table if (cell := row.get(column)) is not None and str(cell).strip()]
+    plain = [str(cell) for cell in cells if not isinstance(cell, bool)]
+    if plain and not any(map(math.isnan, numbers(plain)[0])):
+        raise ManifestError(
+            f"column {column!r} has only numbers as labels, such as {cells[0]!r}, which may be classes or a value",
+            where=path,
+            remedy="write classes as words, such as 'class 3', or name the column values.NAME to predict its value "
+            f"(--column values.NAME={column})",
+        )
 
 
 def _find(root: Path) -> Path:
@@ -145,6 +176,8 @@ def _value(value: Any, kind: str, place: str, path: Path) -> Any:
         return None
     if kind == "votes":
         return _votes(value, place, path)
+    if kind == "gender":
+        return _GENDERS.get(key(str(value)))
     if kind in ("Float64", "seconds"):
         try:
             number = math.nan if isinstance(value, bool) else float(value)
@@ -164,6 +197,9 @@ def _value(value: Any, kind: str, place: str, path: Path) -> Any:
         except UnicodeEncodeError as error:
             raise ManifestError(f"{place} holds half a character", where=path, remedy="write the text anew") from error
     return text
+
+
+_GENDERS = {"female": "female", "f": "female", "woman": "female", "male": "male", "m": "male", "man": "male"}
 
 
 def _votes(value: Any, place: str, path: Path) -> str:

@@ -15,7 +15,8 @@ _LONG_NAME = 400
 class EmofuseError(Exception):
     """Something a person can fix: where it is, what was wrong, and the remedy, in one sentence.
 
-    Control characters of whatever it quotes are shown as escapes, so that it stays one line.
+    Control characters of whatever it quotes are shown as escapes, so that it stays one line. Each kind is also the
+    built-in error that fits: `except ValueError` catches what cannot be used, `except OSError` what cannot be written.
 
     Args:
         what: What was wrong, without a full stop.
@@ -56,45 +57,45 @@ def _rebuild(kind: type[EmofuseError], what: str, remedy: str, where: str | None
     return kind(what, remedy=remedy, where=where)
 
 
-class AudioError(EmofuseError):
-    """A sound file that cannot be used."""
+class AudioError(EmofuseError, ValueError):
+    """A recording that cannot be used."""
 
 
-class ManifestError(EmofuseError):
+class ManifestError(EmofuseError, ValueError):
     """A corpus folder or a manifest table that does not hold what it should."""
 
 
-class SettingsError(EmofuseError):
+class SettingsError(EmofuseError, ValueError):
     """A recipe or an option with a value that cannot be used."""
 
 
-class ProtocolError(EmofuseError):
+class ProtocolError(EmofuseError, ValueError):
     """A way of splitting a corpus into folds that the corpus does not allow."""
 
 
-class AlignmentError(EmofuseError):
+class AlignmentError(EmofuseError, ValueError):
     """An utterance that cannot be aligned, or a file of alignments that cannot be read."""
 
 
-class EncoderError(EmofuseError):
+class EncoderError(EmofuseError, ValueError):
     """An encoder that cannot be found, or is not of a supported family."""
 
 
-class StoreError(EmofuseError):
+class StoreError(EmofuseError, ValueError):
     """A feature store that is damaged, or lacks what was asked of it."""
 
 
-class ScoresError(EmofuseError):
+class ScoresError(EmofuseError, ValueError):
     """A score table with a missing column or an impossible value."""
 
 
-class CheckpointError(EmofuseError):
+class CheckpointError(EmofuseError, ValueError):
     """A model folder that is incomplete or does not fit its own settings."""
 
 
-class OutputError(EmofuseError):
+class OutputError(EmofuseError, OSError):
     """A file or folder that cannot be written, or that another command is writing."""
 
 
-class TrainingError(EmofuseError):
-    """A training that diverged: a loss, a weight or an answer that is not finite."""
+class TrainingError(EmofuseError, RuntimeError):
+    """A training that diverged: a loss, a weight or an output that is not finite."""

@@ -170,6 +170,8 @@ def appended(path: Path) -> Iterator[TextIO]:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags, 0o666), "a", encoding="utf-8", newline="\n") as file:
             yield file
+    except EmofuseError:
+        raise
     except OSError as error:
         raise _not_written(path, error) from error
 

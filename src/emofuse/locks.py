@@ -124,6 +124,8 @@ def _held(lock: Path, place: Path, *, waiting: Progress | None) -> Iterator[None
         with suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, json.dumps(_owner()).encode())
+    except OutputError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(

@@ -59,6 +59,8 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
         if instead := stand_in(path):
             raise ManifestError(instead[0], where=path, remedy=instead[1])
         names, table = _READERS[path.suffix.lower()](path, notes)
+    except ManifestError:
+        raise
     except (OSError, ValueError, NotImplementedError, RecursionError, csv.Error, KeyError) as error:
         raise ManifestError(
             "the table cannot be read, as it is damaged or not of the kind that its name says",

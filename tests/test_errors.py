@@ -54,7 +54,7 @@ def test_a_folder_in_use_says_so_and_not_that_it_cannot_be_written(tmp_path: Pat
 
 
 def test_what_happens_while_a_journal_is_open_is_not_the_journals(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="^the disk of another"), appended(tmp_path / "journal") as _:
+    with pytest.raises(OutputError, match=r"^the disk of another"), appended(tmp_path / "journal") as _:
         raise OutputError("the disk of another is full", remedy="empty it")
 
 

@@ -1,4 +1,4 @@
-"""MELD, CREMA-D, ESD, MSP-IMPROV, MSP-Podcast and CMU-MOSEI: layouts in miniature, and copies with holes in them."""
+"""Corpora from MELD to CBP: their layouts in miniature, and copies with holes in them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import soundfile
 
+from emofuse.align.shipped import read_shipped
 from emofuse.corpora import CORPORA, Corpus, read_corpus
 from emofuse.errors import EmofuseError, ManifestError
+from emofuse.manifest import utterances
 from emofuse.protocols import make_protocol
 from emofuse.settings import ProtocolSettings
 
@@ -161,6 +163,26 @@ def cmu_mosei(root: Path) -> tuple[Path, Path]:
     return table, clip
 
 
+def cbp(root: Path) -> tuple[Path, Path]:
+    def row(number: str, speaker: str, words: str, belief: float, clip: str, start: float) -> str:
+        times = [[start + 0.1 * place, start + 0.1 * place + 0.08] for place in range(len(words.split()))]
+        fields = {"number": number, "speaker": speaker, "turn": 3, "words": words.split(), "word_times": times}
+        fields |= {"cb_val": belief, "cb_target": "it works", "clip_start": start, "clip_end": start + 0.5}
+        return json.dumps({**fields, "audio_file": f"audio/{clip}.wav"})
+
+    table = write(
+        root / "annotations.jsonl",
+        row("sw4001", "A", "I don't think it works", -1.5, "clip1", 60.25),
+        row("sw4001", "B", "I know it works and it always did", 2.75, "clip2", 75.0),
+        row("sw4022", "A", "maybe it works", 0.5, "clip3", 1.0),
+        row("", "A", "of no dialogue", 0.0, "clip4", 0.0),
+        row("sw4022", "B", "it never works", -3.0, "clip5", 20.0),
+    )
+    for number in (1, 2, 3, 5):
+        sound(root / "audio" / f"clip{number}.wav")
+    return table, root / "audio" / "clip1.wav"
+
+
 MAKERS: dict[str, Callable[[Path], tuple[Path, Path]]] = {
     "meld": meld,
     "crema-d": crema_d,
@@ -168,6 +190,7 @@ MAKERS: dict[str, Callable[[Path], tuple[Path, Path]]] = {
     "msp-improv": msp_improv,
     "msp-podcast": msp_podcast,
     "cmu-mosei": cmu_mosei,
+    "cbp": cbp,
 }
 
 
@@ -425,10 +448,40 @@ def test_cmu_mosei(tmp_path: Path) -> None:
     assert (found["zzz_1_10"]["duration"], found["zzz_1_10"].get("start")) == (0.5, None)
 
 
+def test_cbp(tmp_path: Path) -> None:
+    _, clip = cbp(tmp_path)
+    corpus = get("cbp", tmp_path)
+    found = rows(corpus)
+    assert found["clip1"] == {
+        "corpus": "cbp",
+        "audio": str(clip),
+        "duration": 0.5,
+        "text": "I don't think it works",
+        "text_source": "reference",
+        "language": "en",
+        "label": "doubted",
+        "values.belief": -1.5,
+        "speaker": "sw4001-A",
+        "dialogue": "sw4001",
+    }
+    assert {name: row["label"] for name, row in found.items()} == {
+        "clip1": "doubted", "clip2": "believed", "clip3": "open", "clip5": "disbelieved"
+    }  # fmt: skip
+    names = {row.utterance: row for row in utterances(corpus.manifest)}
+    words = read_shipped(names["clip1"], corpus="cbp", duration=0.5)["word"]
+    assert [word.label for word in words] == ["I", "don't", "think", "it", "works"]
+    assert [word.start for word in words] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert [word.end for word in words] == pytest.approx([0.08, 0.18, 0.28, 0.38, 0.48])
+    # What is said after the clip has ended is no part of it.
+    inside = read_shipped(names["clip2"], corpus="cbp", duration=0.5)["word"]
+    assert [word.label for word in inside] == ["I", "know", "it", "works", "and"]
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_is_published_about_a_corpus(name: str) -> None:
     card = CORPORA[name]
     sizes = {"meld": 13706, "crema-d": 7442, "esd": 35000, "msp-improv": 7798, "msp-podcast": None, "cmu-mosei": None}
+    sizes |= {"cbp": 337}
     assert card.utterances == sizes[name]
     if card.utterances is None:
         assert "no number is expected" in card.note
@@ -590,6 +643,17 @@ KINDS: dict[str, dict[str, Damage]] = {
         "a segment outside its video": Damage(
             lambda _, clip: sound(clip, seconds=1.0), where="-3g5yACwYnA.wav", what="outside the sound"
         ),
+    },
+    "cbp": {
+        **ANY_TABLE,
+        **ANY_CLIP,
+        "no belief": Damage(swap("cb_val", "value", number=1), where="line 1", what="there is no 'cb_val'"),
+        "a belief off the scale": Damage(swap("-1.5", "5", number=1), where="line 1", what="cb_val is 5"),
+        "a belief that is no number": Damage(swap("-1.5", "NaN", number=1), where="line 1", what="cb_val is nan"),
+        "a word without a time": Damage(swap('"I", ', "", number=1), where="line 1", what="4 words and 5 times"),
+        "half a line": Damage(line(1, lambda content: content[:30]), where="line 1", what="not an object"),
+        "a list in its place": Damage(line(1, lambda content: "[1]"), where="line 1", what="there is no 'speaker'"),
+        "a time in words": Damage(swap("60.25", '"late"', number=1), where="line 1", what="not an object"),
     },
 }
 CASES = [(name, kind) for name, kinds in KINDS.items() for kind in kinds]

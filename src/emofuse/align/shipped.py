@@ -11,6 +11,7 @@ from emofuse.align.fit import SHORTER, check_length, is_shorter
 from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
 from emofuse.align.textgrid import NAMES, Grid, read_grid
 from emofuse.audio import audio_duration
+from emofuse.corpora import cbp
 from emofuse.corpora.iemocap import frame_offset
 from emofuse.errors import AlignmentError
 from emofuse.names import tidy
@@ -38,7 +39,15 @@ def _emodb(sound: Path, duration: float) -> Tiers:
     return read_emodb(sound.parent.parent, sound.stem, duration=duration)
 
 
-_CORPORA: Mapping[str, Callable[[Path, float], Tiers]] = {"iemocap": _iemocap, "emodb": _emodb}
+def _cbp(sound: Path, duration: float) -> Tiers:
+    table = next((found for place in sound.parents[:3] if (found := cbp.table_in(place))), None)
+    words = cbp.word_segments(table).get(sound.stem) if table else None
+    if not words:
+        raise AlignmentError(f"{cbp.TABLE} has no times of its words", where=sound, remedy="prepare the corpus anew")
+    return {"word": words}
+
+
+_CORPORA: Mapping[str, Callable[[Path, float], Tiers]] = {"iemocap": _iemocap, "emodb": _emodb, "cbp": _cbp}
 
 
 def ships_alignments(corpus: str | None) -> bool:

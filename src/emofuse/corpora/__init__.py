@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emofuse.corpora import (
+    cbp,
     cmu_mosei,
     crema_d,
     emodb,
@@ -39,6 +40,7 @@ _MODULES = (
     msp_podcast,
     meld,
     cmu_mosei,
+    cbp,
     crema_d,
     esd,
     ravdess,

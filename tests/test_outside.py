@@ -4,46 +4,57 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import pytest
 
 from emofuse.errors import SettingsError
-from emofuse.outside import full_name, is_outside, load_class, load_object
+from emofuse.outside import code_hash, full_name, is_outside, load_class, load_object, options_of
 
 
-class Greeter(Protocol):
+class Greeter(ABC):
     """A contract of one attribute and one method."""
 
-    language: str
+    language: ClassVar[str]
+    polite: ClassVar[bool] = True
 
+    @abstractmethod
     def greet(self) -> str:
         """Say hello."""
 
 
-class Base:
-    """A contract to inherit."""
+class Keyed:
+    """Something that is made with a key."""
+
+    def __init__(self, key: str, *, device: str = "") -> None:
+        self.key, self.device = key, device
 
 
 TABLE = {"polite": "greeters:Polite"}
 CODE = """
 from dataclasses import dataclass
+from test_outside import Greeter
 
 @dataclass
-class Polite:
-    language: str = "en"
+class Polite(Greeter):
+    name: str = "sir"
+    language = "en"
 
     def greet(self) -> str:
-        return "good day"
+        return f"good day, {self.name}"
 
-class Mute:
+class Mute(Greeter):
     language = "en"
 
-class Odd:
-    language = "en"
-    greet = "hello"
+class Odd(Greeter):
+    def greet(self) -> str:
+        return "hello"
+
+class Stranger:
+    pass
 
 def function():
     pass
@@ -67,7 +78,7 @@ def greeting(name: str) -> str:
 
 def test_a_class_in_a_file_is_loaded_once(file: Path) -> None:
     found = load(f"{file}:Polite")
-    assert found().greet() == "good day"
+    assert found().greet() == "good day, sir"
     assert load(f"{file}:Polite") is found
     assert found.__module__ in sys.modules
 
@@ -78,19 +89,19 @@ def test_a_file_beside_the_command_is_found_as_a_module(file: Path, monkeypatch:
         load("my_greeters:Polite")
     monkeypatch.chdir(file.parent)
     before = list(sys.path)
-    assert load("my_greeters:Polite")().greet() == "good day"
+    assert load("my_greeters:Polite")().greet() == "good day, sir"
     assert load("mine.py:Polite") is load(f"{file}:Polite")
     assert sys.path == before
 
 
 def test_a_file_may_import_its_neighbours(file: Path) -> None:
     (file.parent / "uses.py").write_text("from mine import Polite\nclass Own(Polite):\n    pass\n")
-    assert load(f"{file.parent / 'uses.py'}:Own")().greet() == "good day"
+    assert load(f"{file.parent / 'uses.py'}:Own")().greet() == "good day, sir"
 
 
 def test_another_process_imports_it_anew(file: Path) -> None:
     with get_context("spawn").Pool(1) as pool:
-        assert pool.apply(greeting, (f"{file}:Polite",)) == "good day"
+        assert pool.apply(greeting, (f"{file}:Polite",)) == "good day, sir"
 
 
 def test_an_unknown_name_lists_those_there_are() -> None:
@@ -106,7 +117,8 @@ def test_an_unknown_name_lists_those_there_are() -> None:
     ("member", "what"),
     [
         ("Mute", "this greeter lacks greet"),
-        ("Odd", "this greeter lacks greet"),
+        ("Odd", r"this greeter lacks language; see .*Greeter"),
+        ("Stranger", r"this class is no greeter; make it a subclass of .*Greeter"),
         ("function", "this is no class but a function"),
         ("Polit", "there is no 'Polit' in it; did you mean Polite"),
     ],
@@ -116,9 +128,25 @@ def test_what_does_not_meet_the_contract_is_refused(file: Path, member: str, wha
         load(f"{file}:{member}")
 
 
-def test_a_base_class_must_be_inherited(file: Path) -> None:
-    with pytest.raises(SettingsError, match=r"this class is no Base; see .*Base for what a greeter has"):
-        load_class(f"{file}:Polite", TABLE, kind="greeter", base=Base)
+def test_a_class_is_made_with_what_it_takes(file: Path) -> None:
+    def options(**asked: str | None) -> dict[str, object]:
+        return options_of(load(f"{file}:Polite"), kind="greeter", asked=asked, offered={"device": "cpu"})
+
+    assert options(name="madam") == {"name": "madam"}
+    assert options(name=None) == {}
+    with pytest.raises(SettingsError, match="Polite: this greeter has no model to choose; leave out the model"):
+        options(model="x")
+    with pytest.raises(SettingsError, match="Keyed: no key is named; name the greeter's key"):
+        options_of(Keyed, kind="greeter", asked={"key": None}, offered={})
+    found = options_of(Keyed, kind="greeter", asked={"key": "a"}, offered={"device": "cpu", "speed": 1})
+    assert found == {"key": "a", "device": "cpu"}
+
+
+def test_a_changed_file_has_another_hash(file: Path) -> None:
+    before = code_hash(load(f"{file}:Polite"))
+    assert before == code_hash(load(f"{file}:Polite"))
+    file.write_text(CODE + "# More.")
+    assert code_hash(load(f"{file}:Polite")) != before
 
 
 @pytest.mark.parametrize(
@@ -137,7 +165,7 @@ def test_code_that_fails_is_refused_and_may_be_fixed(tmp_path: Path, code: str, 
         load(f"{path}:Polite")
     assert "\n" not in str(refused.value)
     path.write_text(CODE)
-    assert load(f"{path}:Polite")().greet() == "good day"
+    assert load(f"{path}:Polite")().greet() == "good day, sir"
 
 
 @pytest.mark.parametrize("name", ["", ":", ":Polite", "mine.py:", "nofile.py:Polite", "a b/x.py:A", ".:A", "..a:B"])
@@ -149,6 +177,8 @@ def test_odd_names_are_refused(name: str) -> None:
 def test_what_is_ours_needs_no_trust(tmp_path: Path) -> None:
     assert not is_outside("polite")
     assert not is_outside("emofuse.errors:SettingsError")
+    assert is_outside("emofuse.align/../../theirs.py:Polite")
+    assert is_outside("emofuse.align.py/theirs.py:Polite")
     assert is_outside("emofuse_other:Polite")
     assert is_outside("C:\\mine.py:Polite")
     assert full_name("my_greeters:Polite") == "my_greeters:Polite"

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Any
 
 from emofuse.errors import SettingsError
 from emofuse.inputs import nearest, short
+
+_OURS = re.compile(r"emofuse(\.\w+)*:\w+", re.ASCII)
 
 OWN = "package.module:Name or path/to/file.py:Name"
 """How one of the user's own is named."""
@@ -28,7 +31,8 @@ def is_outside(name: str) -> bool:
         >>> is_outside("sphinx"), is_outside("emofuse.align.sphinx:SphinxAligner"), is_outside("mine.py:MyAligner")
         (False, False, True)
     """
-    return ":" in name and not name.startswith("emofuse.")
+    # A checkpoint of a stranger's may name `emofuse.x/../../theirs.py:Model`.
+    return ":" in name and not _OURS.fullmatch(name)
 
 
 def full_name(name: str) -> str:
@@ -49,7 +53,7 @@ def load_class(name: str, table: Mapping[str, str], *, kind: str, base: type) ->
         name: A name of the table, or `package.module:Name`, or `path/to/file.py:Name`.
         table: The path of each short name.
         kind: What the class is, for messages, such as `aligner`.
-        base: Its contract: a base class, or a protocol whose methods and attributes it must have.
+        base: Its contract, whose abstract methods and class variables without a value it must define.
 
     Returns:
         The class; the same one for the same name.
@@ -68,13 +72,51 @@ of your own as package.module:Name or path/to/file.py:Name.
     found = load_object(table.get(name, name), kind=kind, known=table)
     if not inspect.isclass(found):
         raise SettingsError(f"this is no class but a {type(found).__name__}", where=name, remedy=f"name a {kind} class")
+    contract = f"{base.__module__}.{base.__name__}"
+    if not issubclass(found, base):
+        raise SettingsError(f"this class is no {kind}", where=name, remedy=f"make it a subclass of {contract}")
     if lacking := _lacking(found, base):
-        raise SettingsError(
-            f"this {kind} lacks {', '.join(lacking)}" if lacking != [""] else f"this class is no {base.__name__}",
-            where=name,
-            remedy=f"see {base.__module__}.{base.__name__} for what a {kind} has",
-        )
+        raise SettingsError(f"this {kind} lacks {', '.join(lacking)}", where=name, remedy=f"see {contract}")
     return found
+
+
+def options_of(found: type, *, kind: str, asked: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """What a class is made with: all that the user asked for, and of what is offered, what its `__init__` takes.
+
+    Args:
+        found: The class.
+        kind: What it is, for messages.
+        asked: Values by name; those that are None were not asked for.
+        offered: The same.
+
+    Raises:
+        SettingsError: It takes nothing of a name that was asked for, or needs one that was not.
+
+    Example:
+        >>> options_of(SettingsError, kind="error", asked={"what": "a", "where": None}, offered={"device": "cpu"})
+        {'what': 'a'}
+    """
+    parameters = inspect.signature(found).parameters
+    values = {name: value for name, value in asked.items() if value is not None}
+    if strange := [name for name in values if name not in parameters]:
+        raise SettingsError(
+            f"this {kind} has no {strange[0]} to choose", where=found.__name__, remedy=f"leave out the {strange[0]}"
+        )
+    needed = [name for name in asked if name in parameters and parameters[name].default is inspect.Parameter.empty]
+    if lacking := [name for name in needed if name not in values]:
+        raise SettingsError(f"no {lacking[0]} is named", where=found.__name__, remedy=f"name the {kind}'s {lacking[0]}")
+    return values | {name: value for name, value in offered.items() if name in parameters}
+
+
+def code_hash(found: type) -> str:
+    """A hash of the file that defines a class, for what is stored of its work; empty where there is no file.
+
+    Example:
+        >>> code_hash(int), len(code_hash(SettingsError))
+        ('', 16)
+    """
+    file = getattr(sys.modules.get(found.__module__), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else ""
 
 
 def load_object(name: str, *, kind: str, known: Mapping[str, Any]) -> Any:
@@ -114,19 +156,14 @@ def load_object(name: str, *, kind: str, known: Mapping[str, Any]) -> Any:
 
 
 def _lacking(found: type, base: type) -> list[str]:
-    """Members of the contract that a class lacks; one empty name where it should inherit and does not."""
-    if not getattr(base, "_is_protocol", False):
-        if not issubclass(found, base):
-            return [""]
-        return sorted(getattr(found, "__abstractmethods__", ()))
-    asked = {name for one in base.__mro__ if getattr(one, "_is_protocol", False) for name in _members(one)}
-    there = {name for one in found.__mro__ for name in _members(one)}
-    methods = {name for name in asked & there if callable(getattr(base, name, None))}
-    return sorted((asked - there) | {name for name in methods if not callable(getattr(found, name, None))})
-
-
-def _members(one: type) -> set[str]:
-    return {name for name in (*vars(one), *inspect.get_annotations(one)) if not name.startswith("_")}
+    """Methods and class attributes that a subclass has to define and does not."""
+    declared = {
+        name
+        for one in base.__mro__
+        for name, kind in inspect.get_annotations(one).items()
+        if str(kind).startswith("ClassVar") and not hasattr(found, name)
+    }
+    return sorted(declared.union(getattr(found, "__abstractmethods__", ())))
 
 
 def _module(name: str) -> ModuleType:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -646,6 +647,94 @@ def test_a_class_that_only_the_tested_speaker_has_is_refused_in_that_fold() -> N
 
 
 # The file.
+
+
+# Values in place of classes.
+
+
+def rated(manifest: pd.DataFrame) -> pd.DataFrame:
+    numbers = np.arange(len(manifest), dtype=float)
+    return manifest.assign(**{"values.valence": numbers / 4, "values.arousal": -numbers})
+
+
+SPLITS = ("train", "dev", "test")
+KINDS_OF_SPLIT: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
+    "speaker": (corpus(), {"kind": "speaker"}),
+    "speakers": (corpus(speakers=9), {"kind": "speakers", "folds": 3}),
+    "session": (corpus(sessions=5, speakers=10), {"kind": "session"}),
+    "auto": (corpus(), {}),
+    "fixed": (ravdess(), {"kind": "fixed", "fixed": "emobox"}),
+    "split": (
+        corpus(speakers=9).assign(session=lambda frame: frame["speaker"].map(lambda n: SPLITS[int(n[1:]) % 3])),
+        {"kind": "split"},
+    ),
+    "corpus": (
+        pd.concat(
+            [corpus(name=name, number=f"{name}{{}}").assign(corpus=name) for name in ("one", "two", "three")],
+            ignore_index=True,
+        ),
+        {"kind": "corpus"},
+    ),
+    "apart": (acted(), {"kind": "session", "apart": "script"}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_SPLIT)
+def test_values_are_split_as_classes_are(kind: str) -> None:
+    manifest, values = KINDS_OF_SPLIT[kind]
+    settings, manifest = ProtocolSettings(**values), rated(manifest)
+    ours = make_protocol(manifest, settings, values=("arousal", "valence"))
+    theirs = make_protocol(manifest, settings)
+    assert (ours.folds, ours.final) == (theirs.folds, theirs.final)
+    assert (ours.classes, ours.labels, ours.names) == ((), {}, ("arousal", "valence"))
+    expected = {row.utterance: (-place, place / 4) for place, row in enumerate(manifest.itertuples())}
+    assert ours.values == expected
+    for part in (ours.leakage, ours.leakage["validation"], ours.leakage["final"]):
+        assert part["exact"]["agreement"] is None
+        assert part["exact"]["lookup"] is None
+    for kind_of_copy in ("exact", "near"):
+        assert ours.leakage[kind_of_copy]["share"] == theirs.leakage[kind_of_copy]["share"]
+    assert ours.leakage["speakers"] == theirs.leakage["speakers"]
+
+
+def test_utterances_without_a_value_take_no_part_and_those_without_a_label_do() -> None:
+    manifest = rated(corpus())
+    manifest.loc[0, "values.valence"] = None
+    manifest.loc[1, "values.arousal"] = np.nan
+    manifest.loc[2:, "label"] = None
+    names = manifest["utterance"].tolist()
+    settings = ProtocolSettings(kind="speaker")
+    assert list(make_protocol(manifest, settings, values=["valence"]).values) == names[1:]
+    assert list(make_protocol(manifest, settings, values=["valence", "arousal"]).values) == names[2:]
+    tested = Counter(chain(*(fold.test for fold in make_protocol(manifest, settings, values=["valence"]).folds)))
+    assert tested == dict.fromkeys(names[1:], 1)
+
+
+def test_the_fingerprint_changes_with_each_value_and_name() -> None:
+    manifest, settings = rated(corpus()), ProtocolSettings(kind="speaker")
+    marks = {make_protocol(manifest, settings, values=[name]).fingerprint for name in ("valence", "arousal")}
+    manifest.loc[3, "values.valence"] += 0.25
+    marks.add(make_protocol(manifest, settings, values=["valence"]).fingerprint)
+    assert len(marks) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        (["valance"], {}, r"task\.values: no utterance has a value 'valance'; did you mean 'valence'"),
+        (["empty"], {}, r"task\.values: no utterance has a value 'empty'"),
+        (["early", "late"], {}, r"task\.values: no utterance has all of early, late; predict fewer at once"),
+        (["valence"], {"labels": ("sad",)}, r"protocol\.labels: classes are chosen, where valence is predicted"),
+        (["valence"], {"merge": {"sad": "angry"}}, r"protocol\.merge: classes are chosen"),
+    ],
+)
+def test_values_that_cannot_be_predicted_are_refused(values: list[str], settings: dict[str, Any], message: str) -> None:
+    manifest = rated(corpus())
+    first = np.arange(len(manifest)) < 5
+    manifest["values.empty"] = np.nan
+    manifest["values.early"], manifest["values.late"] = (np.where(half, 1.0, np.nan) for half in (first, ~first))
+    with pytest.raises(ProtocolError, match=message):
+        make_protocol(manifest, ProtocolSettings(**settings), values=values)
 
 
 def test_a_saved_protocol_lists_every_fold(tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = 
         `exact`, `near`: over all test utterances with words, the `share` whose transcript occurs in training word for
         word (near: only almost, cosine of character n-grams at least 0.8); `agreement`, how often those copies carry
         the same label; and `lookup`, how often the most frequent label of the copies is right (one of several drawn
-        at random). `near` is None where there are too many transcripts to compare. `validation` holds the same of what
-        validation utterances share with training utterances, `final` of those of the final split.
+        at random). Both are None where there are no labels, as values are predicted. `near` is None where there are
+        too many transcripts to compare. `validation` holds the same of what validation utterances share with training
+        utterances, `final` of those of the final split.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -60,14 +61,14 @@ def _shared(
     pairs: Iterable[tuple[Sequence[str], Sequence[str]]],
 ) -> dict[str, Any]:
     """What the first of each pair of parts shares with the second."""
-    labels = rows["label"].to_dict()
+    labels = rows["label"].astype("object").where(rows["label"].notna(), None).to_dict()
     exact, near = _Tally(), _Tally()
     shared = {"speaker": 0, "dialogue": 0, "script": 0}
     for part, seen in pairs:
         for column in shared:
             ours, theirs = (set(rows[column].loc[list(names)].dropna()) for names in (part, seen))
             shared[column] = max(shared[column], len(ours & theirs))
-        known: dict[str, Counter[str]] = defaultdict(Counter)
+        known: dict[str, Counter[str | None]] = defaultdict(Counter)
         for name in seen:
             if words.get(name):
                 known[words[name]][labels[name]] += 1
@@ -100,13 +101,15 @@ class _Tally:
     def __init__(self) -> None:
         self.all = 0
         self.found = 0
+        self.labelled = 0
         self.agreement = 0.0
         self.lookup = 0.0
 
-    def add(self, copies: Counter[str] | None, label: str) -> None:
+    def add(self, copies: Counter[str | None] | None, label: str | None) -> None:
         self.all += 1
-        if copies:
-            self.found += 1
+        self.found += bool(copies)
+        if copies and label is not None:
+            self.labelled += 1
             self.agreement += copies[label] / sum(copies.values())
             most = max(copies.values())
             self.lookup += (copies[label] == most) / sum(count == most for count in copies.values())
@@ -114,8 +117,8 @@ class _Tally:
     def summary(self) -> dict[str, float | None]:
         return {
             "share": self.found / self.all if self.all else None,
-            "agreement": self.agreement / self.found if self.found else None,
-            "lookup": self.lookup / self.found if self.found else None,
+            "agreement": self.agreement / self.labelled if self.labelled else None,
+            "lookup": self.lookup / self.labelled if self.labelled else None,
         }
 
 

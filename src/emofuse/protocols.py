@@ -17,7 +17,7 @@ from emofuse.errors import ProtocolError
 from emofuse.files import write_text
 from emofuse.inputs import nearest
 from emofuse.leakage import leakage
-from emofuse.manifest import scripted
+from emofuse.manifest import VALUES, scripted, value_names
 from emofuse.names import key
 from emofuse.seeds import derive_seed
 from emofuse.settings import ProtocolSettings, fingerprint
@@ -48,8 +48,10 @@ class Protocol:
 
     Attributes:
         settings: What was asked for.
-        classes: The emotions, in the order of every model's outputs.
-        labels: Class of every utterance that takes part.
+        classes: The emotions, in the order of every model's outputs; none where values are predicted.
+        labels: Class of every utterance that takes part; empty where values are predicted.
+        names: The values that are predicted, in the order of every model's outputs; none where classes are.
+        values: Those of every utterance that takes part; empty where classes are predicted.
         folds: One split a test set.
         final: The split of the model that is kept: everyone but validation trains it, and nothing tests it.
         fingerprint: Changes whenever any utterance, label or fold does.
@@ -60,6 +62,8 @@ class Protocol:
     settings: ProtocolSettings
     classes: tuple[str, ...]
     labels: Mapping[str, str]
+    names: tuple[str, ...]
+    values: Mapping[str, tuple[float, ...]]
     folds: tuple[Fold, ...]
     final: Fold
     fingerprint: str
@@ -67,11 +71,17 @@ class Protocol:
     notes: tuple[str, ...]
 
 
-def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protocol:
+def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings, *, values: Sequence[str] = ()) -> Protocol:
     """Split a manifest into folds.
 
+    Args:
+        manifest: The corpus.
+        settings: How to split it.
+        values: What is predicted in place of classes, `NAME` of the columns `values.NAME`. An utterance that lacks one
+            takes no part.
+
     Raises:
-        ProtocolError: The manifest lacks the speakers, sessions or labels that the protocol needs.
+        ProtocolError: The manifest lacks the speakers, sessions, labels or values that the protocol needs.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -81,24 +91,37 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings) -> Protoco
         >>> protocol.folds[0].test
         ('a0', 'a1')
     """
-    frame, classes = _select(manifest, settings)
+    frame, classes = _select(manifest, settings, values)
     settings, folds, final, note = _split(frame, classes, resolve(frame, settings))
-    labels = dict(zip(frame["utterance"], frame["label"], strict=True))
+    labels = {} if values else dict(zip(frame["utterance"], frame["label"], strict=True))
+    numbers = frame[_columns(values)].to_numpy(dtype=np.float64).tolist()
+    rated = {str(name): tuple(row) for name, row in zip(frame["utterance"], numbers, strict=True)} if values else {}
     # What is kept apart shows in the folds.
     plain = settings.model_dump(mode="json", exclude={"apart"})
-    mark = fingerprint(plain, list(classes), labels, [asdict(fold) for fold in folds])
+    mark = fingerprint(plain, [*classes, *values], labels or rated, [asdict(fold) for fold in folds])
     found = leakage(frame, folds, final=final)
     notes = [*note, *_validation_notes(frame, settings, [*folds, final], found)]
-    return Protocol(settings, classes, labels, tuple(folds), final, mark, found, tuple(notes))
+    return Protocol(
+        settings=settings,
+        classes=classes,
+        labels=labels,
+        names=tuple(values),
+        values=rated,
+        folds=tuple(folds),
+        final=final,
+        fingerprint=mark,
+        leakage=found,
+        notes=tuple(notes),
+    )
 
 
-def check_split(manifest: pd.DataFrame, settings: ProtocolSettings) -> None:
+def check_split(manifest: pd.DataFrame, settings: ProtocolSettings, *, values: Sequence[str] = ()) -> None:
     """See that a manifest can be split, before anything is computed from it.
 
     Raises:
         ProtocolError: It cannot.
     """
-    frame, classes = _select(manifest, settings)
+    frame, classes = _select(manifest, settings, values)
     _split(frame, classes, resolve(frame, settings))
 
 
@@ -198,7 +221,12 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     return settings.model_copy(update={"kind": "speaker" if few else "speakers"})
 
 
-def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _select(
+    manifest: pd.DataFrame, settings: ProtocolSettings, values: Sequence[str] = ()
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows that take part, by name, and the classes."""
+    if values:
+        return _rated(manifest, settings, values), ()
     frame = manifest[manifest["label"].notna()].copy()
     there = set(frame["label"])
     # A recipe may be made for several corpora, of which one at hand, or the part of it that is, lacks a label.
@@ -227,6 +255,31 @@ def _select(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[pd.Data
         raise ProtocolError("there are fewer than two emotions", where="protocol.labels", remedy="keep at least two")
     # In the order of names: the same utterances make the same folds, however the manifest lists them.
     return frame[frame["label"].isin(classes)].sort_values("utterance", ignore_index=True), tuple(classes)
+
+
+def _columns(values: Sequence[str]) -> list[str]:
+    return [f"{VALUES}{name}" for name in values]
+
+
+def _rated(manifest: pd.DataFrame, settings: ProtocolSettings, values: Sequence[str]) -> pd.DataFrame:
+    """The rows that have all of several values, by name and without labels, which say nothing where they differ."""
+    if settings.labels or settings.merge:
+        raise ProtocolError(
+            f"classes are chosen, where {', '.join(values)} is predicted",
+            where="protocol.labels" if settings.labels else "protocol.merge",
+            remedy="leave it out, or predict classes",
+        )
+    known = value_names(manifest)
+    for name in values:
+        if name not in known or manifest[f"{VALUES}{name}"].isna().all():
+            remedy = nearest(name, known) if known else f"fill in column '{VALUES}{name}' of the manifest"
+            raise ProtocolError(f"no utterance has a value {name!r}", where="task.values", remedy=remedy)
+    frame = manifest[manifest[_columns(values)].notna().all(axis=1)]
+    if frame.empty:
+        raise ProtocolError(
+            f"no utterance has all of {', '.join(values)}", where="task.values", remedy="predict fewer at once"
+        )
+    return frame.assign(label=None).sort_values("utterance", ignore_index=True)
 
 
 def _nearest_label(name: str, labels: Collection[str]) -> str:

@@ -721,7 +721,7 @@ def test_the_fingerprint_changes_with_each_value_and_name() -> None:
 @pytest.mark.parametrize(
     ("values", "settings", "message"),
     [
-        (["valance"], {}, r"task\.values: no utterance has a value 'valance'; did you mean 'valence'"),
+        (["valance"], {}, r"task\.values: no utterance has a value 'valance'; did you mean valence"),
         (["empty"], {}, r"task\.values: no utterance has a value 'empty'"),
         (["early", "late"], {}, r"task\.values: no utterance has all of early, late; predict fewer at once"),
         (["valence"], {"labels": ("sad",)}, r"protocol\.labels: classes are chosen, where valence is predicted"),

@@ -216,6 +216,7 @@ class Cross(nn.Module):
         width: Numbers a step, of queries and keys.
         heads: Attention heads; they divide the width.
         dropout: Fraction dropped in training: of attention weights, and of what both halves add.
+        hidden: Width of the feed-forward layer, four times the width if it is not given.
         attention: Attention of another kind, of the same width.
 
     Example:
@@ -224,12 +225,15 @@ class Cross(nn.Module):
         torch.Size([1, 3, 8])
     """
 
-    def __init__(self, width: int, *, heads: int, dropout: float, attention: Attention | None = None) -> None:
+    def __init__(
+        self, width: int, *, heads: int, dropout: float, hidden: int | None = None, attention: Attention | None = None
+    ) -> None:
         super().__init__()
+        hidden = hidden or 4 * width
         self.attention = attention or Attention(width, heads=heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+            nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
         self.last_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

@@ -1,4 +1,4 @@
-"""Losses beside cross-entropy and the squared error, which torch has."""
+"""Losses that models add to that of their task."""
 
 from __future__ import annotations
 
@@ -80,22 +80,3 @@ def ctc(
         )
     each = F.ctc_loss(logits.log_softmax(-1).transpose(0, 1), targets, steps, lengths, reduction="none")
     return (each / lengths.clamp_min(1)).mean()
-
-
-def concordance_loss(values: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """1 minus the concordance correlation coefficient (Lin, Biometrics 1989) over the batch, mean over dimensions.
-
-    A dimension whose values and targets are one and the same constant has no coefficient; it counts as 0.
-
-    Args:
-        values: `(batch, dimensions)`.
-        targets: The same shape.
-
-    Example:
-        >>> concordance_loss(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [0.0]])).item()
-        2.0
-    """
-    mean, target_mean = values.mean(0), targets.mean(0)
-    covariance = ((values - mean) * (targets - target_mean)).mean(0)
-    spread = values.var(0, unbiased=False) + targets.var(0, unbiased=False) + (mean - target_mean).square()
-    return (1 - 2 * covariance / spread.clamp_min(torch.finfo(spread.dtype).tiny)).mean()

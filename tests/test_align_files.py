@@ -813,7 +813,7 @@ def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
     assert {name for name, one in found.items() if one.source == "shipped"} == {"not told", "given", "said"}
     assert [one.label for one in found["heard"].tiers["word"]] == ["accuse"]
     assert "no transcript" in str(found["unheard"].problem)
-    assert "English only" in str(found["german"].problem)
+    assert "knows en only" in str(found["german"].problem)
     assert coverage(found.values()).sources == {"shipped": 3, "sphinx": 1}
     assert {one.source for one in align_manifest(manifest, aligner="shipped").values()} == {"shipped"}
 

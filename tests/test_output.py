@@ -20,7 +20,8 @@ import pytest
 import soundfile
 
 import emofuse.inference.predictor
-from emofuse.align.again import GivenAlignments, aligner_again, ctc_source
+from emofuse.align.again import GivenAlignments, aligner_again
+from emofuse.align.ctc import ctc_source
 from emofuse.align.table import write_alignments
 from emofuse.asr import check_pace
 from emofuse.audio import load_audio

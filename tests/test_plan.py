@@ -112,7 +112,7 @@ def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:
         assert (stages["align"].seconds > 0) == (name in ("some", "all"))
     count = len(manifest)
     assert told["all"] == told["shipped"] == f"words, syllables and phones of {count} utterances"
-    some = f"; {count - 1} keep their frames, since Sphinx knows English only"
+    some = f"; {count - 1} keep their frames, since sphinx does not know their language"
     assert told["some"] == f"words, syllables and phones of 1 utterances{some}"
     assert told["heard"] == told["none"]
     assert disk["heard"] == disk["none"] > disk["some"] > disk["all"] == disk["shipped"]

@@ -130,7 +130,7 @@ def test_every_other_name_that_is_refused_names_the_nearest_too(tmp_path: Path) 
         "label": lambda: read_corpus("table", path, columns={"lable": "feeling"}),
         "feeling": lambda: read_corpus("table", path, columns={"label": "feelings"}),
         "builtin:speech": lambda: load_speech_encoder(SpeechSettings(encoder="builtin:spech")),
-        "sphinx": lambda: align_manifest(made, aligner="sphnix"),  # type: ignore[arg-type]
+        "sphinx": lambda: align_manifest(made, aligner="sphnix"),
     }
     for name, work in refused.items():
         with pytest.raises(EmofuseError, match=f"did you mean '?{name}"):

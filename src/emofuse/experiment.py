@@ -127,16 +127,17 @@ def align(
 ) -> Mapping[str, Alignment]:
     """Align a manifest where a model of the recipe reads words, syllables or phones, and write the table `out`.
 
-    Utterances of a corpus that ships alignments are aligned as it ships them, where their words are the reference's;
-    all others are aligned by Sphinx. Frames stand for the segments of those that cannot be aligned, such as those whose
-    shipped files are absent. What `out` holds already is kept.
+    Unless the recipe names an aligner, utterances of a corpus that ships alignments are aligned as it ships them, where
+    their words are the reference's, and all others by Sphinx. Frames stand for the segments of those that cannot be
+    aligned, such as those whose shipped files are absent. What `out` holds already is kept.
 
     Raises:
         AlignmentError: `out` is something else.
     """
     if not _tiers(recipe):
         return {}
-    return align_manifest(manifest, out, jobs=jobs, progress=progress)
+    by = recipe.align
+    return align_manifest(manifest, out, aligner=by.aligner, model=by.model, jobs=jobs, progress=progress)
 
 
 def _tiers(recipe: Recipe) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from emofuse.align.normalise import is_english
+from emofuse.align.base import READ, aligner_class, knows
 from emofuse.align.run import align_manifest, usual_aligners
 from emofuse.align.table import read_alignments
 from emofuse.audio import SAMPLING_RATE
@@ -26,7 +26,7 @@ from emofuse.files import read_json
 from emofuse.models import InputShape, build_model
 from emofuse.protocols import Protocol, make_protocol
 from emofuse.seeds import kept_random_state
-from emofuse.settings import Granularity, ModelKind, Recipe, TextGranularity
+from emofuse.settings import AlignSettings, Granularity, ModelKind, Recipe, TextGranularity
 from emofuse.training.folder import RESULT, UNITS, check_corpus
 from emofuse.training.material import (
     granularities_of,
@@ -128,7 +128,7 @@ def make_plan(
     steps = {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
     aligned = 0.0
     if steps & set(TIERS):
-        aligned, stage = _align(manifest, jobs, out)
+        aligned, stage = _align(manifest, recipe.align, jobs, out)
         stages.append(stage)
     if steps:
         speech, stage = _speech(seconds, len(manifest), sorted(steps), recipe, aligned, device, store)
@@ -210,31 +210,36 @@ def _controls(recipe: Recipe, costs: Mapping[ModelKind, float], *, folds: int, j
     return Stage(name="controls", what=what, seconds=seconds / max(1, min(jobs, units)))
 
 
-def _align(manifest: pd.DataFrame, jobs: int, out: Path | None) -> tuple[float, Stage]:
+def _align(manifest: pd.DataFrame, by: AlignSettings, jobs: int, out: Path | None) -> tuple[float, Stage]:
     """The fraction of utterances that somebody can align, and what that takes."""
-    shipped = np.array(usual_aligners(manifest)) == "shipped"
-    english = manifest["language"].fillna("en").map(is_english)
-    count = int((shipped | english).sum())
+    chosen = usual_aligners(manifest) if by.aligner == "auto" else [by.aligner] * len(manifest)
+    shipped = np.array(chosen) == "shipped"
+    aligner = aligner_class("sphinx" if by.aligner in READ else by.aligner)
+    languages = manifest["language"].astype("object").where(manifest["language"].notna(), None)
+    known = languages.map(lambda language: knows(aligner, language), na_action=None).astype(bool)
+    count = int((shipped | known).sum())
     what = f"words, syllables and phones of {count} utterances"
     if foreign := len(manifest) - count:
-        what += f"; {foreign} keep their frames, since Sphinx knows English only"
+        what += f"; {foreign} keep their frames, since {aligner.name} does not know their language"
     table = out / ALIGNMENTS if out is not None else None
     there = set(read_alignments(table)) if table is not None and table.exists() else set()
-    todo = manifest[english & ~shipped & ~manifest["utterance"].isin(there)]
+    todo = manifest[known & ~shipped & ~manifest["utterance"].isin(there)]
     if not len(todo) and there:
         what = f"{what}; {DONE}"
     seconds = float(todo["duration"].fillna(0).sum())
-    return count / len(manifest), Stage(name="align", what=what, seconds=seconds * _pace(todo) / jobs)
+    return count / len(manifest), Stage(
+        name="align", what=what, seconds=seconds * _pace(todo, by) / (jobs if aligner.parallel else 1)
+    )
 
 
-def _pace(manifest: pd.DataFrame) -> float:
+def _pace(manifest: pd.DataFrame, by: AlignSettings) -> float:
     """Seconds that one process needs for a second of sound, measured on a few utterances."""
     durations = manifest["duration"].fillna(0)
     probe = manifest[durations.cumsum() - durations < PROBE_SECONDS]
     seconds = float(probe["duration"].fillna(0).sum())
     if not seconds:
         return 0.0
-    return _timed(lambda: align_manifest(probe, None, jobs=1), goes=1) / seconds
+    return _timed(lambda: align_manifest(probe, None, aligner=by.aligner, model=by.model, jobs=1), goes=1) / seconds
 
 
 def _speech(

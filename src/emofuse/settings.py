@@ -104,6 +104,19 @@ class TextSettings(Settings):
         return self
 
 
+class AlignSettings(Settings):
+    """Who finds when words, syllables and phones are said, where a model reads them.
+
+    Attributes:
+        aligner: `auto` (what a corpus ships of the reference's words, else `sphinx`), `shipped`, `sphinx`, `ctc`, or
+            the path to a class of the user's own, `package.module:Name` or `path/to/file.py:Name`.
+        model: For `ctc`: a Hub id or a folder of a CTC model.
+    """
+
+    aligner: str = "auto"
+    model: str | None = None
+
+
 class ModelSettings(Settings):
     """Shape of the networks above the encoders.
 
@@ -281,6 +294,7 @@ class Recipe(Settings):
     controls: bool = True
     speech: SpeechSettings = SpeechSettings()
     text: TextSettings = TextSettings()
+    align: AlignSettings = AlignSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     train_early: TrainSettings | None = None
@@ -376,11 +390,13 @@ def unread(command: Command) -> dict[str, str]:
     if command != "finetune":
         sections = {"finetune": "train"}
         found = {"finetune.gradient_checkpointing": "", "finetune.precision": "speech.precision"}
+        if command != "run":
+            found |= {"align.aligner": "--alignments", "align.model": "--alignments"}
     else:
         sections = {"train": "finetune", "train_early": "finetune"}
         most = "finetune.micro_batch"
         found = {"models": "--model", "controls": "", "speech.precision": "finetune.precision"}
-        found |= {"speech.batch_seconds": most, "text.batch_size": most}
+        found |= {"align.aligner": "", "align.model": "", "speech.batch_seconds": most, "text.batch_size": most}
         found |= {f"model.{name}": "" for name in ("late_rule", "late_weights", "final", "vocabulary")}
     for name in names:
         section, _, last = name.partition(".")

@@ -5,48 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from emofuse.align.ctc import CtcAligner, model_revision
+from emofuse.align.base import Aligner, load_again, load_aligner
+from emofuse.align.ctc import model_revision
 from emofuse.align.shipped import AlignmentFiles
-from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments
 from emofuse.audio import audio_duration
 from emofuse.errors import AlignmentError, EmofuseError
 from emofuse.names import tidy
+from emofuse.outside import is_outside
 from emofuse.types import Alignment, Utterance
 
 _GIVE = "give alignments that are made alike (--alignments FILE, or alignment= in Python)"
 _CTC = "ctc "
 
 
-def ctc_source(model: str, revision: str) -> str:
-    """How alignments by a CTC model name their source: with all that it takes to make others alike.
-
-    Example:
-        >>> ctc_source("a/model", "0123456789abcdef")
-        'ctc a/model 0123456789ab'
-    """
-    place = Path(model)
-    return f"{_CTC}{place.resolve() if place.is_dir() else model} {revision[:12]}"
-
-
-def main_source(sources: Mapping[str, int]) -> str | None:
-    """Who made most alignments of a training; None where there were none."""
-    return max(sources, key=sources.__getitem__) if sources else None
-
-
-def aligner_again(sources: Mapping[str, int] | None, *, device: str = "cpu") -> SphinxAligner | CtcAligner | None:
+def aligner_again(sources: Mapping[str, int] | None, *, device: str = "cpu", trust: bool = False) -> Aligner | None:
     """Load the aligner that made most alignments of a training.
 
     Args:
         sources: Aligned utterances by `Alignment.source`; None where that is not known.
         device: For a CTC model.
+        trust: Load an aligner from outside the package too, whose code then runs.
 
     Returns:
         The aligner; None where training had no alignments, and frames stood for segments.
 
     Raises:
-        AlignmentError: It cannot be run: nobody knows it, files were read, or its weights are others now.
+        AlignmentError: It cannot be run: nobody knows it, files were read, its weights are others now, or it is from
+            outside the package and not trusted.
         EncoderError: The CTC model cannot be had.
+        SettingsError: The one from outside is not there any more.
 
     Example:
         >>> aligner_again({"sphinx": 9, "shipped": 1}).name
@@ -58,11 +46,19 @@ here; give alignments that are made alike (--alignments FILE, or alignment= in P
     """
     if sources is None:
         raise AlignmentError("the model does not say who aligned its training", remedy=f"train it again, or {_GIVE}")
-    main = main_source(sources)
-    if main is None:
+    if not sources:
         return None
-    if main == SphinxAligner.name:
-        return SphinxAligner()
+    main = max(sources, key=sources.__getitem__)
+    if main == "sphinx":
+        return load_aligner(main)
+    if is_outside(main):
+        if not trust:
+            raise AlignmentError(
+                "the model was trained with an aligner that is not emofuse's own, and its code would run here",
+                where=main,
+                remedy=f"load the model with trust=True, or --trust, if you trust where it comes from, or {_GIVE}",
+            )
+        return load_again(main)
     if not main.startswith(_CTC):
         made = "files that its corpus ships" if main == "shipped" else f"{main} files"
         raise AlignmentError(
@@ -72,7 +68,7 @@ here; give alignments that are made alike (--alignments FILE, or alignment= in P
     # A model that comes from elsewhere may name any repository, and asks nothing of the Hub.
     if model_revision(model, download=False)[: len(revision)] != revision:
         raise AlignmentError("the CTC model that aligned the training has other weights now", where=model, remedy=_GIVE)
-    return CtcAligner(model, device=device, download=False)
+    return load_aligner("ctc", model=model, device=device, download=False)
 
 
 class GivenAlignments:

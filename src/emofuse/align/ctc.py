@@ -6,12 +6,14 @@ Method: Viterbi over the states of Graves et al., Connectionist Temporal Classif
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse.align.base import Aligner
 from emofuse.align.fit import DOUBTFUL
 from emofuse.align.normalise import is_english, spoken_words
 from emofuse.align.pronounce import pronounce
@@ -105,7 +107,7 @@ def forced_path(log_probs: NDArray[np.floating[Any]], targets: Sequence[int], *,
     return path
 
 
-class CtcAligner:
+class CtcAligner(Aligner):
     """Words, with any CTC model of `transformers`; syllables and phones too where the model's symbols are phones.
 
     Of words whose letters the model does not know, such as figures, each takes the best symbols that are left.
@@ -131,8 +133,6 @@ class CtcAligner:
         auto: Any = transformers
 
         self.model = model
-        self.doubt: str | None = None
-        """Why the last alignment may be of other words than are said; None where nothing speaks for that."""
         try:
             folder = model_folder(model, download=download)
             with quiet(), offline():
@@ -155,19 +155,15 @@ class CtcAligner:
         if not self._phones and not any(len(one) == 1 and one.isalpha() for one in self._symbols):
             raise EncoderError(_LETTERS_ONLY, where=model, remedy="use a model whose vocabulary is letters or phones")
 
+    @cached_property
+    def source(self) -> str:
+        """See `Aligner.source`."""
+        return ctc_source(self.model, model_revision(self.model, download=False))
+
     def align(
         self, clip: NDArray[np.float32], text: str, *, language: str | None = None
     ) -> Mapping[Tier, tuple[Segment, ...]]:
-        """Align a clip with its words.
-
-        Args:
-            clip: Mono samples `(time,)` at 16 kHz.
-            text: What is said, as it is written.
-            language: ISO 639-1 code; None counts as English.
-
-        Raises:
-            AlignmentError: There are no words, the model cannot spell them, or they do not fit the clip.
-        """
+        """See `Aligner.align`; no language counts as English."""
         words = spoken_words(text, language=language)
         if not words:
             raise AlignmentError("the transcript has no words", remedy="write down what is said")
@@ -261,6 +257,17 @@ class CtcAligner:
             ends = ((last + 1) * step + border) / SAMPLING_RATE
             spans.append((round(min(begins, end), 4), round(min(ends, end), 4)))
         return spans
+
+
+def ctc_source(model: str, revision: str) -> str:
+    """How alignments by a CTC model name their source.
+
+    Example:
+        >>> ctc_source("a/model", "0123456789abcdef")
+        'ctc a/model 0123456789ab'
+    """
+    place = Path(model)
+    return f"ctc {place.resolve() if place.is_dir() else model} {revision[:12]}"
 
 
 def model_revision(model: str, *, download: bool = True) -> str:

@@ -5,33 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
-from emofuse.align.again import ctc_source
-from emofuse.align.ctc import CtcAligner, model_revision
+from emofuse.align.base import READ, Aligner, align_clip, aligner_class, load_aligner
+from emofuse.align.ctc import model_revision
 from emofuse.align.fit import check_words
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
-from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.table import read_alignments, read_marks, write_alignments
-from emofuse.audio import LONGEST, LONGEST_UTTERANCE, audio_duration, content_key, read_audio
+from emofuse.audio import audio_duration, content_key, read_audio
 from emofuse.audio.notes import count_notes
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
-from emofuse.inputs import nearest
 from emofuse.locks import alone
 from emofuse.manifest import REFERENCE, utterances
+from emofuse.outside import code_hash, full_name, is_outside, options_of
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
 from emofuse.types import Alignment, Utterance
 from emofuse.workers import in_processes, process_count
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
-
-AlignerName = Literal["sphinx", "ctc", "shipped"]
-ALIGNERS: tuple[AlignerName, ...] = get_args(AlignerName)
 
 LABEL = "Aligning"
 
@@ -49,7 +44,7 @@ class _Task:
     utterance: Utterance
     corpus: str | None
     language: str | None
-    aligner: AlignerName
+    aligner: str
 
 
 @alone("out", folder=False)
@@ -57,7 +52,7 @@ def align_manifest(
     manifest: pd.DataFrame,
     out: Path | None = None,
     *,
-    aligner: AlignerName | None = None,
+    aligner: str = "auto",
     model: str | None = None,
     files: Path | None = None,
     jobs: int | None = None,
@@ -72,11 +67,12 @@ def align_manifest(
         manifest: One row an utterance.
         out: Table of alignments to write, now and then and at the end. What it holds of the same sound, words,
             aligner and weights is kept; only what failed is tried again.
-        aligner: `sphinx`, `ctc` or `shipped`; None is as `usual_aligners` says.
+        aligner: `sphinx`, `ctc`, `shipped`, `auto`, which is as `usual_aligners` says, or the path to a class of the
+            user's own, as `emofuse.outside` loads them.
         model: For `ctc`: a Hub id or a folder.
         files: Another aligner's TextGrids or CTM, instead of an aligner.
-        jobs: Parallel processes for Sphinx; by default one a core.
-        device: For `ctc`: where to compute.
+        jobs: Parallel processes for aligners that gain from them, as Sphinx does; by default one a core.
+        device: Where to compute.
         progress: Told about every utterance.
 
     Returns:
@@ -101,8 +97,8 @@ def align_manifest(
             remedy="let its name end in .parquet, and have files written beside it with --write",
         )
     tasks = list(_tasks(manifest, aligner))
-    weights = model_revision(model) if model else None
-    marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, weights))}
+    version = _version(aligner, model)
+    marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, version))}
     done = _kept(out, marks)
     others = {name: one for name, one in _there(out).items() if name not in {t.utterance.utterance for t in tasks}}
     todo = [task for task in tasks if task.utterance.utterance not in done]
@@ -133,11 +129,11 @@ def align_manifest(
     return {task.utterance.utterance: done[task.utterance.utterance] for task in tasks}
 
 
-def usual_aligners(manifest: pd.DataFrame) -> list[AlignerName]:
+def usual_aligners(manifest: pd.DataFrame) -> list[str]:
     """Who aligns each utterance unless somebody is named: the corpus, if it ships alignments, else Sphinx.
 
     What a corpus ships is of the reference's words. Where a recogniser wrote what is heard, it would tell the
-    borders of words that were not recognised.
+    boundaries of words that were not recognised.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -152,31 +148,37 @@ def usual_aligners(manifest: pd.DataFrame) -> list[AlignerName]:
     return ["shipped" if one else "sphinx" for one in ships & given]
 
 
-def _check(aligner: AlignerName | None, model: str | None, files: Path | None) -> None:
-    if aligner is not None and aligner not in ALIGNERS:
-        raise SettingsError(f"{aligner!r} is no aligner", where="--aligner", remedy=nearest(aligner, ALIGNERS))
-    if aligner == "ctc" and not model:
-        raise SettingsError("no model is named", where="--aligner ctc", remedy="name a CTC model with --model")
-    if model and aligner != "ctc":
-        raise SettingsError("only ctc has a model to choose", where="--model", remedy="add --aligner ctc")
-    if files is not None and aligner not in (None, "shipped"):
+def _check(aligner: str, model: str | None, files: Path | None) -> None:
+    if files is not None and aligner not in READ:
         raise SettingsError(
             f"alignments are either read or made by {aligner}", where="--from", remedy="leave out --aligner"
         )
+    if aligner not in READ:
+        # Before anything else is done; what it is made with does not matter yet.
+        options_of(aligner_class(aligner), kind="aligner", asked={"model": model}, offered={})
+    elif model:
+        raise SettingsError("no aligner with a model is named", where="--model", remedy="add --aligner ctc")
 
 
-def _tasks(manifest: pd.DataFrame, aligner: AlignerName | None) -> Iterator[_Task]:
+def _tasks(manifest: pd.DataFrame, aligner: str) -> Iterator[_Task]:
     # What is heard may be other than what the models read.
     manifest = manifest.assign(text=manifest["spoken"].fillna(manifest["text"]))
     about = [
         manifest[name].astype("object").where(manifest[name].notna(), None).tolist() for name in ("corpus", "language")
     ]
-    chosen = [aligner] * len(manifest) if aligner else usual_aligners(manifest)
+    chosen = usual_aligners(manifest) if aligner == "auto" else [aligner] * len(manifest)
     for utterance, corpus, language, own in zip(utterances(manifest), *about, chosen, strict=True):
         yield _Task(utterance=utterance, corpus=corpus, language=language, aligner=own)
 
 
-def _mark(task: _Task, weights: str | None) -> str | None:
+def _version(aligner: str, model: str | None) -> Any:
+    """Changes with the weights of an aligner, and with the code of one that is not ours."""
+    if aligner == "ctc":
+        return model_revision(model or "")
+    return [model, code_hash(aligner_class(aligner))] if is_outside(aligner) else None
+
+
+def _mark(task: _Task, version: Any) -> str | None:
     """Changes with whatever shapes the alignment; None where it is read, not made, or cannot be known."""
     one = task.utterance
     if task.aligner == "shipped" or one.audio is None:
@@ -185,7 +187,7 @@ def _mark(task: _Task, weights: str | None) -> str | None:
         sound = content_key(one.audio, start=one.start, end=one.end)
     except AudioError:
         return None
-    return fingerprint(_VERSION, task.aligner, weights, sound, one.text, task.language)
+    return fingerprint(_VERSION, full_name(task.aligner), version, sound, one.text, task.language)
 
 
 def _there(out: Path | None) -> dict[str, Alignment]:
@@ -215,12 +217,14 @@ def _align(
         yield from (_from_files(read, task) for task in tasks)
         return
     yield from (_attempt(task, _from_corpus, source="shipped") for task in tasks if task.aligner == "shipped")
-    if by_ctc := [task for task in tasks if task.aligner == "ctc"]:
-        recogniser = CtcAligner(model or "", device=device)
-        source = ctc_source(model or "", model_revision(model or ""))
-        yield from (_by(recogniser, task, source=source) for task in by_ctc)
-    by_sphinx = [task for task in tasks if task.aligner == "sphinx"]
-    yield from in_processes(_sphinx, by_sphinx, jobs=jobs, died=_died)
+    for choice in dict.fromkeys(task.aligner for task in tasks if task.aligner != "shipped"):
+        mine = [task for task in tasks if task.aligner == choice]
+        if aligner_class(choice).parallel:
+            work, died = (partial(one, choice, model, device) for one in (_in_process, _died))
+            yield from in_processes(work, mine, jobs=jobs, died=died)
+        else:
+            aligner = load_aligner(choice, model=model, device=device)
+            yield from (_by(aligner, task) for task in mine)
 
 
 def _attempt(task: _Task, work: Callable[[_Task], Mapping[Any, Any]], *, source: str) -> _Aligned:
@@ -233,47 +237,16 @@ def _attempt(task: _Task, work: Callable[[_Task], Mapping[Any, Any]], *, source:
     return Alignment(utterance=name, tiers=tiers, source=source, note=note), ()
 
 
-def align_clip(
-    aligner: SphinxAligner | CtcAligner,
-    clip: NDArray[np.float32],
-    text: str | None,
-    *,
-    language: str | None = None,
-) -> Alignment:
-    """Align one clip with its words; the alignment says why there is none, or why it may be of other words.
-
-    Args:
-        aligner: Of Sphinx or a CTC model.
-        clip: Mono samples `(time,)` at 16 kHz.
-        text: What is said, as it is written.
-        language: ISO 639-1 code; None where it is not known.
-
-    Example:
-        >>> from emofuse.testing import tone
-        >>> found = align_clip(SphinxAligner(), tone(1.0, seed=0), "Hello there")
-        >>> found.source, found.note
-        ('sphinx', 'the transcript hardly fits the sound; check that it is of this recording')
-    """
-    try:
-        if text is None:
-            raise AlignmentError("there is no transcript", remedy="write down what is said")
-        tiers = aligner.align(clip, text, language=language)
-    except EmofuseError as error:
-        return Alignment(utterance="", tiers={}, source=aligner.name, problem=error.advice)
-    return Alignment(utterance="", tiers=tiers, source=aligner.name, note=aligner.doubt)
-
-
-def _by(aligner: SphinxAligner | CtcAligner, task: _Task, *, source: str) -> _Aligned:
+def _by(aligner: Aligner, task: _Task) -> _Aligned:
     one = task.utterance
     try:
         if one.audio is None:
             raise AlignmentError("there is no sound", remedy="align recordings only")
-        longest = LONGEST_UTTERANCE if isinstance(aligner, CtcAligner) else LONGEST
-        recording = read_audio(one.audio, start=one.start, end=one.end, longest=longest)
+        recording = read_audio(one.audio, start=one.start, end=one.end, longest=aligner.longest)
     except EmofuseError as error:
-        return Alignment(utterance=one.utterance, tiers={}, source=source, problem=error.advice), ()
+        return Alignment(utterance=one.utterance, tiers={}, source=aligner.source, problem=error.advice), ()
     found = align_clip(aligner, recording.samples, one.text, language=task.language)
-    return replace(found, utterance=one.utterance, source=source), recording.notes
+    return replace(found, utterance=one.utterance), recording.notes
 
 
 def _from_corpus(task: _Task) -> Mapping[Any, Any]:
@@ -293,15 +266,16 @@ def _duration(one: Utterance) -> float:
     return audio_duration(one.audio, start=one.start, end=one.end)
 
 
-_WORKER: dict[str, SphinxAligner] = {}
+@cache
+def _loaded(choice: str, model: str | None, device: str) -> Aligner:
+    return load_aligner(choice, model=model, device=device)
 
 
-def _sphinx(task: _Task) -> _Aligned:
-    if "sphinx" not in _WORKER:
-        _WORKER["sphinx"] = SphinxAligner()
-    return _by(_WORKER["sphinx"], task, source="sphinx")
+def _in_process(choice: str, model: str | None, device: str, task: _Task) -> _Aligned:
+    """Align in a process of its own, which loads the aligner once, by its name."""
+    return _by(_loaded(choice, model, device), task)
 
 
-def _died(task: _Task) -> _Aligned:
-    problem = "the aligner died of this sound; check the recording, or make more memory free"
-    return Alignment(utterance=task.utterance.utterance, tiers={}, source="sphinx", problem=problem), ()
+def _died(choice: str, model: str | None, device: str, task: _Task) -> _Aligned:
+    problem = "the aligner crashed on this recording; check it, or make more memory free"
+    return Alignment(utterance=task.utterance.utterance, tiers={}, source=full_name(choice), problem=problem), ()

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse.align.base import Aligner
 from emofuse.align.edges import trim_to_sound
 from emofuse.align.fit import DOUBTFUL
 from emofuse.align.normalise import is_english, spoken_words
 from emofuse.align.pronounce import pronounce
 from emofuse.align.syllables import syllable_segments
-from emofuse.audio import SAMPLING_RATE
+from emofuse.audio import LONGEST, SAMPLING_RATE
 from emofuse.errors import AlignmentError
 from emofuse.language import is_foreign
 from emofuse.types import Segment, Tier
@@ -44,7 +45,7 @@ _JUDGED = 8  # Phones that it takes to tell.
 _POOR = -45.0
 
 
-class SphinxAligner:
+class SphinxAligner(Aligner):
     """Words, syllables and phones of English speech, with the US English model of pocketsphinx.
 
     Words outside its dictionary are pronounced by `emofuse.align.pronounce`.
@@ -57,28 +58,19 @@ class SphinxAligner:
     """
 
     name = "sphinx"
+    languages = ("en",)
+    parallel = True
+    longest = LONGEST
 
     def __init__(self) -> None:
         from pocketsphinx import Config, Decoder
-
-        self.doubt: str | None = None
-        """Why the last alignment may be of other words than are said; None where nothing speaks for that."""
 
         self._decoder: Any = Decoder(Config(**_SEARCH))
 
     def align(
         self, clip: NDArray[np.float32], text: str, *, language: str | None = None
     ) -> Mapping[Tier, tuple[Segment, ...]]:
-        """Align a clip with its words.
-
-        Args:
-            clip: Mono samples `(time,)` at 16 kHz.
-            text: What is said, as it is written.
-            language: ISO 639-1 code; None is English unless the words are surely of another language.
-
-        Raises:
-            AlignmentError: The words are not English, there are none, or they do not fit the clip.
-        """
+        """See `Aligner.align`; without a language, the words are English unless they surely are of another one."""
         if not is_english(language):
             raise AlignmentError(
                 f"the language is {language}, and Sphinx knows English only",

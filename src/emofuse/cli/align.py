@@ -1,4 +1,4 @@
-"""The verb that finds when words, syllables and phones are said: `emofuse align`."""
+"""The command that finds when words, syllables and phones are said: `emofuse align`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def align(
     manifest: Annotated[Path, typer.Argument(help="Manifest, from `emofuse prepare`.")],
     out: Annotated[Path, typer.Option(help="Table of alignments (.parquet); what it holds is not aligned again.")],
     aligner: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="sphinx (English), ctc or shipped (default: what the corpus ships of reference words, else sphinx)."
+            help="sphinx (English), ctc, shipped, auto (what the corpus ships of reference words, else sphinx), or "
+            "path/to/file.py:Class."
         ),
-    ] = None,
+    ] = "auto",
     model: Annotated[str | None, typer.Option(help="For ctc: the Hub id or folder of a CTC model.")] = None,
     source: Annotated[
         Path | None, typer.Option("--from", help="Read another aligner's TextGrids (folder) or CTM instead.")
@@ -31,8 +32,6 @@ def align(
 ) -> None:
     """Find when the words, syllables and phones of a corpus are said."""
     check_device_name(device)
-    if aligner is not None:
-        check_one_of(aligner, ("sphinx", "ctc", "shipped"), "aligner", where="--aligner")
     if write is not None:
         check_one_of(write, ("textgrid", "ctm", "json"), "format", where="--write")
     if (write is None) != (folder is None):
@@ -40,7 +39,7 @@ def align(
     check_manifest(manifest)
     check_output(out, folder=False)
     from emofuse.align.coverage import coverage
-    from emofuse.align.run import AlignerName, align_manifest
+    from emofuse.align.run import align_manifest
     from emofuse.align.writers import Format, write_files
     from emofuse.cli.console import SOME_SKIPPED, Bars, say, warn
     from emofuse.manifest import read_manifest
@@ -50,7 +49,7 @@ def align(
         found = align_manifest(
             table,
             out,
-            aligner=cast("AlignerName | None", aligner),
+            aligner=aligner,
             model=model,
             files=source,
             jobs=jobs,

@@ -104,6 +104,9 @@ def run(
     seeds: Seeds = None,
     settings: Set = None,
     alignments: Alignments = None,
+    aligner: Annotated[
+        str | None, typer.Option(help="auto, sphinx, ctc, shipped, or path/to/file.py:Class; overrides the recipe.")
+    ] = None,
     jobs: Jobs = None,
     device: Device = "cpu",
     partial: Partial = False,
@@ -112,7 +115,7 @@ def run(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would do, and what that costs.")] = False,
 ) -> None:
     """Do the whole chain: manifest, alignment, features, folds x seeds, scores, report, kept models."""
-    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="run")
+    chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="run", aligner=aligner)
     check_corpus(corpus, root)
     check_device_name(device)
     check_alignments(alignments)

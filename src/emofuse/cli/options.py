@@ -24,12 +24,14 @@ def recipe_of(
     seeds: str | None,
     *,
     command: Command,
+    aligner: str | None = None,
 ) -> Recipe:
     """A recipe by name or file, with the options that override it."""
     from emofuse.settings import load_recipe
 
     flags = [f"speech.encoder={json.dumps(speech, ensure_ascii=False)}"] if speech else []
     flags += [f"text.encoder={json.dumps(text, ensure_ascii=False)}"] if text else []
+    flags += [f"align.aligner={json.dumps(aligner, ensure_ascii=False)}"] if aligner else []
     flags += [f"seeds=[{seeds}]"] if seeds else []
     return load_recipe(name, overrides=[*flags, *(overrides or [])], command=command)
 

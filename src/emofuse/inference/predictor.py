@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emofuse.align.again import aligner_again, main_source
-from emofuse.align.ctc import CtcAligner
+from emofuse.align.again import aligner_again
+from emofuse.align.base import Aligner, align_clip
 from emofuse.align.fit import check_words
-from emofuse.align.sphinx import SphinxAligner
 from emofuse.asr import Transcriber, check_pace, is_steady, load_transcriber
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.audio.process import start_decoder
@@ -88,7 +87,7 @@ class Predictor:
         self._model = checkpoint.model.to(device)
         self._members = members_of(checkpoint.kind)
         streams = streams_of(checkpoint.kind)
-        self._aligner: SphinxAligner | CtcAligner | EmofuseError | None = None
+        self._aligner: Aligner | EmofuseError | None = None
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
         if "speech" in streams:
@@ -337,7 +336,7 @@ class Predictor:
             return bool(languages) and "en" not in languages
         return is_foreign(text, languages)
 
-    def _aligner_of_training(self) -> SphinxAligner | CtcAligner | None:
+    def _aligner_of_training(self) -> Aligner | None:
         # Loaded on first need, and once: the dictionary takes as long as a small encoder.
         if self._aligner is None:
             try:
@@ -361,12 +360,7 @@ class Predictor:
             assert aligner is not None  # noqa: S101
             languages = self.checkpoint.text_languages
             language = languages[0] if len(languages) == 1 and languages != ("en",) else None
-            source = main_source(sources) or ""
-            try:
-                tiers = aligner.align(clip, text or "", language=language)
-                given = Alignment(utterance="", tiers=tiers, source=source, note=aligner.doubt)
-            except AlignmentError as error:
-                given = Alignment(utterance="", tiers={}, source=source, problem=error.what)
+            given = align_clip(aligner, clip, text or "", language=language)
         else:
             try:
                 given = replace(given, note=check_words(text, given.tiers, language=None) or given.note)

@@ -23,6 +23,7 @@ from scipy.signal import resample_poly
 from typer.testing import CliRunner
 
 import emofuse
+from emofuse.asr.base import Recogniser
 from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.cli.app import app
@@ -356,11 +357,10 @@ def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
         load(made.model(kind)).predict(made.clip())
 
 
-class Deaf:
-    """A recogniser that hears no words."""
+class Deaf(Recogniser):
+    """A recogniser that finds no words."""
 
     name = "deaf"
-    english_only = False
 
     def transcribe(self, clip: Any) -> str:
         return ""
@@ -376,14 +376,14 @@ def test_where_no_words_are_heard_the_model_reads_none_as_in_training(kind: str,
     assert isinstance(missing, AudioError)
     assert isinstance(given_, Prediction)
     assert silent.posteriors == predictor.predict(made.clip(), text="").posteriors != given_.posteriors
-    assert silent.notes == ("deaf heard no words",)
+    assert silent.notes == ("deaf recognised no words",)
     assert silent.streams == (("text",) if kind == "text" else ("speech", "text"))
 
 
 def test_the_command_answers_where_no_words_are_heard(
     built_in: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emofuse.inference.predictor.load_transcriber", lambda *_, **__: Deaf())
+    monkeypatch.setattr("emofuse.inference.predictor.load_recogniser", lambda *_, **__: Deaf())
     files = [str(built_in.clip()), str(tmp_path / "absent.wav"), str(built_in.clip("s0_sad_0"))]
     model = ["--model", str(built_in.model("early-frame")), "--format", "json"]
     done = CliRunner().invoke(app, ["predict", *files, *model])

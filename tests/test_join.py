@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import emofuse
-from emofuse.asr import SphinxTranscriber, load_transcriber
+from emofuse.asr.base import Recogniser, load_recogniser
+from emofuse.asr.sphinx import SphinxRecogniser
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
@@ -226,11 +227,10 @@ def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], joined:
 # Recognised words
 
 
-class Dictation:
-    """A recogniser that always hears the same."""
+class Dictation(Recogniser):
+    """A recogniser that always writes the same."""
 
     name = "dictation"
-    english_only = False
 
     def __init__(self, words: str) -> None:
         self.words = words
@@ -245,22 +245,22 @@ def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], joined
     model = emofuse.Predictor(checkpoint, transcriber=Dictation("what a day"))
     answer = model.predict(clip)
     assert (answer.streams, answer.text) == (("speech", "text"), "what a day")
-    assert answer.notes == ("dictation heard 'what a day'",)
+    assert answer.notes == ("dictation recognised 'what a day'",)
     assert answer.posteriors == model.predict(clip, text="what a day").posteriors
     assert model.predict(clip, text="given").notes == ()
     silent = emofuse.Predictor(checkpoint, transcriber=Dictation("")).predict(clip)
     assert silent.streams == ("speech",)
-    assert silent.notes[0] == "dictation heard no words"
+    assert silent.notes[0] == "dictation recognised no words"
 
 
 def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_transcriber("none") is None
-    assert isinstance(load_transcriber("sphinx"), SphinxTranscriber)
-    with pytest.raises(SettingsError, match="'deepspeech' is no recogniser; use one of whisper, sphinx, none"):
-        load_transcriber("deepspeech")
+    assert load_recogniser("none") is None
+    assert isinstance(load_recogniser("sphinx"), SphinxRecogniser)
+    with pytest.raises(SettingsError, match="there is no recogniser 'deepspeech'"):
+        load_recogniser("deepspeech")
     monkeypatch.setitem(__import__("sys").modules, "faster_whisper", None)
     with pytest.raises(EncoderError, match=r"faster-whisper is not installed; run pip install faster-whisper"):
-        load_transcriber("whisper")
+        load_recogniser("whisper")
 
 
 @pytest.mark.shared_data
@@ -268,7 +268,7 @@ def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sphinx_hears_words() -> None:
     from emofuse.audio import load_audio
 
-    heard = SphinxTranscriber().transcribe(load_audio(SHARED / "ravdess" / "01" / "03-01-01-01-01-01-01.flac"))
+    heard = SphinxRecogniser().transcribe(load_audio(SHARED / "ravdess" / "01" / "03-01-01-01-01-01-01.flac"))
     assert "door" in heard.split()
 
 

@@ -267,10 +267,10 @@ def test_it_needs_both_streams_and_says_so(kind: str, made: Made) -> None:
 
 @pytest.mark.parametrize("kind", PARTS)
 def test_it_answers_where_a_recogniser_hears_no_words(kind: str, made: Made) -> None:
-    deaf: Any = SimpleNamespace(name="deaf", transcribe=lambda clip: "")
+    deaf: Any = SimpleNamespace(source="deaf", transcribe=lambda clip: "")
     predictor = Predictor(load_checkpoint(made.model(kind)), transcriber=deaf)
     answer = predictor.predict(made.audio / "s0_sad_0.wav")
-    assert answer.notes[0] == "deaf heard no words"
+    assert answer.notes[0] == "deaf recognised no words"
     assert answer.streams == ("speech", "text")
     assert answer.posteriors == predictor.predict(made.audio / "s0_sad_0.wav", text="").posteriors
 

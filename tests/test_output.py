@@ -23,7 +23,7 @@ import emofuse.inference.predictor
 from emofuse.align.again import GivenAlignments, aligner_again
 from emofuse.align.ctc import ctc_source
 from emofuse.align.table import write_alignments
-from emofuse.asr import check_pace
+from emofuse.asr.checks import check_pace
 from emofuse.audio import load_audio
 from emofuse.cli import console
 from emofuse.doctor import Check
@@ -351,8 +351,8 @@ def test_what_the_text_model_cannot_read_is_noted(tmp_path: Path) -> None:
     assert "not in a language that the model reads (en), so the answer cannot be relied on" in german.notes[0]
     clip = tone(1.0, seed=0)
     hearing = Predictor(model.checkpoint, transcriber=SimpleNamespace(  # type: ignore[arg-type]
-        name="ears", english_only=True, transcribe=lambda clip: "so bad"))  # fmt: skip
-    assert "ears heard 'so bad', taking whatever is spoken for English" in hearing.predict(clip).notes
+        source="ears", languages=("en",), transcribe=lambda clip: "so bad"))  # fmt: skip
+    assert "ears recognised 'so bad', taking whatever is spoken for English" in hearing.predict(clip).notes
     fast = model.predict(clip, text="Nobody can say as many words as these within the one second that it lasts.")
     assert "faster than anybody speaks" in fast.notes[0]
     assert check_pace("They said it within two seconds", seconds=2.0) == []

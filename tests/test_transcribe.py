@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,32 @@ import soundfile
 from typer.testing import CliRunner
 
 from emofuse.align.run import align_manifest
-from emofuse.asr import SphinxTranscriber, transcribe_manifest
-from emofuse.audio import content_key
+from emofuse.asr.base import RECOGNISERS, Recogniser, load_recogniser
+from emofuse.asr.run import transcribe_manifest
+from emofuse.asr.sphinx import SphinxRecogniser
 from emofuse.cli.app import app
 from emofuse.corpora import read_corpus
 from emofuse.errors import ManifestError, SettingsError
 from emofuse.manifest import COLUMNS, make_manifest, read_manifest, text_sources, write_manifest
+from emofuse.outside import load_class
 from emofuse.progress import Silent
 from emofuse.testing import tiny_corpus, tone
 
 
-class Dictation:
+class Dictation(Recogniser):
     """A recogniser that tells a clip by its length, and stops after some."""
 
-    def __init__(self, name: str = "dictation", *, fail_after: int = -1, english_only: bool = False) -> None:
-        self.name = name
-        self.english_only = english_only
+    name = "dictation"
+
+    def __init__(self, source: str = "dictation", *, fail_after: int = -1, english_only: bool = False) -> None:
+        self._source = source
+        self.languages = ("en",) if english_only else None
         self.clips: list[int] = []
         self._left = fail_after
+
+    @property
+    def source(self) -> str:
+        return self._source
 
     def transcribe(self, clip: Any) -> str:
         if not self._left:
@@ -81,13 +90,13 @@ def test_who_knows_english_only_is_not_asked_about_german(manifest: pd.DataFrame
     mixed = manifest.assign(language=["de", "en", None, "pl-PL"])
     done = transcribe_manifest(mixed, Dictation(english_only=True), tmp_path / "heard.parquet")
     assert {name: error.what for name, error in done.failed.items()} == {
-        "u0": "the language is de, and dictation knows English only",
-        "u3": "the language is pl-PL, and dictation knows English only",
+        "u0": "the language is de, and dictation knows en only",
+        "u3": "the language is pl-PL, and dictation knows en only",
     }
     assert done.manifest["text"].isna().tolist() == [True, False, False, True]
     assert text_sources(done.manifest)["dictation"] == 2
     assert not transcribe_manifest(mixed, Dictation("polyglot"), tmp_path / "all.parquet").failed
-    assert SphinxTranscriber().english_only
+    assert SphinxRecogniser().languages == ("en",)
 
 
 def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_path: Path) -> None:
@@ -95,7 +104,7 @@ def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_p
     with pytest.raises(KeyboardInterrupt):
         transcribe_manifest(manifest, Dictation(fail_after=2), out)
     assert not out.exists()
-    journal = tmp_path / "heard.parquet.heard.jsonl"
+    journal = tmp_path / "heard.parquet.transcribed.jsonl"
     journal.write_bytes(journal.read_bytes() + b'{"recogniser": "dictation", "sou')
     rest = Dictation()
     done = transcribe_manifest(manifest, rest, out)
@@ -123,28 +132,58 @@ def test_spans_of_one_file_are_heard_apart_and_text_not_said_is_kept(manifest: p
     done = transcribe_manifest(make_manifest(rows, source="test"), Dictation(), tmp_path / "heard.parquet")
     assert [str(text).split()[0] for text in done.manifest["text"]] == ["4000", "12000", "only", "not"]
     assert text_sources(done.manifest) == {"dictation": 2, "reference": 2}
-    with pytest.raises(ManifestError, match="no utterance has a sound that says its text"):
+    with pytest.raises(ManifestError, match="no utterance has a recording of its text"):
         transcribe_manifest(make_manifest(rows[2:], source="test"), Dictation(), tmp_path / "none.parquet")
 
 
 def test_sphinx_bears_clips_of_any_length() -> None:
-    sphinx = SphinxTranscriber()
+    sphinx = SphinxRecogniser()
     for samples in (1, 100, 4000):
         assert isinstance(sphinx.transcribe(np.zeros(samples, np.float32)), str)
 
 
-def test_what_an_earlier_sphinx_heard_is_heard_again(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    keys = [content_key(Path(path)) for path in manifest["audio"]]
-    lines = [json.dumps({"recogniser": name, "sound": key, "text": "of old"})
-             for name in ("sphinx", "dictation") for key in keys]  # fmt: skip
-    for name in ("s", "d"):
-        (tmp_path / f"{name}.parquet.heard.jsonl").write_text("\n".join(lines))
-    done = transcribe_manifest(manifest, SphinxTranscriber(), tmp_path / "s.parquet", jobs=1)
-    assert done.computed == 4
-    assert "of old" not in set(done.manifest["text"].dropna())
-    assert text_sources(done.manifest) == {"sphinx": 4}
-    kept = transcribe_manifest(manifest, Dictation(), tmp_path / "d.parquet").manifest
-    assert set(kept["text"]) == {"of old"}
+OWN = """
+import os
+from emofuse.asr.base import Recogniser
+
+class Counter(Recogniser):
+    name = "counter"
+    languages = ("en", "de")
+    parallel = True
+
+    def __init__(self, model="samples"):
+        self.unit = model
+
+    def transcribe(self, clip):
+        return f"{len(clip)} {self.unit} in {os.getpid()}"
+"""
+
+
+def test_a_recogniser_of_the_users_own(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    file, out = tmp_path / "mine.py", tmp_path / "out.parquet"
+    file.write_text(OWN)
+    own = load_recogniser(f"{file}:Counter", model="steps")
+    assert own is not None
+    mixed = manifest.assign(language=["de", "en", None, "pl"]).astype({"language": "string"})
+    done = transcribe_manifest(mixed, own, out, jobs=2)
+    assert "the language is pl, and counter knows en, de only" in str(done.failed["u3"])
+    texts = done.manifest["text"].dropna()
+    assert [text.split()[:2] for text in texts] == [[str(n), "steps"] for n in (8000, 12000, 16000)]
+    assert f"in {os.getpid()}" not in " ".join(texts)
+    assert set(done.manifest["text_source"].dropna()) == {"counter"}
+    # Words are kept for the same code and model.
+    assert transcribe_manifest(mixed, own, out).computed == 0
+    other = load_recogniser(f"{file}:Counter")
+    assert other is not None
+    assert transcribe_manifest(mixed, other, out).computed == 3
+    file.write_text(f"{OWN}# Changed.")
+    assert transcribe_manifest(mixed, own, out).computed == 3
+
+
+@pytest.mark.parametrize("name", RECOGNISERS)
+def test_each_of_ours_meets_the_contract(name: str) -> None:
+    found: type[Recogniser] = load_class(name, RECOGNISERS, kind="recogniser", base=Recogniser)
+    assert found.name == name
 
 
 class Told(Silent):
@@ -175,7 +214,7 @@ def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_pat
     gone = {**manifest.iloc[0].to_dict(), "utterance": "gone", "audio": str(tmp_path / "gone.wav")}
     twice = {**manifest.iloc[0].to_dict(), "utterance": "twice"}
     whole = make_manifest([*manifest.to_dict("records"), gone, twice], source="test")
-    sphinx = SphinxTranscriber()
+    sphinx = SphinxRecogniser()
     one, two = (transcribe_manifest(whole, sphinx, tmp_path / f"{jobs}.parquet", jobs=jobs) for jobs in (1, 2))
     pd.testing.assert_frame_equal(one.manifest, two.manifest)
     assert {name: str(error) for name, error in one.failed.items()} == {
@@ -183,13 +222,13 @@ def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_pat
     }
     assert list(one.failed) == list(two.failed) == ["u2", "gone"]
     assert one.computed == two.computed == 3
-    lines = [(tmp_path / f"{jobs}.parquet.heard.jsonl").read_text().split("\n") for jobs in (1, 2)]
+    lines = [(tmp_path / f"{jobs}.parquet.transcribed.jsonl").read_text().split("\n") for jobs in (1, 2)]
     assert sorted(lines[0]) == sorted(lines[1])
 
 
 def test_what_sphinx_hears_does_not_depend_on_what_came_before() -> None:
     """Or the share of work that a process gets would show in the words."""
-    sphinx = SphinxTranscriber()
+    sphinx = SphinxRecogniser()
     clip = tone(1.0, seed=3)
 
     def heard() -> tuple[str, float]:
@@ -202,7 +241,7 @@ def test_what_sphinx_hears_does_not_depend_on_what_came_before() -> None:
 
 
 def test_other_recognisers_share_one_process(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="dictation hears in one process; leave it out, or use --asr sphinx"):
+    with pytest.raises(SettingsError, match="dictation works in one process; leave it out, or use --asr sphinx"):
         transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", jobs=2)
     assert transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", jobs=1).computed == 4
 
@@ -217,13 +256,13 @@ def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> No
     for heard in (3, 0):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 1
-        assert f"the words of 3 utterances are those of sphinx; {heard} sounds heard now" in done.output
+        assert f"3 utterances with the words of sphinx; {heard} recordings transcribed now" in done.output
         assert "Skipped s0_angry_0: " in done.output
     again = read_corpus("table", out, partial=True).manifest
     assert again["text_source"].dropna().tolist() == ["sphinx"] * 3
     assert again["utterance"].tolist() == before["utterance"].tolist()[1:]
-    lines = [json.loads(line) for line in (tmp_path / "heard.parquet.heard.jsonl").read_text().splitlines() if line]
-    assert {line["recogniser"] for line in lines} == {"sphinx 2"}
+    lines = [json.loads(line) for line in (tmp_path / "heard.parquet.transcribed.jsonl").open() if line.strip()]
+    assert {line["recogniser"] for line in lines} == {"sphinx"}
     assert CliRunner().invoke(app, [*command, "--asr", "none"]).exit_code != 0
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from emofuse.errors import SettingsError
 from emofuse.inputs import nearest, short
 
+_MODEL = " model="
 _OURS = re.compile(r"emofuse(\.\w+)*:\w+", re.ASCII)
 
 OWN = "package.module:Name or path/to/file.py:Name"
@@ -44,6 +45,22 @@ def full_name(name: str) -> str:
     """
     module, _, member = name.rpartition(":")
     return f"{os.path.abspath(os.path.expanduser(module))}:{member}" if module.endswith(".py") else name
+
+
+def with_model(name: str, model: str | None) -> str:
+    """A name and the model that is chosen with it, as one text.
+
+    Example:
+        >>> with_model("my.module:Aligner", "a/model"), without_model("my.module:Aligner model=a/model")
+        ('my.module:Aligner model=a/model', ('my.module:Aligner', 'a/model'))
+    """
+    return full_name(name) + (f"{_MODEL}{model}" if model else "")
+
+
+def without_model(text: str) -> tuple[str, str | None]:
+    """The name and the model of `with_model`."""
+    name, _, model = text.partition(_MODEL)
+    return name, model or None
 
 
 def load_class(name: str, table: Mapping[str, str], *, kind: str, base: type) -> type[Any]:

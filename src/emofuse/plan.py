@@ -216,7 +216,7 @@ def _align(manifest: pd.DataFrame, by: AlignSettings, jobs: int, out: Path | Non
     shipped = np.array(chosen) == "shipped"
     aligner = aligner_class("sphinx" if by.aligner in READ else by.aligner)
     languages = manifest["language"].astype("object").where(manifest["language"].notna(), None)
-    known = languages.map(lambda language: knows(aligner, language), na_action=None).astype(bool)
+    known = languages.map(lambda language: knows(aligner.languages, language), na_action=None).astype(bool)
     count = int((shipped | known).sum())
     what = f"words, syllables and phones of {count} utterances"
     if foreign := len(manifest) - count:

@@ -12,7 +12,7 @@ from emofuse.align.normalise import is_english
 from emofuse.align.text_files import in_order
 from emofuse.audio import LONGEST_UTTERANCE
 from emofuse.errors import AlignmentError, EmofuseError
-from emofuse.outside import full_name, is_outside, load_class, options_of
+from emofuse.outside import is_outside, load_class, options_of, with_model, without_model
 from emofuse.types import TIERS, Alignment, Segment, Tier
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ ALIGNERS: Mapping[str, str] = {
 
 READ = ("auto", "shipped")
 """Names of what is no aligner: the files that a corpus ships, and these where there are any, else Sphinx."""
-
-_MODEL = " model="
 
 
 class Aligner(ABC):
@@ -116,7 +114,7 @@ def load_aligner(choice: str, *, model: str | None = None, device: str = "cpu", 
     offered = {"device": device, "download": download}
     aligner = found(**options_of(found, kind="aligner", asked={"model": model}, offered=offered))
     if is_outside(choice):
-        aligner.path = full_name(choice) + (f"{_MODEL}{model}" if model else "")
+        aligner.path = with_model(choice, model)
     return aligner
 
 
@@ -126,8 +124,8 @@ def load_again(path: str) -> Aligner:
     Raises:
         SettingsError: It is not there any more.
     """
-    choice, _, model = path.partition(_MODEL)
-    return load_aligner(choice, model=model or None, download=False)
+    choice, model = without_model(path)
+    return load_aligner(choice, model=model, download=False)
 
 
 def align_clip(
@@ -150,7 +148,7 @@ def align_clip(
     try:
         if text is None:
             raise AlignmentError("there is no transcript", remedy="write down what is said")
-        if not knows(aligner, language):
+        if not knows(aligner.languages, language):
             raise AlignmentError(
                 f"the language is {language}, and {aligner.name} knows {', '.join(aligner.languages or ())} only",
                 remedy="align with --aligner ctc and a model of that language",
@@ -171,13 +169,12 @@ def _checked(aligner: Aligner, tiers: Mapping[Tier, Sequence[Segment]]) -> Mappi
     return {tier: in_order(found, Path(aligner.path), what=f"tier {tier}") for tier, found in tiers.items()}
 
 
-def knows(aligner: Aligner | type[Aligner], language: str | None) -> bool:
-    """Whether an aligner takes words of a language; one that is not known is taken for its own.
+def knows(known: tuple[str, ...] | None, language: str | None) -> bool:
+    """Whether an aligner or a recogniser of some languages, or of any, takes one; one that is not given is its own.
 
     Example:
-        >>> [knows(load_aligner("sphinx"), language) for language in ("en-GB", "de", None)]
-        [True, False, True]
+        >>> [knows(("en",), language) for language in ("en-GB", "de", None)], knows(None, "de")
+        ([True, False, True], True)
     """
-    known = aligner.languages
     code = re.split(r"[-_]", (language or "").strip().lower())[0]
     return not code or known is None or code in known or ("en" in known and is_english(language))

@@ -39,7 +39,10 @@ def predict(
     ] = None,
     asr: Annotated[
         str | None,
-        typer.Option(help="Recogniser where no words are given: whisper, sphinx, none (default: whisper if at hand)."),
+        typer.Option(
+            help="Recogniser where no words are given: whisper, sphinx, path/to/file.py:Class, none "
+            "(default: whisper if at hand)."
+        ),
     ] = None,
     asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
     style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from emofuse.align.again import aligner_again
 from emofuse.align.base import Aligner, align_clip
 from emofuse.align.fit import check_words
-from emofuse.asr import Transcriber, check_pace, is_steady, load_transcriber
+from emofuse.asr.base import Recogniser, load_recogniser
+from emofuse.asr.checks import check_pace, is_steady
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.audio.process import start_decoder
 from emofuse.checkpoint import Checkpoint, load_checkpoint
@@ -50,8 +51,8 @@ def load(
 
     Args:
         folder: Of a trained model; None for the default model.
-        asr: Who writes down the words where none are given: `whisper`, `sphinx` or `none`; None takes whisper where it
-            is installed with a model at hand, else none.
+        asr: Who writes down the words where none are given: `whisper`, `sphinx`, the path to a recogniser of the user's
+            own, or `none`; None takes whisper where it is installed with a model at hand, else none.
         asr_model: For whisper: a name, Hub id or folder.
         device: Where to compute.
 
@@ -63,7 +64,7 @@ def load(
         refuse_address(folder)
     checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder))
     reads_words = "text" in streams_of(checkpoint.kind)
-    transcriber = load_transcriber(asr, model=asr_model, device=device) if reads_words else None
+    transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_words else None
     return Predictor(checkpoint, transcriber=transcriber, device=device)
 
 
@@ -79,7 +80,7 @@ class Predictor:
         SettingsError: The device cannot be used.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, transcriber: Transcriber | None = None, device: str = "cpu") -> None:
+    def __init__(self, checkpoint: Checkpoint, *, transcriber: Recogniser | None = None, device: str = "cpu") -> None:
         check_device(device)
         self.checkpoint = checkpoint
         self.device = device
@@ -321,18 +322,18 @@ class Predictor:
         }[stream]
         return SettingsError(f"the {self.checkpoint.kind} model needs {what}", where=where, remedy=remedy)
 
-    def _recognise(self, transcriber: Transcriber, clip: NDArray[np.float32]) -> tuple[str, str]:
+    def _recognise(self, transcriber: Recogniser, clip: NDArray[np.float32]) -> tuple[str, str]:
         """What a recogniser makes of a clip, and what there is to say about it."""
         text = transcriber.transcribe(clip)
         if not text:
-            return "", f"{transcriber.name} heard no words"
-        english = ", taking whatever is spoken for English" if transcriber.english_only else ""
+            return "", f"{transcriber.source} recognised no words"
+        english = ", taking whatever is spoken for English" if transcriber.languages == ("en",) else ""
         steady = ", in what is silence or a steady hiss" if is_steady(clip) else ""
-        return text, f"{transcriber.name} heard {text!r}{english}{steady}"
+        return text, f"{transcriber.source} recognised {text!r}{english}{steady}"
 
     def _is_foreign(self, text: str, *, recognised: bool) -> bool:
         languages = self.checkpoint.text_languages
-        if recognised and self._transcriber is not None and self._transcriber.english_only:
+        if recognised and self._transcriber is not None and self._transcriber.languages == ("en",):
             return bool(languages) and "en" not in languages
         return is_foreign(text, languages)
 

@@ -1,0 +1,48 @@
+"""Doubts about what a recogniser wrote, or whether a transcript belongs to its recording."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEVEL = 400  # Samples of a frame whose level is measured.
+_JUDGED = 10  # Frames that it takes to judge.
+_SILENCE = -60.0  # dB of full scale, which the loudest frames of speech exceed.
+_LOW = -35.0
+_STEADY = 3.0  # dB between loud and quiet frames, of which speech has ten times as many.
+_LETTERS = 40.0  # A second; fast speech has 20.
+
+
+def is_steady(clip: NDArray[np.float32]) -> bool:
+    """Whether a clip is that of a silent room: its level is very low, or low and always the same.
+
+    Args:
+        clip: Mono samples `(time,)` at 16 kHz.
+
+    Example:
+        >>> hiss = np.random.default_rng(0).normal(0, 0.01, 16000).astype(np.float32)
+        >>> is_steady(hiss), is_steady(hiss * np.linspace(0, 1, 16000, dtype=np.float32))
+        (True, False)
+    """
+    frames = clip[: len(clip) // _LEVEL * _LEVEL].reshape(-1, _LEVEL)
+    if len(frames) < _JUDGED:
+        return False
+    levels = 20 * np.log10(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)) + 1e-9)
+    quiet, loud = np.quantile(levels, [0.05, 0.95])
+    return bool(loud < _SILENCE or (loud < _LOW and loud - quiet < _STEADY))
+
+
+def check_pace(text: str, *, seconds: float) -> list[str]:
+    """Say that a transcript cannot be of a recording, where nobody speaks so fast.
+
+    Example:
+        >>> check_pace("Oh no", seconds=0.5), len(check_pace("Nobody says all of this in half a second", seconds=0.5))
+        ([], 1)
+    """
+    letters = sum(map(str.isalnum, text))
+    if letters < _LETTERS * max(seconds, 0.5):
+        return []
+    return [
+        f"the transcript has {letters} letters and the recording {seconds:.1f} s, faster than anybody speaks: check "
+        "that they belong together"
+    ]

@@ -1,0 +1,207 @@
+"""A manifest whose words a recogniser writes down, in parallel, and again from where it was cut off."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import pandas as pd
+
+from emofuse.align.base import knows
+from emofuse.asr.base import Recogniser, load_again
+from emofuse.asr.checks import is_steady
+from emofuse.audio import content_key, read_audio
+from emofuse.audio.notes import count_notes
+from emofuse.errors import AudioError, EmofuseError, ManifestError, SettingsError
+from emofuse.files import appended
+from emofuse.locks import alone
+from emofuse.manifest import check_place, utterances, write_manifest
+from emofuse.progress import Progress, Silent, track
+from emofuse.types import Utterance
+from emofuse.workers import in_processes, process_count
+
+LABEL = "Transcribing"
+IN_SILENCE = "words were recognised in what is silence or a steady hiss"
+NO_WORDS = "no words were recognised"
+
+_Done = tuple[Utterance, str | AudioError, tuple[str, ...]]
+"""A recording, its words or why there are none, and notes on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transcribed:
+    """A manifest whose words a recogniser has written down.
+
+    Attributes:
+        manifest: With its words in `text` and its name in `text_source`, which says where it recognised words in
+            silence; the rest is as before.
+        failed: Utterances whose recording or language the recogniser cannot use, and why; they have no words.
+        computed: How many recordings were transcribed now, not found in the journal.
+    """
+
+    manifest: pd.DataFrame
+    failed: Mapping[str, EmofuseError]
+    computed: int
+
+
+@alone("out", folder=False)
+def transcribe_manifest(
+    manifest: pd.DataFrame,
+    recogniser: Recogniser,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    progress: Progress = Silent(),
+) -> Transcribed:
+    """Write a manifest with the words of a recogniser in the place of its transcripts.
+
+    The words go into a journal beside `out` at once, by the recording's content and the recogniser's key: a run that
+    was cut off goes on from there, and a manifest that has grown pays for what is new. An utterance without a
+    recording, or whose text is not what its recording says (column `spoken`), keeps its words and their source.
+
+    Args:
+        manifest: Whose recordings to transcribe.
+        recogniser: The recogniser.
+        out: Manifest to write.
+        jobs: Parallel processes for a recogniser that gains from them; by default one a core. Others have one process.
+        progress: Receives each recording, as it is read and as it is transcribed.
+
+    Raises:
+        ManifestError: No utterance has a recording, or `out` is something else than a manifest of the corpus.
+        SettingsError: Several processes are asked for, and the recogniser works in one.
+    """
+    if jobs is not None and jobs > 1 and not recogniser.parallel:
+        raise SettingsError(
+            f"{recogniser.source} works in one process", where="--jobs", remedy="leave it out, or use --asr sphinx"
+        )
+    check_place(out, manifest)
+    spoken = [row for row in utterances(manifest[manifest["spoken"].isna()]) if row.audio is not None]
+    if not spoken:
+        raise ManifestError("no utterance has a recording of its text", remedy="transcribe another manifest")
+    journal = out.with_name(f"{out.name}.transcribed.jsonl")
+    mine = recogniser.key
+    known = _transcribed_before(journal)
+    failed: dict[str, EmofuseError] = _foreign(manifest, spoken, recogniser)
+    sounds: dict[str, str] = {}
+    readable = [row for row in spoken if row.utterance not in failed]
+    for row in track(readable, "Reading audio files", total=len(readable), progress=progress):
+        try:
+            sounds[row.utterance] = content_key(row.audio or "", start=row.start, end=row.end)
+        except AudioError as error:
+            failed[row.utterance] = error
+    first = {sounds[row.utterance]: row for row in reversed(spoken) if row.utterance in sounds}
+    new = [row for row in first.values() if (mine, sounds[row.utterance]) not in known][::-1]
+    unusable: dict[str, AudioError] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    progress.start(LABEL, len(first))
+    progress.advance(LABEL, len(first) - len(new))
+    try:
+        with appended(journal) as file:
+            for row, found, remarks in _transcribe(new, recogniser, jobs=process_count(jobs)):
+                sound = sounds[row.utterance]
+                notes[row.utterance] = remarks
+                if isinstance(found, AudioError):
+                    unusable[sound] = found
+                else:
+                    line = {"recogniser": mine, "sound": sound, "text": found, "silence": IN_SILENCE in remarks}
+                    # A line of its own, whatever was cut off before.
+                    file.write(f"\n{json.dumps(line)}\n")
+                    file.flush()
+                    known[mine, sound] = (found, IN_SILENCE in remarks)
+                progress.advance(LABEL)
+    finally:
+        progress.finish(LABEL)
+    failed |= {name: unusable[sound] for name, sound in sounds.items() if sound in unusable}
+    texts = {name: known[mine, sound] for name, sound in sounds.items() if sound not in unusable}
+    for name, (text, silent) in texts.items():
+        said = (IN_SILENCE,) if silent else () if text else (NO_WORDS,)
+        notes[name] = tuple(dict.fromkeys((*notes.get(name, ()), *said)))
+    for note in count_notes(notes):
+        progress.note(f"{recogniser.source}: {note}")
+    order = {row.utterance: place for place, row in enumerate(spoken)}
+    failed = dict(sorted(failed.items(), key=lambda one: order[one[0]]))
+    read_anew = manifest["utterance"].isin([row.utterance for row in spoken])
+    names = manifest["utterance"]
+    written = manifest.assign(
+        text=manifest["text"].mask(read_anew, names.map({name: text or None for name, (text, _) in texts.items()})),
+        text_source=manifest["text_source"].mask(
+            read_anew,
+            names.map(
+                {
+                    name: f"{recogniser.source}, in silence" if silent else recogniser.source
+                    for name, (_, silent) in texts.items()
+                }
+            ),
+        ),
+        # What was said between these utterances has not been transcribed.
+        omitted=None,
+    ).astype({"text": "string", "text_source": "string", "omitted": "string"})
+    write_manifest(written, out)
+    return Transcribed(manifest=written, failed=failed, computed=len(new) - len(unusable))
+
+
+def _foreign(manifest: pd.DataFrame, rows: Sequence[Utterance], recogniser: Recogniser) -> dict[str, EmofuseError]:
+    """Utterances in a language that the recogniser does not write."""
+    languages = manifest.set_index("utterance")["language"].dropna()
+    known = ", ".join(recogniser.languages or ())
+    remedy = "use --asr whisper with a model of many languages, such as base"
+    return {
+        row.utterance: SettingsError(
+            f"the language is {languages[row.utterance]}, and {recogniser.source} knows {known} only",
+            where=row.audio,
+            remedy=remedy,
+        )
+        for row in rows
+        if not knows(recogniser.languages, languages.get(row.utterance))
+    }
+
+
+def _transcribe(rows: Sequence[Utterance], recogniser: Recogniser, *, jobs: int) -> Iterator[_Done]:
+    """The words of each recording, or why there can be none, in the order in which that is known."""
+    if recogniser.parallel and min(jobs, len(rows)) > 1:
+        work = partial(_in_process, recogniser.path or recogniser.name)
+        yield from in_processes(work, rows, jobs=jobs, died=_died)
+    else:
+        yield from (_one(row, recogniser) for row in rows)
+
+
+def _one(row: Utterance, recogniser: Recogniser) -> _Done:
+    try:
+        recording = read_audio(row.audio or "", start=row.start, end=row.end)
+        text = recogniser.transcribe(recording.samples)
+        silent = bool(text) and is_steady(recording.samples)
+        return row, text, (*recording.notes, *([IN_SILENCE] * silent))
+    except AudioError as error:
+        return row, error, ()
+
+
+_loaded = cache(load_again)
+
+
+def _in_process(path: str, row: Utterance) -> _Done:
+    """Transcribe in a process of its own, which loads the recogniser once, by its name."""
+    recogniser = _loaded(path)
+    assert recogniser is not None  # noqa: S101
+    return _one(row, recogniser)
+
+
+def _died(row: Utterance) -> _Done:
+    remedy = "check the recording, or make more memory free"
+    return row, AudioError("the recogniser crashed on this recording", where=row.audio, remedy=remedy), ()
+
+
+def _transcribed_before(journal: Path) -> dict[tuple[str, str], tuple[str, bool]]:
+    """The words, and whether they were found in silence, by recogniser and recording."""
+    known: dict[tuple[str, str], tuple[str, bool]] = {}
+    if journal.exists():
+        with journal.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                # A process that was killed may have left half a line behind, whose recording is transcribed again.
+                with suppress(ValueError, KeyError, TypeError):
+                    one = json.loads(line)
+                    known[one["recogniser"], one["sound"]] = (str(one["text"]), one.get("silence") is True)
+    return known

@@ -177,10 +177,10 @@ def test_folds_by_speaker_are_not_cut_from_the_sorted_list() -> None:
 @pytest.mark.parametrize("kind", ["auto", "fixed"])
 def test_the_folds_of_ravdess_are_those_that_were_published(kind: str) -> None:
     manifest = ravdess()
-    protocol = split(manifest, kind=kind, fixed=None if kind == "auto" else "emobox")
+    protocol = split(manifest, kind=kind, fixed=None if kind == "auto" else "published")
     expected = [set(part.split()) for part in RAVDESS.split("/")]
     assert [value_of(manifest, fold.test, "speaker") for fold in protocol.folds] == expected
-    assert (protocol.settings.kind, protocol.settings.fixed) == ("fixed", "emobox")
+    assert (protocol.settings.kind, protocol.settings.fixed) == ("fixed", "published")
     assert all(len(value_of(manifest, fold.validation, "speaker")) == 4 for fold in protocol.folds)
     assert_sound(manifest, protocol)
     assert_apart(manifest, protocol, "speaker")
@@ -605,7 +605,11 @@ def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
             r"protocol.folds: 6 speakers cannot make 7 folds; ask for at most 6",
         ),
         (corpus(sessions=2), {"kind": "split"}, r"sessions are ses0, ses1, not train, dev and test; use a kind"),
-        (corpus(), {"kind": "fixed", "fixed": "emobox"}, r"no built-in folds for table; use it on ravdess, or list"),
+        (
+            corpus(),
+            {"kind": "fixed", "fixed": "published"},
+            r"published folds for table; use it on ravdess, or list",
+        ),
         (
             corpus(),
             {"kind": "fixed", "fixed": (("s0",), ("s9",))},
@@ -663,7 +667,7 @@ KINDS_OF_SPLIT: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
     "speakers": (corpus(speakers=9), {"kind": "speakers", "folds": 3}),
     "session": (corpus(sessions=5, speakers=10), {"kind": "session"}),
     "auto": (corpus(), {}),
-    "fixed": (ravdess(), {"kind": "fixed", "fixed": "emobox"}),
+    "fixed": (ravdess(), {"kind": "fixed", "fixed": "published"}),
     "split": (
         corpus(speakers=9).assign(session=lambda frame: frame["speaker"].map(lambda n: SPLITS[int(n[1:]) % 3])),
         {"kind": "split"},

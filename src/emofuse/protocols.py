@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emofuse.corpora import CORPORA
+from emofuse.corpora import CORPORA, CorpusCard
 from emofuse.errors import ProtocolError
 from emofuse.files import write_text
 from emofuse.inputs import nearest
@@ -22,21 +22,6 @@ from emofuse.names import key
 from emofuse.seeds import derive_seed
 from emofuse.settings import ProtocolSettings, fingerprint
 from emofuse.types import Fold
-
-EMOBOX: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "ravdess": (
-        ("01", "11", "20", "21"),
-        ("04", "10", "12", "14"),
-        ("08", "09", "19", "23"),
-        ("03", "05", "07", "24"),
-        ("02", "15", "16", "18"),
-        ("06", "13", "17", "22"),
-    )
-}
-"""Speakers tested in each fold by EmoBox (Ma et al., Interspeech 2024)."""
-
-BY_SESSION = ("iemocap", "msp-improv")
-"""Corpora of two actors a session, who talk to each other: the community leaves one session out."""
 
 FINAL = "final"
 FEW_SPEAKERS = 12
@@ -208,10 +193,11 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     """Put a definite kind in the place of `auto`, by what the corpus offers."""
     if settings.kind != "auto":
         return settings
-    corpora, speakers = set(frame["corpus"].dropna().unique()), set(frame["speaker"].dropna().unique())
-    if any(corpora == {name} and speakers.issuperset(chain(*folds)) for name, folds in EMOBOX.items()):
-        return settings.model_copy(update={"kind": "fixed", "fixed": "emobox"})
-    if any(corpora == {name} for name in BY_SESSION):
+    speakers = set(frame["speaker"].dropna().unique())
+    card = _card(frame)
+    if card and card.folds and speakers.issuperset(chain(*card.folds)):
+        return settings.model_copy(update={"kind": "fixed", "fixed": "published"})
+    if card and card.by_session:
         return settings.model_copy(update={"kind": "session"})
     parts = {str(name): set(part.dropna()) for name, part in frame.groupby("session")["speaker"]}
     # A split that tests nobody new, as ESD's, is for other tasks.
@@ -325,16 +311,17 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
 def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence[str]]:
     speakers = set(_groups(frame, "speaker"))
     lists: Sequence[Sequence[str]]
-    if settings.fixed == "emobox":
-        corpora = set(frame["corpus"].dropna().unique())
-        known = [name for name in EMOBOX if corpora == {name}]
-        if not known:
+    if settings.fixed == "published":
+        card = _card(frame)
+        if card is None or not card.folds:
+            there = ", ".join(sorted(frame["corpus"].dropna().unique())) or "this corpus"
+            others = ", ".join(name for name, one in CORPORA.items() if one.folds)
             raise ProtocolError(
-                f"there are no built-in folds for {', '.join(sorted(corpora)) or 'this corpus'}",
-                where="protocol.fixed = emobox",
-                remedy=f"use it on {', '.join(EMOBOX)}, or list the speakers of each fold",
+                f"there are no published folds for {there}",
+                where="protocol.fixed = published",
+                remedy=f"use it on {others}, or list the speakers of each fold",
             )
-        lists = EMOBOX[known[0]]
+        lists = card.folds
     else:
         spelt = {key(name): name for name in speakers}
         lists = [[spelt.get(key(name), name) for name in group] for group in settings.fixed or ()]
@@ -349,6 +336,12 @@ def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence
             else "list every tested speaker once, in at least two folds",
         )
     return lists
+
+
+def _card(frame: pd.DataFrame) -> CorpusCard | None:
+    """What is known of the corpus of all utterances; None where they are of several, or of one that is not known."""
+    corpora = set(frame["corpus"].dropna().unique())
+    return CORPORA.get(corpora.pop()) if len(corpora) == 1 else None
 
 
 def _script_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> Mapping[str, str]:

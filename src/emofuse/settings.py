@@ -240,7 +240,7 @@ class ProtocolSettings(Settings):
             and test), or `auto`: built-in folds where the corpus has them (sessions for IEMOCAP and MSP-IMPROV), its
             own split where that tests somebody new, leave-one-speaker-out for up to twelve speakers, else `speakers`.
         folds: Number of folds (`speakers`), and most groups that scripts make (`apart`).
-        fixed: Speakers tested in each fold (`fixed` only); `emobox` for the published folds of RAVDESS.
+        fixed: Speakers tested in each fold (`fixed` only); `published` for those of its card, as RAVDESS has.
         validation_by: What the validation part is carved by. `auto` takes the protocol's own unit: `session` where
             sessions are left out, or where speakers talk to each other within sessions; where too few sessions are
             left, `dialogue`, and without dialogues `speaker`; else `speaker`.
@@ -255,7 +255,7 @@ class ProtocolSettings(Settings):
 
     kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split"] = "auto"
     folds: int = Field(default=5, ge=2)
-    fixed: Literal["emobox"] | tuple[tuple[str, ...], ...] | None = None
+    fixed: Literal["published"] | tuple[tuple[str, ...], ...] | None = None
     validation_by: Literal["auto", "session", "dialogue", "speaker"] = "auto"
     validation_groups: int | None = Field(default=None, ge=1)
     labels: tuple[str, ...] = ()

@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from emofuse.align.syllables import PHONES, VOWELS, phones_by_word, plain, syllable_segments
 from emofuse.align.text_files import in_order, read_text, seconds
+from emofuse.corpora import cbp
+from emofuse.corpora.iemocap import frame_offset
 from emofuse.errors import AlignmentError
 from emofuse.names import tidy
 from emofuse.types import Segment, Tier
+
+Tiers = Mapping[Tier, tuple[Segment, ...]]
 
 _FRAME = 0.01  # Seconds; Sphinx counts frames.
 _VARIANT = re.compile(r"\(\d+\)$")
@@ -48,6 +53,42 @@ def read_iemocap(stem: Path, *, offset: float = 0.0) -> dict[Tier, tuple[Segment
             remedy="a few utterances have none; if others lack them too, copy the corpus again",
         )
     return with_syllables(found)
+
+
+def iemocap_of(audio: Path, duration: float) -> Tiers:
+    """The alignment of an utterance of IEMOCAP, by its audio file.
+
+    Raises:
+        AlignmentError: There is none, or it is damaged.
+    """
+    # Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+    if len(audio.parents) < 3:
+        raise AlignmentError("this is not a place in IEMOCAP", where=audio, remedy="prepare the corpus anew")
+    offset = _offset(audio.parents[4]) if len(audio.parents) > 4 else 0.0
+    return read_iemocap(audio.parents[2] / "ForcedAlignment" / audio.parent.name / audio.stem, offset=offset)
+
+
+@lru_cache
+def _offset(folder: Path) -> float:
+    return frame_offset(folder) or 0.0
+
+
+def emodb_of(audio: Path, duration: float) -> Tiers:
+    """The labels of an utterance of EmoDB; the errors are those of `read_emodb`."""
+    return read_emodb(audio.parent.parent, audio.stem, duration=duration)
+
+
+def cbp_of(audio: Path, duration: float) -> Tiers:
+    """The words of a clip of the CommitmentBank, as its table of annotations has them.
+
+    Raises:
+        AlignmentError: The table is absent, or has no times of the clip's words.
+    """
+    table = next((found for place in audio.parents[:3] if (found := cbp.table_in(place))), None)
+    words = cbp.word_segments(table).get(audio.stem) if table else None
+    if not words:
+        raise AlignmentError(f"{cbp.TABLE} has no times of its words", where=audio, remedy="prepare the corpus anew")
+    return {"word": words}
 
 
 def _moved(segments: tuple[Segment, ...], seconds: float) -> tuple[Segment, ...]:

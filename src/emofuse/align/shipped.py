@@ -4,50 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from emofuse.align.fit import SHORTER, check_length, is_shorter
-from emofuse.align.readers import read_ctm, read_emodb, read_iemocap, with_syllables
+from emofuse.align.readers import read_ctm, with_syllables
 from emofuse.align.textgrid import NAMES, Grid, read_grid
 from emofuse.audio import audio_duration
-from emofuse.corpora import cbp
-from emofuse.corpora.iemocap import frame_offset
+from emofuse.corpora import CORPORA
 from emofuse.errors import AlignmentError
 from emofuse.names import tidy
+from emofuse.outside import load_object
 from emofuse.types import Segment, Tier, Utterance
 
 Tiers = Mapping[Tier, tuple[Segment, ...]]
 
 _SHOWN = 3  # Names that a message lists.
-
-
-def _iemocap(sound: Path, duration: float) -> Tiers:
-    # Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
-    if len(sound.parents) < 3:
-        raise AlignmentError("this is not a place in IEMOCAP", where=sound, remedy="prepare the corpus anew")
-    offset = _offset(sound.parents[4]) if len(sound.parents) > 4 else 0.0
-    return read_iemocap(sound.parents[2] / "ForcedAlignment" / sound.parent.name / sound.stem, offset=offset)
-
-
-@lru_cache
-def _offset(folder: Path) -> float:
-    return frame_offset(folder) or 0.0
-
-
-def _emodb(sound: Path, duration: float) -> Tiers:
-    return read_emodb(sound.parent.parent, sound.stem, duration=duration)
-
-
-def _cbp(sound: Path, duration: float) -> Tiers:
-    table = next((found for place in sound.parents[:3] if (found := cbp.table_in(place))), None)
-    words = cbp.word_segments(table).get(sound.stem) if table else None
-    if not words:
-        raise AlignmentError(f"{cbp.TABLE} has no times of its words", where=sound, remedy="prepare the corpus anew")
-    return {"word": words}
-
-
-_CORPORA: Mapping[str, Callable[[Path, float], Tiers]] = {"iemocap": _iemocap, "emodb": _emodb, "cbp": _cbp}
 
 
 def ships_alignments(corpus: str | None) -> bool:
@@ -57,21 +28,24 @@ def ships_alignments(corpus: str | None) -> bool:
         >>> ships_alignments("iemocap"), ships_alignments("ravdess")
         (True, False)
     """
-    return corpus in _CORPORA
+    return corpus in CORPORA and CORPORA[corpus].alignments is not None
 
 
 def read_shipped(utterance: Utterance, *, corpus: str | None, duration: float) -> Tiers:
     """Read the alignment that a corpus ships for an utterance.
 
     Raises:
-        AlignmentError: The corpus ships none, or the files are absent, damaged, or of a longer sound.
+        AlignmentError: The corpus ships none, or the files are absent, damaged, or of a longer recording.
+        SettingsError: Its card names a reader that cannot be imported.
     """
-    if corpus is None or corpus not in _CORPORA or utterance.audio is None:
+    place = CORPORA[corpus].alignments if corpus in CORPORA else None
+    if place is None or utterance.audio is None:
         raise AlignmentError(
             f"corpus {corpus or 'unknown'} ships no alignments that can be read here",
             remedy="use --aligner sphinx or ctc, or name TextGrids or CTMs with --from",
         )
-    return within(_CORPORA[corpus](utterance.audio, duration), duration)
+    read: Callable[[Path, float], Tiers] = load_object(place, kind="reader of alignments", known={})
+    return within(read(utterance.audio, duration), duration)
 
 
 class AlignmentFiles:

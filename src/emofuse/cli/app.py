@@ -58,7 +58,7 @@ RESUMED = ("run", "align", "transcribe", "extract", "train", "finetune", "distil
 RecipeName = Annotated[
     str, typer.Argument(help="Name of a recipe that ships, such as speech, text or fusion, or a .toml.")
 ]
-Corpus = Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")]
+Corpus = Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")]
 Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]

@@ -16,7 +16,7 @@ STOPPED_ALREADY = 2
 
 def finetune(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships, such as fusion, or a .toml.")],
-    corpus: Annotated[str, typer.Option(help="Name of a corpus; `emofuse corpora` lists them.")],
+    corpus: Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")],
     root: Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")],
     out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
     model: Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emofuse.errors import AlignmentError, CheckpointError, ManifestError, SettingsError
 from emofuse.inputs import nearest, refuse_address
+from emofuse.outside import is_outside
 
 if TYPE_CHECKING:
     from emofuse.settings import Command, Recipe
@@ -78,7 +79,7 @@ def check_corpus(name: str, root: Path) -> None:
     from emofuse.corpora import CORPORA
 
     for one in name.split("+"):
-        if one not in CORPORA:
+        if one not in CORPORA and not is_outside(one):
             raise ManifestError(f"no corpus is called {one!r}", remedy=nearest(one, CORPORA))
     refuse_address(root, where="--root")
     if not root.exists():

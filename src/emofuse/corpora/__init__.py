@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emofuse.corpora import (
     cbp,
@@ -26,7 +27,8 @@ from emofuse.corpora import (
 )
 from emofuse.corpora.card import CorpusCard, Listing
 from emofuse.errors import AudioError, EmofuseError, ManifestError, SettingsError
-from emofuse.inputs import nearest
+from emofuse.inputs import nearest, short
+from emofuse.outside import OWN, is_outside, load_object
 from emofuse.progress import Progress, Silent, track
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ _MODULES = (
 # Each reader takes the folder, and by name the options that its card has.
 _READERS: Mapping[str, Callable[..., Listing]] = {module.CARD.name: module.read for module in _MODULES}
 
-CORPORA: Mapping[str, CorpusCard] = {module.CARD.name: module.CARD for module in _MODULES}
-"""What is known about each corpus, by its name."""
+CORPORA: dict[str, CorpusCard] = {module.CARD.name: module.CARD for module in _MODULES}
+"""What is known about each corpus, by its name; one of the user's own is added when it is read."""
 
 _THREADS = 8  # Headers are small reads, so the wait is for the disk.
 
@@ -100,7 +102,10 @@ def read_corpus(
     r"""Read a corpus into a manifest, its durations from the headers of the sound files.
 
     Args:
-        name: A name in `CORPORA`, or several joined by `+`, such as `ravdess+emodb`.
+        name: A name in `CORPORA`, the path of a reader of the user's own (`package.module:read` or
+            `path/to/file.py:read`), or several joined by `+`, such as `ravdess+emodb`. A reader takes the folder, and
+            by name the options that the card has, and returns a table or a list with the columns of a manifest; the
+            card is `CARD` of its module, where there is one.
         root: The corpus's folder or the folder that holds it (of several: the folder that holds them all under their
             names); for `table` the file.
         partial: Accept missing and damaged files and another number of utterances than was published, with a note.
@@ -128,9 +133,8 @@ def read_corpus(
         return _read_several(
             name.split("+"), Path(root), partial=partial, columns=columns, options=options or {}, progress=progress
         )
-    if name not in CORPORA:
-        raise ManifestError(f"no corpus is called {name!r}", remedy=nearest(name, CORPORA))
-    card, root = CORPORA[name], Path(root)
+    card, reader = _card_and_reader(name)
+    name, root = card.name, Path(root)
     chosen = card.chosen(options or {})
     if name == table.CARD.name:
         listing = table.read(root, columns)
@@ -139,7 +143,7 @@ def read_corpus(
             f"the columns of {name} cannot be mapped", remedy="leave out the mapping, or read your own table"
         )
     else:
-        listing = _READERS[name](root, **chosen)
+        listing = _listing(reader(root, **chosen), root)
     differences = (listing.card or card).differences(listing.rows)
     incomplete = listing.incomplete(differences)
     if incomplete and not (partial and listing.rows):
@@ -164,6 +168,36 @@ def read_corpus(
     frame, spelt = one_spelling(frame, known=(listing.card or card).labels)
     manifest, unheard = _with_durations(make_manifest(frame, source=listing.source), listing.source, progress)
     return Corpus(manifest=manifest, skipped=(*listing.skipped, *odd, *unheard), notes=(*notes, *spelt))
+
+
+def _card_and_reader(name: str) -> tuple[CorpusCard, Callable[..., Any]]:
+    if not is_outside(name):
+        if name not in CORPORA or name not in _READERS:
+            raise ManifestError(
+                f"no corpus is called {short(name)!r}", remedy=f"{nearest(name, _READERS)}, or name a reader as {OWN}"
+            )
+        return CORPORA[name], _READERS[name]
+    reader = load_object(name, kind="corpus", known=_READERS)
+    if not callable(reader):
+        raise SettingsError("this is no function", where=name, remedy="name one that takes the corpus's folder")
+    card = getattr(sys.modules.get(reader.__module__), "CARD", None)
+    if not isinstance(card, CorpusCard):
+        own = Path(name.rpartition(":")[0]).name.removesuffix(".py").rpartition(".")[2]
+        card = CorpusCard(name=own, title=own, languages=(), streams=("speech", "text"), labels=(),
+                          licence="not stated", where="ask its reader", citation="none")  # fmt: skip
+    if card.name in _READERS:
+        raise SettingsError(f"{card.name} is a corpus of emofuse's own", where=name, remedy="give yours another name")
+    CORPORA[card.name] = card
+    return card, reader
+
+
+def _listing(found: Any, root: Path) -> Listing:
+    """What a reader returned: ours give a listing, the user's a table or a list of rows."""
+    import pandas as pd
+
+    if isinstance(found, pd.DataFrame):
+        found = found.astype("object").where(found.notna(), None).to_dict("records")
+    return found if isinstance(found, Listing) else Listing(rows=[dict(row) for row in found], source=root)
 
 
 def _is_utf8(row: Mapping[str, object]) -> bool:
@@ -191,7 +225,8 @@ def _read_several(
 
     if len(set(names)) < len(names):
         raise ManifestError(f"{'+'.join(names)} names a corpus twice", remedy="name each once")
-    theirs = {name: CORPORA[name].options if name in CORPORA else {} for name in names}
+    cards = {name: _card_and_reader(name)[0] for name in names}
+    theirs = {name: card.options for name, card in cards.items()}
     for option in options:
         if not any(option in known for known in theirs.values()):
             offered = sorted({one for known in theirs.values() for one in known})
@@ -199,23 +234,27 @@ def _read_several(
             raise SettingsError(f"none of {', '.join(names)} has an option {option!r}", remedy=remedy)
     found = []
     for name in names:
-        if name in CORPORA and name != table.CARD.name and not (root / name).is_dir():
+        folder = root / cards[name].name
+        if name != table.CARD.name and not folder.is_dir():
             raise ManifestError(
-                f"there is no folder {name} here", where=root, remedy="name the folder that holds all of them by name"
+                f"there is no folder {folder.name} here",
+                where=root,
+                remedy="name the folder that holds all of them by name",
             )
         mine = {option: value for option, value in options.items() if option in theirs[name]}
-        found.append(read_corpus(name, root, partial=partial, columns=columns, options=mine, progress=progress))
+        place = folder if is_outside(name) else root
+        found.append(read_corpus(name, place, partial=partial, columns=columns, options=mine, progress=progress))
     frames = []
-    for name, corpus in zip(names, found, strict=True):
+    for name, corpus in zip((card.name for card in cards.values()), found, strict=True):
         named = {column: f"{name}/" + corpus.manifest[column] for column in ("utterance", "speaker", "dialogue")}
         frames.append(corpus.manifest.assign(**named))
-    known = dict.fromkeys(label for name in names for label in CORPORA[name].labels)
+    known = dict.fromkeys(label for card in cards.values() for label in card.labels)
     manifest, spelt = one_spelling(pd.concat(frames, ignore_index=True), known=known)
     return Corpus(
         manifest=make_manifest(manifest, source=root),
         skipped=tuple(error for corpus in found for error in corpus.skipped),
         notes=(
-            *(f"{name}: {note}" for name, corpus in zip(names, found, strict=True) for note in corpus.notes),
+            *(f"{card.name}: {note}" for card, one in zip(cards.values(), found, strict=True) for note in one.notes),
             *spelt,
         ),
     )

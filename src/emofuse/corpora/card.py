@@ -58,6 +58,10 @@ class CorpusCard:
             are then joined by a plus too.
         options: What may be chosen when the corpus is read, and the values; the first is the default.
         sources: Corpora that it is put together from.
+        folds: Speakers tested in each published fold; empty where there are none.
+        by_session: Whether two actors a session talk to each other, so that the community leaves one session out.
+        alignments: Path, as `emofuse.outside` takes it, of a function that reads what the corpus ships: it takes an
+            utterance's audio file and its duration in seconds and returns segments by tier; None where it ships none.
 
     Example:
         >>> card = CorpusCard(name="tiny", title="Tiny", languages=("en",), streams=("text",), labels=("happy", "sad"),
@@ -81,6 +85,9 @@ class CorpusCard:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    folds: tuple[tuple[str, ...], ...] = ()
+    by_session: bool = False
+    alignments: str | None = None
 
     def chosen(self, options: Mapping[str, str]) -> dict[str, str]:
         """A value for every option: the given one, or the default.

@@ -34,6 +34,7 @@ CARD = CorpusCard(
     utterances=337,
     note="values.belief is the annotators' mean from -3 (certainly false) to 3 (certainly true); labels are its steps",
     counts={"label": dict(zip(dict.fromkeys(_CLASSES.values()), (19, 177, 60, 71, 10), strict=True))},
+    alignments="emofuse.align.readers:cbp_of",
 )
 
 

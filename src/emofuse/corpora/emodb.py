@@ -67,6 +67,7 @@ CARD = CorpusCard(
             "neutral": 79,
         },
     },
+    alignments="emofuse.align.readers:emodb_of",
 )
 
 

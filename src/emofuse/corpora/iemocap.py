@@ -97,6 +97,8 @@ CARD = CorpusCard(
     "that share no script, or improvisations alone; excited counts as happy where there are four labels",
     counts=_counts(("angry", "happy", "neutral", "sad"), _MERGED),
     options={"labels": tuple(_SETS), "part": tuple(_PARTS), "votes": ("others", "all")},
+    by_session=True,
+    alignments="emofuse.align.readers:iemocap_of",
 )
 
 

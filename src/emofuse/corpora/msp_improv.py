@@ -54,6 +54,7 @@ CARD = CorpusCard(
     "taken from text files that are named as the turns, where there are some",
     counts={"label": _FOUR},
     options={"labels": ("four", "all")},
+    by_session=True,
 )
 
 

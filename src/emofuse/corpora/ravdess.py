@@ -30,6 +30,15 @@ CARD = CorpusCard(
         "speaker": dict.fromkeys(_SPEAKERS, 60),
         "label": {label: 96 if label == "neutral" else 192 for label in _LABELS},
     },
+    # Of EmoBox (Ma et al., Interspeech 2024).
+    folds=(
+        ("01", "11", "20", "21"),
+        ("04", "10", "12", "14"),
+        ("08", "09", "19", "23"),
+        ("03", "05", "07", "24"),
+        ("02", "15", "16", "18"),
+        ("06", "13", "17", "22"),
+    ),
 )
 
 

@@ -25,6 +25,7 @@ from emofuse.types import Prediction
 
 if TYPE_CHECKING:
     from emofuse.plan import Plan
+    from emofuse.scoring.kinds import Kind
 
 
 class _Console(Console):
@@ -165,18 +166,22 @@ def _has_width() -> bool:
 
 
 def show_results(models: Mapping[str, Any]) -> None:
-    """A table of what `evaluate` gave: UA, WA and macro-F1 in percent with intervals."""
+    """A table of what `evaluate` gave: each metric with its interval."""
+    from emofuse.scoring.kinds import kind_with
     from emofuse.scoring.result import caution, counted
 
+    first = next(iter(models.values()))
+    kind = kind_with(first)
     rows = []
     for name, entry in models.items():
-        cells = [
-            f"{100 * one['value']:.1f} [{100 * one['low']:.1f}, {100 * one['high']:.1f}]"
-            for one in (entry["ua"], entry["wa"], entry["macro_f1"])
-        ]
-        rows.append([name, *cells, f"{entry['ece']:.3f}"])
-    _show_table(["model", "UA %, 95 %", "WA %, 95 %", "macro-F1 %, 95 %", "ECE"], rows)
-    first = next(iter(models.values()))
+        rows.append([name, *(_estimate(entry[key], kind) for key in kind.titles)])
+        rows[-1] += [f"{entry['ece']:.3f}"] if kind.calibrated else []
+        several = len(entry.get("dimensions", ())) > 1
+        for value, figures in entry.get("dimensions", {}).items() if several else ():
+            rows.append([f"{name}, {value}", *(_estimate(figures[key], kind) for key in kind.titles)])
+    unit = " %" if kind.unit else ""
+    heads = [f"{title}{unit}, 95 %" for title in kind.titles.values()]
+    _show_table(["model", *heads, *(["ECE"] if kind.calibrated else [])], rows)
     few = caution(first)
     say(
         f"{first['utterances']} utterances, {first['folds']} folds, seeds {', '.join(map(str, first['seeds']))}; "
@@ -184,27 +189,36 @@ def show_results(models: Mapping[str, Any]) -> None:
         f"{few and f'; {few}'}."
     )
     for name, entry in models.items():
-        if entry["ties"]:
+        if entry.get("ties"):
             say(
                 f"{name}: classes tie in {entry['ties']} of {entry['rows']} answers; each of k classes counts as 1/k "
                 "of the answer."
             )
 
 
+def _estimate(estimate: Mapping[str, float], kind: Kind) -> str:
+    return f"{kind.figure(estimate['value'])} [{kind.figure(estimate['low'])}, {kind.figure(estimate['high'])}]"
+
+
 def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
-    """A table of paired differences in UA, in points, and which test it is."""
+    """A table of paired differences in UA, in points, or in CCC and MAE, and which test it is."""
     if not comparisons:
         return
+    from emofuse.scoring.kinds import kind_with
     from emofuse.scoring.result import counted
 
-    rows = []
-    for one in comparisons:
-        gap = one["ua"]
-        bounds = "" if gap["low"] is None else f"{100 * gap['low']:+.1f} to {100 * gap['high']:+.1f}"
-        shown = [f"{100 * gap['value']:+.1f}", bounds, f"{gap['p']:.3f}", f"{gap['holm']:.3f}", gap["reading"]]
-        rows.append([one["first"], one["second"], *shown])
-    _show_table(["UA of", "minus UA of", "points", "95 % paired", "p", "p, Holm", ""], rows)
-    gap, count = comparisons[0]["ua"], len(comparisons)
+    kind, count = kind_with(comparisons[0]), len(comparisons)
+    for metric in kind.compared:
+        rows = []
+        for one in comparisons:
+            gap = one[metric]
+            bounds = "" if gap["low"] is None else f"{kind.signed(gap['low'])} to {kind.signed(gap['high'])}"
+            shown = [kind.signed(gap["value"]), bounds, f"{gap['p']:.3f}", f"{gap['holm']:.3f}", gap["reading"]]
+            rows.append([one["first"], one["second"], *shown])
+        title = kind.titles[metric]
+        heads = [f"{title} of", f"minus {title} of", kind.points or "difference", "95 % paired", "p", "p, Holm", ""]
+        _show_table(heads, rows)
+    gap = comparisons[0][kind.decisive]
     over = f", with Holm's correction over {count} comparisons" if count > 1 else ""
     say(f"Sign-flip test over {counted(gap['clusters'], gap['cluster'])}{over}; intervals are of single differences.")
 

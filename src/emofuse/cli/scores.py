@@ -52,7 +52,8 @@ def compare(
     one, two = _one_model(first, cluster), _one_model(second, cluster)
     notes = [f"{place}: {note}" for place, table in ((first, one), (second, two)) for note in table.notes]
     gaps = paired_difference(one, two)
-    over = {"cluster": gaps["ua"].cluster, "clusters": gaps["ua"].clusters}
+    gap = gaps[one.kind.decisive]
+    over = {"cluster": gap.cluster, "clusters": gap.clusters}
     values = {"first": first, "second": second, **over, **corrected([gaps])[0]}
     if as_json:
         show_json({**values, "notes": notes})
@@ -79,10 +80,16 @@ def _apart(first: str, second: str) -> tuple[str, str]:
 def fuse(
     tables: Annotated[list[str], typer.Argument(help="Score tables of one model each, or FILE:MODEL.")],
     out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet, .csv or .tsv).")],
-    rule: Annotated[str, typer.Option(help="mean, product, weights=W1,W2,... or tuned (out of fold).")] = "product",
+    rule: Annotated[
+        str | None,
+        typer.Option(
+            help="mean, product, weights=W1,W2,... or tuned (out of fold).",
+            show_default="product of posteriors, mean of values",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join the posteriors of score tables, also ones that another tool made."""
+    """Join the posteriors or values of score tables, also ones that another tool made."""
     from emofuse.scoring.fuse import fuse as fuse_scores
     from emofuse.scoring.result import describe
     from emofuse.scoring.table import check_ending, write_scores

@@ -1,9 +1,9 @@
-"""Late fusion: joining the posteriors of separately trained models."""
+"""Late fusion: joining the posteriors, or the predicted values, of separately trained models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
 from emofuse.scoring.calibrate import cooled, fit_temperature, logs_of
-from emofuse.scoring.metrics import answers, confusion, unweighted_accuracy
-from emofuse.scoring.table import ALL, NAMES, Scores, alike, over_seeds, show_apart
+from emofuse.scoring.kinds import CLASSES, Kind
+from emofuse.scoring.table import ALL, NAMES, Scores, alike, differing, over_seeds, show_apart
 
 Rule = Literal["mean", "product"]
 Array = NDArray[np.float64]
@@ -22,91 +22,99 @@ KEY = ["seed", "fold", "utterance"]
 
 
 def combine(
-    posteriors: Array,
+    outputs: Array,
     weights: Sequence[float] | Array,
     *,
     rule: Rule,
     temperatures: Sequence[float] | None = None,
     names: Sequence[str] = (),
 ) -> Array:
-    """Join posteriors of several models, `(models, rows, classes)` to `(rows, classes)`.
+    """Join the outputs of several models, `(models, rows, classes or values)` to `(rows, classes or values)`.
 
-    This is the only place where posteriors are joined: score tables, kept models and prediction all call it.
+    This is the only place where outputs are joined: score tables, kept models and prediction all call it.
 
     Args:
-        posteriors: Of each model.
+        outputs: Posteriors or values of each model.
         weights: Of each model, zero or more; their ratios count.
-        rule: `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1.
-        temperatures: What each model's posteriors are calibrated by before; None leaves them as they are.
+        rule: `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1, which
+            is for posteriors alone.
+        temperatures: What each model's posteriors are calibrated by before; None, or 1, leaves outputs as they are.
         names: Of the models, for errors.
 
     Raises:
-        ScoresError: A posterior is not finite.
+        ScoresError: An output is not finite.
 
     Example:
         >>> combine(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), [0.5, 0.5], rule="mean").round(3).tolist()
         [[0.6, 0.4]]
     """
-    finite = np.isfinite(posteriors).all(axis=(1, 2))
+    finite = np.isfinite(outputs).all(axis=(1, 2))
     if not finite.all():
         number = int(finite.argmin())
         raise ScoresError(
-            f"the posteriors of {names[number] if names else f'model {number + 1}'} are not finite numbers",
+            f"the outputs of {names[number] if names else f'model {number + 1}'} are not finite numbers",
             remedy="leave this model out, or train it again with a smaller learning rate",
         )
     if temperatures is not None:
-        posteriors = np.stack([cooled(one, value) for one, value in zip(posteriors, temperatures, strict=True)])
+        outputs = np.stack([cooled(one, value) for one, value in zip(outputs, temperatures, strict=True)])
     weight = np.asarray(weights, dtype=np.float64)
     if rule == "mean":
-        return np.asarray(np.tensordot(weight, posteriors, axes=1) / weight.sum())
-    logs = np.tensordot(weight / weight.sum(), logs_of(posteriors), axes=1)
+        return np.asarray(np.tensordot(weight, outputs, axes=1) / weight.sum())
+    logs = np.tensordot(weight / weight.sum(), logs_of(outputs), axes=1)
     raised = np.exp(logs - logs.max(-1, keepdims=True))
     return np.asarray(raised / raised.sum(-1, keepdims=True))
 
 
 @dataclass(frozen=True)
 class Joining:
-    """How the posteriors of an ensemble's members become one.
+    """How the outputs of an ensemble's members become one.
 
     Attributes:
-        rule: `mean` or `product`.
+        rule: `mean` or, of posteriors, `product`.
         weights: Of the members, in their order.
-        temperatures: What each one's posteriors are calibrated by before.
+        temperatures: What each one's posteriors are calibrated by before; all 1 for values.
     """
 
     rule: Rule
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
 
-    def __call__(self, posteriors: Array, *, names: Sequence[str] = ()) -> Array:
-        """Join posteriors of the members, `(members, rows, classes)`, as `combine` does."""
-        return combine(posteriors, self.weights, rule=self.rule, temperatures=self.temperatures, names=names)
+    def __call__(self, outputs: Array, *, names: Sequence[str] = ()) -> Array:
+        """Join outputs of the members, `(members, rows, classes or values)`, as `combine` does."""
+        return combine(outputs, self.weights, rule=self.rule, temperatures=self.temperatures, names=names)
 
 
 def fit_joining(
-    posteriors: Array, labels: NDArray[np.int64], *, rule: Rule, tuned: bool = False, calibrated: bool = False
+    outputs: Array, truth: Any, *, rule: Rule, tuned: bool = False, calibrated: bool = False, kind: Kind = CLASSES
 ) -> Joining:
-    """How to join models, from answers that must not be those that are reported (see `cross_fits`).
+    """How to join models, from outputs that must not be those that are reported (see `cross_fits`).
 
     Args:
-        posteriors: `(models, rows, classes)`, of utterances that no model has been trained on.
-        labels: Index of the true class, `(rows,)`.
-        rule: How posteriors are joined.
+        outputs: `(models, rows, classes or values)`, of utterances that no model has been trained on.
+        truth: Index of the true class `(rows,)`, or true values `(rows, values)`.
+        rule: How they are joined.
         tuned: Search weights; else all weigh alike.
         calibrated: Fit a temperature for each model; else they are left as they are.
+        kind: What the outputs are, as `Scores.kind` says.
+
+    Raises:
+        ScoresError: The rule is not for this kind of outputs, or they are no probabilities that could be calibrated.
 
     Example:
         >>> fit_joining(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
         Joining(rule='mean', weights=(0.5, 0.5), temperatures=(1.0, 1.0))
     """
-    models = len(posteriors)
+    check_rule(rule, kind=kind, where="rule")
+    if calibrated and not kind.calibrated:
+        raise ScoresError(f"{kind.noun} have no temperature", where="calibrate", remedy="set it to false")
+    models = len(outputs)
     temperatures = tuple([1.0] * models)
     if calibrated:
-        temperatures = tuple(fit_temperature(one, labels) for one in posteriors)
+        temperatures = tuple(fit_temperature(one, truth) for one in outputs)
     weights = tuple([1 / models] * models)
     if tuned:
-        cool = np.stack([cooled(one, value) for one, value in zip(posteriors, temperatures, strict=True)])
-        weights = search_weights(cool, labels, rule=rule)
+        cool = np.stack([cooled(one, value) for one, value in zip(outputs, temperatures, strict=True)])
+        weights = search_weights(cool, truth, rule=rule, kind=kind)
     return Joining(rule, weights, temperatures)
 
 
@@ -157,34 +165,40 @@ def simplex(models: int, steps: int) -> Iterator[tuple[float, ...]]:
         yield tuple(count / steps for count in counts)
 
 
-def search_weights(posteriors: Array, labels: NDArray[np.int64], *, rule: Rule) -> tuple[float, ...]:
-    """Weights with the best UA on the rows given, which must not be those that are reported.
+def search_weights(outputs: Array, truth: Any, *, rule: Rule, kind: Kind = CLASSES) -> tuple[float, ...]:
+    """Weights with the best UA, or CCC, on the rows given, which must not be those that are reported.
 
     Tried are equal weights and a grid. Of equally good weights those nearest to equal win, so that small sets do not
     pick extremes by chance; of those equally near, the first of the grid.
 
-    Args:
-        posteriors: `(models, rows, classes)`.
-        labels: Index of the true class, `(rows,)`.
-        rule: How posteriors are joined.
+    The arguments are those of `fit_joining`.
     """
-    models, _, classes = posteriors.shape
+    models = len(outputs)
     equal = tuple([1 / models] * models)
-    best, found = (-1.0, 0.0), equal
+    best, found = (-2.0, 0.0), equal
     for weights in (equal, *simplex(models, STEPS.get(models, 5))):
-        said = answers(combine(posteriors, weights, rule=rule))
-        ua = float(unweighted_accuracy(confusion(labels, said, classes=classes)))
-        rank = (round(ua, 9), -round(sum(weight * weight for weight in weights), 9))
+        reached = kind.metrics(truth, combine(outputs, weights, rule=rule))[kind.decisive]
+        rank = (round(reached, 9), -round(sum(weight * weight for weight in weights), 9))
         if rank > best:
             best, found = rank, weights
     return found
 
 
-def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | None]:
+def check_rule(rule: str, *, kind: Kind, where: str) -> None:
+    """Refuse a rule that is not for a kind of outputs.
+
+    Raises:
+        ScoresError: It is not.
+    """
+    if rule not in kind.rules:
+        raise ScoresError(f"{kind.noun} cannot be joined by {rule}", where=where, remedy="use mean, or weights of one")
+
+
+def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, tuple[float, ...] | None]:
     """Read `mean`, `product`, `weights=0.3,0.7` or `tuned` (weights None).
 
     Raises:
-        ScoresError: Another word, or a wrong number of weights.
+        ScoresError: Another word, a rule for another kind of outputs, or a wrong number of weights.
 
     Example:
         >>> parse_rule("weights=0.3,0.7", models=2)
@@ -192,6 +206,7 @@ def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | Non
     """
     even = tuple([1 / models] * models)
     if text in ("mean", "product"):
+        check_rule(text, kind=kind, where="--rule")
         return ("mean" if text == "mean" else "product"), even
     if text == "tuned":
         return "mean", None
@@ -210,7 +225,7 @@ def parse_rule(text: str, *, models: int) -> tuple[Rule, tuple[float, ...] | Non
     raise ScoresError(f"{text!r} is not a rule", where="--rule", remedy="use mean, product, tuned or weights=W1,W2,...")
 
 
-def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused") -> tuple[Scores, dict[str, Any]]:
+def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fused") -> tuple[Scores, dict[str, Any]]:
     """Join the score tables of several models, each of one model, into those of their late fusion.
 
     `tuned` learns the weights of each fold from the other folds' rows only, as `cross_fits` says.
@@ -218,26 +233,28 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
     Args:
         tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
             joined with every seed of the others, and one without folds takes those of the others.
-        rule: `mean`, `product`, `tuned`, or `weights=W1,W2,...` of a mean.
+        rule: `mean`, `product` (of posteriors alone), `tuned`, or `weights=W1,W2,...` of a mean; by default the product
+            of posteriors, and the mean of values.
         name: Name of the joined model.
 
     Returns:
         The joined scores, and what was done: the rule and its weights (a fold's own where tuned).
 
     Raises:
-        ScoresError: The tables do not score the same rows with the same labels, a posterior is not finite, or a fold
-            leaves `tuned` nothing to learn from.
+        ScoresError: The tables do not score the same rows with the same labels, an output is not finite, the rule is
+            not for values, or a fold leaves `tuned` nothing to learn from.
     """
     if len(tables) < 2:
         raise ScoresError("late fusion needs at least two tables", remedy="name two or more score tables")
-    kind, weights = parse_rule(rule, models=len(tables))
-    aligned, posteriors = _align(tables)
-    labels = aligned.labels()
+    aligned, outputs = _align(tables)
+    kind, truth = aligned.kind, aligned.truth()
+    rule = rule or kind.rules[0]
+    how_joined, weights = parse_rule(rule, models=len(tables), kind=kind)
     if weights is not None:
-        joined = combine(posteriors, weights, rule=kind, names=[table.models[0] for table in tables])
+        joined = combine(outputs, weights, rule=how_joined, names=[table.models[0] for table in tables])
         done: dict[str, Any] = {"rule": rule, "weights": list(weights)}
     else:
-        joined, chosen = np.empty(posteriors.shape[1:]), {}
+        joined, chosen = np.empty(outputs.shape[1:]), {}
         for fold, test, others in cross_fits(aligned):
             if not others.any():
                 raise ScoresError(
@@ -245,25 +262,23 @@ def fuse(tables: Sequence[Scores], *, rule: str = "product", name: str = "fused"
                     where="--rule tuned",
                     remedy="give a table with folds of different utterances, or use mean, product or weights=",
                 )
-            how = fit_joining(posteriors[:, others], labels[others], rule=kind, tuned=True)
-            chosen[fold], joined[test] = how.weights, how(posteriors[:, test])
+            how = fit_joining(outputs[:, others], truth[others], rule=how_joined, tuned=True, kind=kind)
+            chosen[fold], joined[test] = how.weights, how(outputs[:, test])
         done = {"rule": "tuned, out of fold", "weights": {fold: list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)
-    frame[list(aligned.classes)] = joined
-    return Scores(frame, aligned.classes, notes=aligned.notes), done
+    frame[list(aligned.names)] = joined
+    return replace(aligned, frame=frame), done
 
 
 def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
-    """Match rows; returns the first table's rows in order, and all posteriors `(models, rows, classes)`."""
+    """Match rows; returns the first table's rows in order, and all outputs `(models, rows, classes or values)`."""
     for table in tables:
         if len(table.models) > 1:
             raise ScoresError(
                 f"a table holds several models ({', '.join(table.models)})", remedy="pick one as FILE:MODEL"
             )
     tables = alike(tables)
-    classes = tables[0].classes
-    if any(set(table.classes) != set(classes) for table in tables):
-        raise ScoresError("the tables have different classes", remedy="give all tables the same class columns")
+    kind, columns = tables[0].kind, list(tables[0].names)
     whole = _with_folds(over_seeds([table.frame for table in tables]))
     frames = [frame.set_index(KEY).sort_index() for frame in whole]
     first = frames[0]
@@ -277,21 +292,21 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
                 f"tables 1 and {number} differ in {missing} rows of seed, fold and utterance{apart}",
                 remedy="score the same utterances in the same folds",
             )
-        if not (frame["label"] == first["label"]).all():
-            row = first.index[int((frame["label"] != first["label"]).to_numpy().argmax())]
+        if wrong := differing(first, frame, kind.true_columns(columns)):
+            ours, theirs = (one[wrong[0]].tolist()[wrong[1]] for one in (first, frame))
             raise ScoresError(
-                f"utterance {row[2]!r} is {first['label'].loc[row]!r} in table 1 and {frame['label'].loc[row]!r} "
-                f"in table {number}",
+                f"utterance {first.index[wrong[1]][2]!r} is {ours!r} in table 1 and {theirs!r} in table {number}",
                 remedy="use the same labels in all tables",
             )
         for column in ("speaker", "session", "dialogue"):
             if column not in first.columns and column in frame.columns:
                 first[column] = frame[column]
-    posteriors = np.stack([frame[list(classes)].to_numpy(dtype=np.float64) for frame in frames])
+    outputs = np.stack([frame[columns].to_numpy(dtype=np.float64) for frame in frames])
     rows = first.reset_index()
     names = [column for column in NAMES if column in rows.columns]
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    return Scores(rows[[*names, *classes]], classes, notes=tuple(notes)), posteriors
+    rows = rows[[*names, *kind.number_columns(columns)]]
+    return Scores(rows, tuple(columns), notes=tuple(notes), kind=kind), outputs
 
 
 def _with_folds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -5,22 +5,26 @@ differ by chance only, every pattern of flips is as likely as what was seen (Fis
 the differences that this test does not reject (Hartigan 1969), so the two never contradict each other. One model's
 interval is Student's t over clusters, with the variance of the jackknife.
 
-All of it rests on what each cluster adds to a metric. For WA and UA this is exact, as the counts of classes are given;
-macro-F1 is linearised at its value.
+All of it rests on what each cluster adds to a metric. For WA, UA and MAE this is exact, as the counts of classes or
+rows are given. Macro-F1, Pearson's r and CCC are no sums over clusters: they are linearised, each cluster adding the sum
+of its rows' influence (Hampel 1974). To first order the metric is their sum, so that their signs may be flipped too
+(Canay, Romano and Shaikh, Econometrica 2017).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
+from emofuse.scoring.kinds import CLASSES, SHARE, Additive, Kind
 from emofuse.scoring.metrics import confusion
-from emofuse.scoring.table import CLUSTERS, Scores, alike, over_seeds, show_apart
+from emofuse.scoring.table import CLUSTERS, Scores, alike, differing, over_seeds, show_apart
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -35,6 +39,8 @@ FEWEST = 6
 """Fewest clusters over which a two-sided test can reject at 5 %: of five, two of 32 flips are 6.3 %."""
 
 TOO_FEW = "too few clusters to tell"
+
+_EDGE = 1e-12
 
 _RANK = {name: place for place, name in enumerate(CLUSTERS)}
 
@@ -70,10 +76,10 @@ class Difference:
 
 
 def intervals(scores: Scores) -> dict[str, Estimate]:
-    """WA, UA and macro-F1 of one model's scores: pooled, averaged over seeds, with 95 % intervals over clusters.
+    """The metrics of one model's scores: pooled, averaged over seeds, with 95 % intervals over clusters.
 
-    Student's t on the scale of log odds. Where a model is always right, or always wrong, clusters that differ from
-    that are as likely as their number allows.
+    Student's t on the scale of log odds (WA, UA, macro-F1), of Fisher's z (r, CCC) or of logarithms (MAE). Where a
+    model is always right, or always wrong, clusters that differ from that are as likely as their number allows.
 
     Example:
         >>> frame = pd.DataFrame({"utterance": list("abcd"), "speaker": list("1122"), "label": list("xyxy"),
@@ -83,15 +89,14 @@ def intervals(scores: Scores) -> dict[str, Estimate]:
         Estimate(value=1.0, low=0.15811388300841897, high=1.0)
     """
     seeds, clusters = (_numbers(scores, column) for column in ("seed", scores.cluster))
-    return estimates(scores.labels(), scores.answers(), seeds=seeds, clusters=clusters)
+    return estimates(scores.truth(), scores.outputs(), seeds=seeds, clusters=clusters, kind=scores.kind)
 
 
-def estimates(labels: Numbers, answers: Array, *, seeds: Numbers, clusters: Numbers) -> dict[str, Estimate]:
-    """The same of arrays, by row: class, parts of the answer `(rows, classes)`, numbers of seed and cluster."""
-    return {
-        name: _interval(one.value, _sums(one.influence, clusters), _sums(one.weight, clusters), alone=one.influence)
-        for name, one in _additive(labels, answers, seeds).items()
-    }
+def estimates(
+    truth: Any, outputs: Array, *, seeds: Numbers, clusters: Numbers, kind: Kind = CLASSES
+) -> dict[str, Estimate]:
+    """The same of arrays, by row: truth and outputs as a kind of score table has them, numbers of seed and cluster."""
+    return {name: _interval(one, clusters) for name, one in kind.additive(truth, outputs, seeds).items()}
 
 
 def paired_difference(first: Scores, second: Scores) -> dict[str, Difference]:
@@ -101,23 +106,24 @@ def paired_difference(first: Scores, second: Scores) -> dict[str, Difference]:
 
     Raises:
         ScoresError: The two tables do not score the same utterances, in every seed and equally often, with the same
-            labels and classes.
+            truth and the same classes or values.
     """
     one, two, cluster = _matched(first, second)
     seeds, clusters = (_numbers(one, column) for column in ("seed", cluster))
-    found = differences(one.labels(), one.answers(), two.answers(), seeds=seeds, clusters=clusters)
+    found = differences(one.truth(), one.outputs(), two.outputs(), seeds=seeds, clusters=clusters, kind=one.kind)
     return {name: replace(gap, cluster=cluster) for name, gap in found.items()}
 
 
 def differences(
-    labels: Numbers, first: Array, second: Array, *, seeds: Numbers, clusters: Numbers
+    truth: Any, first: Array, second: Array, *, seeds: Numbers, clusters: Numbers, kind: Kind = CLASSES
 ) -> dict[str, Difference]:
-    """The same of arrays, by row: class, parts of both answers `(rows, classes)`, number of seed and of cluster."""
-    ours, theirs = (_additive(labels, answers, seeds) for answers in (first, second))
+    """The same of arrays, by row: truth and the outputs of both, number of seed and of cluster."""
+    ours, theirs = (kind.additive(truth, outputs, seeds) for outputs in (first, second))
     weights = np.stack([_sums(one.weight, clusters) for one in ours.values()], axis=1)
-    gains = np.stack([_sums(ours[name].gain - theirs[name].gain, clusters) for name in ours], axis=1)
+    changes = kind.gains(truth, first, second, seeds)
+    gains = np.stack([_sums(changes[name], clusters) for name in ours], axis=1)
     values = np.array([ours[name].value - theirs[name].value for name in ours])
-    # The gain of a metric that is not additive is its influence, which sums to zero: the rest goes by weight.
+    # The gains of a metric that is no sum over rows do not quite sum to the difference: the rest goes by weight.
     tested = _flip_test(gains + (values - gains.sum(0)) * weights, weights)
     return {
         name: Difference(round(float(value), 15), low, high, p, "cluster", len(weights))
@@ -154,57 +160,6 @@ def pooled_confusion(scores: Scores) -> Array:
     return confusion(scores.labels(), scores.answers(), classes=len(scores.classes))
 
 
-@dataclass(frozen=True)
-class _Additive:
-    """What each row adds to a metric.
-
-    Attributes:
-        value: The metric.
-        gain: What the row adds to it, given how many rows each class has; of macro-F1 its influence.
-        influence: How much the metric changes with the row, summing to zero.
-        weight: How much the row counts, summing to one.
-    """
-
-    value: float
-    gain: Array
-    influence: Array
-    weight: Array
-
-
-def _additive(labels: Numbers, answers: Array, seed: Numbers) -> Mapping[str, _Additive]:
-    """Every metric by rows, averaged over seeds."""
-    classes = answers.shape[1]
-    seeds, cell = int(seed.max()) + 1, seed * classes + labels
-    hit = answers[np.arange(len(labels)), labels]
-
-    def table(values: Array | None = None) -> Array:
-        return np.bincount(cell, values, minlength=seeds * classes).reshape(seeds, classes).astype(np.float64)
-
-    truth, hits = table(), table(hit)
-    told = np.stack([np.bincount(seed, column, minlength=seeds) for column in answers.T], axis=1)
-    occurring = (truth > 0).sum(1)
-    recalls = hits / np.maximum(truth, 1)
-    by_row = 1 / (truth.sum(1)[seed] * seeds)
-    by_class = 1 / (truth.ravel()[cell] * occurring[seed] * seeds)
-    scale = np.where(truth > 0, 1 / np.maximum(truth + told, 1), 0) / (occurring[:, None] * seeds)
-    f1 = 2 * hits / np.maximum(truth + told, 1)
-    wrong = (f1 * scale)[seed]
-    change = (2 * hit - f1.ravel()[cell]) * scale.ravel()[cell] - np.einsum("rc,rc->r", wrong, answers)
-    accuracy = hits.sum(1) / truth.sum(1)
-    return {
-        "wa": _Additive(float(accuracy.mean()), hit * by_row, (hit - accuracy[seed]) * by_row, by_row),
-        "ua": _Additive(
-            float((recalls.sum(1) / occurring).mean()),
-            hit * by_class,
-            (hit - recalls.ravel()[cell]) * by_class,
-            by_class,
-        ),
-        "macro_f1": _Additive(
-            float((np.where(truth > 0, f1, 0).sum(1) / occurring).mean()), change, change, by_class
-        ),
-    }  # fmt: skip
-
-
 def _numbers(scores: Scores, column: str) -> Numbers:
     """The number of each row's value, in the order of rows."""
     return np.asarray(pd.factorize(scores.frame[column])[0], dtype=np.int64)
@@ -214,33 +169,35 @@ def _sums(values: Array, clusters: Numbers) -> Array:
     return np.bincount(clusters, values).astype(np.float64)
 
 
-def _interval(value: float, influence: Array, weight: Array, *, alone: Array) -> Estimate:
-    """Student's t on log odds, with the jackknife's variance of a ratio.
+def _interval(metric: Additive, clusters: Numbers) -> Estimate:
+    """Student's t on the metric's scale, with the jackknife's variance of a ratio.
 
-    Args:
-        value: The metric.
-        influence: By cluster.
-        weight: By cluster.
-        alone: Influence by row. Where clusters are very few, and so may be alike by chance, no interval is narrower
-            than that of rows that are independent.
+    Where clusters are very few, and so may be alike by chance, no interval is narrower than that of rows that are
+    independent.
     """
-    from scipy.special import expit, logit, ndtri, stdtrit
+    from scipy.special import ndtri, stdtrit
 
-    count = len(influence)
-    if min(value, 1 - value) < 1e-12:
+    value, scale = metric.value, metric.scale
+    influence, weight = _sums(metric.influence, clusters), _sums(metric.weight, clusters)
+    count, highest = len(influence), metric.most if scale.high is None else scale.high
+    if scale is SHARE and min(value, 1 - value) < _EDGE:
         bound = (LEVEL / 2) ** (1 / count)
         return Estimate(0.0, 0.0, 1 - bound) if value < 0.5 else Estimate(1.0, bound, 1.0)
     if count < 2:
-        return Estimate(value, 0.0, 1.0)
+        return Estimate(value, scale.low, highest)
+    if min(value - scale.low, highest - value) < _EDGE * max(1.0, highest):
+        # Every row is the same distance from the truth, so that nothing is known of how clusters differ.
+        return Estimate(value, value, value)
     error = np.sqrt((count - 1) / count * np.sum((influence / (1 - weight)) ** 2))
     # Clusters of unequal size count like fewer of equal size.
     freedom = max(1.0, 1 / float(np.sum(weight**2)) - 1)
     half = stdtrit(freedom, 1 - LEVEL / 2) * error
     if count < FEWEST:
-        half = max(half, ndtri(1 - LEVEL / 2) * np.sqrt(np.sum(alone**2)))
-    half /= value * (1 - value)
-    low, high = expit(logit(value) - half), expit(logit(value) + half)
-    return Estimate(value, min(value, float(low)), max(value, float(high)))
+        half = max(half, ndtri(1 - LEVEL / 2) * np.sqrt(np.sum(metric.influence**2)))
+    half *= scale.slope(value)
+    with np.errstate(over="ignore"):
+        low, high = scale.back(scale.to(value) - half), scale.back(scale.to(value) + half)
+    return Estimate(value, min(value, low), max(value, high))
 
 
 def _flip_test(gains: Array, weights: Array) -> list[tuple[float | None, float | None, float]]:
@@ -299,9 +256,6 @@ def _normal(gain: Array, weight: Array) -> tuple[float, float, float]:
 def _matched(first: Scores, second: Scores) -> tuple[Scores, Scores, str]:
     """Two tables row by row, with the column of clusters."""
     first, second = alike([first, second])
-    if set(first.classes) != set(second.classes):
-        apart = show_apart(sorted(set(first.classes) - set(second.classes)), set(second.classes))
-        raise ScoresError(f"the two tables have different classes{apart}", remedy="compare models of the same classes")
     order = ["seed", "utterance"]
     one, two = (
         frame.sort_values([*order, "fold"], ignore_index=True) for frame in over_seeds([first.frame, second.frame])
@@ -317,14 +271,14 @@ def _matched(first: Scores, second: Scores) -> tuple[Scores, Scores, str]:
             f"{int(missing.abs().sum())} rows are in one table only, such as utterance {name!r} of seed {seed}{apart}",
             remedy="score the same utterances in every seed of both models",
         )
-    wrong = one["label"].ne(two["label"])
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
+    if wrong := differing(one, two, first.kind.true_columns(first.names)):
+        column, row = wrong
+        ours, theirs = (frame[column].tolist()[row] for frame in (one, two))
         raise ScoresError(
-            f"utterance {one['utterance'][row]!r} has two labels, {one['label'][row]!r} and {two['label'][row]!r}",
+            f"utterance {one['utterance'][row]!r} has two labels, {ours!r} and {theirs!r}",
             remedy="use the same labels in both tables",
         )
     # Clusters come from whichever table names speakers, so that a foreign table without them can be compared.
     known, cluster = min(((one, first.cluster), (two, second.cluster)), key=lambda pair: _RANK.get(pair[1], -1))
     one = one.assign(**{cluster: known[cluster]})
-    return Scores(one, first.classes), Scores(two, first.classes), cluster
+    return replace(first, frame=one), replace(first, frame=two), cluster

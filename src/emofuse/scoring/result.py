@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Any
 
@@ -19,9 +18,7 @@ from emofuse.scoring.inference import (
     holm,
     intervals,
     paired_difference,
-    pooled_confusion,
 )
-from emofuse.scoring.metrics import METRICS, confusion, expected_calibration_error, recall
 from emofuse.scoring.table import NAMES, Scores
 from emofuse.settings import fingerprint
 
@@ -75,7 +72,7 @@ def compare(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[dict[str, 
 def corrected(differences: Sequence[Mapping[str, Difference]]) -> list[dict[str, Any]]:
     """Differences as plain values, with Holm's correction over all of each metric and what they say in words."""
     entries: list[dict[str, Any]] = [{} for _ in differences]
-    for name in METRICS:
+    for name in differences[0] if differences else ():
         gaps = [found[name] for found in differences]
         for entry, gap, p in zip(entries, gaps, holm([gap.p for gap in gaps]), strict=True):
             entry[name] = {**asdict(gap), "holm": p, "reading": reading(gap.value, p, gap.clusters)}
@@ -100,10 +97,12 @@ def evaluate(scores: Scores) -> dict[str, Any]:
     """Every figure of every model in a table.
 
     Returns:
-        One entry a model: `wa`, `ua` and `macro_f1`, each with `value`, `low` and `high` (pooled, averaged over
-        seeds, 95 % by Student's t over clusters); `fold_mean` and `seed_sd` of the same; `ece`; `recall` by class;
-        `confusion` (true classes in rows); `ties`, the rows whose most probable classes are several, each of which
-        counts in equal parts; and how many utterances, seeds, folds and clusters it rests on.
+        One entry a model: each metric (`wa`, `ua` and `macro_f1` of classes; `ccc`, `pearson` and `mae` of values,
+        means over them) with `value`, `low` and `high` (pooled, averaged over seeds, 95 % by Student's t over
+        clusters); `fold_mean` and `seed_sd` of the same. Of classes also `ece`; `recall` by class; `confusion` (true
+        classes in rows); and `ties`, the rows whose most probable classes are several, each of which counts in equal
+        parts. Of values also `dimensions`, the metrics of each. And how many utterances, seeds, folds and clusters it
+        rests on.
 
     Example:
         >>> import pandas as pd
@@ -129,7 +128,7 @@ def evaluate_parts(scores: Scores, parts: Mapping[str, str]) -> dict[str, Any]:
     names = sorted(part.dropna().unique())
     if len(names) < 2:
         return {}
-    return {name: evaluate(Scores(scores.frame[part == name], scores.classes)) for name in names}
+    return {name: evaluate(replace(scores, frame=scores.frame[part == name])) for name in names}
 
 
 def describe(scores: Scores) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def describe(scores: Scores) -> dict[str, Any]:
         "models": evaluate(scores),
         "protocol": {
             "fingerprint": tested_fingerprint(scores),
-            "classes": list(scores.classes),
+            scores.kind.noun: list(scores.names),
             "folds": int(frame["fold"].nunique()),
             "utterances": int(frame["utterance"].nunique()),
         },
@@ -153,35 +152,31 @@ def describe(scores: Scores) -> dict[str, Any]:
 
 def tested_fingerprint(scores: Scores) -> str:
     """Changes whenever a fold tests other utterances, or a label differs; the same for every model and seed."""
-    rows = scores.frame[["fold", "utterance", "label"]].drop_duplicates().sort_values(["fold", "utterance"])
+    columns = ["fold", "utterance", *scores.kind.true_columns(scores.names)]
+    rows = scores.frame[columns].drop_duplicates().sort_values(["fold", "utterance"])
     return fingerprint(rows.to_numpy(dtype=str).tolist())
 
 
 def _evaluate_one(scores: Scores) -> dict[str, Any]:
-    frame, classes = scores.frame, len(scores.classes)
-    labels, posteriors, answers = scores.labels(), scores.posteriors(), scores.answers()
+    frame, truth, outputs = scores.frame, scores.truth(), scores.outputs()
 
-    def by(columns: list[str]) -> list[Any]:
+    def by(columns: list[str]) -> list[dict[str, float]]:
         groups = frame.groupby(columns, sort=True).indices.values()
-        return [confusion(labels[rows], answers[rows], classes=classes) for rows in groups]
+        return [scores.kind.metrics(truth[rows], outputs[rows]) for rows in groups]
 
     seeds, units = by(["seed"]), by(["seed", "fold"])
-    matrix = pooled_confusion(scores)
     entry: dict[str, Any] = {name: asdict(estimate) for name, estimate in intervals(scores).items()}
-    entry["fold_mean"] = {name: float(np.mean([f(unit) for unit in units])) for name, f in METRICS.items()}
+    entry["fold_mean"] = {name: float(np.mean([unit[name] for unit in units])) for name in units[0]}
     entry["seed_sd"] = {
-        name: float(np.std([f(seed) for seed in seeds], ddof=1)) if len(seeds) > 1 else None
-        for name, f in METRICS.items()
+        name: float(np.std([seed[name] for seed in seeds], ddof=1)) if len(seeds) > 1 else None for name in seeds[0]
     }
-    entry["ece"] = expected_calibration_error(posteriors, labels)
-    recalls = recall(matrix)
-    entry["recall"] = {
-        name: None if math.isnan(value) else float(value) for name, value in zip(scores.classes, recalls, strict=True)
-    }
-    entry["confusion"] = [[int(cell) if cell == int(cell) else float(cell) for cell in row] for row in matrix.round(6)]
-    entry["ties"] = int(np.count_nonzero(answers.max(1) < 1))
+    entry |= scores.kind.details(truth, outputs, scores.names)
+    if scores.values:
+        entry["dimensions"] = {
+            name: {key: asdict(one) for key, one in intervals(scores.only(name)).items()} for name in scores.values
+        }
     entry["rows"] = len(frame)
-    entry["classes"] = list(scores.classes)
+    entry[scores.kind.noun] = list(scores.names)
     entry["utterances"] = int(frame["utterance"].nunique())
     entry["seeds"] = sorted(int(seed) for seed in frame["seed"].unique())
     entry["folds"] = int(frame["fold"].nunique())

@@ -1,4 +1,4 @@
-"""The score table: one row per model, seed, fold and utterance, with one posterior a class."""
+"""The score table: one row per model, seed, fold and utterance, with a posterior a class or a number a value."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from emofuse.delimited import WINDOWS, decoded, separator_of
 from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
 from emofuse.files import written_whole
-from emofuse.inputs import nearest, short
+from emofuse.inputs import nearest
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
+from emofuse.scoring.kinds import CLASSES, TRUE, Kind, check_names, kind_of, listed, refuse
 from emofuse.scoring.metrics import answers
 
 NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "dialogue")
 """Columns of a score table that are not classes. Every other column that holds numbers, or has the name of a label,
-is a class."""
+is a class. A table of values has columns `label.NAME` and `NAME` in place of `label` and classes, and any others are
+left out."""
 
 ROW = ["model", "seed", "fold", "utterance"]
 """What tells a row from every other."""
 
 ALL = "all"
 """Fold of a table that has none."""
-
-SUM_TOLERANCE = 1e-3
 
 CLUSTERS = ("speaker", "dialogue", "utterance")
 """What results are clustered by, the first that is known of every row."""
@@ -50,17 +50,30 @@ class Scores:
     """A checked score table.
 
     Attributes:
-        frame: Columns `model`, `seed`, `fold`, `utterance`, `label`, those of `speaker`, `session` and
-            `dialogue` that are known, that of `by`, then one column a class.
-        classes: Names of the classes, in column order.
+        frame: Columns `model`, `seed`, `fold`, `utterance`, `label` (of classes), those of `speaker`, `session` and
+            `dialogue` that are known, that of `by`, then one column a class; or, of values, `label.NAME` of each and
+            one column a value.
+        names: Of the classes or values, in column order.
         by: The column to cluster by, where one was asked for.
         notes: What was taken for what when the table was read.
+        kind: Whether it holds classes or values.
     """
 
     frame: pd.DataFrame
-    classes: tuple[str, ...]
+    names: tuple[str, ...]
     by: str | None = None
     notes: tuple[str, ...] = ()
+    kind: Kind = CLASSES
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in column order; none where the table holds values."""
+        return self.names if self.kind is CLASSES else ()
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the values, in column order; none where the table holds classes."""
+        return () if self.kind is CLASSES else self.names
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -93,9 +106,28 @@ class Scores:
             raise ScoresError(f"no model is called {model!r}", remedy=nearest(model, self.models))
         return replace(self, frame=rows.reset_index(drop=True))
 
+    def only(self, name: str) -> Scores:
+        """The same of one value alone."""
+        kept = set(self.kind.number_columns([name]))
+        dropped = [column for column in self.kind.number_columns(self.names) if column not in kept]
+        return replace(self, frame=self.frame.drop(columns=dropped), names=(name,))
+
+    def outputs(self) -> NDArray[np.float64]:
+        """Posteriors `(rows, classes)`, or predicted values `(rows, values)`."""
+        return self.frame[list(self.names)].to_numpy(dtype=np.float64)
+
+    def truth(self) -> Any:
+        """Index of each row's class `(rows,)`, or its true values `(rows, values)`."""
+        return self.kind.truth(self.frame, self.names)
+
     def posteriors(self) -> NDArray[np.float64]:
-        """Posteriors, `(rows, classes)`."""
-        return self.frame[list(self.classes)].to_numpy(dtype=np.float64)
+        """Posteriors, `(rows, classes)`.
+
+        Raises:
+            ScoresError: The table holds values.
+        """
+        self._check_classes()
+        return self.outputs()
 
     def answers(self) -> NDArray[np.float64]:
         """How much of each row's answer each class is, `(rows, classes)`: one, or 1/k of each of k that tie.
@@ -108,9 +140,16 @@ class Scores:
         return answers(self.posteriors())
 
     def labels(self) -> NDArray[np.int64]:
-        """Index of each row's label among the classes, `(rows,)`."""
-        index = {name: number for number, name in enumerate(self.classes)}
-        return np.asarray(self.frame["label"].map(index), dtype=np.int64)
+        """Index of each row's label among the classes, `(rows,)`; errors are those of `posteriors`."""
+        self._check_classes()
+        return np.asarray(self.truth(), dtype=np.int64)
+
+    def _check_classes(self) -> None:
+        if self.kind is not CLASSES:
+            raise ScoresError(
+                f"the table holds values ({listed(self.names)}), not posteriors of classes",
+                remedy="give a table of a model that predicts classes",
+            )
 
 
 def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model", by: str | None = None) -> Scores:
@@ -120,81 +159,58 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
     where they differ by case. The table's notes say so.
 
     Args:
-        frame: At least `utterance`, `label` and one column of posteriors a class.
+        frame: At least `utterance`, `label` and one column of posteriors a class; or `utterance` and, for every value,
+            the truth in `label.NAME` and the prediction in `NAME`.
         source: Where the table comes from, for error messages.
         model: Name for rows that carry none.
         by: A column to cluster by, of whatever name, in place of the speaker.
 
     Raises:
-        ScoresError: A column is missing, a posterior is impossible, or a row comes twice; row and column named.
+        ScoresError: A column is missing, a posterior or value is impossible, or a row comes twice; row and column
+            named.
 
     Example:
         >>> frame = pd.DataFrame({"utterance": ["a"], "label": ["sad"], "happy": [0.1], "sad": [0.9]})
         >>> make_scores(frame, source="example").classes
         ('happy', 'sad')
+        >>> frame = pd.DataFrame({"utterance": ["a"], "label.valence": [2.5], "valence": [3.1]})
+        >>> make_scores(frame, source="example").outputs().tolist()
+        [[3.1]]
     """
     frame = frame.set_axis(_columns([str(name) for name in frame.columns]), axis=1).reset_index(drop=True)
     by = None if by is None else _column(by, frame.columns)
-    for name in ("utterance", "label", *([] if by is None else [by])):
+    kind = kind_of(frame.columns)
+    truth = [name for name in ("label",) if name in kind.true_columns(())]
+    for name in ("utterance", *truth, *([] if by is None else [by])):
         if name not in frame.columns:
-            there = f"add it; there are {_listed(frame.columns)}"
+            there = f"add it; there are {listed(frame.columns)}"
             remedy = nearest(name, frame.columns) if name == by else there
             raise ScoresError(f"column {name!r} is missing", where=source, remedy=remedy)
     if frame.empty:
         raise ScoresError("the table has no rows", where=source, remedy="check how it was written")
     texts = [*NAMES, *([by] if by is not None and by not in NAMES else [])]
-    labels = {key(str(name)) for name in frame["label"].dropna().unique()}
-    classes = tuple(
-        name
-        for name in frame.columns
-        if name and name not in texts and (key(name) in labels or _holds_posteriors(frame[name]))
-    )
-    if len(classes) < 2:
-        raise ScoresError(
-            "there are fewer than two columns of posteriors", where=source, remedy="add one column of numbers a class"
-        )
-    often = Counter(map(key, classes))
-    if several := [name for name in classes if often[key(name)] > 1]:
-        raise ScoresError(f"the columns {_listed(several)} are one name", where=source, remedy="keep one of them")
+    names = kind.names(frame, texts, source)
+    check_names(names, source)
     defaults: dict[str, object] = {"model": model, "seed": 0, "fold": ALL}
     columns: dict[str, pd.Series[Any]] = {}
     notes: list[str] = []
     for name in texts:
         if name in frame.columns:
-            columns[name], said = _tidied(frame[name], name, classes)
+            columns[name], said = _tidied(frame[name], name, names)
             notes += said
         elif name in defaults:
             columns[name] = pd.Series([str(defaults[name])] * len(frame), dtype="object")
-    for name in ("model", "seed", "fold", "utterance", "label", *([] if by is None else [by])):
-        _refuse(columns[name].isna().to_numpy(), name, "empty", source, "fill it in")
+    for name in ("model", "seed", "fold", "utterance", *truth, *([] if by is None else [by])):
+        refuse(columns[name].isna().to_numpy(), name, "empty", source, "fill it in")
     seeds = pd.to_numeric(columns["seed"], errors="coerce")
     whole = np.isfinite(seeds.to_numpy(dtype=np.float64)) & (np.abs(seeds) < 2**53) & (seeds % 1 == 0)
-    _refuse((~whole).to_numpy(), "seed", "not a whole number", source, "number the seeds")
+    refuse((~whole).to_numpy(), "seed", "not a whole number", source, "number the seeds")
     columns["seed"] = seeds.astype("int64")
-    _refuse(
-        ~columns["label"].isin(classes).to_numpy(),
-        "label",
-        f"not one of the classes {', '.join(classes)}",
-        source,
-        "give every label its own column of posteriors",
-    )
-    for name in classes:
-        values = _numbers(frame[name])
-        bad = ~((values >= -SUM_TOLERANCE) & (values <= 1 + SUM_TOLERANCE))
-        _refuse(
-            bad,
-            name,
-            "not a probability",
-            source,
-            "write posteriors between 0 and 1, such as a softmax gives, and leave out columns that are no class",
-        )
-        columns[name] = pd.Series(values.clip(0, 1), dtype="float64")
+    columns |= kind.checked(frame, columns, names, source)
     table = pd.DataFrame(columns)
-    off = np.abs(table[list(classes)].sum(axis=1).to_numpy() - 1) > SUM_TOLERANCE * len(classes)
-    _refuse(off, " + ".join(classes), "not 1 in sum", source, "normalise the posteriors of each row")
     twice = table.duplicated(ROW).to_numpy()
-    _refuse(twice, "utterance", "there twice for its model, seed and fold", source, "keep one row of each")
-    found = Scores(table, classes, by)
+    refuse(twice, "utterance", "there twice for its model, seed and fold", source, "keep one row of each")
+    found = Scores(table, names, by, kind=kind)
     for name in CLUSTERS[:-1]:
         count = int(table[name].isna().sum()) if name in table.columns else 0
         if 0 < count < len(table) and found.cluster != name:
@@ -208,6 +224,7 @@ def _columns(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
         right = key(name) if key(name) in NAMES else tidy(name)
+        right = TRUE + right[len(TRUE) :] if key(name).startswith(TRUE) else right
         found.append(name if right != name and right in names else right)
     return found
 
@@ -230,32 +247,6 @@ def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tupl
         return texts, notes
     texts = texts.map(lambda text: spelling.get(text, text), na_action="ignore")
     return texts.where(known & (texts != ""), None), notes
-
-
-def _holds_posteriors(column: pd.Series[Any]) -> bool:
-    if pd.api.types.is_bool_dtype(column):
-        return False
-    if pd.api.types.is_numeric_dtype(column):
-        return bool(column.notna().any())
-    values = _numbers(column.dropna().iloc[:100])
-    return bool(len(values) and ((values >= 0) & (values <= 1)).all())
-
-
-def _numbers(column: pd.Series[Any]) -> NDArray[np.float64]:
-    """Numbers, also such as are written with a decimal comma; NaN for what is none."""
-    if not pd.api.types.is_numeric_dtype(column):
-        column = column.map(lambda value: value.strip().replace(",", ".") if isinstance(value, str) else value)
-    return np.asarray(pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _listed(names: Collection[str], most: int = 12) -> str:
-    shown = ", ".join(repr(short(name)) for name in list(names)[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _refuse(bad: NDArray[np.bool_], column: str, what: str, source: str | Path, remedy: str) -> None:
-    if bad.any():
-        raise ScoresError(f"row {int(bad.argmax()) + 1}, column {column!r} is {what}", where=source, remedy=remedy)
 
 
 _UNREADABLE = (
@@ -362,7 +353,7 @@ def write_scores(scores: Scores, path: Path) -> None:
             return
         frame = scores.frame.rename(columns=to_cell)
         for name in scores.frame.columns:
-            if name != "seed" and name not in scores.classes:
+            if name != "seed" and name not in scores.kind.number_columns(scores.names):
                 frame[to_cell(name)] = scores.frame[name].map(to_cell, na_action="ignore")
         frame.to_csv(part, index=False, sep="\t" if path.suffix.lower() == ".tsv" else ",")
 
@@ -382,17 +373,44 @@ def check_ending(path: Path) -> None:
 
 
 def alike(tables: Sequence[Scores]) -> list[Scores]:
-    """Tables whose classes and labels are spelt as the first spells them."""
-    spelling = {key(name): name for name in tables[0].classes}
-    found = [tables[0]]
+    """Tables whose classes or values are spelt as the first spells them.
+
+    Raises:
+        ScoresError: One holds classes and another values, or not the same ones.
+    """
+    first = tables[0]
+    spelling = {key(name): name for name in first.names}
+    found = [first]
     for table in tables[1:]:
-        others = {name: spelling[key(name)] for name in table.classes if spelling.get(key(name), name) != name}
+        if table.kind is not first.kind:
+            raise ScoresError(
+                f"one table holds {first.kind.noun} and another {table.kind.noun}",
+                remedy="give tables of one kind",
+            )
+        others = {name: spelling[key(name)] for name in table.names if spelling.get(key(name), name) != name}
         if others:
-            frame = table.frame.rename(columns=others)
-            frame["label"] = frame["label"].replace(others)
-            table = replace(table, frame=frame, classes=tuple(others.get(name, name) for name in table.classes))
+            names = tuple(others.get(name, name) for name in table.names)
+            table = replace(table, frame=table.kind.renamed(table.frame, others), names=names)
+        if set(table.names) != set(first.names):
+            raise ScoresError(
+                f"the tables have different {first.kind.noun}: {', '.join(first.names)}, and {', '.join(table.names)}",
+                remedy=f"give all tables the same columns of {first.kind.noun}",
+            )
         found.append(table)
     return found
+
+
+def differing(one: pd.DataFrame, two: pd.DataFrame, columns: Sequence[str]) -> tuple[str, int] | None:
+    """The first of some columns, and the first row of it, in which two tables differ; None where none does."""
+    for column in columns:
+        ours, theirs = one[column], two[column]
+        if pd.api.types.is_numeric_dtype(ours):
+            bad = ~np.isclose(ours.to_numpy(), theirs.to_numpy(), rtol=1e-6, atol=1e-9)
+        else:
+            bad = ours.to_numpy() != theirs.to_numpy()
+        if bad.any():
+            return column, int(bad.argmax())
+    return None
 
 
 def show_apart(names: Collection[str], others: Collection[str]) -> str:
@@ -424,16 +442,9 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
     """Put tables of several models, folds or seeds below one another.
 
     Raises:
-        ScoresError: Their classes differ, or they score an utterance twice by one model, seed and fold.
+        ScoresError: Their classes or values differ, or they score an utterance twice by one model, seed and fold.
     """
     tables = alike(tables)
-    first = tables[0].classes
-    for table in tables[1:]:
-        if set(table.classes) != set(first):
-            raise ScoresError(
-                f"the classes {', '.join(table.classes)} are not {', '.join(first)}",
-                remedy="give all tables the same class columns",
-            )
     frame = pd.concat([table.frame for table in tables], ignore_index=True)
     twice = frame.duplicated(ROW).to_numpy()
     if twice.any():
@@ -443,7 +454,7 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
             remedy="give tables of different models, seeds or folds",
         )
     notes = dict.fromkeys(note for table in tables for note in table.notes)
-    return Scores(frame, first, tables[0].by, tuple(notes))
+    return replace(tables[0], frame=frame, notes=tuple(notes))
 
 
 def over_seeds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -6,8 +6,8 @@ the differences that this test does not reject (Hartigan 1969), so the two never
 interval is Student's t over clusters, with the variance of the jackknife.
 
 All of it rests on what each cluster adds to a metric. For WA, UA and MAE this is exact, as the counts of classes or
-rows are given. Macro-F1, Pearson's r and CCC are no sums over clusters: they are linearised, each cluster adding the sum
-of its rows' influence (Hampel 1974). To first order the metric is their sum, so that their signs may be flipped too
+rows are given. Macro-F1, Pearson's r and CCC are no sums over clusters: they are linearised, each cluster adding the
+sum of its rows' influence (Hampel 1974). To first order the metric is their sum, so that their signs may be flipped too
 (Canay, Romano and Shaikh, Econometrica 2017).
 """
 

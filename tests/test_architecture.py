@@ -29,6 +29,7 @@ ORDER = (
     "locks",
     "types",
     "settings",
+    "recipe",
     "seeds",
     "workers",
     "parquet",
@@ -41,8 +42,10 @@ ORDER = (
     "language",
     "align",
     "scoring",
+    "task",
     "features",
     "models",
+    "plan",
     "training",
     "checkpoint",
     "distill",
@@ -52,7 +55,7 @@ ORDER = (
     "keep",
     "experiment",
     "finetune",
-    "plan",
+    "cost",
     "join",
     "demo",
     "doctor",
@@ -151,7 +154,7 @@ def test_the_tests_tools_are_for_tests() -> None:
 
 def test_imports_are_found() -> None:
     """What all of the above rests on."""
-    assert ("emofuse.models.build", True) in set(imports("emofuse.models"))
+    assert ("emofuse.models.base", True) in set(imports("emofuse.models.early"))
     assert ("emofuse.cli.console", False) in set(imports("emofuse.cli.app"))
     assert ("emofuse.settings", False) in set(imports("emofuse.cli.options"))
     assert ("emofuse.errors", True) in set(imports("emofuse.manifest"))

@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from emofuse.models.front import LayerMix, SegmentMix
+from emofuse.training.material import Material
+from emofuse.training.units import Unit, is_done
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,13 +32,10 @@ from emofuse.finetune.run import finetune
 from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest
 from emofuse.models import EmotionModel, InputShape, SpeechModel, build_model
-from emofuse.models.front import LayerMix, SegmentMix
 from emofuse.plan import make_plan
 from emofuse.protocols import make_protocol
 from emofuse.settings import ModelKind, ModelSettings, Recipe, SpeechSettings, load_recipe
 from emofuse.testing import tiny_corpus, tone
-from emofuse.training.material import Material
-from emofuse.training.units import Unit, is_done
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
 LAYERS, WIDTH = 3, 4

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from emofuse.training.material import EARLY, PARTS, joined_kinds, members_of, trained_kinds
 from scipy.stats import entropy
 from sklearn.metrics import balanced_accuracy_score
 
@@ -18,7 +19,6 @@ from emofuse.scoring.fuse import Joining, combine, cross_fits, fuse
 from emofuse.scoring.table import Scores, make_scores
 from emofuse.settings import ModelKind, ModelSettings, Recipe
 from emofuse.training.ensembles import Control, choose_controls, join_control, join_members
-from emofuse.training.material import EARLY, PARTS, joined_kinds, members_of, trained_kinds
 
 CLASSES = ("angry", "happy", "sad")
 SINGLE: tuple[ModelKind, ...] = ("speech", "text")

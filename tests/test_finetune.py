@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from emofuse.training.material import streams_of
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -57,7 +58,6 @@ from emofuse.settings import (
 )
 from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.training.folder import BEST, CHECKPOINT, check_frozen
-from emofuse.training.material import streams_of
 from emofuse.training.state import save_state
 
 CLASSES = ("angry", "happy", "neutral", "sad")

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from emofuse.training.material import PARTS as MODEL_PARTS
+from emofuse.training.material import joined_kinds, members_of, trained_kinds
 
 from emofuse import Predictor, load
 from emofuse.audio import load_audio
@@ -39,8 +41,6 @@ from emofuse.settings import (
 )
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.training.ensembles import join_members
-from emofuse.training.material import PARTS as MODEL_PARTS
-from emofuse.training.material import joined_kinds, members_of, trained_kinds
 from emofuse.types import Alignment, Segment
 
 EARLY: tuple[ModelKind, ...] = ("early-frame", "early-phone", "early-syllable", "early-word")

@@ -6,6 +6,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
+from emofuse.training.material import PARTS, speech_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -15,11 +17,9 @@ from emofuse.encoders.logmel import LogMelEncoder
 from emofuse.errors import ScoresError, SettingsError
 from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, JoinedModel, build_model
-from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
 from emofuse.models.pooling import Pooling, PoolingKind
 from emofuse.scoring.fuse import Joining, combine
 from emofuse.settings import ModelKind, ModelSettings, SpeechSettings, load_recipe
-from emofuse.training.material import PARTS, speech_shape
 
 Array = NDArray[np.float64]
 KINDS: tuple[ModelKind, ...] = tuple(kind for kind in get_args(ModelKind) if kind not in PARTS)

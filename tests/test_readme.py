@@ -21,7 +21,7 @@ import pytest
 
 from emofuse.cli.options import recipe_of
 from emofuse.demo import make_demo_corpus
-from emofuse.settings import Recipe
+from emofuse.recipe import Recipe
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"(?:<!-- needs: (?P<needs>[^>]+) -->\n)?```(?P<language>bash|python)\n(?P<code>.*?)```", re.DOTALL)
@@ -58,7 +58,7 @@ def test_every_command_of_the_readme_works(
     assert any(language == "python" for language, _ in listed)
     fewer = ["seeds=[0]", "train.epochs=3", "protocol.folds=2"]
     monkeypatch.setattr("emofuse.demo.make_demo_corpus", partial(make_demo_corpus, utterances_per_class=2))
-    monkeypatch.setattr("emofuse.cli.recipe_of", partial(recipe_with, fewer))
+    monkeypatch.setattr("emofuse.cli.app.recipe_of", partial(recipe_with, fewer))
     monkeypatch.setattr("emofuse.experiment.process_count", lambda *_, **__: 1)
     for language, code in listed:
         small = code.replace("_014", "_001")

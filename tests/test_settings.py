@@ -15,19 +15,9 @@ from emofuse.encoders import load_speech_encoder
 from emofuse.errors import EmofuseError, SettingsError
 from emofuse.experiment import check_encoder_settings
 from emofuse.manifest import make_manifest
-from emofuse.settings import (
-    LEARNT,
-    Command,
-    Recipe,
-    SpeechSettings,
-    TrainSettings,
-    given_unread,
-    load_recipe,
-    recipe_from,
-    setting_names,
-    settings_from,
-    unread,
-)
+from emofuse.plan import resolve
+from emofuse.recipe import LEARNT, Command, Recipe, given_unread, load_recipe, recipe_from, unread
+from emofuse.settings import SpeechSettings, TrainSettings, setting_names, settings_from
 
 HOSTILE = {
     "latin.toml": ('# für den Test\nname = "x"\n'.encode("latin-1"), "line 1 is not text in UTF-8; save the recipe as"),
@@ -86,12 +76,21 @@ def test_a_setting_without_a_name_is_refused() -> None:
     ("override", "message"),
     [
         ("train.epoch=5", "there is no setting train.epoch; did you mean train.epochs."),
-        ("train_early.epoc=5", "there is no setting train_early.epoc; did you mean train_early.epochs."),
-        ("epochs=5", "no setting epochs; did you mean train.epochs or train_early.epochs or finetune.epochs."),
+        ("epochs=5", "no setting epochs; did you mean train.epochs or finetune.epochs."),
         ("modle.width=8", "there is no setting modle; did you mean model."),
         ('"[["=1', "there is no setting "),
-        ("zzz=1", "there is no setting zzz; use one of name, models, seeds,"),
-        ("models=['speach']", "setting models.0 is 'speach'; did you mean speech."),
+        ("zzz=1", "there is no setting zzz; use one of name, models, ensembles,"),
+        ("models=[3]", "setting models[0] is 3"),
+        ("models[0].settigns.width=3", "there is no setting models[0].settigns; "),
+        ("models[3].settings.width=3", "the recipe has no 'models[3]' among its models; "),
+        ("models.speach.settings.width=3", "the recipe has no 'speach' among its models; did you mean speech."),
+        ("ensembles=[{name='late', of=['speech']}]", "ensembles[0]: an ensemble has two members or more"),
+        (
+            "ensembles=[{name='late', of=['speech', 'txt']}]",
+            "has a member 'txt', and no model before it is called that",
+        ),
+        ("ensembles=[{name='x', of=['speech'], seeds=1}]", "setting ensembles[0].seeds is 1: "),
+        ("ensembles=[{name='speech', of=['speech'], seeds=2}]", "two models are called 'speech'"),
         ("protocol.kind=sesion", "setting protocol.kind is 'sesion'; did you mean session."),
         ("protocol.fixed=published", "fixed needs kind fixed, and kind is auto"),
         ("protocol.fixed=publishd", "setting protocol.fixed is 'publishd'; did you mean published."),
@@ -110,6 +109,45 @@ def test_a_refused_setting_names_the_nearest(override: str, message: str) -> Non
         load_recipe("speech", overrides=[override])
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("models=['speach']", "models[0].class: there is no model 'speach' (known: speech, text, "),
+        ("model.wdth=8", "there is no setting model.wdth of any model of the recipe; did you mean model.width."),
+        ("model.width=2", "setting model.width is 2: input should be greater than or equal to 4"),
+        ("models[0].settings.width=2", "setting models[0].settings.width is 2: input should be greater"),
+        ("models[1].settings.heads=3", "setting models[1].settings: width 256 is not a multiple of heads 3"),
+        ("models.speech.train.epochs=0", "setting models[0].train.epochs is 0: "),
+        (
+            "models.speech.train.epoch=5",
+            "there is no setting models[0].train.epoch; did you mean models[0].train.epochs",
+        ),
+        ("models[1].settings.steps=['frames']", "setting models[1].settings.steps[0] is 'frames'; did you mean frame."),
+        ("task={values=['valence']}", "train.soft_labels: soft_labels is for classes; leave it out."),
+        ("speech.segments=mean+std", "early-joint reads frames and segments in one sequence"),
+    ],
+)
+def test_a_refused_setting_of_a_model_is_named_with_its_model(override: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "x"\nmodels = ["speech", "early-joint"]\n[train]\nsoft_labels = true\n')
+    with pytest.raises(SettingsError) as caught:
+        resolve(load_recipe(path, overrides=[override]))
+    assert message in str(caught.value)
+
+
+def test_what_holds_for_all_models_stands_above_what_single_ones_have() -> None:
+    plain = resolve(load_recipe("paper"))
+    assert [one.train.epochs for one in plain.models[2:5]] == [40, 30, 30]
+    assert plain.model("early-word").train.weight_decay == plain.model("speech").train.weight_decay == 0.3
+    overrides = ["train.epochs=2", "model.width=64", "models.early-phone.train.epochs=3", "models[0].settings.width=32"]
+    changed = resolve(load_recipe("paper", overrides=overrides))
+    assert {one.name: one.train.epochs for one in changed.models} == {
+        **dict.fromkeys((one.name for one in plain.models), 2),
+        "early-phone": 3,
+    }
+    assert [one.settings.model_dump()["width"] for one in changed.models[:2]] == [32, 64]
 
 
 def test_recipes_and_single_stages_name_the_nearest_too() -> None:
@@ -145,7 +183,7 @@ def test_every_setting_has_its_name() -> None:
             found += leaves(inner, f"{before}{name}.") if isinstance(inner, BaseModel) else [before + name]
         return found
 
-    whole = Recipe(name="x", train_early=TrainSettings())
+    whole = Recipe(name="x")
     assert setting_names(Recipe) == leaves(whole)
 
 
@@ -153,19 +191,20 @@ def test_every_setting_has_its_name() -> None:
 
 
 OTHERWISE = {
-    "models": '["speech"]', "seeds": "[7]", "speech.layers": "-1", "speech.segments": "max", "text.layers": "-1",
-    "speech.precision": "bfloat16", "finetune.precision": "float32", "model.pooling": "mean", "model.final": "models",
-    "model.speech_granularity": "frame", "model.late_rule": "mean", "model.late_weights": "tuned",
+    "models": '["text", "speech"]', "seeds": "[7]",
+    "speech.layers": "-1", "speech.segments": "max", "text.layers": "-1",
+    "ensembles": '[{name = "text x 2", of = ["text"], seeds = 2}]', "task.values": '["valence"]', "task.loss": "ccc",
+    "speech.precision": "bfloat16", "finetune.precision": "float32", "model": "{width = 64}",
     "protocol.kind": "speaker", "protocol.fixed": "published", "protocol.validation_by": "speaker",
     "protocol.labels": '["sad", "angry"]', "protocol.merge": '{calm = "sad"}', "protocol.apart": "script",
-    "text.max_tokens": "64", "model.heads": "8", "model.width": "64", "model.vocabulary": "90",
+    "text.max_tokens": "64", "text.vocabulary": "90",
 }  # fmt: skip
 
 
 def otherwise(name: str) -> str:
     """Another value of a setting than its default, as --set takes it."""
     section, _, last = name.rpartition(".")
-    kind = type(getattr(Recipe(name="x", train_early=TrainSettings()), section)) if section else Recipe
+    kind = type(getattr(Recipe(name="x"), section)) if section else Recipe
     default = kind.model_fields[last].default
     if name in OTHERWISE:
         return OTHERWISE[name]
@@ -193,18 +232,17 @@ def test_every_setting_is_taken_or_refused_by_name(command: Command) -> None:
             assert changed != before, name
             # What is learnt is learnt by whoever trains.
             if command == "finetune" and name.startswith(("train.", "finetune.")):
-                assert changed.finetune_of("text") != plain.finetune_of("text")
+                assert resolve(changed).model("text").finetune != resolve(plain).model("text").finetune
             elif command == "train" and name.startswith("train."):
-                assert changed.train_of("text") != plain.train_of("text")
+                assert resolve(changed).model("text").train != resolve(plain).model("text").train
 
 
 def test_what_a_command_does_not_read_names_what_it_reads() -> None:
     expected = {"finetune.epochs": "train.epochs", "finetune.precision": "speech.precision", "finetune.layer_decay": ""}
     assert {name: unread("run")[name] for name in expected} == expected
-    assert unread("finetune")["train_early.learning_rate"] == "finetune.learning_rate"
     assert unread("finetune")["train.refit"] == ""
-    with pytest.raises(SettingsError, match=r"finetune` does not read setting models; use --model"):
-        load_recipe("fusion", overrides=["models=['speech']"], command="finetune")
+    with pytest.raises(SettingsError, match=r"finetune` does not read setting ensembles; leave it out"):
+        load_recipe("fusion", overrides=["ensembles=[]"], command="finetune")
     # Whole sections count as what they hold.
     with pytest.raises(SettingsError, match=r"does not read setting train\.epochs"):
         load_recipe("fusion", overrides=["train={epochs=3}"], command="finetune")
@@ -216,14 +254,14 @@ def test_what_a_command_does_not_read_names_what_it_reads() -> None:
 def test_fine_tuning_learns_what_the_recipe_learns_unless_it_says_otherwise() -> None:
     given = {
         "name": "x",
+        "models": ["speech", "text", {"name": "early-frame", "train": {"soft_labels": False, "label_smoothing": 0.1}}],
         "train": {"soft_labels": True, "class_weights": True},
-        "train_early": {"label_smoothing": 0.1},
     }
-    recipe = recipe_from(given, source="test")
-    assert recipe.finetune_of("speech").soft_labels is recipe.finetune_of("text").class_weights is True
-    early = recipe.finetune_of("early-frame")
-    assert (early.soft_labels, early.class_weights, early.label_smoothing) == (False, False, 0.1)
-    other = recipe_from({**given, "finetune": {"soft_labels": False}}, source="test").finetune_of("speech")
+    plan = resolve(recipe_from(given, source="test"))
+    assert plan.model("speech").finetune.soft_labels is plan.model("text").finetune.class_weights is True
+    early = plan.model("early-frame").finetune
+    assert (early.soft_labels, early.class_weights, early.label_smoothing) == (False, True, 0.1)
+    other = resolve(recipe_from({**given, "finetune": {"soft_labels": False}}, source="test")).model("speech").finetune
     assert (other.soft_labels, other.class_weights) == (False, True)
 
 
@@ -237,6 +275,7 @@ def test_fine_tuning_learns_what_the_recipe_learns_unless_it_says_otherwise() ->
     ],
 )
 def test_encoders_that_have_no_such_setting_refuse_it(given: dict[str, Any], message: str) -> None:
+    recipe = recipe_from({"name": "x", **given}, source="test")
     with pytest.raises(SettingsError) as caught:
-        check_encoder_settings(recipe_from({"name": "x", **given}, source="test"), ("speech", "text"))
+        check_encoder_settings(recipe.speech, recipe.text, ("speech", "text"))
     assert message in str(caught.value)

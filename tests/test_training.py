@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from emofuse.training.material import Material
+from emofuse.training.units import Unit, is_done, read_unit, run_unit, run_units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
@@ -51,8 +53,6 @@ from emofuse.testing import tiny_corpus, tiny_text_encoder
 from emofuse.training import loop as training_loop
 from emofuse.training import units
 from emofuse.training.loop import class_weights, fit, posteriors, rate_at
-from emofuse.training.material import Material
-from emofuse.training.units import Unit, is_done, read_unit, run_unit, run_units
 from emofuse.types import EncoderSpecification, Fold
 
 LAYERS, WIDTH = 2, 5

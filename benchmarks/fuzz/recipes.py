@@ -11,7 +11,9 @@ from typing import Any
 from benchmarks.fuzz.contract import Kind, require
 from benchmarks.fuzz.damage import WORDS, spoiled_text, spoiled_value
 
-from emofuse.settings import Recipe, fingerprint, load_recipe, recipe_from, recipe_names
+from emofuse.plan import resolve
+from emofuse.recipe import Recipe, load_recipe, recipe_from, recipe_names
+from emofuse.settings import fingerprint
 
 
 def _texts() -> list[str]:
@@ -58,3 +60,4 @@ class Recipes(Kind):
         stored = json.loads(recipe.model_dump_json())
         require(recipe_from(stored, source="again") == recipe, "the recipe changes when it is stored")
         require(len(fingerprint(recipe)) > 8, "no fingerprint")
+        resolve(recipe)

@@ -1,22 +1,64 @@
-"""Emotion from speech and words: multi-level fusion of wav2vec 2.0 and BERT, honestly evaluated."""
+"""Emotion from speech and text: multi-level fusion of wav2vec 2.0 and BERT, honestly evaluated."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emofuse.corpora import read_corpus
+    from emofuse.errors import EmofuseError
+    from emofuse.experiment import align, extract, run
+    from emofuse.features.arrays import features
     from emofuse.inference.predictor import Predictor, load
+    from emofuse.models.base import EmotionModel
+    from emofuse.plan import resolve
+    from emofuse.recipe import load_recipe
+    from emofuse.scoring.fuse import fuse
+    from emofuse.scoring.result import compare, evaluate
+    from emofuse.scoring.table import read_scores
     from emofuse.types import Prediction, Utterance
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Predictor", "Utterance", "__version__", "load"]
 
 _HOMES = {
-    "Predictor": "emofuse.inference.predictor",
-    "load": "emofuse.inference.predictor",
+    "EmofuseError": "emofuse.errors",
+    "EmotionModel": "emofuse.models.base",
     "Prediction": "emofuse.types",
+    "Predictor": "emofuse.inference.predictor",
     "Utterance": "emofuse.types",
+    "align": "emofuse.experiment",
+    "compare": "emofuse.scoring.result",
+    "evaluate": "emofuse.scoring.result",
+    "extract": "emofuse.experiment",
+    "features": "emofuse.features.arrays",
+    "fuse": "emofuse.scoring.fuse",
+    "load": "emofuse.inference.predictor",
+    "load_recipe": "emofuse.recipe",
+    "read_corpus": "emofuse.corpora",
+    "read_scores": "emofuse.scoring.table",
+    "resolve": "emofuse.plan",
+    "run": "emofuse.experiment",
 }
+__all__ = [  # noqa: RUF022
+    "__version__",
+    "EmofuseError",
+    "EmotionModel",
+    "Prediction",
+    "Predictor",
+    "Utterance",
+    "align",
+    "compare",
+    "evaluate",
+    "extract",
+    "features",
+    "fuse",
+    "load",
+    "load_recipe",
+    "read_corpus",
+    "read_scores",
+    "resolve",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,3 +68,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'emofuse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

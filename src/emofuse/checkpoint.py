@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,21 +15,25 @@ import torch
 
 from emofuse.encoders.checkpoint import CONTENT
 from emofuse.encoders.words import WordPieces
-from emofuse.errors import CheckpointError, EmofuseError, OutputError
+from emofuse.errors import CheckpointError, EmofuseError, OutputError, SettingsError
 from emofuse.files import written_folder
-from emofuse.models import EmotionModel, InputShape, JoinedModel, build_model
-from emofuse.scoring.fuse import Joining, Rule
+from emofuse.models import model_class
+from emofuse.models.base import EmotionModel
+from emofuse.models.ensemble import Ensemble
+from emofuse.outside import is_outside
+from emofuse.plan import ModelPlan, shapes_of
+from emofuse.scoring.fuse import Joining
 from emofuse.scoring.result import versions
-from emofuse.settings import ModelKind, Recipe, recipe_from
-from emofuse.training.material import members_of, parts_of, speech_shape, streams_of
+from emofuse.settings import FusionRule, SpeechSettings, TextSettings, checked
+from emofuse.task import Task, task_from
 from emofuse.types import EncoderSpecification
 from emofuse.weights import load_into, read_header
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS, WEIGHTS, WORDS, CARD = "settings.json", "model.safetensors", "words.json", "README.md"
 
 _LONGEST_SETTINGS = 8 << 20
-_MOST_CLASSES = 1000
+_DEEPEST = 8  # Ensembles within ensembles.
 _DAMAGE = (AttributeError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
@@ -38,26 +42,36 @@ class Checkpoint:
     """A trained model and all that prediction needs beside it.
 
     Attributes:
-        kind: Which model.
+        name: Of the model.
         model: In evaluation mode.
-        classes: Emotions, in the order of its outputs.
-        recipe: What it was trained with; its encoders are those to load.
-        encoders: Specification of each stream's encoder; absent for word pieces.
-        pieces: Word pieces that were trained with the model.
+        networks: Each network within by name, in order: its class, settings and inputs; of a single network itself.
+        task: What it predicts, in the order of its outputs.
+        speech: How speech becomes features; its encoder is the one to load.
+        text: How transcripts become features.
+        encoders: Specification of each modality's encoder; absent for subwords.
+        subwords: Those that were trained with the model.
         protocol: Fingerprint of the protocol.
         alignment: Utterances that training had aligned, by `Alignment.source`; None where no model read alignments.
-        text_languages: Languages that the words must be in, as ISO 639-1 codes; empty where that is not known.
+        text_languages: Languages that the transcript must be in, as ISO 639-1 codes; empty where that is not known.
     """
 
-    kind: ModelKind
-    model: EmotionModel | JoinedModel
-    classes: tuple[str, ...]
-    recipe: Recipe
+    name: str
+    model: EmotionModel | Ensemble
+    networks: Mapping[str, ModelPlan]
+    task: Task
+    speech: SpeechSettings
+    text: TextSettings
     encoders: Mapping[str, EncoderSpecification]
-    pieces: WordPieces | None
+    subwords: WordPieces | None
     protocol: str
     alignment: Mapping[str, int] | None = None
     text_languages: tuple[str, ...] = ()
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What its networks read."""
+        found = {modality for one in self.networks.values() for modality in one.inputs.modalities}
+        return tuple(modality for modality in ("speech", "text") if modality in found)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
@@ -83,42 +97,39 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
 def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
     from safetensors.torch import save_file
 
-    recipe = checkpoint.recipe
-    for stream, specification in checkpoint.encoders.items():
-        settings = recipe.speech if stream == "speech" else recipe.text
-        if _is_folder(specification):
-            _copy(Path(specification.name), part / "encoders" / stream)
-            update: dict[str, Any] = {"encoder": f"encoders/{stream}"}
+    frontends: dict[str, dict[str, Any]] = {}
+    for modality in ("speech", "text"):
+        settings: SpeechSettings | TextSettings = getattr(checkpoint, modality)
+        update: dict[str, Any] = {}
+        if modality not in checkpoint.encoders:
+            # What the model does not read is no place on its maker's disk either.
+            if Path(settings.encoder).is_absolute():
+                update = {"encoder": Path(settings.encoder).name or settings.encoder}
+        elif _is_folder(specification := checkpoint.encoders[modality]):
+            _copy(Path(specification.name), part / "encoders" / modality)
+            update = {"encoder": f"encoders/{modality}"}
         else:
             update = {"revision": specification.revision if settings.encoder != specification.family else None}
-        recipe = recipe.model_copy(update={stream: settings.model_copy(update=update)})
-    for stream in {"speech", "text"} - checkpoint.encoders.keys():
-        settings = recipe.speech if stream == "speech" else recipe.text
-        # What the model does not read is no place on its maker's disk either.
-        update = {"encoder": Path(settings.encoder).name or settings.encoder}
-        if Path(settings.encoder).is_absolute():
-            recipe = recipe.model_copy(update={stream: settings.model_copy(update=update)})
-    pieces = checkpoint.pieces
-    if pieces is not None:
-        pieces.save(part / WORDS)
+        frontends[modality] = settings.model_copy(update=update).model_dump(mode="json")
+    if checkpoint.subwords is not None:
+        checkpoint.subwords.save(part / WORDS)
     model = checkpoint.model
     weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, part / WEIGHTS)
     values = {
         "format": FORMAT,
-        "kind": checkpoint.kind,
-        "classes": list(checkpoint.classes),
+        "model": _record(checkpoint.name, model, checkpoint.networks),
+        "task": checkpoint.task.record(),
+        **frontends,
         "encoders": {
-            stream: {**asdict(specification), "name": Path(specification.name).name}
+            modality: {**asdict(specification), "name": Path(specification.name).name}
             if _is_folder(specification)
             else asdict(specification)
-            for stream, specification in checkpoint.encoders.items()
+            for modality, specification in checkpoint.encoders.items()
         },
-        "joined": {name: _joining(one) for name, one in _joined_within(checkpoint.kind, model)},
         "alignment": None if checkpoint.alignment is None else dict(checkpoint.alignment),
         "text_languages": list(checkpoint.text_languages),
         "protocol": checkpoint.protocol,
-        "recipe": recipe.model_dump(mode="json"),
         "versions": versions(),
     }
     (part / SETTINGS).write_text(json.dumps(values, indent=1), encoding="utf-8")
@@ -151,8 +162,12 @@ def _copy(encoder: Path, target: Path) -> None:
         shutil.copyfile(real, target / source.name)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
     """Read a checkpoint folder.
+
+    Args:
+        folder: Where it is.
+        trust: Load classes from outside the package too, whose code then runs.
 
     Raises:
         CheckpointError: It is incomplete, damaged, of a newer format, its parts do not fit each other, or it leads to
@@ -171,22 +186,24 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise CheckpointError(
                 f"format {values['format']} is not {FORMAT}", where=folder, remedy="use the emofuse that wrote it"
             )
-        kind: ModelKind = values["kind"]
-        if not isinstance(kind, str) or kind not in get_args(ModelKind):
-            raise ValueError(f"unknown model {kind!r}")
-        recipe = recipe_from(values["recipe"], source=str(folder / SETTINGS))
-        encoders = {stream: _specification(one) for stream, one in values["encoders"].items()}
-        pieces = WordPieces.load(folder / WORDS) if (folder / WORDS).exists() else None
-        classes = _classes(values["classes"])
-        _check_encoders(kind, recipe)
-        if recipe.model.layers > len(read_header(folder / WEIGHTS)):
-            raise ValueError(f"model.layers is {recipe.model.layers}, and {WEIGHTS} has fewer tensors")
+        task = task_from(values["task"])
+        speech = checked(SpeechSettings, values["speech"], source=str(folder / SETTINGS))
+        text = checked(TextSettings, values["text"], source=str(folder / SETTINGS))
+        encoders = {modality: _specification(one) for modality, one in values["encoders"].items()}
+        subwords = WordPieces.load(folder / WORDS) if (folder / WORDS).exists() else None
+        networks: dict[str, ModelPlan] = {}
+        _read_networks(values["model"], networks, trust=trust, tensors=len(read_header(folder / WEIGHTS)))
+        for modality in {modality for one in networks.values() for modality in one.inputs.modalities}:
+            _check_encoder(modality, speech.encoder if modality == "speech" else text.encoder)
+
+        def build(network: ModelPlan) -> EmotionModel:
+            size = subwords.size if subwords is not None else None
+            return network.build(shapes_of(network.inputs, speech, encoders, subwords=size), task)
+
         # Without memory, so that settings cannot ask for more than the weights' file holds.
         with torch.device("meta"):
-            model = _build(kind, recipe, classes, encoders, pieces)
+            model = _build(values["model"], networks, build)
         load_into(model, folder / WEIGHTS)
-        for name, one in _joined_within(kind, model):
-            _restore_joining(one, values["joined"][name])
         protocol = str(values["protocol"])
         languages = tuple(map(str, values.get("text_languages", ())))
         alignment = _sources(values.get("alignment"))
@@ -198,29 +215,40 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             where=error.filename or folder,
             remedy="check path, permissions and disk",
         ) from error
+    except SettingsError as error:
+        if error.remedy == TRUST:
+            raise
+        raise _unfit(folder, error.what) from error
     except (EmofuseError, LookupError, ArithmeticError, AssertionError, *_DAMAGE) as error:
         what = error.what if isinstance(error, EmofuseError) else str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"the parts of the model folder do not fit ({what})",
-            where=folder,
-            remedy="copy the whole folder again from where it was trained",
-        ) from error
-    for stream in ("speech", "text"):
-        settings = recipe.speech if stream == "speech" else recipe.text
-        if stream in encoders and settings.encoder == f"encoders/{stream}":
-            inside = str((folder / settings.encoder).resolve())
-            recipe = recipe.model_copy(update={stream: settings.model_copy(update={"encoder": inside})})
-            encoders[stream] = replace(encoders[stream], name=inside)
+        raise _unfit(folder, what) from error
+    for modality, settings in (("speech", speech), ("text", text)):
+        if modality in encoders and settings.encoder == f"encoders/{modality}":
+            encoders[modality] = replace(encoders[modality], name=str((folder / settings.encoder).resolve()))
+    inside = {modality: {"encoder": one.name} for modality, one in encoders.items() if Path(one.name).is_absolute()}
     return Checkpoint(
-        kind=kind,
+        name=str(values["model"]["name"]),
         model=model.eval(),
-        classes=classes,
-        recipe=recipe,
+        networks=networks,
+        task=task,
+        speech=speech.model_copy(update=inside.get("speech", {})),
+        text=text.model_copy(update=inside.get("text", {})),
         encoders=encoders,
-        pieces=pieces,
+        subwords=subwords,
         protocol=protocol,
         alignment=alignment,
         text_languages=languages,
+    )
+
+
+TRUST = "load it with trust=True, or --trust, if you trust where it comes from"
+
+
+def _unfit(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the parts of the model folder do not fit ({what})",
+        where=folder,
+        remedy="copy the whole folder again from where it was trained",
     )
 
 
@@ -255,25 +283,16 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
-def _classes(values: Any) -> tuple[str, ...]:
-    good = isinstance(values, list) and all(isinstance(one, str) and one.strip() for one in values)
-    if not good or not 1 < len(values) <= _MOST_CLASSES or len(set(values)) < len(values):
-        raise ValueError("the classes are not different names")
-    return tuple(values)
-
-
-def _check_encoders(kind: ModelKind, recipe: Recipe) -> None:
+def _check_encoder(modality: str, name: str) -> None:
     """See that a model names no encoder elsewhere on the disk for what it reads.
 
     Raises:
         ValueError: It names one.
     """
-    for stream in streams_of(kind):
-        name = recipe.speech.encoder if stream == "speech" else recipe.text.encoder
-        if name != f"encoders/{stream}" and (
-            Path(name).is_absolute() or name[:1] in (".", "~") or "\\" in name or ".." in name or ":" in name[:2]
-        ):
-            raise ValueError(f"the settings name the encoder {name!r}, which is no part of the model")
+    if name != f"encoders/{modality}" and (
+        Path(name).is_absolute() or name[:1] in (".", "~") or "\\" in name or ".." in name or ":" in name[:2]
+    ):
+        raise ValueError(f"the settings name the encoder {name!r}, which is no part of the model")
 
 
 def _sources(counts: Any) -> dict[str, int] | None:
@@ -289,34 +308,62 @@ def _sources(counts: Any) -> dict[str, int] | None:
     return counts
 
 
-def _joined_within(name: str, model: torch.nn.Module) -> Iterator[tuple[str, JoinedModel]]:
-    """Every joined model in a model, by name."""
-    if isinstance(model, JoinedModel):
-        yield name, model
-        for member, inner in model.members.items():
-            yield from _joined_within(member, inner)
-
-
-def _joining(model: JoinedModel) -> dict[str, Any]:
+def _record(name: str, model: EmotionModel | Ensemble, networks: Mapping[str, ModelPlan]) -> dict[str, Any]:
+    """A model as JSON takes it: its class and settings, or how its members are fused."""
+    if not isinstance(model, Ensemble):
+        return {"name": name, **networks[name].record()}
     return {
+        "name": name,
         "rule": model.how.rule,
-        "weights": dict(zip(model, model.how.weights, strict=True)),
-        "temperatures": dict(zip(model, model.how.temperatures, strict=True)),
+        "weights": list(model.how.weights),
+        "temperatures": list(model.how.temperatures),
+        "members": [_record(member, one, networks) for member, one in model.members.items()],
     }
 
 
-def _restore_joining(model: JoinedModel, joining: Mapping[str, Any]) -> None:
-    weights, temperatures, names = joining["weights"], joining["temperatures"], list(model)
-    for found in (weights, temperatures):
-        if found.keys() != model.keys():
-            raise ValueError(f"it is joined from {', '.join(names)}, not from {', '.join(found)}")
-    if joining["rule"] not in get_args(Rule):
-        raise ValueError(f"{joining['rule']!r} is not a rule")
-    model.how = Joining(
-        joining["rule"],
-        _weights((weights[name] for name in names), count=len(names)),
-        _temperatures((temperatures[name] for name in names), count=len(names)),
+def _read_networks(
+    record: Mapping[str, Any], found: dict[str, ModelPlan], *, trust: bool, tensors: int, depth: int = 0
+) -> None:
+    """Collect the networks of a record.
+
+    Raises:
+        ValueError: The record is none.
+        SettingsError: A class is not emofuse's own, and is not trusted.
+    """
+    name = record["name"]
+    if not isinstance(name, str) or not name or "." in name or depth > _DEEPEST:
+        raise ValueError(f"{name!r} is no name of a model")
+    if "members" in record:
+        for member in record["members"]:
+            _read_networks(member, found, trust=trust, tensors=tensors, depth=depth + 1)
+        return
+    source = record["class"]
+    if not isinstance(source, str):
+        raise ValueError(f"{source!r} is no class")
+    if is_outside(source) and not trust:
+        raise SettingsError(f"the model's class {source} is not one of emofuse's own", where=name, remedy=TRUST)
+    kind = model_class(source)
+    settings = checked(kind.Settings, record["settings"], source=f"model {name}")
+    if getattr(settings, "layers", 0) > tensors:
+        raise ValueError(f"layers is {getattr(settings, 'layers', 0)}, and {WEIGHTS} has fewer tensors")
+    found[name] = ModelPlan(
+        name=name, source=source, settings=settings, inputs=kind.inputs(settings), certainty=kind.certainty
     )
+
+
+def _build(
+    record: Mapping[str, Any], networks: Mapping[str, ModelPlan], build: Callable[[ModelPlan], EmotionModel]
+) -> EmotionModel | Ensemble:
+    if "members" not in record:
+        return build(networks[record["name"]])
+    members = {member["name"]: _build(member, networks, build) for member in record["members"]}
+    count = len(record["members"])
+    if len(members) < count or not members:
+        raise ValueError("members of an ensemble must have different names")
+    if record["rule"] not in get_args(FusionRule):
+        raise ValueError(f"{record['rule']!r} is not a rule")
+    weights, temperatures = _weights(record["weights"], count=count), _temperatures(record["temperatures"], count=count)
+    return Ensemble(members, Joining(record["rule"], weights, temperatures))
 
 
 def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
@@ -343,42 +390,20 @@ def _specification(values: dict[str, Any]) -> EncoderSpecification:
     return found
 
 
-def _build(
-    kind: ModelKind,
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    encoders: Mapping[str, EncoderSpecification],
-    pieces: WordPieces | None,
-) -> EmotionModel | JoinedModel:
-    if members := parts_of(kind, recipe):
-        built = {str(member): _build(member, recipe, classes, encoders, pieces) for member in members}
-        return JoinedModel(built, Joining("mean", (1.0,) * len(members), (1.0,) * len(members)))
-    shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
-    if "speech" in encoders:
-        shapes["speech"] = speech_shape(kind, recipe, encoders["speech"])
-    if pieces is not None:
-        shapes["text"] = InputShape(0, pieces.size)
-    unknown = [stream for stream in streams_of(kind) if stream not in shapes]
-    if unknown:
-        raise ValueError(f"nothing tells how {unknown[0]} becomes its input")
-    return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
-
-
-def joined_checkpoint(kind: ModelKind, checkpoints: Mapping[ModelKind, Checkpoint], how: Joining) -> Checkpoint:
-    """Join the checkpoints of a model's members into that of their joined posteriors.
+def fused_checkpoint(name: str, members: Mapping[str, Checkpoint], how: Joining) -> Checkpoint:
+    """Fuse checkpoints into that of their ensemble.
 
     Args:
-        kind: The joined model.
-        checkpoints: Holds its members, and what else there is. Of one run all read the same encoders, and word pieces
-            that were learned from the same words.
-        how: Rule, and weights and temperatures in the order of `parts_of`.
+        name: Of the ensemble.
+        members: Its members in order. All read the same encoders, and subwords that were learned from the same texts.
+        how: Rule, and weights and temperatures in their order.
     """
-    first = checkpoints[members_of(kind)[0]]
-    members = {part: checkpoints[part] for part in parts_of(kind, first.recipe)}
+    first = next(iter(members.values()))
     return replace(
         first,
-        kind=kind,
-        model=JoinedModel({str(part): one.model for part, one in members.items()}, how).eval(),
-        encoders={stream: found for one in members.values() for stream, found in one.encoders.items()},
-        pieces=next((one.pieces for one in members.values() if one.pieces is not None), None),
+        name=name,
+        model=Ensemble({member: one.model for member, one in members.items()}, how).eval(),
+        networks={network: plan for one in members.values() for network, plan in one.networks.items()},
+        encoders={modality: found for one in members.values() for modality, found in one.encoders.items()},
+        subwords=next((one.subwords for one in members.values() if one.subwords is not None), None),
     )

@@ -15,10 +15,11 @@ from emofuse.align.coverage import Coverage, coverage
 from emofuse.align.run import align_manifest
 from emofuse.audio.notes import count_notes
 from emofuse.corpora import Corpus, read_corpus
-from emofuse.encoders import SpeechEncoder, TextEncoder, is_trained_with_model, load_speech_encoder, load_text_encoder
+from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
+from emofuse.features.extras import Facts
 from emofuse.files import write_text
 from emofuse.keep import keep_models
 from emofuse.locks import alone
@@ -33,28 +34,30 @@ from emofuse.manifest import (
     write_manifest,
 )
 from emofuse.models.device import check_device
+from emofuse.plan import EnsemblePlan, Plan, resolve
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, check_split, classes_of, make_protocol, save_protocol
+from emofuse.recipe import Recipe
 from emofuse.report import write_report
 from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
-from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings
-from emofuse.training.ensembles import Control, choose_controls, extra_seeds, join_control, join_members, joining_notes
-from emofuse.training.folder import MANIFEST, RESULT, UNITS, check_corpus, check_frozen
-from emofuse.training.material import (
-    Material,
-    check_streams,
-    granularities_of,
-    streams_of,
-    text_granularity_of,
-    trained_kinds,
+from emofuse.settings import SpeechSettings, TextSettings
+from emofuse.task import Classification, Regression, Task
+from emofuse.training.data import TrainingData, check_modalities
+from emofuse.training.ensembles import (
+    choose_controls,
+    extra_seeds,
+    fuse_members,
+    fuse_seeds,
+    fusion_notes,
+    seeds_of,
 )
-from emofuse.training.units import Unit, read_unit, run_units
-from emofuse.types import TIERS, Alignment, Fold
+from emofuse.training.folder import MANIFEST, RESULT, TRIALS, check_corpus, check_frozen
+from emofuse.training.trials import Trial, read_trial, run_trials
+from emofuse.types import Alignment, Fold
 from emofuse.workers import process_count
 
 ALIGNMENTS, STORE = "alignments.parquet", "features"
-SINGLE = ("speech", "text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +126,9 @@ def prepare(
 
 
 def align(
-    manifest: pd.DataFrame, recipe: Recipe, out: Path, *, jobs: int | None = None, progress: Progress = Silent()
+    manifest: pd.DataFrame, plan: Plan, out: Path, *, jobs: int | None = None, progress: Progress = Silent()
 ) -> Mapping[str, Alignment]:
-    """Align a manifest where a model of the recipe reads words, syllables or phones, and write the table `out`.
+    """Align a manifest where a model of the plan reads words, syllables or phones, and write the table `out`.
 
     Unless the recipe names an aligner, utterances of a corpus that ships alignments are aligned as it ships them, where
     their words are the reference's, and all others by Sphinx. Frames stand for the segments of those that cannot be
@@ -134,16 +137,10 @@ def align(
     Raises:
         AlignmentError: `out` is something else.
     """
-    if not _tiers(recipe):
+    if not plan.tiers:
         return {}
-    by = recipe.align
+    by = plan.align
     return align_manifest(manifest, out, aligner=by.aligner, model=by.model, jobs=jobs, progress=progress)
-
-
-def _tiers(recipe: Recipe) -> list[str]:
-    """Tiers of the alignment that some model of the recipe reads."""
-    read = {step for kind in trained_kinds(recipe) for step in granularities_of(kind, recipe)}
-    return [tier for tier in TIERS if tier in read]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,99 +151,86 @@ class Encoders:
     text: TextEncoder | None
 
 
-def load_encoders(recipe: Recipe, *, device: str = "cpu") -> Encoders:
-    """Load the encoders that a recipe reads.
+def load_encoders(plan: Plan, *, device: str = "cpu") -> Encoders:
+    """Load the encoders that a plan reads.
 
     Raises:
         EncoderError: One cannot be had; the remedy names what is always at hand.
     """
-    streams = {stream for kind in trained_kinds(recipe) for stream in streams_of(kind)}
-    reads_text = "text" in streams and not is_trained_with_model(recipe.text.encoder)
-    check_encoder_settings(recipe, streams)
-    with builtin_named(streams):
+    check_encoder_settings(plan.speech, plan.text, plan.modalities)
+    with builtin_named(plan.modalities):
         return Encoders(
-            speech=load_speech_encoder(recipe.speech, device=device) if "speech" in streams else None,
-            text=load_text_encoder(recipe.text, device=device) if reads_text else None,
+            speech=load_speech_encoder(plan.speech, device=device) if "speech" in plan.modalities else None,
+            text=load_text_encoder(plan.text, device=device)
+            if "text" in plan.modalities and not plan.trains_subwords
+            else None,
         )
 
 
-def check_encoder_settings(recipe: Recipe, streams: Iterable[str]) -> None:
+def check_encoder_settings(speech: SpeechSettings, text: TextSettings, modalities: Iterable[str]) -> None:
     """See that no setting is asked of an encoder that has nothing of the sort.
 
     Raises:
         SettingsError: One is.
     """
-    for stream in sorted(streams):
-        settings: SpeechSettings | TextSettings = recipe.speech if stream == "speech" else recipe.text
+    for modality in sorted(modalities):
+        settings: SpeechSettings | TextSettings = speech if modality == "speech" else text
         encoder = settings.encoder
         fixed = encoder in ("logmel", "words")
         given = []
         if settings.revision and (fixed or encoder.startswith("builtin:") or Path(encoder).expanduser().is_dir()):
             given.append("revision")
         given += ["layers"] if encoder == "words" and settings.layers != "all" else []
-        given += ["precision"] if encoder == "logmel" and recipe.speech.precision != "float32" else []
+        given += ["precision"] if encoder == "logmel" and speech.precision != "float32" else []
         if given:
             raise SettingsError(
-                f"encoder {encoder} has no {given[0]} to choose", where=f"{stream}.{given[0]}", remedy="leave it out"
+                f"encoder {encoder} has no {given[0]} to choose", where=f"{modality}.{given[0]}", remedy="leave it out"
             )
 
 
 @contextmanager
-def builtin_named(streams: Iterable[str]) -> Iterator[None]:
+def builtin_named(modalities: Iterable[str]) -> Iterator[None]:
     """Name the encoders that are always at hand in the remedy for one that is not."""
     try:
         yield
     except EncoderError as error:
         if str(error.where).startswith("builtin:"):
             raise
-        ours = " ".join(f"--{stream}-encoder builtin:{stream}" for stream in sorted(streams))
+        ours = " ".join(f"--{one}-encoder builtin:{one}" for one in sorted(modalities))
         remedy = f"{error.remedy}, or use what comes with emofuse: {ours}"
         raise EncoderError(error.what, where=error.where, remedy=remedy) from error
 
 
-def check_recipe(manifest: pd.DataFrame, recipe: Recipe, *, kind: ModelKind | None = None) -> None:
-    """See that a manifest has what a recipe needs of it, before anything is computed.
-
-    Args:
-        manifest: What would be run on.
-        recipe: The experiment.
-        kind: The model that is tuned with its encoders; by default those that the recipe trains on stored features.
+def check_plan(manifest: pd.DataFrame, plan: Plan) -> None:
+    """See that a manifest has what a plan needs of it, before anything is computed.
 
     Raises:
-        ManifestError: It lacks sound, text or votes.
+        ManifestError: It lacks audio, text, values or votes.
         ProtocolError: It lacks labels, or cannot be split.
     """
-    check_streams(manifest, (kind,) if kind else trained_kinds(recipe))
-    check_split(manifest, recipe.protocol)
-    check_labels(manifest, recipe, kind=kind)
+    check_modalities(manifest, plan.modalities)
+    check_split(manifest, plan.protocol, values=plan.task.values)
+    check_targets(manifest, plan)
 
 
-def check_labels(manifest: pd.DataFrame, recipe: Recipe, *, kind: ModelKind | None = None) -> None:
-    """See that the labels and votes that a recipe names are in a manifest, where that is labelled at all.
+def check_targets(manifest: pd.DataFrame, plan: Plan) -> None:
+    """See that the labels and votes that a plan names are in a manifest, where that is labelled at all.
 
     Raises:
         ManifestError: There are no votes.
-        ProtocolError: Nobody has such a label.
+        ProtocolError: No utterance has such a label.
     """
-    if manifest["label"].isna().all():
+    if plan.task.values or manifest["label"].isna().all():
         return
-    soft = learns_votes(recipe, kind)
-    if soft or recipe.protocol.labels or recipe.protocol.merge:
-        classes = classes_of(manifest, recipe.protocol)
-        if soft:
-            vote_shares(manifest, classes, merge=recipe.protocol.merge)
-
-
-def learns_votes(recipe: Recipe, kind: ModelKind | None = None) -> bool:
-    """Whether some model learns from votes: one that is tuned with its encoders, or those on stored features."""
-    if kind:
-        return bool(recipe.finetune_of(kind).soft_labels)
-    return any(recipe.train_of(one).soft_labels for one in trained_kinds(recipe))
+    if plan.learns_votes or plan.protocol.labels or plan.protocol.merge:
+        classes = classes_of(manifest, plan.protocol)
+        if plan.learns_votes:
+            vote_shares(manifest, classes, merge=plan.protocol.merge)
 
 
 def extract(
     manifest: pd.DataFrame,
-    recipe: Recipe,
+    plan: Plan,
     store: Path,
     *,
     alignments: Mapping[str, Alignment] | None = None,
@@ -254,13 +238,13 @@ def extract(
     device: str = "cpu",
     progress: Progress = Silent(),
 ) -> Features:
-    """Bring the store up to what a recipe reads of a manifest.
+    """Bring the store up to what a plan reads of a manifest.
 
     An utterance without an alignment keeps its frames where a model reads phones, syllables or words.
 
     Args:
-        manifest: What is encoded; where it is labelled, labels and votes that the recipe names must be there.
-        recipe: The experiment.
+        manifest: What is encoded; where it is labelled, labels and votes that the plan names must be there.
+        plan: The experiment.
         store: Folder of the feature store.
         alignments: By utterance, where models read phones, syllables or words.
         encoders: What encodes, where they are loaded already.
@@ -274,33 +258,30 @@ def extract(
         AlignmentError: The recipe reads segments and there are no alignments.
     """
     check_device(device)
-    kinds = trained_kinds(recipe)
-    check_streams(manifest, kinds)
-    check_labels(manifest, recipe)
-    if alignments is None and _tiers(recipe):
+    check_modalities(manifest, plan.modalities)
+    check_targets(manifest, plan)
+    if alignments is None and plan.tiers:
         raise AlignmentError(
-            f"the recipe reads {', '.join(_tiers(recipe))} segments and no alignment is given",
+            f"the recipe reads {', '.join(plan.tiers)} segments and no alignment is given",
             remedy="run `emofuse align` and name its table with --alignments",
         )
-    found = _coverage(manifest, alignments) if alignments is not None and _tiers(recipe) else None
-    encoders = encoders or load_encoders(recipe, device=device)
+    found = _coverage(manifest, alignments) if alignments is not None and plan.tiers else None
+    encoders = encoders or load_encoders(plan, device=device)
     speech = text = None
     if encoders.speech is not None:
-        granularities = sorted(
-            {one for kind in kinds if "speech" in streams_of(kind) for one in granularities_of(kind, recipe)}
-        )
         speech = extract_speech(
             manifest,
             encoders.speech,
-            recipe.speech,
+            plan.speech,
             store=store,
-            granularities=granularities,
+            granularities=plan.steps,
             alignments=alignments,
             progress=progress,
         )
     if encoders.text is not None:
-        steps = sorted({text_granularity_of(kind) for kind in kinds if "text" in streams_of(kind)})
-        text = extract_text(manifest, encoders.text, recipe.text, store=store, granularities=steps, progress=progress)
+        text = extract_text(
+            manifest, encoders.text, plan.text, store=store, granularities=plan.text_steps, progress=progress
+        )
     return Features(store=store, speech=speech, text=text, alignment=found)
 
 
@@ -323,7 +304,7 @@ def _coverage(manifest: pd.DataFrame, alignments: Mapping[str, Alignment]) -> Co
 @alone("out")
 def train(
     manifest: pd.DataFrame,
-    recipe: Recipe,
+    plan: Plan,
     features: Features,
     out: Path,
     *,
@@ -334,10 +315,10 @@ def train(
     skipped: Mapping[str, str] | None = None,
     progress: Progress = Silent(),
 ) -> Outcome:
-    """Cross-validate every model of a recipe, keep one of each trained on all speakers, and write what came out.
+    """Cross-validate every model of a plan, keep one of each trained on all speakers, and write what came out.
 
-    Writes `protocol.json`, `scores.parquet`, `result.json` and `models/<model>/` into the run folder; units that
-    are done are not run again.
+    Writes `protocol.json`, `scores.parquet`, `result.json` and `models/<model>/` into the run folder; trials
+    that are done are not run again.
 
     Raises:
         ProtocolError: The corpus cannot be split as asked.
@@ -351,66 +332,81 @@ def train(
     usable = manifest[~manifest["utterance"].isin(list(features.failed))].reset_index(drop=True)
     if usable.empty:
         raise ManifestError("no utterance can be used", remedy="see the reasons above and fix the recordings")
-    protocol = make_protocol(usable, recipe.protocol)
+    protocol = make_protocol(usable, plan.protocol, values=plan.task.values)
     save_protocol(protocol, out / "protocol.json")
-    material = _material(usable, recipe, protocol, features)
-    kinds = trained_kinds(recipe)
-    folds = [(fold, seed) for fold in protocol.folds for seed in recipe.seeds]
-    final = (protocol.final, recipe.seeds[0])
-    units = [Unit(kind, *split) for kind in kinds for split in [*folds, final]]
-    run_units(units, material, out / UNITS, jobs=process_count(jobs, device=device), device=device, progress=progress)
+    data = _training_data(usable, plan, protocol, features)
+    splits = [(fold, seed) for fold in protocol.folds for seed in plan.seeds]
+    trials = [Trial(model, *split) for model in plan.models for split in [*splits, (protocol.final, plan.seeds[0])]]
+    jobs = process_count(jobs, device=device)
+    run_trials(trials, data, out / TRIALS, jobs=jobs, device=device, progress=progress)
 
-    tested = {kind: _unit_scores(kind, folds, out, "scores") for kind in kinds}
-    validated = {kind: _unit_scores(kind, folds, out, "validation") for kind in kinds}
-    ensembles, joinings = join_members(recipe, tested, validated)
-    controls = choose_controls(recipe, validated)
-    extra = [Unit(kind, fold, seed) for kind, seed in extra_seeds(recipe, controls) for fold in protocol.folds]
-    run_units(extra, material, out / UNITS, jobs=process_count(jobs, device=device), device=device, progress=progress)
-    scores = join_scores([*tested.values(), *ensembles, *_control_scores(controls, recipe, protocol, out)])
+    tested = {model.name: _trial_scores(plan, model.name, splits, out, "scores") for model in plan.models}
+    validated = {model.name: _trial_scores(plan, model.name, splits, out, "validation") for model in plan.models}
+    ensembles, fusions = fuse_members(plan, tested, validated)
+    controls = choose_controls(plan, validated, data.task)
+    asked = [one for one in plan.ensembles if one.seeds]
+    distinct = list(
+        {one.name: one for one in [*asked, *(one for found in controls.values() for one in found)]}.values()
+    )
+    extra = [
+        Trial(plan.model(name), fold, seed) for name, seed in extra_seeds(plan, distinct) for fold in protocol.folds
+    ]
+    run_trials(extra, data, out / TRIALS, jobs=jobs, device=device, progress=progress)
+    over_seeds = [_control_scores(one, plan, protocol, out) for one in distinct]
+    scores = join_scores([*tested.values(), *ensembles, *over_seeds])
     write_scores(scores, out / "scores.parquet")
     result = {
-        "name": recipe.name,
+        "name": plan.title,
         "corpus": ", ".join(sorted(usable["corpus"].dropna().unique())),
         "sources": sources_of(usable),
         "models": evaluate(scores),
         "parts": evaluate_parts(scores, parts(usable)),
-        "comparisons": _comparisons(scores, controls),
+        "comparisons": _comparisons(scores, plan, controls),
         "controls": {
-            kind: {"members": several[0].members, "best": several[0].kind, "controls": [one.name for one in several]}
-            for kind, several in controls.items()
+            name: {"members": several[0].seeds, "best": several[0].of[0], "controls": [one.name for one in several]}
+            for name, several in controls.items()
         },
+        "certainty": {one.name: one.certainty for one in plan.models}
+        | {one.name: one.certainty for one in [*plan.ensembles, *distinct]},
+        "modalities": {one.name: list(one.inputs.modalities) for one in plan.models},
+        "tiers": {one.name: list(one.inputs.tiers) for one in plan.models},
         "protocol": {
             **protocol.settings.model_dump(mode="json"),
             "fingerprint": protocol.fingerprint,
             "tested_fingerprint": tested_fingerprint(scores),
             "classes": list(protocol.classes),
+            "values": list(plan.task.values),
             "folds": len(protocol.folds),
             "utterances": len(protocol.labels),
             "speakers": int(usable["speaker"].nunique()),
             "leakage": protocol.leakage,
         },
         "text_sources": text_sources(usable[usable["utterance"].isin(list(protocol.labels))]),
-        "context": recipe.text.context,
+        "context": plan.text.context,
         "languages": _languages(usable),
-        "encoders": _encoders(features, recipe),
-        "layer_weights": _layer_weights(units, out),
-        "joined": {kind: {name: asdict(one) for name, one in found.items()} for kind, found in joinings.items()},
-        "recipe": recipe.model_dump(mode="json"),
+        "encoders": _encoders(features, plan),
+        "layer_weights": _layer_weights(trials, out),
+        "fused": {
+            one.name: {"of": list(one.of), "folds": {fold: asdict(how) for fold, how in fusions[one.name].items()}}
+            for one in plan.ensembles
+            if one.name in fusions
+        },
+        "recipe": dict(plan.recipe),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
         "alignment": None if features.alignment is None else asdict(features.alignment),
         "notes": [
             *notes,
             *features.notes,
-            *_cut_notes(usable, [out / UNITS / unit.folder / "words.json" for unit in units]),
+            *_cut_notes(usable, [out / TRIALS / trial.folder / "words.json" for trial in trials]),
             *protocol.notes,
             *_alignment_notes(features.alignment),
-            *joining_notes(recipe, folds=len(protocol.folds)),
+            *fusion_notes(plan, folds=len(protocol.folds)),
         ],
         "corpus_notes": list(notes),
         "versions": versions(),
         "command": command,
     }
-    keep_models(units, material, {kind: found[FINAL] for kind, found in joinings.items()}, result, out)
+    keep_models(plan, trials, data, {name: found[FINAL] for name, found in fusions.items()}, result, out)
     write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     return Outcome(out=out, result=result, skipped=left_out)
 
@@ -450,21 +446,22 @@ def run(
         progress: Told how far the work is.
 
     Raises:
-        EmofuseError: The first thing that a person has to mend; `out` may hold a run on another corpus.
+        EmofuseError: The first thing that a person has to fix; `out` may hold a run on another corpus.
     """
     check_device(device)
     check_frozen(out)
+    plan = resolve(recipe)
     found = read_corpus(corpus, root, partial=partial, columns=columns, options=options, progress=progress)
     check_corpus(out, found.manifest)
-    check_recipe(found.manifest, recipe)
-    encoders = load_encoders(recipe, device=device)
+    check_plan(found.manifest, plan)
+    encoders = load_encoders(plan, device=device)
     write_manifest(found.manifest, out / MANIFEST)
     manifest = read_manifest(out / MANIFEST)
     if alignments is None:
-        alignments = align(manifest, recipe, out / ALIGNMENTS, jobs=jobs, progress=progress)
+        alignments = align(manifest, plan, out / ALIGNMENTS, jobs=jobs, progress=progress)
     features = extract(
         manifest,
-        recipe,
+        plan,
         store or out / STORE,
         alignments=alignments,
         encoders=encoders,
@@ -473,7 +470,7 @@ def run(
     )
     outcome = train(
         manifest,
-        recipe,
+        plan,
         features,
         out,
         jobs=jobs,
@@ -487,33 +484,66 @@ def run(
     return outcome
 
 
-def _material(manifest: pd.DataFrame, recipe: Recipe, protocol: Protocol, features: Features) -> Material:
-    material = Material(
-        recipe=recipe,
-        classes=protocol.classes,
-        labels=protocol.labels,
+def task_of(plan: Plan, protocol: Protocol) -> Task:
+    """What a plan predicts of the utterances of a protocol."""
+    if plan.task.values:
+        return Regression(plan.task.values, plan.task.loss)
+    return Classification(protocol.classes)
+
+
+def facts_of(manifest: pd.DataFrame, plan: Plan, protocol: Protocol) -> dict[str, Facts]:
+    """What is known about every utterance, from which extras and targets are made.
+
+    Raises:
+        ManifestError: A model learns from votes, and there are none.
+    """
+    classes, merge = protocol.classes, plan.protocol.merge
+    asked = {extra for one in plan.models for extra in one.inputs.extras}
+    votes = vote_shares(manifest, classes, merge=merge) if plan.learns_votes or "votes" in asked else {}
+    columns = {one.removeprefix("values."): one for one in manifest.columns if one.startswith("values.")}
+    known = manifest.set_index("utterance")
+    values = {
+        name: {one: float(row[column]) for one, column in columns.items()}
+        for name, row in known[list(columns.values())].to_dict("index").items()
+    }
+    gender = known["gender"].dropna().to_dict() if "gender" in known else {}
+    return {
+        row.utterance: Facts(
+            text=row.text or "",
+            gender=gender.get(row.utterance),
+            votes=votes.get(row.utterance, ()),
+            values=values.get(row.utterance, {}),
+        )
+        for row in utterances(manifest)
+    }
+
+
+def _training_data(manifest: pd.DataFrame, plan: Plan, protocol: Protocol, features: Features) -> TrainingData:
+    data = TrainingData(
+        task=task_of(plan, protocol),
+        truth=protocol.truth,
         clusters=manifest.set_index("utterance")[["speaker", "session", "dialogue"]].astype("object"),
         store=features.store,
-        texts={row.utterance: row.text or "" for row in utterances(manifest)},
+        speech_settings=plan.speech,
+        text_settings=plan.text,
+        facts=facts_of(manifest, plan, protocol),
     )
-    if learns_votes(recipe):
-        material = replace(material, votes=vote_shares(manifest, protocol.classes, merge=recipe.protocol.merge))
     if features.speech is not None:
         views = {name: view.key for name, view in features.speech.views.items()}
         bounds = features.speech.bounds
-        material = replace(material, speech=views, speech_keys=features.speech.keys, bounds=bounds)
+        data = replace(data, speech=views, speech_keys=features.speech.keys, bounds=bounds)
     if features.text is not None:
         texts = {name: view.key for name, view in features.text.views.items()}
-        material = replace(material, text=texts, text_keys=features.text.keys)
-    return material
+        data = replace(data, text=texts, text_keys=features.text.keys)
+    return data
 
 
 def _cut_notes(manifest: pd.DataFrame, learned: Iterable[Path]) -> list[str]:
-    """A line where texts are longer than what models read of them that learn word pieces."""
+    """A line where texts are longer than what models read of them that learn subwords."""
     # Of all that were learned from parts of the same texts, one will do.
-    pieces = next((WordPieces.load(path) for path in learned if path.exists()), None)
+    subwords = next((WordPieces.load(path) for path in learned if path.exists()), None)
     texts = {row.utterance: row.text or "" for row in utterances(manifest)}
-    return count_notes(cut_notes(pieces, texts)) if pieces else []
+    return count_notes(cut_notes(subwords, texts)) if subwords else []
 
 
 def _languages(manifest: pd.DataFrame) -> list[str]:
@@ -529,48 +559,46 @@ def _alignment_notes(found: Coverage | None) -> list[str]:
     return [found.summary(), *reasons, *found.doubts(), *found.lacks()]
 
 
-def _unit_scores(kind: ModelKind, splits: Sequence[tuple[Fold, int]], out: Path, part: str) -> Scores:
+def _trial_scores(plan: Plan, name: str, splits: Sequence[tuple[Fold, int]], out: Path, part: str) -> Scores:
     """Scores of one network in several folds and seeds, on their `validation` or test part (`scores`)."""
-    return join_scores([read_scores(out / UNITS / Unit(kind, *split).folder / f"{part}.parquet") for split in splits])
+    model = plan.model(name)
+    return join_scores(
+        [read_scores(out / TRIALS / Trial(model, *split).folder / f"{part}.parquet") for split in splits]
+    )
 
 
-def _control_scores(
-    controls: Mapping[ModelKind, Sequence[Control]], recipe: Recipe, protocol: Protocol, out: Path
-) -> Iterator[Scores]:
-    """Scores of every control, each once."""
-    for one in dict.fromkeys(control for several in controls.values() for control in several):
-        splits = [(fold, seed) for fold in protocol.folds for seed in one.seeds(recipe)]
-        tested, validated = (_unit_scores(one.kind, splits, out, part) for part in ("scores", "validation"))
-        yield join_control(one, recipe, tested, validated)
+def _control_scores(one: EnsemblePlan, plan: Plan, protocol: Protocol, out: Path) -> Scores:
+    splits = [(fold, seed) for fold in protocol.folds for seed in seeds_of(one, plan)]
+    tested, validated = (_trial_scores(plan, one.of[0], splits, out, part) for part in ("scores", "validation"))
+    return fuse_seeds(one, plan, tested, validated)
 
 
-def _comparisons(scores: Scores, controls: Mapping[ModelKind, Sequence[Control]]) -> list[dict[str, Any]]:
-    """Paired differences of every ensemble from its controls, of fused models from single streams and each other."""
-    apart = {control.name for several in controls.values() for control in several}
-    singles = [name for name in scores.models if name in SINGLE]
-    fused = [name for name in scores.models if name not in SINGLE and name not in apart]
-    pairs = [(str(kind), control.name) for kind, several in controls.items() for control in several]
+def _comparisons(scores: Scores, plan: Plan, controls: Mapping[str, Sequence[EnsemblePlan]]) -> list[dict[str, Any]]:
+    """Paired differences of every ensemble from its controls, of fused models from single modalities and each other."""
+    singles = [one.name for one in plan.models if len(one.inputs.modalities) == 1]
+    fused = [name for name in plan.names if name not in singles]
+    pairs = [(name, control.name) for name, several in controls.items() for control in several]
     pairs += [(first, second) for first in fused for second in singles]
     pairs += [(second, first) for number, first in enumerate(fused) for second in fused[number + 1 :]]
     return compare(scores, pairs)
 
 
-def _encoders(features: Features, recipe: Recipe) -> dict[str, Any]:
+def _encoders(features: Features, plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for stream, extracted in (("speech", features.speech), ("text", features.text)):
+    for modality, extracted in (("speech", features.speech), ("text", features.text)):
         if extracted is not None:
             view = next(iter(extracted.views.values()))
-            found[stream] = asdict(view.key.specification)
-    if any("text" in streams_of(kind) for kind in trained_kinds(recipe)) and features.text is None:
-        found["text"] = {"name": recipe.text.encoder}
+            found[modality] = asdict(view.key.specification)
+    if plan.trains_subwords:
+        found["text"] = {"name": plan.text.encoder}
     return found
 
 
-def _layer_weights(units: Iterable[Unit], out: Path) -> dict[str, dict[str, list[list[float]]]]:
+def _layer_weights(trials: Iterable[Trial], out: Path) -> dict[str, dict[str, list[list[float]]]]:
     found: dict[str, dict[str, list[list[float]]]] = {}
-    for unit in units:
-        if unit.fold.test:
-            for stream, weights in read_unit(out / UNITS / unit.folder)["layer_weights"].items():
+    for trial in trials:
+        if trial.fold.test:
+            for modality, weights in read_trial(out / TRIALS / trial.folder)["layer_weights"].items():
                 if len(weights) > 1:
-                    found.setdefault(unit.kind, {}).setdefault(stream, []).append(weights)
+                    found.setdefault(trial.model.name, {}).setdefault(modality, []).append(weights)
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emofuse.checkpoint import Checkpoint, joined_checkpoint, load_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, fused_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.escape import code_span, markdown
@@ -44,41 +44,35 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     """
     speech = load_checkpoint(speech_run / MODELS / "speech")
     text = load_checkpoint(text_run / MODELS / "text")
-    if speech.classes != text.classes:
+    if speech.task.names != text.task.names:
         raise CheckpointError(
-            f"the speech model predicts {', '.join(speech.classes)}, the text model {', '.join(text.classes)}",
+            f"the speech model predicts {', '.join(speech.task.names)}, the text model {', '.join(text.task.names)}",
             where=text_run,
             remedy="train both with the same protocol.labels",
         )
-    for name in ("width", "pooling", "vocabulary"):
-        ours, theirs = getattr(speech.recipe.model, name), getattr(text.recipe.model, name)
-        if ours != theirs:
-            raise CheckpointError(
-                f"model.{name} is {ours} for speech and {theirs} for text", where=text_run, remedy="train both with one"
-            )
-    answers = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
-    temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in answers.values())
-    how = Joining(speech.recipe.model.late_rule, weights=(0.5, 0.5), temperatures=temperatures)
+    tested = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
+    temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in tested.values())
+    how = Joining("product", weights=(0.5, 0.5), temperatures=temperatures)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     joined = replace(
-        joined_checkpoint("late", {"speech": speech, "text": text}, how),
-        recipe=speech.recipe.model_copy(update={"text": text.recipe.text}),
+        fused_checkpoint("late", {"speech": speech, "text": text}, how),
+        text=text.text,
         text_languages=tuple(sorted(map(str, languages))),
     )
-    save_checkpoint(joined, out, card=_card(joined, {"speech": speech_run, "text": text_run}, answers, temperatures))
+    save_checkpoint(joined, out, card=_card(joined, {"speech": speech_run, "text": text_run}, tested, temperatures))
     return joined
 
 
 def _tested(run: Path, checkpoint: Checkpoint) -> Scores:
     """Scores of all that the folds of a run have tested, classes in the order of the model's."""
-    scores = read_scores(run / "scores.parquet").of(checkpoint.kind)
-    if set(scores.classes) != set(checkpoint.classes):
+    scores = read_scores(run / "scores.parquet").of(checkpoint.name)
+    if set(scores.classes) != set(checkpoint.task.names):
         raise CheckpointError(
-            f"its scores are of {', '.join(scores.classes)}, its model of {', '.join(checkpoint.classes)}",
+            f"its scores are of {', '.join(scores.classes)}, its model of {', '.join(checkpoint.task.names)}",
             where=run,
             remedy="make the run again",
         )
-    return Scores(scores.frame, checkpoint.classes)
+    return Scores(scores.frame, checkpoint.task.names)
 
 
 def _calibrated(scores: Scores) -> NDArray[np.float64]:
@@ -92,12 +86,16 @@ def _calibrated(scores: Scores) -> NDArray[np.float64]:
 
 
 def _card(
-    joined: Checkpoint, runs: Mapping[str, Path], answers: Mapping[str, Scores], temperatures: Sequence[float]
+    joined: Checkpoint, runs: Mapping[str, Path], tested: Mapping[str, Scores], temperatures: Sequence[float]
 ) -> str:
-    lines = ["# emofuse `late` model of two corpora", "", f"- **Classes**: {', '.join(map(markdown, joined.classes))}"]
+    lines = [
+        "# emofuse `late` model of two corpora",
+        "",
+        f"- **Classes**: {', '.join(map(markdown, joined.task.names))}",
+    ]
     for (stream, run), temperature in zip(runs.items(), temperatures, strict=True):
         result = read_json(run / "result.json")
-        scores = answers[stream]
+        scores = tested[stream]
         before, after = (
             100 * expected_calibration_error(posteriors, scores.labels())
             for posteriors in (scores.posteriors(), _calibrated(scores))

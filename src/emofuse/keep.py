@@ -7,67 +7,73 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emofuse.checkpoint import Checkpoint, joined_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, fused_checkpoint, save_checkpoint
 from emofuse.encoders.words import WordPieces
 from emofuse.files import plain_name
-from emofuse.models import build_model
+from emofuse.plan import Plan
 from emofuse.report.model_card import model_card
 from emofuse.scoring.fuse import Joining
-from emofuse.settings import ModelKind
-from emofuse.training.folder import UNITS, remove_models
-from emofuse.training.material import Material, joined_kinds
-from emofuse.training.units import Unit
+from emofuse.task import task_from
+from emofuse.training.data import TrainingData
+from emofuse.training.folder import TRIALS, folder_of, remove_models
+from emofuse.training.trials import Trial, read_trial
 
 MODELS = "models"
 
 
 def keep_models(
-    units: Sequence[Unit], material: Material, how: Mapping[ModelKind, Joining], result: Mapping[str, Any], out: Path
+    plan: Plan,
+    trials: Sequence[Trial],
+    data: TrainingData,
+    how: Mapping[str, Joining],
+    result: Mapping[str, Any],
+    out: Path,
 ) -> None:
-    """Make a checkpoint folder of every final unit, and of every ensemble of them, and remove those of earlier recipes.
+    """Make a checkpoint folder of every final trial, and of every ensemble, and remove those of earlier recipes.
 
     Args:
-        units: What was trained; those that test nothing are kept.
-        material: What they were trained on.
-        how: How each ensemble is joined.
+        plan: What was run.
+        trials: What was trained; those that test nothing are kept.
+        data: What they were trained on.
+        how: How each ensemble is fused.
         result: Content of `result.json`.
         out: The run folder.
     """
-    final = [unit for unit in units if not unit.fold.test]
-    kept = {unit.kind: _final_checkpoint(unit, material, result["protocol"]["fingerprint"], out) for unit in final}
-    for kind in joined_kinds(material.recipe):
-        kept[kind] = joined_checkpoint(kind, kept, how[kind])
-    for kind, checkpoint in kept.items():
-        if kind in material.recipe.models:
-            about = replace(
-                checkpoint,
-                alignment=(result["alignment"] or {}).get("sources"),
-                text_languages=tuple(result["languages"]),
-            )
-            save_checkpoint(about, out / MODELS / kind, card=model_card(kind, result))
-    remove_models(out / MODELS, but=material.recipe.models)
+    kept = {
+        one.model.name: _final_checkpoint(one, data, result["protocol"]["fingerprint"], out)
+        for one in trials
+        if not one.fold.test
+    }
+    for one in plan.ensembles:
+        if one.name in how:
+            kept[one.name] = fused_checkpoint(one.name, {name: kept[name] for name in one.of}, how[one.name])
+    for name, checkpoint in kept.items():
+        about = replace(
+            checkpoint,
+            alignment=(result["alignment"] or {}).get("sources"),
+            text_languages=tuple(result["languages"]),
+        )
+        save_checkpoint(about, out / MODELS / folder_of(name), card=model_card(name, result))
+    remove_models(out / MODELS, but=[folder_of(name) for name in kept])
 
 
-def _final_checkpoint(unit: Unit, material: Material, fingerprint: str, out: Path) -> Checkpoint:
+def _final_checkpoint(trial: Trial, data: TrainingData, fingerprint: str, out: Path) -> Checkpoint:
     from safetensors.torch import load_file
 
-    folder = out / UNITS / unit.folder
-    pieces = WordPieces.load(folder / "words.json") if (folder / "words.json").exists() else None
-    speech, text = material.shapes(unit.kind, pieces)
-    model = build_model(unit.kind, material.recipe.model, classes=len(material.classes), speech=speech, text=text)
+    folder = out / TRIALS / trial.folder
+    subwords = WordPieces.load(folder / "words.json") if (folder / "words.json").exists() else None
+    task = task_from(read_trial(folder)["task"])
+    model = trial.model.build(data.shapes(trial.model, subwords), task)
     with plain_name(folder / "model.safetensors") as place:
         model.load_state_dict(load_file(place))
-    encoders = {}
-    if speech is not None:
-        encoders["speech"] = next(iter(material.speech.values())).specification
-    if text is not None and material.text:
-        encoders["text"] = next(iter(material.text.values())).specification
     return Checkpoint(
-        kind=unit.kind,
+        name=trial.model.name,
         model=model.eval(),
-        classes=material.classes,
-        recipe=material.recipe,
-        encoders=encoders,
-        pieces=pieces,
+        networks={trial.model.name: trial.model},
+        task=task,
+        speech=data.speech_settings,
+        text=data.text_settings,
+        encoders={name: one for name, one in data.encoders.items() if name in trial.model.inputs.modalities},
+        subwords=subwords,
         protocol=fingerprint,
     )

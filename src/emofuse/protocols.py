@@ -55,6 +55,12 @@ class Protocol:
     leakage: Mapping[str, Any]
     notes: tuple[str, ...]
 
+    @property
+    def truth(self) -> dict[str, int | tuple[float, ...]]:
+        """Index of the class of every utterance, or its values."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        return {**{name: index[label] for name, label in self.labels.items()}, **self.values}
+
 
 def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings, *, values: Sequence[str] = ()) -> Protocol:
     """Split a manifest into folds.

@@ -1,4 +1,4 @@
-"""One validated settings object a stage; a recipe is a TOML file that holds them, and flags override it."""
+"""One validated settings object a stage, and errors that name the setting."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import json
 import re
 import reprlib
 import sys
-from collections.abc import Iterable, Mapping
-from importlib import resources
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticSerializationError
@@ -23,24 +22,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ModelKind = Literal[
-    "speech",
-    "text",
-    "concat",
-    "early-frame",
-    "early-phone",
-    "early-syllable",
-    "early-word",
-    "early-joint",
-    "late",
-    "multi-granularity",
-    "multi-level",
-]
 Granularity = Literal["utterance", "frame", "phone", "syllable", "word"]
 TextGranularity = Literal["token", "word"]
-Command = Literal["run", "extract", "train", "finetune"]
-"""Commands that take a recipe."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(ge=4)]
+RegressionLoss = Literal["mse", "ccc"]
+FusionRule = Literal["mean", "product"]
 
 _LARGEST = 1 << 20  # Bytes of a recipe.
 _SHOWN = 60  # Characters of a refused name or value.
@@ -88,6 +75,7 @@ class TextSettings(Settings):
         max_tokens: Longest text, in word pieces; what is beyond is left out.
         batch_size: Texts in one batch.
         context: How many earlier utterances of the dialogue the encoder reads before the utterance's own words.
+        vocabulary: Most subwords that `words` learns.
     """
 
     encoder: str = "builtin:text"
@@ -96,6 +84,7 @@ class TextSettings(Settings):
     max_tokens: int = Field(default=128, ge=4, le=512)
     batch_size: int = Field(default=32, ge=1)
     context: int = Field(default=0, ge=0)
+    vocabulary: int = Field(default=2000, ge=50)
 
     @model_validator(mode="after")
     def _context_is_read(self) -> TextSettings:
@@ -117,42 +106,21 @@ class AlignSettings(Settings):
     model: str | None = None
 
 
-class ModelSettings(Settings):
-    """Shape of the networks above the encoders.
+class TaskSettings(Settings):
+    """What models predict.
 
     Attributes:
-        width: Width of the hidden layers and of co-attention.
-        heads: Attention heads of co-attention.
-        layers: Co-attention layers.
-        dropout: Share of units dropped in training, in the head.
-        attention_dropout: Share dropped in co-attention.
-        pooling: How a sequence becomes one vector.
-        late_rule: How `late` joins posteriors; `multi-granularity` and `multi-level` are means.
-        late_weights: Of what `late`, `multi-granularity` and `multi-level` join: `equal`, or `tuned`, for each of the
-            three those of a grid on the simplex that have the best UA on the test scores of the other folds.
-        final: What `multi-level` joins: both `levels`, `multi-granularity` and `late`, each calibrated by a temperature
-            from the test scores of the other folds; or all five `models`, those of `multi-granularity` and `late`, as
-            they are.
-        vocabulary: Word pieces that the `words` baseline may learn.
+        values: Names of the values to predict, columns `values.NAME` of the manifest; none to predict the label.
+        loss: For values: `mse`, the mean squared error, with epochs chosen by the mean absolute error; or `ccc`, one
+            minus the concordance correlation of a batch, with epochs chosen by it.
     """
 
-    width: int = Field(default=256, ge=4)
-    heads: int = Field(default=4, ge=1)
-    layers: int = Field(default=1, ge=1)
-    dropout: Fraction = 0.3
-    attention_dropout: Fraction = 0.1
-    pooling: Literal["mean", "mean+std", "attentive"] = "attentive"
-    speech_granularity: Literal["utterance", "frame"] = "utterance"
-    late_rule: Literal["mean", "product"] = "product"
-    late_weights: Literal["equal", "tuned"] = "equal"
-    final: Literal["levels", "models"] = "levels"
-    vocabulary: int = Field(default=2000, ge=50)
+    values: tuple[str, ...] = ()
+    loss: RegressionLoss = "mse"
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> ModelSettings:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+
+class ModelSettings(Settings):
+    """What the settings of every model share; a model adds its own fields."""
 
 
 class TrainSettings(Settings):
@@ -269,172 +237,6 @@ class ProtocolSettings(Settings):
         return self
 
 
-LEARNT = ("class_weights", "label_smoothing", "soft_labels")
-"""Settings of what is learnt, not how."""
-
-
-class Recipe(Settings):
-    """A whole experiment.
-
-    Attributes:
-        name: Title in the report.
-        models: What is trained; what is joined from others, such as `late`, brings them with it.
-        seeds: One run of every fold a seed.
-        controls: Set beside every joined model the mean of as many networks of one kind: its best one, and `speech`,
-            with as many seeds as it joins networks.
-        train: How models are trained.
-        train_early: The same for `early-*`, where it differs: a network over sequences wants smaller steps than a head
-            over one vector.
-        finetune: How `emofuse finetune` trains encoders and model together.
-    """
-
-    name: str
-    models: tuple[ModelKind, ...] = ("speech", "text", "late", "early-frame")
-    seeds: tuple[int, ...] = (0, 1, 2)
-    controls: bool = True
-    speech: SpeechSettings = SpeechSettings()
-    text: TextSettings = TextSettings()
-    align: AlignSettings = AlignSettings()
-    model: ModelSettings = ModelSettings()
-    train: TrainSettings = TrainSettings()
-    train_early: TrainSettings | None = None
-    finetune: FinetuneSettings = FinetuneSettings()
-    protocol: ProtocolSettings = ProtocolSettings()
-
-    @model_validator(mode="after")
-    def _something_to_do(self) -> Recipe:
-        if not self.models or not self.seeds:
-            raise ValueError("models and seeds must not be empty")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must differ, and one is named twice")
-        if "early-joint" in self.models and self.speech.segments == "mean+std":
-            raise ValueError("early-joint joins frames and segments, and mean+std makes segments twice as wide")
-        return self
-
-    def train_of(self, kind: ModelKind) -> TrainSettings:
-        """How one model is trained."""
-        return self.train_early if kind.startswith("early") and self.train_early else self.train
-
-    def finetune_of(self, kind: ModelKind) -> FinetuneSettings:
-        """How one model is trained with its encoders; what is learnt is what frozen models learn, unless it is said."""
-        frozen, tuned = self.train_of(kind), self.finetune
-        same = {name: getattr(frozen, name) for name in LEARNT if getattr(tuned, name) is None}
-        return tuned.model_copy(update=same)
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package.
-
-    Example:
-        >>> "speech" in recipe_names()
-        True
-    """
-    folder = resources.files("emofuse") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def load_recipe(name: str, *, overrides: Iterable[str] = (), command: Command | None = None) -> Recipe:
-    """Load a recipe by its name or path, with overrides such as `train.epochs=5`.
-
-    Args:
-        name: Name or path.
-        overrides: Values are TOML; a bare word counts as a string.
-        command: Who takes the recipe; an override that this command does not read is refused.
-
-    Raises:
-        SettingsError: No such recipe, or a value that does not fit; the message names the setting.
-
-    Example:
-        >>> load_recipe("speech", overrides=["train.epochs=5"]).train.epochs
-        5
-    """
-    path = Path(name)
-    if path.suffix.lower() == ".toml":
-        source, text = str(path), _read(path)
-    elif name in recipe_names():
-        source = f"recipe {name}"
-        text = (resources.files("emofuse") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    else:
-        raise SettingsError(
-            f"no recipe is called {name!r}", remedy=f"{nearest(name, recipe_names())}, or give a path to a .toml file"
-        )
-    try:
-        values = tomllib.loads(text)
-    # Numbers of thousands of digits and brackets of thousands of levels have errors of Python's own.
-    except (ValueError, RecursionError) as error:
-        what = "its brackets are nested too deep" if isinstance(error, RecursionError) else error
-        raise SettingsError(f"this is not valid TOML ({what})", where=source, remedy="fix that line") from error
-    given: dict[str, Any] = {}
-    for override in overrides:
-        _apply(values, override)
-        _apply(given, override)
-    recipe = recipe_from(values, source=source)
-    for setting, instead in (unread(command) if command else {}).items():
-        if setting in _leaves(given):
-            raise SettingsError(
-                f"`emofuse {command}` does not read setting {setting}",
-                where="--set",
-                remedy=f"use {instead}" if instead else "leave it out",
-            )
-    return recipe
-
-
-def unread(command: Command) -> dict[str, str]:
-    """Settings that a command does not read, and what it reads in their place.
-
-    Example:
-        >>> unread("run")["finetune.epochs"], unread("finetune")["train.epochs"]
-        ('train.epochs', 'finetune.epochs')
-    """
-    names = setting_names(Recipe)
-    if command != "finetune":
-        sections = {"finetune": "train"}
-        found = {"finetune.gradient_checkpointing": "", "finetune.precision": "speech.precision"}
-        if command != "run":
-            found |= {"align.aligner": "--alignments", "align.model": "--alignments"}
-    else:
-        sections = {"train": "finetune", "train_early": "finetune"}
-        most = "finetune.micro_batch"
-        found = {"models": "--model", "controls": "", "speech.precision": "finetune.precision"}
-        found |= {"align.aligner": "", "align.model": "", "speech.batch_seconds": most, "text.batch_size": most}
-        found |= {f"model.{name}": "" for name in ("late_rule", "late_weights", "final", "vocabulary")}
-    for name in names:
-        section, _, last = name.partition(".")
-        if section in sections and not (command == "finetune" and last in LEARNT):
-            instead = f"{sections[section]}.{last}"
-            found.setdefault(name, instead if instead in names else "")
-    return found
-
-
-def given_unread(recipe: Recipe, command: Command) -> list[str]:
-    """Settings that a recipe gives, and that a command does not read.
-
-    Example:
-        >>> given_unread(load_recipe("text"), "finetune")
-        ['models', 'train.learning_rate', 'train.batch_size', 'train.epochs', 'train.patience']
-    """
-    given = _leaves(recipe.model_dump(exclude_unset=True))
-    # In the order of the recipe.
-    return [name for name in setting_names(Recipe) if name in given and name in unread(command)]
-
-
-def _leaves(values: Mapping[str, Any], before: str = "") -> set[str]:
-    found = set()
-    for name, value in values.items():
-        below = _leaves(value, f"{before}{name}.") if isinstance(value, dict) else set()
-        found |= {f"{before}{name}", *below}
-    return found
-
-
-def recipe_from(values: Mapping[str, Any], *, source: str) -> Recipe:
-    """Check a recipe given as nested mappings.
-
-    Raises:
-        SettingsError: The first value that does not fit, by its name.
-    """
-    return _checked(Recipe, values, source=source)
-
-
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
@@ -450,11 +252,11 @@ def settings_from(kind: type[AnySettings], overrides: Iterable[str]) -> AnySetti
     """
     values: dict[str, Any] = {}
     for override in overrides:
-        _apply(values, override)
-    return _checked(kind, values, source="--set")
+        set_value(values, *split_override(override))
+    return checked(kind, values, source="--set")
 
 
-def _read(path: Path) -> str:
+def read_recipe(path: Path) -> str:
     """The text of a recipe file; a byte order mark, which Windows' editors put first, is skipped."""
     try:
         if path.stat().st_size > _LARGEST:
@@ -473,7 +275,26 @@ def _read(path: Path) -> str:
         ) from error
 
 
-def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str) -> AnySettings:
+def checked(
+    kind: type[AnySettings],
+    values: Mapping[str, Any],
+    *,
+    source: str,
+    prefix: Callable[[str], str] = lambda name: "",
+    besides: Iterable[str] = (),
+) -> AnySettings:
+    """Check settings given as nested mappings.
+
+    Args:
+        kind: Their type.
+        values: What is given.
+        source: Where, for errors.
+        prefix: What stands before a setting's name in errors.
+        besides: Names of other settings that a wrong one may mean.
+
+    Raises:
+        SettingsError: The first value that does not fit, by its name.
+    """
     try:
         settings = kind.model_validate(values)
         # They are stored with all that is computed by them.
@@ -485,13 +306,16 @@ def _checked(kind: type[AnySettings], values: Mapping[str, Any], *, source: str)
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise SettingsError(_refused(first), where=source, remedy=_remedy(kind, first)) from error
+        before = prefix(str(first["loc"][0]) if first["loc"] else "")
+        names = [*(before + name for name in setting_names(kind)), *besides]
+        what = _refused(first, before)
+        raise SettingsError(what, where=source, remedy=_remedy(names, first, before)) from error
     except RecursionError as error:
         raise SettingsError("a value is nested too deep", where=source, remedy="change it") from error
 
 
-def _refused(error: Mapping[str, Any]) -> str:
-    name, shown = ".".join(_parts(error)), _SHORT.repr(error["input"])
+def _refused(error: Mapping[str, Any], before: str) -> str:
+    name, shown = (before + ".".join(_parts(error))).rstrip(".").replace(".[", "["), _SHORT.repr(error["input"])
     if error["type"] == "extra_forbidden":
         return f"there is no setting {short(name)}" if name else "a setting has no name"
     name = name or "recipe"
@@ -504,16 +328,16 @@ def _refused(error: Mapping[str, Any]) -> str:
     return f"setting {name}{given}: {message[:1].lower()}{message[1:]}"
 
 
-def _remedy(kind: type[Settings], error: Mapping[str, Any]) -> str:
+def _remedy(names: Sequence[str], error: Mapping[str, Any], prefix: str) -> str:
     """The nearest setting or value that there is."""
-    parts = _parts(error)
+    parts = [*prefix.split(".")[:-1], *_parts(error)]
     if error["type"] == "literal_error":
         return nearest(str(error["input"]), re.findall(r"'([^']*)'", str(error["ctx"]["expected"])))
     if error["type"] == "missing":
         return "add it"
     if error["type"] != "extra_forbidden":
         return "change its value"
-    names, before = setting_names(kind), "".join(f"{part}." for part in parts[:-1])
+    before = "".join(f"{part}." for part in parts[:-1])
     # What belongs to a section may be named without it, or with another one.
     if elsewhere := [name for name in names if name.rpartition(".")[2] == parts[-1]]:
         return f"did you mean {' or '.join(elsewhere)}"
@@ -523,22 +347,27 @@ def _remedy(kind: type[Settings], error: Mapping[str, Any]) -> str:
 
 def _parts(error: Mapping[str, Any]) -> list[str]:
     """The name of a setting in its parts, without what pydantic adds where several types are allowed."""
-    *before, last = map(str, error["loc"] or ("",))
+    *before, last = (f"[{part}]" if isinstance(part, int) else str(part) for part in error["loc"] or ("",))
     unknown = error["type"] == "extra_forbidden"
-    named = unknown or (last and "[" not in last)
-    return [part for part in before if "[" not in part] + ([last] if named else [])
+    named = unknown or (last and not _is_type(last))
+    return [part for part in before if not _is_type(part)] + ([last] if named else [])
+
+
+def _is_type(part: str) -> bool:
+    return "[" in part and not part.startswith("[")
 
 
 def setting_names(kind: type[Settings]) -> list[str]:
     """Names of all settings, as `--set` takes them.
 
     Example:
-        >>> [name for name in setting_names(Recipe) if name.endswith("epochs")]
-        ['train.epochs', 'train_early.epochs', 'finetune.epochs']
+        >>> setting_names(TaskSettings)
+        ['values', 'loss']
     """
     names = []
     for name, field in kind.model_fields.items():
-        inner = [one for one in (field.annotation, *get_args(field.annotation)) if _is_settings(one)]
+        kinds = () if get_origin(field.annotation) is tuple else (field.annotation, *get_args(field.annotation))
+        inner = [one for one in kinds if _is_settings(one)]
         names += [f"{name}.{below}" for one in inner for below in setting_names(one)] or [name]
     return names
 
@@ -547,7 +376,30 @@ def _is_settings(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Settings)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set what a key such as `train.epochs` names in nested mappings.
+
+    Raises:
+        SettingsError: What it names has no parts.
+    """
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise SettingsError(f"{key!r} has no parts", where="--set", remedy="name an existing setting")
+    values[last] = value
+
+
+def split_override(override: str) -> tuple[str, Any]:
+    """Key and value of `KEY=VALUE`; the value is TOML, and a bare word counts as a string.
+
+    Raises:
+        SettingsError: It is nothing of the sort.
+
+    Example:
+        >>> split_override("train.epochs=5"), split_override("speech.encoder=logmel")
+        (('train.epochs', 5), ('speech.encoder', 'logmel'))
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise SettingsError(f"{override!r} is not KEY=VALUE", where="--set", remedy="write, say, train.epochs=5")
@@ -555,17 +407,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
         override.encode()
     except UnicodeEncodeError as error:
         raise SettingsError(f"{override!r} is not UTF-8", where="--set", remedy="write it in UTF-8") from error
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise SettingsError(f"{key!r} has no parts", where="--set", remedy="name an existing setting")
     try:
         found = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         found = {}
     # More than one line would be more than one setting.
-    values[last] = found["value"] if found.keys() == {"value"} else text.strip()
+    return key.strip(), found["value"] if found.keys() == {"value"} else text.strip()
 
 
 def fingerprint(*parts: Any) -> str:

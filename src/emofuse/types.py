@@ -140,17 +140,19 @@ class Prediction:
     """What a model says of one utterance.
 
     Attributes:
-        label: The most probable class.
+        label: The most probable class; empty where values are predicted.
         posteriors: Probability of every class by name; they sum to 1.
-        streams: What the answer rests on: `speech`, `text` or both.
+        values: Predicted values by name, such as valence; empty where a class is predicted.
+        modalities: What the answer rests on: `speech`, `text` or both.
         source: The file it was asked about.
-        text: The words that were used, if any.
+        text: The transcript that was used, if any.
         notes: Remarks for the reader, such as a stream that was left out.
     """
 
-    label: str
-    posteriors: dict[str, float]
-    streams: tuple[str, ...]
+    label: str = ""
+    posteriors: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
     source: str | None = None
     text: str | None = None
     notes: tuple[str, ...] = field(default=())

@@ -32,7 +32,7 @@ from emofuse.errors import EmofuseError, ManifestError
 from emofuse.terminal import harmless, let_go, make_ready
 
 if TYPE_CHECKING:
-    from emofuse.settings import Recipe
+    from emofuse.recipe import Recipe
 
 # Everything heavy is imported inside the verbs, so that --help answers at once.
 
@@ -165,16 +165,17 @@ def _show_plan(
     store: Path | None,
     **reading: Any,
 ) -> None:
-    from emofuse.cli.console import Bars, show_plan
+    from emofuse.cli.console import Bars, show_cost
     from emofuse.corpora import read_corpus
-    from emofuse.plan import make_plan
+    from emofuse.cost import estimate
+    from emofuse.plan import resolve
     from emofuse.workers import process_count
 
     with Bars() as bars:
         manifest = read_corpus(corpus, root, progress=bars, **reading).manifest
         jobs = process_count(jobs, device=device)
-        found = make_plan(manifest, chosen, jobs=jobs, device=device, out=out, store=store)
-    show_plan(found)
+        found = estimate(manifest, resolve(chosen), jobs=jobs, device=device, out=out, store=store)
+    show_cost(found)
 
 
 @app.command()
@@ -232,11 +233,12 @@ def extract(
     from emofuse.cli.console import Bars, finish, say, warn
     from emofuse.experiment import extract as extract_features
     from emofuse.manifest import read_manifest
+    from emofuse.plan import resolve
 
     with Bars() as bars:
         features = extract_features(
             read_manifest(manifest),
-            chosen,
+            resolve(chosen),
             store,
             alignments=read_alignments(alignments) if alignments else None,
             device=device,
@@ -258,7 +260,7 @@ def train(
     recipe: RecipeName,
     manifest: Annotated[Path, typer.Option(help="Manifest, from `emofuse prepare`.")],
     store: Annotated[Path, typer.Option(help="Feature store; what is missing is computed first.")],
-    out: Annotated[Path, typer.Option(help="Run folder; units that are done are skipped.")],
+    out: Annotated[Path, typer.Option(help="Run folder; trials that are done are skipped.")],
     speech_encoder: SpeechEncoder = None,
     text_encoder: TextEncoder = None,
     seeds: Seeds = None,
@@ -276,24 +278,26 @@ def train(
     check_device_name(device)
     from emofuse.align.table import read_alignments
     from emofuse.cli.console import Bars, finish, typed_command
-    from emofuse.experiment import check_recipe
+    from emofuse.experiment import check_plan
     from emofuse.experiment import extract as extract_features
     from emofuse.experiment import train as train_models
     from emofuse.locks import alone_in
     from emofuse.manifest import read_manifest, write_manifest
+    from emofuse.plan import resolve
     from emofuse.training.folder import MANIFEST, check_frozen
     from emofuse.training.folder import check_corpus as check_corpus_of
 
+    planned = resolve(chosen)
     table = read_manifest(manifest)
     with Bars() as bars, alone_in(out):
         check_frozen(out)
         check_corpus_of(out, table)
-        check_recipe(table, chosen)
+        check_plan(table, planned)
         write_manifest(table, out / MANIFEST)
         found = read_alignments(alignments) if alignments else None
-        features = extract_features(table, chosen, store, alignments=found, device=device, progress=bars)
+        features = extract_features(table, planned, store, alignments=found, device=device, progress=bars)
         outcome = train_models(
-            table, chosen, features, out, jobs=jobs, device=device, command=typed_command(), progress=bars
+            table, planned, features, out, jobs=jobs, device=device, command=typed_command(), progress=bars
         )
     _show_outcome(outcome.result, None)
     finish(outcome.skipped)

@@ -24,7 +24,7 @@ from emofuse.terminal import as_json, harmless, holds_all
 from emofuse.types import Prediction
 
 if TYPE_CHECKING:
-    from emofuse.plan import Plan
+    from emofuse.cost import Cost
     from emofuse.scoring.kinds import Kind
 
 
@@ -252,15 +252,15 @@ class TableWriter:
         self._count += 1
         for note in answer.notes:
             self._notes.setdefault(note, []).append(answer.source or "")
-        source, streams = answer.source or "", " + ".join(answer.streams)
+        source, modalities = answer.source or "", " + ".join(answer.modalities)
         if self._fits:
             posteriors = [f"{answer.posteriors[name]:.2f}" for name in self._classes]
-            self._line([source, answer.label, *posteriors, streams])
+            self._line([source, answer.label, *posteriors, modalities])
             return
         order = sorted(self._classes, key=lambda name: (name != answer.label, -answer.posteriors[name]))
         if source:
             say(source)
-        say(f"  {', '.join(f'{name} {answer.posteriors[name]:.2f}' for name in order)} (from {streams})")
+        say(f"  {', '.join(f'{name} {answer.posteriors[name]:.2f}' for name in order)} (from {modalities})")
 
     def close(self) -> None:
         """Say what there is to note, and of which files where it is not of all."""
@@ -301,13 +301,13 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     table.close()
 
 
-def show_plan(plan: Plan) -> None:
+def show_cost(cost: Cost) -> None:
     """The stages of a run with their cost, and the cost of all."""
-    rows = [[stage.name, stage.what, _duration(stage.seconds), _size(stage.disk)] for stage in plan.stages]
-    rows.append(["all", "", _duration(plan.seconds), _size(plan.disk)])
+    rows = [[stage.name, stage.what, _duration(stage.seconds), _size(stage.disk)] for stage in cost.stages]
+    rows.append(["all", "", _duration(cost.seconds), _size(cost.disk)])
     _show_table(["stage", "what", "time", "disk"], rows, last_is_total=True)
     OUT.print(
-        f"At most, measured on this machine as it is now; early stopping shortens training. About {_size(plan.memory)} "
+        f"At most, measured on this machine as it is now; early stopping shortens training. About {_size(cost.memory)} "
         "of memory.",
         markup=False,
         highlight=False,

@@ -1,10 +1,10 @@
-"""The verb `emofuse finetune`, by itself or under `accelerate launch -m emofuse finetune ...`."""
+"""The command `emofuse finetune`, by itself or under `accelerate launch -m emofuse finetune ...`."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -20,7 +20,7 @@ def finetune(
     root: Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")],
     out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
     model: Annotated[
-        str, typer.Option(help="What stands above the encoders: speech, text, concat, early-frame.")
+        str, typer.Option(help="Model of the recipe that stands above the encoders, such as speech or early-frame.")
     ] = "early-frame",
     fold: Annotated[
         list[str] | None,
@@ -56,8 +56,8 @@ def finetune(
     from emofuse.corpora import read_corpus
     from emofuse.finetune.processes import Processes
     from emofuse.finetune.run import finetune as tune
+    from emofuse.plan import resolve
     from emofuse.progress import Silent
-    from emofuse.settings import ModelKind
 
     processes = Processes(device)
     try:
@@ -72,9 +72,9 @@ def finetune(
             )
             outcome = tune(
                 found.manifest,
-                chosen,
+                resolve(chosen),
                 out,
-                kind=cast(ModelKind, model),
+                model=model,
                 folds=fold or (),
                 keep_folds=keep_folds,
                 processes=processes,

@@ -14,7 +14,7 @@ from emofuse.inputs import nearest, refuse_address
 from emofuse.outside import is_outside
 
 if TYPE_CHECKING:
-    from emofuse.settings import Command, Recipe
+    from emofuse.recipe import Command, Recipe
 
 
 def recipe_of(
@@ -28,7 +28,7 @@ def recipe_of(
     aligner: str | None = None,
 ) -> Recipe:
     """A recipe by name or file, with the options that override it."""
-    from emofuse.settings import load_recipe
+    from emofuse.recipe import load_recipe
 
     flags = [f"speech.encoder={json.dumps(speech, ensure_ascii=False)}"] if speech else []
     flags += [f"text.encoder={json.dumps(text, ensure_ascii=False)}"] if text else []

@@ -47,6 +47,9 @@ def predict(
     asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
     style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")] = "cpu",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load a model whose classes are not emofuse's own; their code runs.")
+    ] = False,
 ) -> None:
     """Predict the emotion of recordings, each as soon as it is known."""
     from emofuse.cli.console import STOPPED, Bars, answer_writer, finish, show_skipped, warn
@@ -70,7 +73,7 @@ def predict(
     from emofuse.inference.predictor import load
 
     found = None if alignments is None else list(map(GivenAlignments(alignments).of, sources))
-    predictor = load(model, asr=asr, asr_model=asr_model, device=device)
+    predictor = load(model, asr=asr, asr_model=asr_model, device=device, trust=trust)
     skipped: dict[str, str] = {}
     done = seen = 0
     writer = answer_writer(style, classes=predictor.classes, sources=sources)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from emofuse.errors import StoreError, TrainingError
+from emofuse.errors import SettingsError, StoreError, TrainingError
 from emofuse.features.store import View
 
 CONSTANT = 0.1
@@ -18,79 +20,136 @@ The smallest seen of a feature that carries something is 0.14; bands above those
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Utterances as tensors.
+    """What a model is given of some utterances.
 
     Attributes:
-        inputs: What a model's `forward` takes by name: `speech` `(batch, layers, steps, width)`, `text`
-            `(batch, layers, tokens, width)` or `(batch, tokens)` of word-piece ids, and their masks
-            `speech_mask`, `text_mask` `(batch, steps)`, True where there is something. Where the model pools frames
-            to segments, `speech` holds frames, `speech_bounds` `(batch, segments, 2)` says which of them a segment
-            has, `(0, 0)` for padding, and `speech_mask` is `(batch, segments)`.
-        labels: Index of the true class, `(batch,)`.
-        targets: What is learnt: the labels, or the share of each class, `(batch, classes)`.
         names: The utterances.
+        speech: Hidden states `(batch, layers, steps, width)`, or frames where the model pools them to steps itself.
+        speech_mask: `(batch, steps)`, True where there is something.
+        speech_bounds: Where the model pools frames: first frame of each step and the one after the last,
+            `(batch, steps, 2)`, `(0, 0)` for padding.
+        text: Hidden states `(batch, layers, tokens, width)`, or ids `(batch, tokens)` of subwords that are trained
+            with the model.
+        text_mask: `(batch, tokens)`, True where there is something.
+        truth: Index of the true class `(batch,)`, or the true values `(batch, values)`; None in prediction.
+        targets: What is learnt: the truth, or the fraction of each class in the votes, `(batch, classes)`.
+        extras: What else the model asks for by name, padded with -1 (integers) or NaN; see `features.extras`.
     """
 
-    inputs: Mapping[str, torch.Tensor]
-    labels: torch.Tensor
-    targets: torch.Tensor
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    speech: torch.Tensor | None = None
+    speech_mask: torch.Tensor | None = None
+    speech_bounds: torch.Tensor | None = None
+    text: torch.Tensor | None = None
+    text_mask: torch.Tensor | None = None
+    truth: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def of(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and mask of a modality.
+
+        Raises:
+            SettingsError: The batch does not have them.
+        """
+        values, mask = (self.speech, self.speech_mask) if modality == "speech" else (self.text, self.text_mask)
+        if values is None or mask is None:
+            raise SettingsError(
+                f"the model needs {modality} and its mask", remedy=f"give the batch {modality} and {modality}_mask"
+            )
+        return values, mask
+
+    def known(self) -> torch.Tensor:
+        """Targets, in training.
+
+        Raises:
+            SettingsError: The batch has none, as in prediction.
+        """
+        if self.targets is None:
+            raise SettingsError("a loss needs targets, and the batch has none", remedy="give the batch targets")
+        return self.targets
+
+    def to(self, device: str | torch.device) -> Batch:
+        """The same on another device."""
+        held = {one.name: getattr(self, one.name) for one in fields(self)}
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in held.items() if isinstance(value, torch.Tensor)
+        }
+        extras = {name: value.to(device) for name, value in self.extras.items()}
+        return replace(self, **tensors, extras=extras)
 
 
 Reader = Callable[[str], torch.Tensor]
 
 
 class Dataset:
-    """Utterances with labels and a reader for each stream.
+    """Utterances with their truth and a reader for all that a model asks for.
 
     Args:
         names: Utterances, in order.
-        labels: Class index of each utterance.
-        streams: For `speech` and `text`, what reads an utterance's features or word pieces.
-        bounds: What reads the bounds of an utterance's segments, `(segments, 2)`, where the model pools its frames.
-        shares: Share of each class in what is learnt of an utterance, `(classes,)`; None to learn its label.
+        truth: Class index of each, or its values.
+        readers: For `speech` and `text`, what reads an utterance's features or subwords.
+        bounds: What reads the bounds of an utterance's steps, `(steps, 2)`, where the model pools its frames.
+        targets: What reads what is learnt of an utterance, where that is not its truth.
+        extras: What reads the rest, by name.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        labels: Mapping[str, int],
-        streams: Mapping[str, Reader],
+        truth: Mapping[str, int | Sequence[float]],
+        readers: Mapping[str, Reader],
         *,
         bounds: Reader | None = None,
-        shares: Reader | None = None,
+        targets: Reader | None = None,
+        extras: Mapping[str, Reader] | None = None,
     ) -> None:
         self.names = tuple(names)
-        self.labels = torch.tensor([labels[name] for name in names], dtype=torch.long)
-        self.streams, self.bounds, self.shares = streams, bounds, shares
+        self.truth = torch.tensor([truth[name] for name in names])
+        self.readers, self.bounds, self.targets = readers, bounds, targets
+        self.extras = extras or {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __add__(self, other: Dataset) -> Dataset:
-        both = (*self.names, *other.names)
-        values = torch.cat([self.labels, other.labels]).tolist()
-        return Dataset(both, dict(zip(both, values, strict=True)), self.streams, bounds=self.bounds, shares=self.shares)
+        both = copy(self)
+        both.names, both.truth = (*self.names, *other.names), torch.cat([self.truth, other.truth])
+        return both
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The utterances at some places, padded to the longest of them."""
         names = tuple(self.names[index] for index in indices)
-        inputs: dict[str, torch.Tensor] = {}
-        for stream, read in self.streams.items():
-            inputs[stream], inputs[f"{stream}_mask"] = pad([read(name) for name in names])
+        found: dict[str, Any] = {}
+        for modality, read in self.readers.items():
+            found[modality], found[f"{modality}_mask"] = pad([read(name) for name in names])
         if self.bounds is not None:
-            inputs["speech_bounds"], inputs["speech_mask"] = pad_bounds([self.bounds(name) for name in names])
-        labels = self.labels[list(indices)]
-        targets = labels if self.shares is None else torch.stack([self.shares(name) for name in names])
-        return Batch(inputs, labels, targets, names)
+            found["speech_bounds"], found["speech_mask"] = pad_bounds([self.bounds(name) for name in names])
+        truth = self.truth[list(indices)]
+        targets = truth if self.targets is None else torch.stack([self.targets(name) for name in names])
+        extras = {extra: pad_extra([read(name) for name in names]) for extra, read in self.extras.items()}
+        return Batch(names=names, truth=truth, targets=targets, extras=extras, **found)
 
     def batches(self, size: int, *, generator: torch.Generator | None = None) -> Iterator[Batch]:
         """All utterances once: shuffled by a generator, or in order."""
         order = range(len(self)) if generator is None else torch.randperm(len(self), generator=generator).tolist()
         for start in range(0, len(self), size):
             yield self.batch(list(order[start : start + size]))
+
+
+def pad_extra(items: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack tensors whose first axis may differ in length, padded with -1 (integers) or NaN.
+
+    Example:
+        >>> pad_extra([torch.tensor([3, 4]), torch.tensor([5])]).tolist()
+        [[3, 4], [5, -1]]
+    """
+    if not items[0].dim():
+        return torch.stack(list(items))
+    value = float("nan") if items[0].is_floating_point() else -1
+    return pad_sequence(list(items), batch_first=True, padding_value=value)
 
 
 def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -153,18 +212,18 @@ def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
     return read
 
 
-def fit_statistics(dataset: Dataset, stream: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of a stream over all steps of a dataset, `(layers, width)` each.
+def fit_statistics(dataset: Dataset, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of a modality over all steps of a dataset, `(layers, width)` each.
 
     Raises:
         TrainingError: Features of an utterance are not finite, as in a store that was damaged.
     """
-    read = dataset.streams[stream]
+    read = dataset.readers[modality]
     found = statistics_of(read(name) for name in dataset.names)
     if not all(one.isfinite().all() for one in found):
         name = next((name for name in dataset.names if not read(name).isfinite().all()), dataset.names[0])
         raise TrainingError(
-            f"{stream} features of utterance {name!r} are not finite",
+            f"{modality} features of utterance {name!r} are not finite",
             remedy="remove the feature store, and the same command computes it anew",
         )
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,23 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from torch.nn import functional as F
 
 from emofuse.encoders.arithmetic import arithmetic, inference
 from emofuse.errors import CheckpointError, SettingsError
-from emofuse.features.dataset import statistics_of
+from emofuse.features.dataset import Batch, pad_extra, statistics_of
+from emofuse.features.extras import EXTRAS
 from emofuse.files import plain_name, written_whole
 from emofuse.finetune.batches import global_batches, micro_batches
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Part, Recordings
+from emofuse.models.frontend import LayerMix
 from emofuse.progress import Progress, Silent
-from emofuse.scoring.metrics import confusion, unweighted_accuracy
 from emofuse.seeds import derive_seed, seed_everything
 from emofuse.settings import FinetuneSettings
+from emofuse.training.data import TrainingData
 from emofuse.training.folder import BEST, CHECKPOINT
-from emofuse.training.loop import check_finite, class_weights, diverged, rate_at
+from emofuse.training.loop import check_finite, diverged, rate_at
 from emofuse.training.state import damaged, load_state, save_state
 
 SAMPLED = 128
@@ -61,14 +62,12 @@ class Tuner:
     Args:
         network: With fresh weights above the encoders; the same in every process.
         recordings: What it listens to and reads.
-        labels: Class index of every utterance.
+        data: Their truth, targets and extras.
         settings: How.
-        classes: Number of emotions.
         seed: Of order and dropout.
         processes: Who shares the work.
         folder: For checkpoints; all processes must see the same one.
         mark: Changes whenever anything that shapes the weights does.
-        targets: Fraction of each class in what is learnt of an utterance, for soft labels.
 
     Raises:
         SettingsError: A step has fewer parts than there are processes.
@@ -78,15 +77,13 @@ class Tuner:
         self,
         network: TunedNetwork,
         recordings: Recordings,
-        labels: Mapping[str, int],
+        data: TrainingData,
         settings: FinetuneSettings,
         *,
-        classes: int,
         seed: int,
         processes: Processes,
         folder: Path,
         mark: str,
-        targets: Callable[[str], torch.Tensor] | None = None,
     ) -> None:
         parts = -(-settings.batch_size // settings.micro_batch)
         if processes.count > parts:
@@ -96,9 +93,9 @@ class Tuner:
                 where="finetune.micro_batch",
                 remedy="make batch_size larger or micro_batch smaller, or start fewer processes",
             )
-        self.network, self.recordings, self.labels, self.settings = network, recordings, labels, settings
-        self.classes, self.seed, self.processes, self.folder, self.mark = classes, seed, processes, folder, mark
-        self.targets = targets if settings.soft_labels else None
+        self.network, self.recordings, self.data, self.settings = network, recordings, data, settings
+        self.seed, self.processes, self.folder, self.mark = seed, processes, folder, mark
+        self.task = network.head.task
         self.optimizer = torch.optim.AdamW(network.groups(settings))
         self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -112,7 +109,6 @@ class Tuner:
             TrainingError: It diverged; nothing of it is kept.
         """
         settings, main = self.settings, self.processes.main
-        weights = self._weights(train)
         done, best, history = self._resume(train)
         steps = -(-len(train) // settings.batch_size)
         progress.start(LABEL, settings.epochs * steps)
@@ -120,12 +116,12 @@ class Tuner:
         for epoch in range(done + 1, settings.epochs + 1):
             if history and epoch - 1 - best["epoch"] >= settings.patience:
                 break
-            loss = self._epoch(train, epoch, weights, progress)
+            losses = self._epoch(train, epoch, progress)
             check_finite(self.network, f"epoch {epoch}", remedy=LOWER)
-            ua = self._ua(validation)
-            history.append({"epoch": epoch, "loss": loss, "validation_ua": ua})
-            if ua > best["ua"]:
-                best = {"ua": ua, "epoch": epoch}
+            value = self.task.metric(self.data.truths(validation), self.scores(validation))
+            history.append({"epoch": epoch, **losses, f"validation_{self.task.metric_name}": value})
+            if best["value"] is None or value > best["value"]:
+                best = {"value": value, "epoch": epoch}
                 if main:
                     self._keep()
             if main:
@@ -135,97 +131,93 @@ class Tuner:
         # The others must not look for the best weights while they are being written.
         self.processes.wait()
         self.network.load_state_dict(self._best())
-        return Tuned(int(best["epoch"]), history, self.posteriors(validation))
+        return Tuned(int(best["epoch"]), history, self.scores(validation))
 
-    def posteriors(self, names: Sequence[str]) -> NDArray[np.float64]:
-        """Posteriors of every utterance, in order, `(utterances, classes)`, computed in float32.
+    def scores(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """Posteriors or values of every utterance, in order, `(utterances, outputs)`, computed in float32.
 
         Raises:
             TrainingError: One of them is not finite.
         """
         self.network.eval()
         places = {name: place for place, name in enumerate(names)}
-        values = torch.zeros(len(names), self.classes, dtype=torch.float64)
+        values = torch.zeros(len(names), self.task.outputs, dtype=torch.float64)
         with inference(self.processes.device):
             for group, items in self.recordings.loaded(self._own(names)):
-                answered = self.network(items).cpu().double().softmax(-1)
-                values[[places[name] for name in group]] = answered
+                output, _ = self.network(items, self._batch(group))
+                values[[places[name] for name in group]] = self.task.scores(output.logits).cpu()
         found = self.processes.total(values)
         if not found.isfinite().all():
             name = names[int((~found.isfinite()).any(1).nonzero()[0])]
             raise diverged(f"the answer to utterance {name!r} is not finite", remedy=LOWER)
         return found.numpy()
 
+    def _batch(self, group: Sequence[str]) -> Batch:
+        """Truth, targets and extras of some utterances."""
+        truth = torch.from_numpy(self.data.truths(group))
+        truth = truth.float() if truth.is_floating_point() else truth
+        soft = self.settings.soft_labels
+        targets = torch.stack([self.data.target(name) for name in group]) if soft else truth
+        facts = [self.data.facts[name] for name in group]
+        extras = {one: pad_extra([EXTRAS[one](fact) for fact in facts]) for one in self.network.head.reads.extras}
+        batch = Batch(names=tuple(group), truth=truth, targets=targets, extras=extras)
+        return batch.to(self.processes.device)
+
     def _own(self, names: Sequence[str]) -> list[list[str]]:
         groups = micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)
         return groups[self.processes.number :: self.processes.count]
 
-    def _weights(self, train: Sequence[str]) -> torch.Tensor:
-        if not self.settings.class_weights:
-            return torch.ones(self.classes)
-        return class_weights(torch.tensor([self.labels[name] for name in train]), self.classes)
-
-    def _epoch(self, train: Sequence[str], epoch: int, weights: torch.Tensor, progress: Progress) -> float:
-        """One pass; returns the mean loss."""
+    def _epoch(self, train: Sequence[str], epoch: int, progress: Progress) -> dict[str, float]:
+        """One epoch; returns the mean of each loss, and of their sum."""
         batches = global_batches(train, size=self.settings.batch_size, seed=self.seed, epoch=epoch)
         shares = [self._own(batch) for batch in batches]
         coming = self.recordings.loaded([group for groups in shares for group in groups])
-        total = 0.0
+        totals: dict[str, float] = {}
+        steps = self.settings.epochs * len(batches)
         for number, (batch, groups) in enumerate(zip(batches, shares, strict=True)):
             step = (epoch - 1) * len(batches) + number
-            share = rate_at(step, steps=self.settings.epochs * len(batches), warmup=self.settings.warmup)
+            share = rate_at(step, steps=steps, warmup=self.settings.warmup)
             for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
                 group["lr"] = peak * share
             parts = (next(coming) for _ in groups)
-            loss = self._step(batch, parts, step, weights)
-            if not math.isfinite(loss):
+            losses = self._step(batch, parts, step, progress=step / steps)
+            if not math.isfinite(losses["loss"]):
                 # All processes see the same sum.
-                raise diverged(f"the loss of epoch {epoch} is {loss}", remedy=LOWER)
-            total += len(batch) * loss
+                raise diverged(f"the loss of epoch {epoch} is {losses['loss']}", remedy=LOWER)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + len(batch) * value
             progress.advance(LABEL)
-        return total / len(train)
+        return {name: total / len(train) for name, total in totals.items()}
 
-    def _step(self, batch: Sequence[str], parts: Iterable[Part], step: int, weights: torch.Tensor) -> float:
-        """One step of the optimiser on a whole batch, of which this process computes some parts; returns its loss."""
+    def _step(self, batch: Sequence[str], parts: Iterable[Part], step: int, *, progress: float) -> dict[str, float]:
+        """One step of the optimiser on a whole batch, of which this process computes some parts; returns its losses."""
         settings, device = self.settings, self.processes.device
         self.network.train()
         self.optimizer.zero_grad()
-        # As torch counts where targets are fractions.
-        whole = float(len(batch) if self.targets else sum(weights[self.labels[name]] for name in batch))
-        loss = torch.zeros(())
+        whole = float(self.task.weights(self._batch(batch).known().cpu()).sum())
+        summed: dict[str, torch.Tensor] = {}
         for number, (group, items) in enumerate(parts):
             place = self.processes.number + number * self.processes.count
             seed_everything(derive_seed(self.seed, "step", step, place))
             with arithmetic(device, precision=settings.precision):
-                summed = F.cross_entropy(
-                    self.network(items),
-                    self._targets(group).to(device),
-                    weight=weights.to(device),
-                    label_smoothing=settings.label_smoothing or 0.0,
-                    reduction="sum",
-                )
-                # Over the weight of the whole batch, not of this part: parts and processes may hold uneven shares.
-                (summed / whole).backward()  # type: ignore[no-untyped-call]
-            loss += summed.detach().cpu() / whole
+                output, given = self.network(items, self._batch(group))
+                losses = self.network.head.losses(output, given, progress=progress)
+                # Over the weight of the whole batch, not of this part: parts and processes may hold uneven fractions.
+                fraction = float(self.task.weights(given.known().cpu()).sum()) / whole
+                loss = torch.stack(list(losses.values())).sum() * fraction
+                loss.backward()  # type: ignore[no-untyped-call]
+            named = {"loss": loss, **({f"loss_{one}": value * fraction for one, value in losses.items()})}
+            for name, value in named.items():
+                summed[name] = summed.get(name, torch.zeros(())) + value.detach().cpu()
         self.processes.sum_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, settings.clip)
         self.optimizer.step()
-        return float(self.processes.total(loss))
+        return {name: float(self.processes.total(value)) for name, value in summed.items()}
 
-    def _targets(self, group: Sequence[str]) -> torch.Tensor:
-        if self.targets:
-            return torch.stack([self.targets(name) for name in group])
-        return torch.tensor([self.labels[name] for name in group])
-
-    def _ua(self, names: Sequence[str]) -> float:
-        labels = np.array([self.labels[name] for name in names])
-        predictions = self.posteriors(names).argmax(1)
-        return float(unweighted_accuracy(confusion(labels, predictions, classes=self.classes)))
-
-    def _resume(self, train: Sequence[str]) -> tuple[int, dict[str, float], list[dict[str, float]]]:
+    def _resume(self, train: Sequence[str]) -> tuple[int, dict[str, Any], list[dict[str, float]]]:
         """Passes that are done, the best of them and the history; statistics are taken where there are none."""
         path = self.folder / CHECKPOINT
-        done, best, history = 0, {"ua": -1.0, "epoch": 0}, []
+        done, best, history = 0, {"value": None, "epoch": 0}, []
         if path.exists():
             device = self.processes.device
             values = load_state(path, self.network, self.optimizer, fingerprint=self.mark, device=device)
@@ -245,8 +237,9 @@ class Tuner:
         rng = np.random.default_rng(derive_seed(self.seed, "statistics"))
         sample = [train[index] for index in rng.permutation(len(train))[:SAMPLED]]
         self.network.eval()
-        for stream, mix in self.network.mixes().items():
-            mix.standardise_by(*statistics_of(self._features(stream, sample)))
+        for modality, frontend in self.network.head.frontends().items():
+            if isinstance(frontend.mix, LayerMix):
+                frontend.mix.standardise_by(*statistics_of(self._features(modality, sample)))
 
     def _features(self, stream: str, names: Sequence[str]) -> Iterable[torch.Tensor]:
         groups = micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from emofuse.encoders import TrainableEncoder
+from emofuse.features.dataset import Batch
 from emofuse.features.pooling import pool_frames
-from emofuse.models.front import LayerMix
-from emofuse.models.streams import EmotionModel
+from emofuse.models.base import EmotionModel, Output
 from emofuse.settings import FinetuneSettings
 
 Steps = Literal["utterance", "frame"]
@@ -70,19 +71,19 @@ class TunedNetwork(nn.Module):
             pool_frames(one, granularity=self._granularity, frames_per_step=self._frames_per_step) for one in states
         ]
 
-    def forward(self, items: Items) -> torch.Tensor:
-        """Give logits `(utterances, classes)`, float32."""
-        inputs: dict[str, torch.Tensor] = {}
-        for stream in self._sources:
-            inputs[stream], inputs[f"{stream}_mask"] = pad_states(self.features(stream, items[stream]))
-        logits: torch.Tensor = self.head(**inputs)
-        return logits.float()
+    def forward(self, items: Items, batch: Batch) -> tuple[Output, Batch]:
+        """Answer a batch, and give it with the features that were read of it.
 
-    def mixes(self) -> dict[str, LayerMix]:
-        """The layer mix of each stream."""
-        named = dict(self.head.named_modules())
-        found = {stream: named.get(f"{stream}_front", named.get("front")) for stream in self._sources}
-        return {stream: mix for stream, mix in found.items() if isinstance(mix, LayerMix)}
+        Args:
+            items: What each modality is given.
+            batch: Targets and extras, without features.
+        """
+        found: dict[str, torch.Tensor] = {}
+        for modality in self._sources:
+            found[modality], found[f"{modality}_mask"] = pad_states(self.features(modality, items[modality]))
+        whole = replace(batch, **found)  # type: ignore[arg-type]
+        output = self.head(whole)
+        return Output(output.logits.float(), output.aux), whole
 
     def groups(self, settings: FinetuneSettings) -> list[dict[str, Any]]:
         """Trained weights with their peak rate and decay, as an optimiser takes them.
@@ -90,9 +91,7 @@ class TunedNetwork(nn.Module):
         Rates fall from layer to layer towards the input (Howard and Ruder, ACL 2018, sec. 3.2), and biases and norms do
         not decay.
         """
-        rates: dict[int, float] = {id(one.scores): settings.learning_rate * settings.layer_rate
-                                   for one in self.mixes().values()}  # fmt: skip
-        plain = set(rates)
+        rates: dict[int, float] = {}
         for encoder in self._sources.values():
             layers = encoder.layers
             lowest = settings.encoder_rate * settings.layer_decay ** len(layers)
@@ -101,12 +100,12 @@ class TunedNetwork(nn.Module):
                 rate = settings.encoder_rate * settings.layer_decay**above
                 rates |= {id(parameter): rate for parameter in layer.parameters()}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter in self.parameters():
+        for parameter in self.encoders.parameters():
             if parameter.requires_grad:
-                decays = parameter.ndim > 1 and id(parameter) not in plain
-                key = rates.get(id(parameter), settings.learning_rate), settings.weight_decay if decays else 0.0
+                key = rates[id(parameter)], settings.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault(key, []).append(parameter)
-        return [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in groups.items()]
+        tuned = [{"params": held, "lr": rate, "weight_decay": decay} for (rate, decay), held in groups.items()]
+        return [*self.head.parameter_groups(settings), *tuned]
 
 
 def pad_states(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

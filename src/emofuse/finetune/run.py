@@ -19,55 +19,57 @@ from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError, TrainingError
-from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_recipe, learns_votes
+from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_plan, facts_of, task_of
 from emofuse.files import plain_name, write_text, written_folder, written_whole
 from emofuse.finetune.loop import Tuned, Tuner, discard
-from emofuse.finetune.network import Steps, TunedNetwork
+from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
 from emofuse.inputs import nearest
 from emofuse.keep import MODELS
 from emofuse.locks import alone
-from emofuse.manifest import parts, sources_of, text_sources, utterances, vote_shares, write_manifest
-from emofuse.models import EmotionModel, InputShape, build_model
+from emofuse.manifest import parts, sources_of, text_sources, utterances, write_manifest
+from emofuse.models.base import EmotionModel
+from emofuse.plan import ModelPlan, Plan, shapes_of
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, make_protocol, save_protocol
+from emofuse.recipe import given_unread, recipe_from
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
-from emofuse.settings import ModelKind, Recipe, SpeechSettings, TextSettings, fingerprint, given_unread
+from emofuse.settings import SpeechSettings, TextSettings, fingerprint
+from emofuse.task import Task, task_from
+from emofuse.training.data import TrainingData
 from emofuse.training.folder import (
     ENCODERS,
     MANIFEST,
     PROCESSES,
     RESULT,
-    UNITS,
+    TRIALS,
     check_corpus,
     check_tuned,
+    folder_of,
     remove_models,
 )
 from emofuse.training.loop import layer_weights
-from emofuse.training.material import Material, granularities_of, streams_of
-from emofuse.training.units import Unit, named, read_unit, refuse_diverged, write_unit_scores
+from emofuse.training.trials import Trial, named, read_trial, refuse_diverged, write_trial_scores
 from emofuse.types import EncoderSpecification
 
 VERSION = 1
 HEAD = "model.safetensors"
 TUNED = "The encoders were trained together with the model, on the training part of each fold."
-KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame")
-"""What can be trained with its encoders; late fusion joins the tables of two of them."""
 
 
 @kept_random_state()
 @alone("out")
 def finetune(
     manifest: pd.DataFrame,
-    recipe: Recipe,
+    plan: Plan,
     out: Path,
     *,
-    kind: ModelKind = "early-frame",
+    model: str = "early-frame",
     folds: Sequence[str] = (),
     keep_folds: bool = False,
     processes: Processes | None = None,
@@ -85,9 +87,9 @@ def finetune(
 
     Args:
         manifest: The corpus.
-        recipe: The experiment; `recipe.finetune` says how.
+        plan: The experiment.
         out: The run folder; several machines must share it.
-        kind: Which model stands above the encoders.
+        model: Name of the one that stands above the encoders.
         folds: Names of folds to train, `final` for the model that is kept; none for all of them.
         keep_folds: Keep the tuned encoders and model of each fold too, in `models/<model>-<fold>-seed<seed>/`.
         processes: Who shares the work; None for this process alone, on what device accelerate finds.
@@ -104,62 +106,59 @@ def finetune(
         EncoderError: An encoder cannot be had, or has nothing to tune.
     """
     processes = processes or Processes()
-    if kind not in KINDS:
-        raise SettingsError(f"{kind} is not trained with its encoders", where="model", remedy=nearest(kind, KINDS))
-    check_tuned(out, kind)
+    plan = plan.only(model)
+    network = plan.model(model)
+    check_tuned(out, model)
     check_corpus(out, manifest)
-    check_recipe(manifest, recipe, kind=kind)
-    streams = streams_of(kind)
-    if "speech" in streams:
-        _steps(kind, recipe)
-    if "text" in streams and recipe.text.context:
+    check_plan(manifest, plan)
+    _check_inputs(network, plan)
+    if "text" in plan.modalities and plan.text.context:
         raise SettingsError("encoders are not tuned with dialogue context", where="text.context", remedy="set it to 0")
-    specifications = {stream: encoder.specification for stream, encoder in _load(recipe, streams, "cpu").items()}
-    recordings = listen(list(utterances(manifest)), streams, processes, progress=progress)
+    specifications = {stream: encoder.specification for stream, encoder in _load(plan, "cpu").items()}
+    recordings = listen(list(utterances(manifest)), plan.modalities, processes, progress=progress)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in recordings.failed.items()}}
     usable = manifest[manifest["utterance"].isin(list(recordings.rows))].reset_index(drop=True)
     if usable.empty:
         raise ManifestError("no utterance can be used", remedy="see the reasons above and fix the recordings")
-    protocol = make_protocol(usable, recipe.protocol)
+    protocol = make_protocol(usable, plan.protocol, values=plan.task.values)
     job = _Job(
-        kind=kind,
-        recipe=recipe,
-        material=Material(
-            recipe=recipe,
-            classes=protocol.classes,
-            labels=protocol.labels,
+        model=network,
+        plan=plan,
+        data=TrainingData(
+            task=task_of(plan, protocol),
+            truth=protocol.truth,
             clusters=usable.set_index("utterance")[["speaker", "session", "dialogue"]].astype("object"),
             store=out,
-            votes=vote_shares(usable, protocol.classes, merge=recipe.protocol.merge)
-            if learns_votes(recipe, kind)
-            else {},
+            speech_settings=plan.speech,
+            text_settings=plan.text,
+            facts=facts_of(usable, plan, protocol),
         ),
         recordings=recordings,
         specifications=specifications,
-        root=out / UNITS,
+        root=out / TRIALS,
         corpora=_corpora(usable),
         command=command,
         keep_folds=keep_folds,
         processes=processes,
     )
-    units = _units(kind, protocol, recipe, folds)
+    trials = _trials(network, protocol, plan, folds)
     if processes.main:
         write_manifest(manifest, out / MANIFEST)
         save_protocol(protocol, out / "protocol.json")
     diverged = []
-    for unit in units:
-        if not job.is_done(unit):
+    for trial in trials:
+        if not job.is_done(trial):
             try:
-                job.run(unit, progress)
+                job.run(trial, progress)
             except TrainingError as error:
                 diverged.append(error)
         elif processes.main:
             # A command that was killed may have come no further than its last file.
-            discard(job.root / unit.folder)
+            discard(job.root / trial.folder)
         processes.wait()
     result: dict[str, Any] = {}
     if processes.main:
-        unread = given_unread(recipe, "finetune")
+        unread = given_unread(recipe_from(plan.recipe, source="recipe"), "finetune")
         notes = [
             *notes,
             *count_notes(recordings.notes),
@@ -174,9 +173,9 @@ def finetune(
 class _Job:
     """What all folds and seeds share."""
 
-    kind: ModelKind
-    recipe: Recipe
-    material: Material
+    model: ModelPlan
+    plan: Plan
+    data: TrainingData
     recordings: Recordings
     specifications: Mapping[str, EncoderSpecification]
     root: Path
@@ -185,66 +184,62 @@ class _Job:
     keep_folds: bool
     processes: Processes
 
-    def mark(self, unit: Unit) -> str:
-        """Changes whenever anything that shapes the unit's numbers does."""
-        recipe, material = self.recipe, self.material
-        parts = [list(part) for part in (unit.fold.train, unit.fold.validation, unit.fold.test)]
+    def key(self, trial: Trial) -> str:
+        """Changes whenever anything that shapes the trial's numbers does."""
+        data, model = self.data, self.model
+        parts = [list(part) for part in (trial.fold.train, trial.fold.validation, trial.fold.test)]
         names = [name for part in parts for name in part]
         encoders = [[one.revision, list(one.selected)] for one in self.specifications.values()]
-        about = [
-            [self.recordings.keys[name], material.labels[name], *map(str, material.clusters.loc[name])]
-            for name in names
-        ]
-        limits = [recipe.speech.frames_per_step, recipe.text.max_tokens]
-        split = [unit.kind, unit.fold.name, unit.seed, parts, list(material.classes)]
-        how = recipe.finetune_of(unit.kind)
-        votes = [[material.votes.get(name) for name in names]] if how.soft_labels else []
-        return fingerprint(VERSION, split, about, encoders, limits, recipe.model, how, votes)
+        about = [[self.recordings.keys[name], data.truth[name], *map(str, data.clusters.loc[name])] for name in names]
+        limits = [self.plan.speech.frames_per_step, self.plan.text.max_tokens]
+        split = [model.name, trial.fold.name, trial.seed, parts, data.task.record()]
+        soft = model.finetune.soft_labels
+        votes = [[list(data.facts[name].votes) for name in names]] if soft else []
+        return fingerprint(VERSION, split, about, encoders, limits, model.record(), model.finetune, votes)
 
-    def keeps(self, unit: Unit) -> bool:
+    def keeps(self, trial: Trial) -> bool:
         """Whether the tuned encoders and the model are kept."""
-        return self.keep_folds or not unit.fold.test
+        return self.keep_folds or not trial.fold.test
 
-    def finished(self, unit: Unit) -> bool:
-        """Whether the unit has been run with exactly these settings and data."""
-        folder = self.root / unit.folder
-        whole = not self.keeps(unit) or (folder / HEAD).is_file()
-        return whole and read_unit(folder).get("mark") == self.mark(unit)
+    def finished(self, trial: Trial) -> bool:
+        """Whether the trial has been run with exactly these settings and data."""
+        folder = self.root / trial.folder
+        whole = not self.keeps(trial) or (folder / HEAD).is_file()
+        return whole and read_trial(folder).get("key") == self.key(trial)
 
-    def is_done(self, unit: Unit) -> bool:
+    def is_done(self, trial: Trial) -> bool:
         """The same as the first process sees it, told to all."""
-        return bool(self.processes.total(torch.tensor(int(self.processes.main and self.finished(unit)))))
+        return bool(self.processes.total(torch.tensor(int(self.processes.main and self.finished(trial)))))
 
-    def run(self, unit: Unit, progress: Progress) -> None:
-        """Train, score, write; `unit.json` comes last and says that all is there."""
+    def run(self, trial: Trial, progress: Progress) -> None:
+        """Train, score, write; `trial.json` comes last and says that all is there."""
         started = time.monotonic()
-        recipe, folder = self.recipe, self.root / unit.folder
+        folder = self.root / trial.folder
         if self.processes.main:
             # What an earlier training left would otherwise pass for what this one leaves.
-            for name in ("unit.json", HEAD):
+            for name in ("trial.json", HEAD):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / ENCODERS, ignore_errors=True)
-        seed = derive_seed(unit.seed, "finetune", unit.kind, unit.fold.name)
-        encoders = _load(recipe, streams_of(unit.kind), str(self.processes.device))
-        network = self._network(encoders, seed)
-        mark = self.mark(unit)
-        classes = self.material.classes
+        seed = derive_seed(trial.seed, "finetune", trial.model.name, trial.fold.name)
+        encoders = _load(self.plan, str(self.processes.device))
+        truth = torch.from_numpy(self.data.truths(trial.fold.train))
+        task = self.data.task.fitted(truth, self.model.finetune)
+        network = self._network(encoders, task, seed)
+        key = self.key(trial)
         tuner = Tuner(
             network,
             self.recordings,
-            {name: classes.index(label) for name, label in self.material.labels.items()},
-            recipe.finetune_of(unit.kind),
-            classes=len(classes),
+            self.data,
+            self.model.finetune,
             seed=seed,
             processes=self.processes,
             folder=folder,
-            mark=mark,
-            targets=self.material.target,
+            mark=key,
         )
         try:
-            with named(unit):
-                tuned = tuner.run(unit.fold.train, unit.fold.validation, progress=progress)
-                tested = tuner.posteriors(unit.fold.test) if unit.fold.test else None
+            with named(trial):
+                tuned = tuner.run(trial.fold.train, trial.fold.validation, progress=progress)
+                tested = tuner.scores(trial.fold.test) if trial.fold.test else None
         except TrainingError:
             # With other settings it begins anew, and with these it would diverge again.
             if self.processes.main:
@@ -252,23 +247,22 @@ class _Job:
             raise
         if not self.processes.main:
             return
-        write_unit_scores(unit, self.material, folder / "validation.parquet", unit.fold.validation, tuned.validation)
+        write_trial_scores(trial, self.data, folder / "validation.parquet", trial.fold.validation, tuned.validation)
         if tested is not None:
-            write_unit_scores(unit, self.material, folder / "scores.parquet", unit.fold.test, tested)
-        if self.keeps(unit):
+            write_trial_scores(trial, self.data, folder / "scores.parquet", trial.fold.test, tested)
+        if self.keeps(trial):
             self._keep(network, encoders, folder)
-        self._write_unit(folder, mark, network, tuned, seconds=time.monotonic() - started)
+        self._write_trial(folder, key, network, tuned, seconds=time.monotonic() - started)
         discard(folder)
 
-    def _network(self, encoders: Mapping[str, TrainableEncoder], seed: int) -> TunedNetwork:
-        recipe = self.recipe
+    def _network(self, encoders: Mapping[str, TrainableEncoder], task: Task, seed: int) -> TunedNetwork:
         seed_everything(seed)
         network = TunedNetwork(
-            _head(self.kind, recipe, self.material.classes, self.specifications),
+            _head(self.model, self.plan, task, self.specifications),
             encoders,
-            granularity=_steps(self.kind, recipe),
-            frames_per_step=recipe.speech.frames_per_step,
-            gradient_checkpointing=recipe.finetune.gradient_checkpointing,
+            granularity="utterance" if self.model.inputs.steps == ("utterance",) else "frame",
+            frames_per_step=self.plan.speech.frames_per_step,
+            gradient_checkpointing=self.model.finetune.gradient_checkpointing,
         )
         return network.to(self.processes.device)
 
@@ -292,96 +286,101 @@ class _Job:
                     "Exposure": "It has seen the labels of the utterances that trained it, so its features must not be "
                     "used to test on them. The terms of the corpus hold beside the licence.",
                 },
-                settings=self.recipe.finetune,
+                settings=self.model.finetune,
                 command=self.command,
             )
         weights = {name: value.cpu().contiguous() for name, value in network.head.state_dict().items()}
         with written_whole(folder / HEAD) as part:
             save_file(weights, part)
 
-    def _write_unit(self, folder: Path, mark: str, network: TunedNetwork, tuned: Tuned, *, seconds: float) -> None:
+    def _write_trial(self, folder: Path, key: str, network: TunedNetwork, tuned: Tuned, *, seconds: float) -> None:
         values = {
-            "mark": mark,
+            "key": key,
+            "task": network.head.task.record(),
             "epochs": tuned.epochs,
             "history": tuned.history,
             "layer_weights": layer_weights(network.head),
             "seconds": round(seconds, 2),
             PROCESSES: self.processes.count,
         }
-        write_text(folder / "unit.json", json.dumps(values, indent=1))
+        write_text(folder / "trial.json", json.dumps(values, indent=1))
 
-    def checkpoint(self, unit: Unit, protocol: str) -> Checkpoint:
+    def checkpoint(self, trial: Trial, protocol: str) -> Checkpoint:
         """A kept model with its tuned encoders, for prediction."""
         from safetensors.torch import load_file
 
-        folder, recipe = self.root / unit.folder, self.recipe
-        streams = streams_of(unit.kind)
-        places = {stream: str((folder / ENCODERS / stream).resolve()) for stream in streams}
-        update: dict[str, Any] = {}
+        folder, plan = self.root / trial.folder, self.plan
+        places = {modality: str((folder / ENCODERS / modality).resolve()) for modality in plan.modalities}
+        speech, text = plan.speech, plan.text
         encoders = {}
-        if "speech" in streams:
+        if "speech" in places:
             # In float32, as its scores were computed.
-            speech = {"encoder": places["speech"], "revision": None, "precision": "float32"}
-            update["speech"] = recipe.speech.model_copy(update=speech)
-            encoders["speech"] = load_speech_encoder(update["speech"]).specification
-        if "text" in streams:
-            update["text"] = recipe.text.model_copy(update={"encoder": places["text"], "revision": None})
-            encoders["text"] = load_text_encoder(update["text"]).specification
-        model = _head(self.kind, recipe, self.material.classes, encoders)
+            update = {"encoder": places["speech"], "revision": None, "precision": "float32"}
+            speech = speech.model_copy(update=update)
+            encoders["speech"] = load_speech_encoder(speech).specification
+        if "text" in places:
+            text = text.model_copy(update={"encoder": places["text"], "revision": None})
+            encoders["text"] = load_text_encoder(text).specification
+        task = task_from(read_trial(folder)["task"])
+        model = _head(self.model, plan, task, encoders)
         with plain_name(folder / HEAD) as place:
             model.load_state_dict(load_file(place))
         return Checkpoint(
-            kind=unit.kind,
+            name=self.model.name,
             model=model.eval(),
-            classes=self.material.classes,
-            recipe=recipe.model_copy(update=update),
+            networks={self.model.name: self.model},
+            task=task,
+            speech=speech,
+            text=text,
             encoders=encoders,
-            pieces=None,
+            subwords=None,
             protocol=protocol,
         )
 
 
-def _load(recipe: Recipe, streams: Sequence[str], device: str) -> dict[str, TrainableEncoder]:
-    settings: Mapping[str, SpeechSettings | TextSettings] = {"speech": recipe.speech, "text": recipe.text}
-    check_encoder_settings(recipe, streams)
-    with builtin_named(streams):
-        return {stream: load_trainable_encoder(settings[stream], device=device) for stream in streams}
+def _load(plan: Plan, device: str) -> dict[str, TrainableEncoder]:
+    settings: Mapping[str, SpeechSettings | TextSettings] = {"speech": plan.speech, "text": plan.text}
+    check_encoder_settings(plan.speech, plan.text, plan.modalities)
+    with builtin_named(plan.modalities):
+        return {one: load_trainable_encoder(settings[one], device=device) for one in plan.modalities}
 
 
-def _head(
-    kind: ModelKind, recipe: Recipe, classes: Sequence[str], encoders: Mapping[str, EncoderSpecification]
-) -> EmotionModel:
-    shapes = {stream: InputShape(len(one.selected), one.width) for stream, one in encoders.items()}
-    return build_model(kind, recipe.model, classes=len(classes), speech=shapes.get("speech"), text=shapes.get("text"))
+def _head(model: ModelPlan, plan: Plan, task: Task, encoders: Mapping[str, EncoderSpecification]) -> EmotionModel:
+    return model.build(shapes_of(model.inputs, plan.speech, encoders, subwords=None), task)
 
 
-def _steps(kind: ModelKind, recipe: Recipe) -> Steps:
-    """What speech frames are pooled to. Segments of an alignment are for features that are stored."""
-    (found,) = granularities_of(kind, recipe)
-    if found not in ("utterance", "frame"):
+def _check_inputs(model: ModelPlan, plan: Plan) -> None:
+    """See that a model reads what encoders give while they are tuned; segments are for features that are stored."""
+    steps, text = model.inputs.steps, model.inputs.text
+    if len(steps) > 1 or not set(steps) <= {"utterance", "frame"}:
         raise SettingsError(
-            f"encoders are not tuned under {found}s", where="model.speech_granularity", remedy="use utterance or frame"
+            f"encoders are not tuned under {' and '.join(f'{step}s' for step in steps)}, which {model.name} reads",
+            where="model",
+            remedy="use a model of utterances or frames",
         )
-    if found == "utterance" and recipe.speech.segments != "mean":
+    if text and text.step != "token":
         raise SettingsError(
-            f"encoders are not tuned under {recipe.speech.segments} of frames",
+            f"encoders are not tuned under {text.step}s, which {model.name} reads", where="model", remedy="use tokens"
+        )
+    if steps == ("utterance",) and plan.speech.segments != "mean":
+        raise SettingsError(
+            f"encoders are not tuned under {plan.speech.segments} of frames",
             where="speech.segments",
-            remedy="use mean, and pool in the model with model.speech_granularity=frame",
+            remedy="use mean, and pool in the model with model.granularity=frame",
         )
-    return "utterance" if found == "utterance" else "frame"
 
 
-def _units(kind: ModelKind, protocol: Protocol, recipe: Recipe, names: Sequence[str]) -> list[Unit]:
+def _trials(model: ModelPlan, protocol: Protocol, plan: Plan, names: Sequence[str]) -> list[Trial]:
     """Folds by every seed, and the model that is kept by the first."""
     known = [*(fold.name for fold in protocol.folds), FINAL]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise SettingsError(f"there is no fold {unknown[0]!r}", where="fold", remedy=nearest(unknown[0], known))
     wanted = names or known
-    units = [Unit(kind, fold, seed) for fold in protocol.folds if fold.name in wanted for seed in recipe.seeds]
+    trials = [Trial(model, fold, seed) for fold in protocol.folds if fold.name in wanted for seed in plan.seeds]
     if FINAL in wanted:
-        units.append(Unit(kind, protocol.final, recipe.seeds[0]))
-    return units
+        trials.append(Trial(model, protocol.final, plan.seeds[0]))
+    return trials
 
 
 def _corpora(manifest: pd.DataFrame) -> tuple[str, ...]:
@@ -400,10 +399,10 @@ def _gather(
     skipped: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write what all folds and seeds that are done have come to, and the models that are kept."""
-    recipe, kind = job.recipe, job.kind
-    units = _units(kind, protocol, recipe, ())
-    done = [unit for unit in units if job.finished(unit)]
-    tables = [read_scores(job.root / unit.folder / "scores.parquet") for unit in done if unit.fold.test]
+    plan, name = job.plan, job.model.name
+    trials = _trials(job.model, protocol, plan, ())
+    done = [trial for trial in trials if job.finished(trial)]
+    tables = [read_scores(job.root / trial.folder / "scores.parquet") for trial in done if trial.fold.test]
     models: dict[str, Any] = {}
     tested, apart = "", {}
     if tables:
@@ -412,13 +411,17 @@ def _gather(
         models, tested = evaluate(scores), tested_fingerprint(scores)
         apart = evaluate_parts(scores, parts(manifest))
     mixes: dict[str, list[list[float]]] = {}
-    for unit in done:
-        for stream, weights in read_unit(job.root / unit.folder)["layer_weights"].items():
-            if unit.fold.test and len(weights) > 1:
+    for trial in done:
+        for stream, weights in read_trial(job.root / trial.folder)["layer_weights"].items():
+            if trial.fold.test and len(weights) > 1:
                 mixes.setdefault(stream, []).append(weights)
     result = {
-        "name": f"{recipe.name}, encoders tuned",
-        "tuned": kind,
+        "name": f"{plan.title}, encoders tuned",
+        "tuned": name,
+        "certainty": {name: job.model.certainty},
+        "modalities": {name: list(plan.modalities)},
+        "tiers": {name: []},
+        "fused": {},
         "corpus": ", ".join(sorted(manifest["corpus"].dropna().unique())),
         "sources": sources_of(manifest),
         "models": models,
@@ -429,6 +432,7 @@ def _gather(
             "fingerprint": protocol.fingerprint,
             "tested_fingerprint": tested,
             "classes": list(protocol.classes),
+            "values": list(plan.task.values),
             "folds": len(protocol.folds),
             "utterances": len(protocol.labels),
             "speakers": int(manifest["speaker"].nunique()),
@@ -437,20 +441,20 @@ def _gather(
         "text_sources": text_sources(manifest[manifest["utterance"].isin(list(protocol.labels))]),
         "context": 0,
         "encoders": {stream: asdict(one) for stream, one in job.specifications.items()},
-        "layer_weights": {kind: mixes},
-        "recipe": recipe.model_dump(mode="json"),
+        "layer_weights": {name: mixes},
+        "recipe": dict(plan.recipe),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in skipped.items()],
         "notes": [*notes, *protocol.notes, TUNED],
         "versions": versions(),
         "command": job.command,
     }
     # Of folds too that an earlier command kept.
-    whole = [unit for unit in done if (job.root / unit.folder / HEAD).is_file()]
-    kept = {f"{kind}-{unit.folder.name}" if unit.fold.test else str(kind): unit for unit in whole}
+    whole = [trial for trial in done if (job.root / trial.folder / HEAD).is_file()]
+    kept = {f"{folder_of(name)}-{trial.folder.name}" if trial.fold.test else folder_of(name): trial for trial in whole}
     remove_models(out / MODELS, but=kept)
-    for name, unit in kept.items():
-        checkpoint = job.checkpoint(unit, protocol.fingerprint)
-        save_checkpoint(checkpoint, out / MODELS / name, card=model_card(kind, result))
+    for place, trial in kept.items():
+        checkpoint = job.checkpoint(trial, protocol.fingerprint)
+        save_checkpoint(checkpoint, out / MODELS / place, card=model_card(name, result))
     write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     if tables:
         write_report(out)

@@ -22,17 +22,17 @@ from emofuse.audio.process import start_decoder
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
 from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseError, SettingsError
-from emofuse.features.dataset import pad, pad_bounds
+from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra
 from emofuse.features.extract import cut_notes, features_of, to_steps, to_words
+from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.segments import step_bounds
 from emofuse.inputs import check_text, refuse_address
 from emofuse.language import is_foreign
-from emofuse.models import JoinedModel
 from emofuse.models.device import check_device
+from emofuse.models.ensemble import Ensemble, needs_of
+from emofuse.plan import ModelPlan, pools_frames
 from emofuse.progress import Progress, Silent, track
-from emofuse.settings import ModelKind
-from emofuse.training.material import granularities_of, members_of, pools_frames, streams_of, text_granularity_of
-from emofuse.types import TIERS, Alignment, Prediction
+from emofuse.types import Alignment, Prediction
 
 DEFAULT = Path(__file__).parent.parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
@@ -40,12 +40,20 @@ DEFAULT = Path(__file__).parent.parent / "builtin" / "model"
 Sound = str | os.PathLike[str] | NDArray[Any]
 """A sound file, or samples."""
 
+_Read = Mapping[str, Mapping[str, torch.Tensor]]
+"""What each network reads of a modality, by the names of `Batch`."""
+
 LONG = 30.0
 """Seconds beyond which a sound is unlike what models learn from."""
 
 
 def load(
-    folder: Path | str | None = None, *, asr: str | None = None, asr_model: str | None = None, device: str = "cpu"
+    folder: Path | str | None = None,
+    *,
+    asr: str | None = None,
+    asr_model: str | None = None,
+    device: str = "cpu",
+    trust: bool = False,
 ) -> Predictor:
     """Load a trained model from its folder, or the one that ships.
 
@@ -55,6 +63,7 @@ def load(
             own, or `none`; None takes whisper where it is installed with a model at hand, else none.
         asr_model: For whisper: a name, Hub id or folder.
         device: Where to compute.
+        trust: Load a model whose class is from outside the package; its code runs.
 
     Raises:
         CheckpointError: The folder is not a trained model, or its encoder is not the one that it was trained on.
@@ -62,9 +71,9 @@ def load(
     """
     if folder is not None:
         refuse_address(folder)
-    checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder))
-    reads_words = "text" in streams_of(checkpoint.kind)
-    transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_words else None
+    checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder), trust=trust)
+    reads_text = "text" in checkpoint.modalities
+    transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_text else None
     return Predictor(checkpoint, transcriber=transcriber, device=device)
 
 
@@ -86,23 +95,21 @@ class Predictor:
         self.device = device
         self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
-        self._members = members_of(checkpoint.kind)
-        streams = streams_of(checkpoint.kind)
         self._aligner: Aligner | EmofuseError | None = None
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
-        if "speech" in streams:
+        if "speech" in checkpoint.modalities:
             start_decoder()
-            self._speech = load_speech_encoder(checkpoint.recipe.speech, device=device, download=False)
+            self._speech = load_speech_encoder(checkpoint.speech, device=device, download=False)
             self._check("speech", self._speech)
-        if "text" in self.needs and checkpoint.pieces is None:
+        if "text" in self.needs and checkpoint.subwords is None:
             self._load_text()
 
     def _load_text(self) -> TextEncoder:
         # Where speech alone will do, words may never come, and their encoder would double the time to the first answer;
         # `predict_many` loads it before the first file where they will.
         if self._text is None:
-            self._text = load_text_encoder(self.checkpoint.recipe.text, device=self.device, download=False)
+            self._text = load_text_encoder(self.checkpoint.text, device=self.device, download=False)
             self._check("text", self._text)
         return self._text
 
@@ -119,17 +126,16 @@ class Predictor:
     @property
     def classes(self) -> tuple[str, ...]:
         """Emotions, in the order of the model's outputs."""
-        return self.checkpoint.classes
+        return self.checkpoint.task.names
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Streams without which the model cannot answer; late fusion answers from either."""
-        return self._model.streams
+        return needs_of(self._model)
 
     @property
     def _reads_segments(self) -> bool:
-        recipe = self.checkpoint.recipe
-        return any(step in TIERS for member in self._readers("speech") for step in granularities_of(member, recipe))
+        return any(one.inputs.tiers for one in self.checkpoint.networks.values())
 
     def predict(
         self,
@@ -167,8 +173,8 @@ class Predictor:
                 f"samples at {sampling_rate} Hz were given",
                 remedy=f"resample them to {SAMPLING_RATE} Hz or pass a file",
             )
-        takes = streams_of(self.checkpoint.kind)
-        inputs: dict[str, dict[ModelKind, dict[str, torch.Tensor]]] = {}
+        takes = self.checkpoint.modalities
+        inputs: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
         notes: list[str] = []
         clip = None
         if audio is not None and (self._transcriber or "speech" in takes):
@@ -205,9 +211,9 @@ class Predictor:
             inputs["speech"] = self._read_speech(clip, alignment)
         if "text" in takes and text is not None:
             inputs["text"] = self._read_text(text)
-            pieces = self.checkpoint.pieces
-            notes += cut_notes(self._load_text() if pieces is None else pieces, {"": text}).get("", ())
-            if self.checkpoint.recipe.text.context:
+            subwords = self.checkpoint.subwords
+            notes += cut_notes(self._load_text() if subwords is None else subwords, {"": text}).get("", ())
+            if self.checkpoint.text.context:
                 notes.append("the model was trained on words in their dialogue, and here they are read without one")
         for stream, value in (("speech", audio), ("text", text)):
             if stream in takes and value is None:
@@ -217,19 +223,18 @@ class Predictor:
                     continue
                 notes.append(f"no {stream} was given, so the answer rests on {' and '.join(inputs)} alone")
             elif stream not in takes and value is not None and stream == "text":
-                notes.append(f"the {self.checkpoint.kind} model does not read text, so it was left out")
-        posterior = self._posterior(inputs)
+                notes.append(f"the {self.checkpoint.name} model does not read text, so it was left out")
+        scores = self._scores(inputs, Facts(text=spoken or "", alignment=alignment))
         source = str(audio) if isinstance(audio, (str, Path)) else None
-        if not np.isfinite(posterior).all():
+        if not np.isfinite(scores).all():
             raise CheckpointError(
                 "the model's answer is no finite number, as its weights or the sound leave the range of numbers",
                 where=source,
                 remedy="copy the model again from where it was trained, and see whether the sound is damaged",
             )
         return Prediction(
-            label=self.classes[int(posterior.argmax())],
-            posteriors=dict(zip(self.classes, posterior.tolist(), strict=True)),
-            streams=tuple(inputs),
+            **self.checkpoint.task.prediction(scores),
+            modalities=tuple(inputs),
             source=source,
             text=spoken,
             notes=tuple(notes),
@@ -286,7 +291,7 @@ class Predictor:
         if self._reads_segments and None in bounds:
             self._aligner_of_training()
         words_come = self._transcriber is not None or set(words) != {None}
-        if words_come and "text" in streams_of(self.checkpoint.kind) and self.checkpoint.pieces is None:
+        if words_come and "text" in self.checkpoint.modalities and self.checkpoint.subwords is None:
             self._load_text()
         pairs = zip(sounds, words, bounds, strict=True)
         for file, text, alignment in track(pairs, "Predicting", total=len(sounds), progress=progress):
@@ -320,7 +325,7 @@ class Predictor:
             "speech": ("speech", "give a sound file"),
             "text": ("the words", "give them with text= or --text, or use a speech or late model"),
         }[stream]
-        return SettingsError(f"the {self.checkpoint.kind} model needs {what}", where=where, remedy=remedy)
+        return SettingsError(f"the {self.checkpoint.name} model needs {what}", where=where, remedy=remedy)
 
     def _recognise(self, transcriber: Recogniser, clip: NDArray[np.float32]) -> tuple[str, str]:
         """What a recogniser makes of a clip, and what there is to say about it."""
@@ -376,61 +381,66 @@ class Predictor:
 
     def _read_speech(
         self, clip: NDArray[np.float32], alignment: Alignment | None
-    ) -> dict[ModelKind, dict[str, torch.Tensor]]:
-        """What each model within takes of a clip: its steps; or frames, where it pools them, and which make a step."""
+    ) -> dict[str, dict[str, torch.Tensor]]:
+        """What each network reads of a clip: its steps; or frames, where it pools them, and which make a step."""
         assert self._speech is not None  # noqa: S101
-        recipe, encoder = self.checkpoint.recipe, self._speech.specification
+        settings, encoder = self.checkpoint.speech, self._speech.specification
         frames = self._speech.encode([clip])[0]
         inputs = {}
-        for member in self._readers("speech"):
-            steps = granularities_of(member, recipe)
-            if pools_frames(member, recipe):
+        for name, network in self._readers("speech"):
+            steps = network.inputs.steps
+            if pools_frames(network.inputs, settings):
                 count = frames.shape[1]
                 bounds = [
-                    step_bounds(encoder, recipe.speech, frames=count, granularity=one, alignment=alignment)
-                    for one in steps
+                    step_bounds(encoder, settings, frames=count, granularity=step, alignment=alignment)
+                    for step in steps
                 ]
                 padded, mask = pad_bounds([torch.cat(bounds)])
-                inputs[member] = self._batch("speech", torch.from_numpy(features_of(frames)))
-                inputs[member] |= {"speech_bounds": padded.to(self.device), "speech_mask": mask.to(self.device)}
+                inputs[name] = _one("speech", torch.from_numpy(features_of(frames)))
+                inputs[name] |= {"speech_bounds": padded, "speech_mask": mask}
             else:
-                values = [
-                    to_steps(frames, encoder, recipe.speech, granularity=one, alignment=alignment) for one in steps
-                ]
-                inputs[member] = self._batch("speech", torch.from_numpy(features_of(torch.cat(values, dim=1))))
+                values = [to_steps(frames, encoder, settings, granularity=step, alignment=alignment) for step in steps]
+                inputs[name] = _one("speech", torch.from_numpy(features_of(torch.cat(values, dim=1))))
         return inputs
 
-    def _read_text(self, text: str) -> dict[ModelKind, dict[str, torch.Tensor]]:
-        if self.checkpoint.pieces is not None:
-            return dict.fromkeys(self._readers("text"), self._batch("text", self.checkpoint.pieces.encode([text])[0]))
+    def _read_text(self, text: str) -> dict[str, dict[str, torch.Tensor]]:
+        readers = self._readers("text")
+        if self.checkpoint.subwords is not None:
+            return dict.fromkeys(dict(readers), _one("text", self.checkpoint.subwords.encode([text])[0]))
         encoder = self._load_text()
         tokens = encoder.encode([text])[0]
+        wanted = {name: network.inputs.text.step for name, network in readers if network.inputs.text}
         steps = {"token": tokens}
-        if any(text_granularity_of(member) == "word" for member in self._readers("text")):
+        if "word" in wanted.values():
             steps["word"] = to_words(tokens, encoder.word_of_tokens([text])[0])
-        read = {name: self._batch("text", torch.from_numpy(features_of(values))) for name, values in steps.items()}
-        return {member: read[text_granularity_of(member)] for member in self._readers("text")}
+        read = {step: _one("text", torch.from_numpy(features_of(values))) for step, values in steps.items()}
+        return {name: read[step] for name, step in wanted.items()}
 
-    def _readers(self, stream: str) -> list[ModelKind]:
-        """The networks within that read a stream."""
-        return [member for member in self._members if stream in streams_of(member)]
+    def _readers(self, modality: str) -> list[tuple[str, ModelPlan]]:
+        """The networks within that read a modality."""
+        networks = self.checkpoint.networks.items()
+        return [(name, network) for name, network in networks if modality in network.inputs.modalities]
 
-    def _batch(self, stream: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        padded, mask = pad([values])
-        return {stream: padded.to(self.device), f"{stream}_mask": mask.to(self.device)}
-
-    def _posterior(self, inputs: Mapping[str, Mapping[ModelKind, Mapping[str, torch.Tensor]]]) -> NDArray[np.float64]:
-        batches: dict[ModelKind, dict[str, torch.Tensor]] = {member: {} for member in self._members}
-        for read in inputs.values():
-            for member, values in read.items():
-                batches[member] |= values
+    def _scores(
+        self, inputs: Mapping[str, Mapping[str, Mapping[str, torch.Tensor]]], facts: Facts
+    ) -> NDArray[np.float64]:
+        batches: dict[str, Batch] = {}
+        for name, network in self.checkpoint.networks.items():
+            read = [inputs[modality][name] for modality in network.inputs.modalities if modality in inputs]
+            if len(read) == len(network.inputs.modalities):
+                tensors: dict[str, Any] = {key: value for one in read for key, value in one.items()}
+                extras = {one: pad_extra([EXTRAS[one](facts)]) for one in network.inputs.extras_at_test}
+                batches[name] = Batch(**tensors, extras=extras).to(self.device)
         with torch.inference_mode():
-            logits: torch.Tensor = (
-                self._model(batches)
-                if isinstance(self._model, JoinedModel)
-                else self._model(**batches[self.checkpoint.kind])
-            )
-        return np.asarray(logits[0].cpu().double().softmax(-1).numpy())
+            if isinstance(self._model, Ensemble):
+                return np.asarray(self._model(batches)[0].numpy())
+            task = self.checkpoint.task
+            return np.asarray(task.scores(self._model(batches[self.checkpoint.name]).logits)[0].cpu().numpy())
+
+
+def _one(modality: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    padded, mask = pad([values])
+    return {modality: padded, f"{modality}_mask": mask}
 
 
 def _says(text: str | None) -> bool:

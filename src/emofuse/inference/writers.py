@@ -71,7 +71,7 @@ class CsvWriter:
         posteriors = [f"{answer.posteriors[name]:.6f}" for name in self._classes]
         words = [_cell(one) for one in (answer.source or "", answer.label, "; ".join(answer.notes))]
         self._begin()
-        self._row([words[0], words[1], *posteriors, "+".join(answer.streams), words[2]])
+        self._row([words[0], words[1], *posteriors, "+".join(answer.modalities), words[2]])
 
     def close(self) -> None:
         """See `AnswerWriter.close`."""
@@ -79,7 +79,7 @@ class CsvWriter:
 
     def _begin(self) -> None:
         if not self._begun:
-            self._row(["source", "label", *map(_cell, self._classes), "streams", "notes"])
+            self._row(["source", "label", *map(_cell, self._classes), "modalities", "notes"])
             self._begun = True
 
     def _row(self, cells: Sequence[str]) -> None:
@@ -96,9 +96,10 @@ def format_predictions(predictions: Iterable[Prediction], *, style: Style) -> st
     """Predictions as one text.
 
     Example:
-        >>> one = Prediction(label="sad", posteriors={"happy": 0.25, "sad": 0.75}, streams=("speech",), source="a.wav")
+        >>> posteriors = {"happy": 0.25, "sad": 0.75}
+        >>> one = Prediction(label="sad", posteriors=posteriors, modalities=("speech",), source="a.wav")
         >>> print(format_predictions([one], style="csv"))
-        source,label,happy,sad,streams,notes
+        source,label,happy,sad,modalities,notes
         a.wav,sad,0.250000,0.750000,speech,
     """
     answers = list(predictions)

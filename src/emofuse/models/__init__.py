@@ -1,19 +1,31 @@
-"""The networks above the encoders, as plain `nn.Module`s on tensors and masks."""
+"""The systems above the encoders, each in one file, and the table of their short names."""
 
-from emofuse.models.build import InputShape, build_model
-from emofuse.models.coattention import CoAttention, CoAttentionLayer
-from emofuse.models.fusion import ConcatModel, EarlyFusion, JoinedModel
-from emofuse.models.streams import EmotionModel, SpeechModel, TextModel
+from __future__ import annotations
 
-__all__ = [
-    "CoAttention",
-    "CoAttentionLayer",
-    "ConcatModel",
-    "EarlyFusion",
-    "EmotionModel",
-    "InputShape",
-    "JoinedModel",
-    "SpeechModel",
-    "TextModel",
-    "build_model",
-]
+from emofuse.models.base import EmotionModel
+from emofuse.outside import load_class
+
+MODELS = {
+    "speech": "emofuse.models.unimodal:SpeechModel",
+    "text": "emofuse.models.unimodal:TextModel",
+    "concat": "emofuse.models.concat:ConcatModel",
+    "early-frame": "emofuse.models.early:EarlyFusion",
+    "early-phone": "emofuse.models.early:EarlyPhone",
+    "early-syllable": "emofuse.models.early:EarlySyllable",
+    "early-word": "emofuse.models.early:EarlyWord",
+    "early-joint": "emofuse.models.early:EarlyJoint",
+}
+"""Short names of the classes that come with emofuse."""
+
+
+def model_class(name: str) -> type[EmotionModel]:
+    """The class of a short name, or of a path such as `my_models:MyFusion`.
+
+    Raises:
+        SettingsError: There is none, or it is no `EmotionModel`.
+
+    Example:
+        >>> model_class("early-frame").__name__
+        'EarlyFusion'
+    """
+    return load_class(name, MODELS, kind="model", base=EmotionModel)

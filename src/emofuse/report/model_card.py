@@ -9,26 +9,24 @@ from emofuse.corpora import CORPORA
 from emofuse.escape import code_span, markdown
 from emofuse.protocols import FINAL
 from emofuse.scoring.result import counted
-from emofuse.settings import ModelKind, recipe_from
-from emofuse.training.material import PARTS, parts_of, streams_of
 
 
-def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
+def model_card(model: str, result: Mapping[str, Any]) -> str:
     """Write the card of a model from the result of the run that trained it.
 
     Args:
-        kind: Which model.
+        model: Which model.
         result: Content of `result.json`.
     """
-    protocol, entry = result["protocol"], result["models"].get(kind)
+    protocol, entry = result["protocol"], result["models"].get(model)
     lines = [
-        f"# emofuse `{kind}` model, trained on {markdown(result['corpus'] or 'a corpus without a name')}",
+        f"# emofuse {code_span(model)} model, trained on {markdown(result['corpus'] or 'a corpus without a name')}",
         "",
         f"- **Classes**: {', '.join(map(markdown, protocol['classes']))}",
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in result["sources"] if name in CORPORA),
-        *([_joined_from(kind, result)] if kind in PARTS else []),
-        *(encoder_line(stream, one) for stream, one in result["encoders"].items() if stream in streams_of(kind)),
+        *([_fused_from(result["fused"][model])] if model in result["fused"] else []),
+        *(encoder_line(name, one) for name, one in result["encoders"].items() if name in _modalities(model, result)),
         f"- **Protocol**: {protocol['kind']}, {protocol['folds']} folds, "
         f"fingerprint {code_span(protocol['fingerprint'])}",
         "",
@@ -39,7 +37,7 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         "## Limits",
         "",
         "It was measured on the corpus above only: on other speakers, languages and rooms expect less.",
-        f"Acted emotion is not felt emotion. {_calibration(kind, result)}",
+        f"Acted emotion is not felt emotion. {_calibration(result['fused'].get(model))}",
         "Do not use it to decide about people.",
         "The licences of its data and encoders hold for it too.",
         "",
@@ -49,48 +47,49 @@ def model_card(kind: ModelKind, result: Mapping[str, Any]) -> str:
         "import emofuse",
         "",
         'model = emofuse.load("this/folder")',
-        'model.predict("clip.wav"' + (")" if kind == "speech" else ', text="what is said")'),
+        'model.predict("clip.wav"' + (")" if _modalities(model, result) == {"speech"} else ', text="what is said")'),
         "```",
         "",
     ]
     return "\n".join(lines)
 
 
-def encoder_line(stream: str, encoder: Mapping[str, Any]) -> str:
+def encoder_line(modality: str, encoder: Mapping[str, Any]) -> str:
     """What a card says of one encoder of `result.json`."""
     name = str(encoder["name"]).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     if "revision" not in encoder:
-        return f"- **{stream.capitalize()} encoder**: {code_span(name)}, trained with the model"
+        return f"- **{modality.capitalize()} encoder**: {code_span(name)}, trained with the model"
     seen = ", ".join(map(markdown, encoder["exposure"])) or "unknown"
     return (
-        f"- **{stream.capitalize()} encoder**: {code_span(name)} ({markdown(encoder['family'])}), "
+        f"- **{modality.capitalize()} encoder**: {code_span(name)} ({markdown(encoder['family'])}), "
         f"revision {code_span(encoder['revision'][:16])}, licence {markdown(encoder['licence'])}, "
         f"known to have seen: {seen}"
     )
 
 
-def _joining(kind: ModelKind, result: Mapping[str, Any]) -> Mapping[str, Any]:
-    joining: Mapping[str, Any] = result["joined"][kind][FINAL]
-    return joining
+def _modalities(model: str, result: Mapping[str, Any]) -> set[str]:
+    """What a model reads, or the members of an ensemble."""
+    if model in result["fused"]:
+        return {one for member in result["fused"][model]["of"] for one in _modalities(member, result)}
+    return set(result["modalities"][model])
 
 
-def _calibration(kind: ModelKind, result: Mapping[str, Any]) -> str:
-    if kind not in PARTS or all(one == 1 for one in _joining(kind, result)["temperatures"]):
+def _calibration(fused: Mapping[str, Any] | None) -> str:
+    if fused is None or all(one == 1 for one in fused["folds"][FINAL]["temperatures"]):
         return "Its probabilities are not calibrated."
     return (
-        "The probabilities of its parts are calibrated by the temperatures above, on utterances that each fold tested; "
-        "those of their mean are not calibrated again."
+        "The probabilities of its members are calibrated by the temperatures above, on utterances that each fold "
+        "tested; those of their mean are not calibrated again."
     )
 
 
-def _joined_from(kind: ModelKind, result: Mapping[str, Any]) -> str:
-    parts = parts_of(kind, recipe_from(result["recipe"], source="result.json"))
-    how = _joining(kind, result)
-    shares = [
-        f"{part} (weight {weight:.2f}, temperature {temperature:.2f})"
-        for part, weight, temperature in zip(parts, how["weights"], how["temperatures"], strict=True)
+def _fused_from(fused: Mapping[str, Any]) -> str:
+    how = fused["folds"][FINAL]
+    members = [
+        f"{markdown(member)} (weight {weight:.2f}, temperature {temperature:.2f})"
+        for member, weight, temperature in zip(fused["of"], how["weights"], how["temperatures"], strict=True)
     ]
-    return f"- **Joined from**: {', '.join(shares)}"
+    return f"- **Fused from**: {', '.join(members)}"
 
 
 def _measured(entry: Mapping[str, Any]) -> list[str]:

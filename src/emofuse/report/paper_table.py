@@ -28,24 +28,6 @@ from emofuse.types import TIERS
 
 PaperStyle = Literal["markdown", "latex", "html"]
 
-CERTAINTY: Mapping[str, str] = {
-    "speech": "inferred",
-    "text": "inferred",
-    "concat": "our baseline",
-    "early-frame": "co-attention stated, equations inferred",
-    "early-phone": "granularity stated, pooling chosen",
-    "early-syllable": "granularity stated, pooling chosen",
-    "early-word": "granularity stated, pooling chosen",
-    "early-joint": "chosen",
-    "multi-granularity": "inferred",
-    "late": "existence stated, rule chosen",
-    "multi-level": "combination stated, form chosen",
-}
-"""How sure the reconstruction of each model is: stated in the paper, inferred from it, or chosen by emofuse."""
-
-_SINGLE = ("speech", "text")
-_JOINED = ("early-joint", "multi-granularity", "multi-level")
-"""Models that read every tier, beside those that are named after one."""
 _SUFFIXES: Mapping[PaperStyle, str] = {"markdown": "md", "latex": "tex", "html": "html"}
 
 
@@ -66,16 +48,16 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
         SettingsError: Another style.
     """
     entries = check_result(result)["models"]
-    singles = [name for name in _SINGLE if name in entries]
+    reads = result.get("modalities") or {}
+    singles = [name for name in entries if len(reads.get(name, ())) == 1]
     best = max(singles, key=lambda name: float(entries[name]["ua"]["value"]), default=None)
     others = [name for name in (best, "late" if "late" in entries else None) if name]
     controls = result.get("controls") or {}
-    apart = {name for one in controls.values() for name in one["controls"]}
     columns = ("ua", "wa", "macro_f1")
     over = [*others, *(["its control"] if controls else [])]
     rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in over), "Reconstruction"]]
-    order = sorted(entries, key=lambda name: ([*CERTAINTY, name].index(name), name))
-    pairs = [(model, other) for model in order for other in others]
+    certainty = result.get("certainty") or {}
+    pairs = [(model, other) for model in entries for other in others]
     pairs += [(model, one["controls"][0]) for model, one in controls.items()]
     gaps = {pair: gap for pair in pairs if (gap := _gap(result, *pair))}
     # One difference may stand in both columns, once with each sign.
@@ -85,14 +67,13 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     def difference(model: str, other: str) -> str:
         return _difference(gaps.get((model, other)), corrected.get(frozenset((model, other))))
 
-    for model in order:
+    for model in entries:
         figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
         differences = [difference(model, other) for other in others]
         if controls:
             control = controls[model]["controls"][0] if model in controls else ""
             differences.append(f"{difference(model, control)} ({control})" if control else "")
-        certainty = CERTAINTY.get(model, "control" if model in apart else "not of the paper")
-        rows.append([one_line(model), *figures, *differences, certainty])
+        rows.append([one_line(model), *figures, *differences, certainty.get(model, "")])
     few = caution(next(iter(entries.values())))
     notes = [*_about(result), *_test(list(tested.values())), *([few] if few else []), *_notes(result)]
     if style == "markdown":
@@ -130,8 +111,8 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         notes.append(f"words by {', '.join(heard)}")
     if result.get("context"):
         notes.append(f"the text encoder read up to {result['context']} earlier utterances of the dialogue")
-    if ((result.get("recipe") or {}).get("model") or {}).get("late_weights") == "tuned":
-        notes.append("weights of joined models were searched on the other folds of each")
+    if any(one.get("weights") == "tuned" for one in (result.get("recipe") or {}).get("ensembles", ())):
+        notes.append("weights of ensembles were searched on the other folds of each")
     return notes
 
 
@@ -141,12 +122,18 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         return []
     notes = []
     for tier in TIERS:
-        readers = [name for name in CERTAINTY if name in (f"early-{tier}", *_JOINED) and name in result["models"]]
+        readers = [name for name in result["models"] if tier in _tiers(name, result)]
         count, whole = found["aligned"].get(tier, 0), found["utterances"]
         if readers and count < whole:
             share = f"{count} of {whole} utterances ({percent(count / whole)} %)"
             notes.append(f"{', '.join(readers)}: {share} have {tier}s; frames stand for the rest")
     return notes
+
+
+def _tiers(model: str, result: Mapping[str, Any]) -> set[str]:
+    """Tiers of the alignment that a model or a member of an ensemble reads."""
+    members = (result.get("fused") or {}).get(model, {}).get("of", ())
+    return {*(result.get("tiers") or {}).get(model, ()), *(one for name in members for one in _tiers(name, result))}
 
 
 def _gap(result: Mapping[str, Any], model: str, other: str) -> dict[str, Any] | None:

@@ -120,9 +120,14 @@ class _Encoder(_Part):
     selected: list[int] | None = None
 
 
-class _Joining(_Part):
+class _Fold(_Part):
     weights: list[Number]
     temperatures: list[Number]
+
+
+class _Fused(_Part):
+    of: list[str]
+    folds: dict[str, _Fold]
 
 
 class _Controls(_Part):
@@ -153,7 +158,10 @@ class _Result(_Part):
     protocol: _Protocol | None = None
     encoders: dict[str, _Encoder] | None = None
     layer_weights: dict[str, dict[str, list[list[Number]]]] | None = None
-    joined: dict[str, dict[str, _Joining]] | None = None
+    fused: dict[str, _Fused] | None = None
+    certainty: dict[str, str] | None = None
+    modalities: dict[str, list[str]] | None = None
+    tiers: dict[str, list[str]] | None = None
     controls: dict[str, _Controls] | None = None
     recipe: dict[str, Any] | None = None
     skipped: list[_Skipped] | None = None
@@ -318,11 +326,12 @@ def control_notes(result: Mapping[str, Any]) -> list[str]:
     return notes if controls else []
 
 
-def joining_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Weights and temperatures of the parts of joined models, by fold; one row where all are alike."""
+def fusion_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Weights and temperatures of the members of ensembles, by fold; one row where all are alike."""
     rows = []
-    for model, units in (result.get("joined") or {}).items():
-        found = [(name, _listed(one["weights"]), _listed(one["temperatures"])) for name, one in units.items()]
+    for model, fused in (result.get("fused") or {}).items():
+        folds = fused["folds"].items()
+        found = [(name, _listed(one["weights"]), _listed(one["temperatures"])) for name, one in folds]
         if len(found) > 1 and len({tuple(values) for _, *values in found}) == 1:
             found = [("every fold", *found[0][1:])]
         rows += [(model, *one) for one in found]

@@ -1,37 +1,26 @@
-"""Ensembles: models joined from the scores of others, and the controls that they must beat."""
+"""Ensembles: the scores of several models fused, and the controls that they must beat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import count, islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emofuse.plan import EnsemblePlan, Plan
 from emofuse.protocols import FINAL
 from emofuse.scoring.fuse import Array, Joining, cross_fits, fit_joining
-from emofuse.scoring.metrics import answers, confusion, unweighted_accuracy
 from emofuse.scoring.table import Scores, join_scores
-from emofuse.settings import ModelKind, Recipe
-from emofuse.training.material import joined_kinds, members_of, parts_of, trained_kinds
-
-Joinings = dict[ModelKind, Joining]
+from emofuse.task import Task
 
 
-def is_calibrated(kind: ModelKind, recipe: Recipe) -> bool:
-    """Whether the members of an ensemble are calibrated before they are joined.
-
-    Networks of both streams are more confident than they are right, a product of posteriors less: averaged as they
-    are, the early level would outweigh the late one.
-    """
-    return kind == "multi-level" and recipe.model.final == "levels"
-
-
-def join_members(
-    recipe: Recipe, tested: Mapping[ModelKind, Scores], validated: Mapping[ModelKind, Scores]
-) -> tuple[list[Scores], dict[ModelKind, dict[str, Joining]]]:
-    """Join the test scores of networks into those of every ensemble of a recipe.
+def fuse_members(
+    plan: Plan, tested: Mapping[str, Scores], validated: Mapping[str, Scores]
+) -> tuple[list[Scores], dict[str, dict[str, Joining]]]:
+    """Fuse the test scores of networks into those of every ensemble of a plan whose members are different models.
 
     Weights and temperatures of a fold are learned from the test scores of the other folds (see `cross_fits`), those of
     the models that are kept from the test scores of all folds: always answers of models that were trained as the
@@ -39,51 +28,60 @@ def join_members(
     other: there its validation part, which also chose the epochs, is the only one left for the fold itself.
 
     Args:
-        recipe: Which ensembles, and how they are joined.
+        plan: Which ensembles, and how they are fused.
         tested: Test scores of each network, rows in the same order.
         validated: Validation scores of each network, rows in the same order.
 
     Returns:
-        Scores of each ensemble, and how it was joined, by fold; `final` for the model that is kept.
+        Scores of each ensemble, and how it was fused, by fold; `final` for the model that is kept.
     """
-    kinds = trained_kinds(recipe)
-    first, held_out = tested[kinds[0]], validated[kinds[0]]
-    posteriors = {kind: tested[kind].posteriors() for kind in kinds}
-    validation = {kind: validated[kind].posteriors() for kind in kinds}
-    labels = first.labels()
-    joined = {kind: np.empty((len(labels), len(first.classes))) for kind in joined_kinds(recipe)}
-    how: dict[ModelKind, dict[str, Joining]] = {kind: {} for kind in joined}
+    first, held_out = (next(iter(tables.values())) for tables in (tested, validated))
+    outputs = {name: scores.outputs() for name, scores in tested.items()}
+    validation = {name: scores.outputs() for name, scores in validated.items()}
+    truth = first.truth()
+    ensembles = [one for one in plan.ensembles if one.seeds is None]
+    fused = {one.name: np.empty(outputs[first.models[0]].shape) for one in ensembles}
+    how: dict[str, dict[str, Joining]] = {name: {} for name in fused}
 
-    def learn(known: Mapping[ModelKind, Array], truth: NDArray[np.int64], *, fold: str) -> Joinings:
-        found: Joinings = {}
-        for kind in joined:
-            settings = recipe.model
-            found[kind] = fit_joining(
-                _stacked(kind, recipe, known, found),
-                truth,
-                # The final system is a mean of posteriors; how speech and text alone are joined is its own choice.
-                rule=settings.late_rule if kind == "late" else "mean",
-                tuned=settings.late_weights == "tuned",
-                calibrated=is_calibrated(kind, recipe),
-            )
-            how[kind][fold] = found[kind]
+    def learn(known: Mapping[str, Array], wanted: NDArray[Any], *, fold: str) -> dict[str, Joining]:
+        found: dict[str, Joining] = {}
+        values = dict(known)
+        for one in ensembles:
+            stacked = np.stack([values[member] for member in one.of])
+            how[one.name][fold] = found[one.name] = fit_ensemble(one, stacked, wanted)
+            values[one.name] = found[one.name](stacked, names=one.of)
         return found
 
     for fold, test, others in cross_fits(first):
         rows = others if others.any() else (held_out.frame["fold"] == fold).to_numpy()
-        source, truth = (posteriors, labels) if others.any() else (validation, held_out.labels())
-        found = learn({kind: values[rows] for kind, values in source.items()}, truth[rows], fold=fold)
-        for kind in joined:
-            stacked = _stacked(kind, recipe, {name: values[test] for name, values in posteriors.items()}, found)
-            joined[kind][test] = found[kind](stacked, names=parts_of(kind, recipe))
-    learn(posteriors, labels, fold=FINAL)
-    return [_scores(first, kind, values) for kind, values in joined.items()], how
+        source, wanted = (outputs, truth) if others.any() else (validation, held_out.truth())
+        found = learn({name: values[rows] for name, values in source.items()}, wanted[rows], fold=fold)
+        values = {name: one[test] for name, one in outputs.items()}
+        for one in ensembles:
+            values[one.name] = found[one.name](np.stack([values[member] for member in one.of]), names=one.of)
+            fused[one.name][test] = values[one.name]
+    learn(outputs, truth, fold=FINAL)
+    return [_scores(first, name, values) for name, values in fused.items()], how
 
 
-def joining_notes(recipe: Recipe, *, folds: int) -> list[str]:
+def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Joining:
+    """How the members of an ensemble are fused, learned from answers that are not reported.
+
+    Args:
+        one: The ensemble.
+        outputs: Posteriors or values of its members, `(members, rows, outputs)`.
+        truth: Class indices, `(rows,)`, or values.
+    """
+    if isinstance(one.weights, tuple):
+        fixed = np.asarray(one.weights) / sum(one.weights)
+        found = fit_joining(outputs, truth, rule=one.rule, calibrated=one.calibrate)
+        return replace(found, weights=tuple(fixed.tolist()))
+    return fit_joining(outputs, truth, rule=one.rule, tuned=one.weights == "tuned", calibrated=one.calibrate)
+
+
+def fusion_notes(plan: Plan, *, folds: int) -> list[str]:
     """What must be said where a protocol has one fold only, and there is none to learn from."""
-    tuned = recipe.model.late_weights == "tuned"
-    learned = [kind for kind in joined_kinds(recipe) if tuned or is_calibrated(kind, recipe)]
+    learned = [one.name for one in plan.ensembles if one.weights == "tuned" or one.calibrate]
     if folds > 1 or not learned:
         return []
     return [
@@ -92,120 +90,97 @@ def joining_notes(recipe: Recipe, *, folds: int) -> list[str]:
     ]
 
 
-def _stacked(
-    kind: ModelKind, recipe: Recipe, posteriors: Mapping[ModelKind, Array], found: Mapping[ModelKind, Joining]
-) -> Array:
-    """Posteriors of the members of an ensemble, `(members, rows, classes)`, where members are ensembles too."""
-    parts = parts_of(kind, recipe)
-    return np.stack(
-        [
-            posteriors[part]
-            if part in posteriors
-            else found[part](_stacked(part, recipe, posteriors, found), names=parts_of(part, recipe))
-            for part in parts
-        ]
-    )
-
-
-def _scores(like: Scores, model: str, posteriors: Array) -> Scores:
+def _scores(like: Scores, model: str, outputs: Array) -> Scores:
     frame = like.frame.assign(model=model)
-    frame[list(like.classes)] = posteriors
-    return Scores(frame, like.classes)
+    frame[list(like.names)] = outputs
+    return replace(like, frame=frame)
 
 
-@dataclass(frozen=True)
-class Control:
-    """The same network trained with several seeds and averaged: what an ensemble of as many networks must beat.
-
-    Attributes:
-        kind: The network.
-        members: Number of seeds.
-        calibrated: Whether its members are calibrated, as those of the ensemble are.
-    """
-
-    kind: ModelKind
-    members: int
-    calibrated: bool
-
-    @property
-    def name(self) -> str:
-        """Its name in tables."""
-        return f"{self.kind} x {self.members}"
-
-    def seeds(self, recipe: Recipe) -> tuple[int, ...]:
-        """Seeds to train: the recipe's, and the smallest others where these are too few."""
-        extra = (seed for seed in count() if seed not in recipe.seeds)
-        return (*recipe.seeds, *islice(extra, max(0, self.members - len(recipe.seeds))))
+def seeds_of(control: EnsemblePlan, plan: Plan) -> tuple[int, ...]:
+    """Seeds to train of a control's network: the plan's, and the smallest others where these are too few."""
+    extra = (seed for seed in count() if seed not in plan.seeds)
+    return (*plan.seeds, *islice(extra, max(0, (control.seeds or 0) - len(plan.seeds))))
 
 
-def choose_controls(recipe: Recipe, validated: Mapping[ModelKind, Scores]) -> dict[ModelKind, tuple[Control, ...]]:
+def choose_controls(plan: Plan, validated: Mapping[str, Scores], task: Task) -> dict[str, tuple[EnsemblePlan, ...]]:
     """The controls of each ensemble: its best network, and `speech`, each with as many seeds as it has networks.
 
-    The best network is that of the highest validation UA, averaged over folds and seeds; no test score is read.
+    The best network is that of the highest validation metric, averaged over folds and seeds; no test score is read.
 
     Args:
-        recipe: Which ensembles there are.
+        plan: Which ensembles there are.
         validated: Validation scores of each network.
+        task: Its metric compares them.
     """
-    if not recipe.controls:
+    if not plan.controls:
         return {}
-    ua = {kind: _validation_ua(scores) for kind, scores in validated.items()}
+    value = {name: _validation_metric(scores, task) for name, scores in validated.items()}
     return {
-        kind: tuple(
-            Control(one, len(members_of(kind)), is_calibrated(kind, recipe))
-            for one in dict.fromkeys((max(members_of(kind), key=ua.__getitem__), "speech"))
-            if one in ua
+        one.name: tuple(
+            _control(name, len(one.networks), calibrate=one.calibrate)
+            for name in dict.fromkeys((max(one.networks, key=value.__getitem__), "speech"))
+            if name in value
         )
-        for kind in joined_kinds(recipe)
+        for one in plan.ensembles
+        if one.seeds is None
     }
 
 
-def extra_seeds(recipe: Recipe, controls: Mapping[ModelKind, Iterable[Control]]) -> list[tuple[ModelKind, int]]:
-    """Networks that are trained for controls alone, with their seeds, each once."""
-    needed = {(one.kind, seed) for several in controls.values() for one in several for seed in one.seeds(recipe)}
-    return sorted((kind, seed) for kind, seed in needed if seed not in recipe.seeds)
-
-
-def _validation_ua(scores: Scores) -> float:
-    labels, given, classes = scores.labels(), answers(scores.posteriors()), len(scores.classes)
-    units = scores.frame.groupby(["seed", "fold"], sort=True).indices.values()
-    return float(
-        np.mean([unweighted_accuracy(confusion(labels[rows], given[rows], classes=classes)) for rows in units])
+def _control(network: str, seeds: int, *, calibrate: bool) -> EnsemblePlan:
+    return EnsemblePlan(
+        name=f"{network} x {seeds}",
+        of=(network,),
+        networks=(network,) * seeds,
+        calibrate=calibrate,
+        seeds=seeds,
+        certainty="control",
     )
 
 
-def join_control(control: Control, recipe: Recipe, tested: Scores, validated: Scores) -> Scores:
-    """Join the scores of one network's seeds into those of the mean of their posteriors.
+def extra_seeds(plan: Plan, controls: Iterable[EnsemblePlan]) -> list[tuple[str, int]]:
+    """Networks that are trained for controls alone, with their seeds, each once."""
+    needed = {(one.of[0], seed) for one in controls for seed in seeds_of(one, plan)}
+    return sorted((name, seed) for name, seed in needed if seed not in plan.seeds)
 
-    It stands once for each seed of the recipe, where that can be done with different seeds each time; where the
+
+def _validation_metric(scores: Scores, task: Task) -> float:
+    truth, outputs = scores.truth(), scores.outputs()
+    trials = scores.frame.groupby(["seed", "fold"], sort=True).indices.values()
+    return float(np.mean([task.metric(truth[rows], outputs[rows]) for rows in trials]))
+
+
+def fuse_seeds(control: EnsemblePlan, plan: Plan, tested: Scores, validated: Scores) -> Scores:
+    """Fuse the scores of one network's seeds into those of the mean of their posteriors.
+
+    It stands once for each seed of the plan, where that can be done with different seeds each time; where the
     control needs all of them at once it stands for the first.
 
     Args:
         control: Which network, and how many seeds.
-        recipe: Its seeds are those of the ensemble.
+        plan: Its seeds are those of the ensemble.
         tested: Test scores of the network with every seed of the control.
         validated: Its validation scores.
     """
-    pool = control.seeds(recipe)
+    pool, members = seeds_of(control, plan), control.seeds or 1
     tables = {seed: _of_seed(tested, seed) for seed in pool}
     held_out = {seed: _of_seed(validated, seed) for seed in pool}
-    joined = []
-    for number, seed in enumerate(recipe.seeds if control.members < len(pool) else recipe.seeds[:1]):
-        drawn = [pool[(number + step) % len(pool)] for step in range(control.members)]
+    fused = []
+    for number, seed in enumerate(plan.seeds if members < len(pool) else plan.seeds[:1]):
+        drawn = [pool[(number + step) % len(pool)] for step in range(members)]
         first = tables[drawn[0]]
-        posteriors, known = (np.stack([some[one].posteriors() for one in drawn]) for some in (tables, held_out))
-        values = np.empty(posteriors.shape[1:])
+        outputs, known = (np.stack([some[one].outputs() for one in drawn]) for some in (tables, held_out))
+        values = np.empty(outputs.shape[1:])
         for fold, test, others in cross_fits(first):
             if others.any():
-                rows, source, truth = others, posteriors, first.labels()
+                rows, source, truth = others, outputs, first.truth()
             else:
                 rows, source = (held_out[drawn[0]].frame["fold"] == fold).to_numpy(), known
-                truth = held_out[drawn[0]].labels()
-            how = fit_joining(source[:, rows], truth[rows], rule="mean", calibrated=control.calibrated)
-            values[test] = how(posteriors[:, test], names=[control.kind] * control.members)
-        joined.append(_scores(Scores(first.frame.assign(seed=seed), first.classes), control.name, values))
-    return join_scores(joined)
+                truth = held_out[drawn[0]].truth()
+            how = fit_ensemble(control, source[:, rows], truth[rows])
+            values[test] = how(outputs[:, test], names=control.of * members)
+        fused.append(_scores(replace(first, frame=first.frame.assign(seed=seed)), control.name, values))
+    return join_scores(fused)
 
 
 def _of_seed(scores: Scores, seed: int) -> Scores:
-    return Scores(scores.frame[scores.frame["seed"] == seed].reset_index(drop=True), scores.classes)
+    return replace(scores, frame=scores.frame[scores.frame["seed"] == seed].reset_index(drop=True))

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -13,15 +14,14 @@ from emofuse.errors import SettingsError
 from emofuse.files import read_json
 from emofuse.manifest import other_corpus
 from emofuse.parquet import read_frame
-from emofuse.settings import ModelKind
-from emofuse.training.units import read_unit
+from emofuse.training.trials import read_trial
 
-MANIFEST, RESULT, UNITS = "manifest.parquet", "result.json", "units"
+MANIFEST, RESULT, TRIALS = "manifest.parquet", "result.json", "trials"
 ENCODERS, CHECKPOINT, BEST = "encoders", "checkpoint.safetensors", "best.safetensors"
-"""What fine-tuning keeps in a unit's folder: the tuned encoders, and what it goes on from while it is not done."""
+"""What fine-tuning keeps in a trial's folder: the tuned encoders, and what it goes on from while it is not done."""
 
 PROCESSES = "processes"
-"""What `unit.json` tells only of a unit whose encoders were tuned: how many processes shared the work."""
+"""What `trial.json` says only of a trial whose encoders were tuned: how many processes shared the work."""
 
 
 def check_frozen(out: Path) -> None:
@@ -30,20 +30,22 @@ def check_frozen(out: Path) -> None:
     Raises:
         SettingsError: The folder holds a run whose encoders are tuned.
     """
-    if "tuned" in _result(out) or any(_is_tuned(folder) for folder in _units(out)):
+    if "tuned" in _result(out) or any(_is_tuned(folder) for folder in _trials(out)):
         raise SettingsError(
             "the folder holds a run whose encoders are tuned with the model", where=out, remedy="choose another folder"
         )
 
 
-def check_tuned(out: Path, kind: ModelKind) -> None:
+def check_tuned(out: Path, model: str) -> None:
     """See that fine-tuning writes over no run of another model, and over nothing done on frozen features.
 
     Raises:
         SettingsError: The folder holds such a run, finished or cut off.
     """
-    other = (out / RESULT).exists() and _result(out).get("tuned") != kind
-    if other or any(_is_frozen(one) or (_is_tuned(one) and one.parent.name != kind) for one in _units(out)):
+    other = (out / RESULT).exists() and _result(out).get("tuned") != model
+    if other or any(
+        _is_frozen(one) or (_is_tuned(one) and one.parent.name != folder_of(model)) for one in _trials(out)
+    ):
         raise SettingsError(
             "the folder holds the run of another model, or one on frozen features", where=out, remedy="choose another"
         )
@@ -63,26 +65,36 @@ def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
         raise SettingsError(f"the folder holds a run on {what}", where=out, remedy="choose another --out")
 
 
+def folder_of(name: str) -> str:
+    """What the folder of a model is called, whose name may hold anything.
+
+    Example:
+        >>> folder_of("early-frame"), folder_of("a/b")
+        ('early-frame', 'a%2Fb')
+    """
+    return quote(name, safe=" ")
+
+
 def remove_models(folder: Path, *, but: Collection[str]) -> None:
     """Remove models of an earlier recipe, which would pass for those of this one."""
-    for model in folder.glob("*/"):
-        if model.name not in but and (model / "settings.json").is_file() and not model.is_symlink():
-            shutil.rmtree(model)
+    for place in folder.glob("*/"):
+        if place.name not in but and (place / "settings.json").is_file() and not place.is_symlink():
+            shutil.rmtree(place)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _units(out: Path) -> Iterator[Path]:
-    return out.glob(f"{UNITS}/*/*")
+def _trials(out: Path) -> Iterator[Path]:
+    return out.glob(f"{TRIALS}/*/*")
 
 
 def _is_tuned(folder: Path) -> bool:
     # A fold that is done may keep no more than its tables; one that was cut off has told nothing yet.
-    return PROCESSES in read_unit(folder) or any((folder / name).exists() for name in (ENCODERS, CHECKPOINT, BEST))
+    return PROCESSES in read_trial(folder) or any((folder / name).exists() for name in (ENCODERS, CHECKPOINT, BEST))
 
 
 def _is_frozen(folder: Path) -> bool:
-    told = read_unit(folder)
+    told = read_trial(folder)
     return bool(told) and PROCESSES not in told
 
 

@@ -1,16 +1,72 @@
-"""What turns stored features or word pieces into one sequence of vectors."""
+"""What reads a modality of a batch as one sequence of vectors."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from emofuse.errors import SettingsError
-from emofuse.features.dataset import without_constants
+from emofuse.features.dataset import Batch, without_constants
 from emofuse.features.segments import pool_segments
 
 SMALLEST_DEVIATION = 1e-5
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What the features of a modality look like: hidden states of some width, or ids of a vocabulary.
+
+    Attributes:
+        layers: Hidden states (0: ids, whose embedding is trained with the model).
+        width: Numbers a step, or size of the vocabulary.
+        segments: Whether frames come with the bounds of segments, to which the model pools them.
+        kinds: How many kinds of numbers stand one after another in a step, each of a scale of its own.
+    """
+
+    layers: int
+    width: int
+    segments: bool = False
+    kinds: int = 1
+
+
+class Frontend(nn.Module):
+    """Reads one modality of a batch as a sequence of vectors: a layer mix of hidden states, or a trained embedding.
+
+    Args:
+        modality: `speech` or `text`.
+        shape: Of its features.
+        width: Of a trained embedding.
+
+    Attributes:
+        width: Numbers a step of the sequence.
+
+    Example:
+        >>> batch = Batch(text=torch.zeros(2, 3, 5, 8), text_mask=torch.ones(2, 5).bool())
+        >>> sequence, mask = Frontend("text", InputShape(3, 8), width=16)(batch)
+        >>> sequence.shape, mask.shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 5]))
+    """
+
+    def __init__(self, modality: str, shape: InputShape, *, width: int) -> None:
+        super().__init__()
+        self.modality, self.width = modality, shape.width if shape.layers else width
+        self.mix: LayerMix | TokenEmbedding
+        if not shape.layers:
+            self.mix = TokenEmbedding(shape.width, width)
+        elif shape.segments:
+            self.mix = SegmentMix(shape.layers, shape.width, kinds=shape.kinds)
+        else:
+            self.mix = LayerMix(shape.layers, shape.width, kinds=shape.kinds)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the sequence, `(batch, steps, width)`, and its mask, `(batch, steps)`."""
+        values, mask = batch.of(self.modality)
+        if isinstance(self.mix, SegmentMix):
+            return self.mix(values, batch.speech_bounds), mask
+        return self.mix(values), mask
 
 
 class LayerMix(nn.Module):
@@ -48,7 +104,7 @@ class LayerMix(nn.Module):
 
     @property
     def weights(self) -> torch.Tensor:
-        """Share of each hidden state, `(layers,)`, summing to 1."""
+        """Fraction of each hidden state, `(layers,)`, summing to 1."""
         return self.scores.softmax(0)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -95,8 +151,8 @@ class SegmentMix(LayerMix):
         return pool_segments(mixed, bounds, kind="attentive", scores=self.frame_score(mixed).squeeze(-1))
 
 
-class WordEmbedding(nn.Module):
-    """Trained embedding of word pieces, `(batch, tokens)` to `(batch, tokens, width)`; id 0 is padding."""
+class TokenEmbedding(nn.Module):
+    """Trained embedding of subwords, `(batch, tokens)` to `(batch, tokens, width)`; id 0 is padding."""
 
     def __init__(self, vocabulary: int, width: int) -> None:
         super().__init__()
@@ -116,7 +172,7 @@ class LockedDropout(nn.Module):
     does to a sequence what plain dropout does to a vector (Gal & Ghahramani, NIPS 2016, sec. 4).
 
     Args:
-        share: Share of the features dropped in training.
+        fraction: Fraction of the features dropped in training.
 
     Example:
         >>> dropped = LockedDropout(0.5)(torch.ones(1, 3, 8))
@@ -124,10 +180,10 @@ class LockedDropout(nn.Module):
         True
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, fraction: float) -> None:
         super().__init__()
-        self.share = share
+        self.fraction = fraction
 
     def forward(self, steps: torch.Tensor) -> torch.Tensor:
         """Drop features of `(batch, steps, width)`."""
-        return steps * F.dropout(torch.ones_like(steps[:, :1]), self.share, self.training)
+        return steps * F.dropout(torch.ones_like(steps[:, :1]), self.fraction, self.training)

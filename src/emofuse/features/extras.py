@@ -1,0 +1,89 @@
+"""Extras of a batch: what a model may ask for beside the features of speech and text, by name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from emofuse.errors import SettingsError
+from emofuse.inputs import nearest
+from emofuse.types import Alignment
+
+CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
+"""What a transcript is spelt with; id 0 is the blank of CTC."""
+GENDERS = ("female", "male")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known about one utterance, from which its extras are made.
+
+    Attributes:
+        text: Its transcript.
+        gender: Of its speaker; None where it is not known.
+        votes: Fraction of each class in the annotators' votes; empty where there are none.
+        values: Its values by name.
+        alignment: When its words are said; None where that is not known.
+    """
+
+    text: str = ""
+    gender: str | None = None
+    votes: Sequence[float] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+    alignment: Alignment | None = None
+
+
+def characters(facts: Facts) -> torch.Tensor:
+    """Ids of the normalised transcript's characters, `(length,)`: letters without accents, space and apostrophe.
+
+    Example:
+        >>> characters(Facts(text="Né!")).tolist()
+        [16, 7]
+    """
+    plain = unicodedata.normalize("NFKD", facts.text.casefold())
+    return torch.tensor([CHARACTERS.index(one) + 1 for one in plain if one in CHARACTERS], dtype=torch.long)
+
+
+def gender(facts: Facts) -> torch.Tensor:
+    """0 for a female speaker, 1 for a male one, -1 where it is not known, `()`."""
+    return torch.tensor(GENDERS.index(facts.gender) if facts.gender in GENDERS else -1)
+
+
+def votes(facts: Facts) -> torch.Tensor:
+    """Fraction of each class in the annotators' votes, `(classes,)`; empty where there are none."""
+    return torch.tensor(list(facts.votes), dtype=torch.float32)
+
+
+def values(facts: Facts) -> torch.Tensor:
+    """Values of the utterance in the order of their names, `(values,)`."""
+    return torch.tensor([facts.values[name] for name in sorted(facts.values)], dtype=torch.float32)
+
+
+EXTRAS: Mapping[str, Callable[[Facts], torch.Tensor]] = {
+    "characters": characters,
+    "gender": gender,
+    "votes": votes,
+    "values": values,
+}
+"""What can be asked for, and what makes it of the facts about an utterance."""
+
+SIZES = {"characters": len(CHARACTERS) + 1, "gender": len(GENDERS)}
+
+
+def check_extras(names: Sequence[str], *, where: str) -> None:
+    """See that all extras that a model asks for exist.
+
+    Raises:
+        SettingsError: One does not.
+    """
+    for name in names:
+        if name not in EXTRAS:
+            raise SettingsError(f"there is no extra {name!r}", where=where, remedy=nearest(name, EXTRAS))
+
+
+def extra_sizes(names: Sequence[str]) -> dict[str, int]:
+    """How many kinds of ids each extra has, where it holds ids."""
+    return {name: SIZES[name] for name in names if name in SIZES}

@@ -1,0 +1,88 @@
+"""Ensembles: the calibrated posteriors of several models, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import nn
+
+from emofuse.errors import SettingsError
+from emofuse.features.dataset import Batch
+from emofuse.models.base import EmotionModel
+from emofuse.scoring.fuse import Joining
+
+
+class Ensemble(nn.ModuleList):
+    """Several models whose scores are fused: late fusion and every other ensemble.
+
+    Members are networks, or ensembles themselves. It is never trained as a whole, and fuses by the function that
+    fuses score tables, so that it predicts as it was scored.
+
+    Args:
+        members: The models, by name.
+        how: The rule, and weight and temperature of each member.
+
+    Example:
+        >>> from emofuse.models.base import Shapes
+        >>> from emofuse.models.frontend import InputShape
+        >>> from emofuse.models.unimodal import SpeechModel
+        >>> from emofuse.task import Classification
+        >>> shapes, task = Shapes(speech=InputShape(3, 8)), Classification(("angry", "sad"))
+        >>> members = {name: SpeechModel(SpeechModel.Settings(), shapes, task) for name in ("frames", "words")}
+        >>> batches = {name: Batch(speech=torch.zeros(2, 3, steps, 8), speech_mask=torch.ones(2, steps).bool())
+        ...            for name, steps in (("frames", 9), ("words", 2))}
+        >>> Ensemble(members, Joining("mean", weights=(0.5, 0.5), temperatures=(1.0, 1.0)))(batches).shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(self, members: Mapping[str, EmotionModel | Ensemble], how: Joining) -> None:
+        # By number: a module cannot be called all that a model may be.
+        super().__init__(members.values())
+        self.names, self.how = tuple(members), how
+
+    @property
+    def members(self) -> dict[str, EmotionModel | Ensemble]:
+        """The models, by name."""
+        return dict(zip(self.names, cast("list[EmotionModel | Ensemble]", list(self)), strict=True))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The modalities that it cannot do without.
+
+        Where every member reads one modality, a member whose modality is not given is left out.
+        """
+        needs = [set(needs_of(member)) for member in self.members.values()]
+        alone = all(len(one) == 1 for one in needs)
+        found = set.intersection(*needs) if alone else set.union(*needs)
+        return tuple(modality for modality in ("speech", "text") if modality in found)
+
+    def forward(self, batches: Mapping[str, Batch]) -> torch.Tensor:
+        """Give scores `(batch, outputs)`, in double precision on the CPU.
+
+        Args:
+            batches: For each network, what it reads; `needs` says what may be left out.
+
+        Raises:
+            SettingsError: No member has an input.
+            ScoresError: The scores of a member are not finite.
+        """
+        given = {}
+        for (name, member), *fit in zip(self.members.items(), self.how.weights, self.how.temperatures, strict=True):
+            if isinstance(member, Ensemble):
+                given[name] = (member(batches), *fit)
+            elif self.needs or name in batches:
+                given[name] = (member.task.scores(member(batches[name]).logits).detach().cpu(), *fit)
+        if not given:
+            raise SettingsError("late fusion was given neither speech nor text", remedy="give at least one modality")
+        scores, weights, temperatures = zip(*given.values(), strict=True)
+        # A member that is left alone answers, whatever its weight beside others.
+        weights = weights if sum(weights) > 0 else (1.0,) * len(given)
+        how = Joining(self.how.rule, weights, temperatures)
+        return torch.from_numpy(how(torch.stack(scores).numpy(), names=list(given)))
+
+
+def needs_of(model: EmotionModel | Ensemble) -> tuple[str, ...]:
+    """The modalities that a model cannot do without."""
+    return model.needs if isinstance(model, Ensemble) else model.reads.modalities

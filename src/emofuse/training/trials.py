@@ -1,0 +1,292 @@
+"""Trials: one model, one fold, one seed, in a folder of its own; done once, skipped ever after."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from emofuse.errors import EmofuseError, TrainingError
+from emofuse.files import make_folder, read_json, write_text, written_whole
+from emofuse.plan import ModelPlan, pools_frames
+from emofuse.progress import Progress, Silent
+from emofuse.scoring.table import make_scores, write_scores
+from emofuse.seeds import derive_seed, kept_random_state
+from emofuse.settings import fingerprint
+from emofuse.training.data import CLUSTERS, TrainingData
+from emofuse.training.loop import fit, layer_weights, predict_scores
+from emofuse.types import Fold
+from emofuse.workers import new_pool, see_that_processes_start
+
+VERSION = 6
+LABEL = "Training"
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model to train: its plan, its split and its seed."""
+
+    model: ModelPlan
+    fold: Fold
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its fold and seed."""
+        return f"{self.fold.name}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie, below the folder of all trials."""
+        # Folds are named after speakers and sessions, and models and those may be called anything.
+        return Path(quote(self.model.name, safe=" ")) / quote(self.name, safe=" ")
+
+    @property
+    def result(self) -> str:
+        """The file that it is run for."""
+        return "scores.parquet" if self.fold.test else "model.safetensors"
+
+
+def cache_key(trial: Trial, data: TrainingData) -> str:
+    """Changes whenever anything that shapes the trial's numbers does."""
+    model, reads = trial.model, trial.model.inputs
+    fold = [list(part) for part in (trial.fold.train, trial.fold.validation, trial.fold.test)]
+    names = [name for part in fold for name in part]
+    inputs: list[Any] = []
+    if reads.speech:
+        # Where no step depends on the alignment, neither does the trial.
+        keys = data.speech_keys if reads.tiers else data.content_keys
+        inputs += [*(data.speech[step].folder for step in reads.steps), _each(names, keys)]
+        if pools_frames(reads, data.speech_settings):
+            # The feature set is the same whatever its frames are pooled to.
+            settings = data.speech_settings
+            inputs.append([settings.segments, settings.frames_per_step if reads.tiers else 1])
+    if reads.text and data.text:
+        inputs += [data.text[reads.text.step].folder, _each(names, data.text_keys)]
+    elif reads.text:
+        texts = {name: data.facts[name].text for name in names}
+        inputs += [data.text_settings.max_tokens, data.text_settings.vocabulary, _each(names, texts)]
+    clusters = [[str(value) for value in row] for row in data.clusters.reindex(names).to_numpy(dtype=object)]
+    about: list[Any] = [fold, [data.truth.get(name) for name in names], clusters, data.task.record()]
+    if model.train.soft_labels:
+        about.append([list(data.facts[name].votes) for name in names])
+    if reads.extras:
+        about.append([asdict(data.facts[name]) for name in names])
+    return fingerprint(
+        VERSION, model.name, model.record(), reads.record(), trial.fold.name, trial.seed, model.train, inputs, about
+    )
+
+
+def _each(names: Sequence[str], values: Mapping[str, str]) -> list[str | None]:
+    return [values.get(name) for name in names]
+
+
+def is_done(trial: Trial, data: TrainingData, root: Path) -> bool:
+    """Whether the trial has been run with exactly these settings and data."""
+    folder = root / trial.folder
+    return (folder / trial.result).exists() and read_trial(folder).get("key") == cache_key(trial, data)
+
+
+def read_trial(folder: Path) -> dict[str, Any]:
+    """What a trial left behind beside its scores; empty where it has not finished."""
+    try:
+        values: dict[str, Any] = read_json(folder / "trial.json")
+    except (OSError, ValueError):
+        return {}
+    return values
+
+
+def run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str = "cpu") -> None:
+    """Train, then score the test part, then write both; `trial.json` comes last and says that all is there.
+
+    Raises:
+        TrainingError: It diverged, and nothing of it is written.
+    """
+    with one_thread(), kept_random_state(), named(trial):
+        _run_trial(trial, data, root, device=device)
+
+
+@contextmanager
+def named(trial: Trial) -> Iterator[None]:
+    """Say of a training that diverges which it is."""
+    try:
+        yield
+    except TrainingError as error:
+        where = f"{trial.model.name} {trial.name}"
+        raise TrainingError(error.what, where=where, remedy=error.remedy) from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: the number of threads moves sums in their last bits, and `--jobs` must not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str) -> None:
+    started = time.monotonic()
+    folder = root / trial.folder
+    make_folder(folder)
+    # Subwords of an earlier recipe would pass for this one's.
+    for name in ("trial.json", "words.json"):
+        (folder / name).unlink(missing_ok=True)
+    subwords = data.subwords(trial.model, trial.fold.train)
+    shapes = data.shapes(trial.model, subwords)
+    trained = fit(
+        lambda task: trial.model.build(shapes, task),
+        data.dataset(trial.model, trial.fold.train, subwords),
+        data.dataset(trial.model, trial.fold.validation, subwords),
+        trial.model.train,
+        task=data.task,
+        seed=derive_seed(trial.seed, trial.model.name, trial.fold.name),
+        device=device,
+    )
+    # What may still fail comes before anything is written.
+    tested = None
+    if trial.fold.test:
+        tested = predict_scores(trained.model, data.dataset(trial.model, trial.fold.test, subwords), device=device)
+    write_trial_scores(trial, data, folder / "validation.parquet", trial.fold.validation, trained.validation)
+    if tested is not None:
+        write_trial_scores(trial, data, folder / "scores.parquet", trial.fold.test, tested)
+    else:
+        from safetensors.torch import save_file
+
+        weights = {name: value.cpu().contiguous() for name, value in trained.model.state_dict().items()}
+        with written_whole(folder / "model.safetensors") as part:
+            save_file(weights, part)
+        if subwords is not None:
+            subwords.save(folder / "words.json")
+    values = {
+        "key": cache_key(trial, data),
+        "task": trained.model.task.record(),
+        "epochs": trained.epochs,
+        "history": trained.history,
+        "layer_weights": layer_weights(trained.model),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    write_text(folder / "trial.json", json.dumps(values, indent=1))
+
+
+def write_trial_scores(
+    trial: Trial, data: TrainingData, path: Path, names: Sequence[str], values: NDArray[np.float64]
+) -> None:
+    """Write scores of some utterances, `(utterances, outputs)`, as a score table."""
+    frame = pd.DataFrame(
+        {"model": trial.model.name, "seed": trial.seed, "fold": trial.fold.name, "utterance": list(names)}
+    )
+    for column in CLUSTERS:
+        frame[column] = data.clusters[column].reindex(list(names)).to_numpy(dtype=object)
+    for column, found in data.task.columns(data.truths(names), values).items():
+        frame[column] = found
+    write_scores(make_scores(frame, source=path), path)
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    data: TrainingData,
+    root: Path,
+    *,
+    jobs: int,
+    device: str = "cpu",
+    progress: Progress = Silent(),
+) -> int:
+    """Run the trials that are not done yet, in parallel processes; returns how many were run.
+
+    A trial that fails stops the others from starting, and what has been finished stays. One that diverges stops none.
+
+    Raises:
+        TrainingError: Some have diverged; all others are done.
+    """
+    todo = [trial for trial in trials if not is_done(trial, data, root)]
+    progress.start(LABEL, len(trials))
+    progress.advance(LABEL, len(trials) - len(todo))
+    diverged = []
+    try:
+        outcomes: Iterator[TrainingError | None]
+        if jobs <= 1 or len(todo) <= 1:
+            outcomes = (_outcome(trial, data, root, device) for trial in todo)
+        else:
+            outcomes = _in_parallel(todo, data, root, jobs=min(jobs, len(todo)), device=device)
+        for error in outcomes:
+            progress.advance(LABEL)
+            diverged += [error] if error is not None else []
+    finally:
+        progress.finish(LABEL)
+    refuse_diverged(diverged)
+    return len(todo)
+
+
+def refuse_diverged(errors: Sequence[TrainingError]) -> None:
+    """Say which trainings have diverged, after all others are done.
+
+    Raises:
+        TrainingError: There are any.
+    """
+    if errors:
+        # In the order of names, whichever came first.
+        first, *others = sorted(errors, key=lambda error: str(error.where))
+        names = [str(error.where) for error in others]
+        names[SHOWN:] = [f"{len(names) - SHOWN} others"] if len(names) > SHOWN else []
+        also = f", as did {', '.join(names)}" if names else ""
+        raise TrainingError(
+            f"{first.what}{also}", where=first.where, remedy=f"{first.remedy}, and run it again: what is done stays"
+        ) from first
+
+
+def _outcome(trial: Trial, data: TrainingData, root: Path, device: str) -> TrainingError | None:
+    """Run a trial; its error where it diverged."""
+    try:
+        run_trial(trial, data, root, device=device)
+    except TrainingError as error:
+        return error
+    return None
+
+
+def _in_parallel(
+    trials: Sequence[Trial], data: TrainingData, root: Path, *, jobs: int, device: str
+) -> Iterator[TrainingError | None]:
+    pool = new_pool(jobs, initializer=_start_worker, initargs=(data, root, device))
+    with pool:
+        waiting: set[Future[TrainingError | None]] = {pool.submit(_run_in_worker, trial) for trial in trials}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            see_that_processes_start()
+            raise EmofuseError(
+                "a training process was killed from outside, as happens where memory runs out",
+                remedy="run the same command with a smaller --jobs; what is finished stays",
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_WORKER: dict[str, Any] = {}
+
+
+def _start_worker(data: TrainingData, root: Path, device: str) -> None:
+    _WORKER.update(data=data, root=root, device=device)
+
+
+def _run_in_worker(trial: Trial) -> TrainingError | None:
+    return _outcome(trial, _WORKER["data"], _WORKER["root"], _WORKER["device"])

@@ -156,7 +156,7 @@ def test_imports_are_found() -> None:
     """What all of the above rests on."""
     assert ("emofuse.models.base", True) in set(imports("emofuse.models.early"))
     assert ("emofuse.cli.console", False) in set(imports("emofuse.cli.app"))
-    assert ("emofuse.settings", False) in set(imports("emofuse.cli.options"))
+    assert ("emofuse.recipe", False) in set(imports("emofuse.cli.options"))
     assert ("emofuse.errors", True) in set(imports("emofuse.manifest"))
     assert sum(len(list(imports(name))) for name in LISTED) > 100
 

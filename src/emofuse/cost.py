@@ -18,7 +18,7 @@ from emofuse.align.run import align_manifest, usual_aligners
 from emofuse.align.table import read_alignments
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import load_speech_encoder, load_text_encoder
-from emofuse.experiment import ALIGNMENTS, STORE, check_plan, task_of
+from emofuse.experiment import ALIGNMENTS, STORE, check_plan
 from emofuse.features.dataset import Batch, pad_extra
 from emofuse.features.extract import speech_key, text_key
 from emofuse.features.extras import EXTRAS, Facts
@@ -30,6 +30,7 @@ from emofuse.protocols import Protocol, make_protocol
 from emofuse.seeds import kept_random_state
 from emofuse.settings import AlignSettings, Granularity, SpeechSettings
 from emofuse.task import Task
+from emofuse.training.data import task_of
 from emofuse.training.folder import RESULT, TRIALS, check_corpus
 from emofuse.training.trials import Trial, one_thread, read_trial
 from emofuse.types import EncoderSpecification

@@ -19,7 +19,6 @@ from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, lo
 from emofuse.encoders.words import WordPieces
 from emofuse.errors import AlignmentError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
-from emofuse.features.extras import Facts
 from emofuse.files import write_text
 from emofuse.keep import keep_models
 from emofuse.locks import alone
@@ -42,8 +41,7 @@ from emofuse.report import write_report
 from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import SpeechSettings, TextSettings
-from emofuse.task import Classification, Regression, Task
-from emofuse.training.data import TrainingData, check_modalities
+from emofuse.training.data import TrainingData, check_modalities, facts_of, task_of
 from emofuse.training.ensembles import (
     choose_controls,
     extra_seeds,
@@ -482,40 +480,6 @@ def run(
     )
     write_report(out, progress=progress)
     return outcome
-
-
-def task_of(plan: Plan, protocol: Protocol) -> Task:
-    """What a plan predicts of the utterances of a protocol."""
-    if plan.task.values:
-        return Regression(plan.task.values, plan.task.loss)
-    return Classification(protocol.classes)
-
-
-def facts_of(manifest: pd.DataFrame, plan: Plan, protocol: Protocol) -> dict[str, Facts]:
-    """What is known about every utterance, from which extras and targets are made.
-
-    Raises:
-        ManifestError: A model learns from votes, and there are none.
-    """
-    classes, merge = protocol.classes, plan.protocol.merge
-    asked = {extra for one in plan.models for extra in one.inputs.extras}
-    votes = vote_shares(manifest, classes, merge=merge) if plan.learns_votes or "votes" in asked else {}
-    columns = {one.removeprefix("values."): one for one in manifest.columns if one.startswith("values.")}
-    known = manifest.set_index("utterance")
-    values = {
-        name: {one: float(row[column]) for one, column in columns.items()}
-        for name, row in known[list(columns.values())].to_dict("index").items()
-    }
-    gender = known["gender"].dropna().to_dict() if "gender" in known else {}
-    return {
-        row.utterance: Facts(
-            text=row.text or "",
-            gender=gender.get(row.utterance),
-            votes=votes.get(row.utterance, ()),
-            values=values.get(row.utterance, {}),
-        )
-        for row in utterances(manifest)
-    }
 
 
 def _training_data(manifest: pd.DataFrame, plan: Plan, protocol: Protocol, features: Features) -> TrainingData:

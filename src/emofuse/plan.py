@@ -14,6 +14,7 @@ from emofuse.inputs import nearest
 from emofuse.models import model_class
 from emofuse.models.base import EmotionModel, Inputs, Shapes
 from emofuse.models.frontend import InputShape
+from emofuse.outside import code_hash, full_name, is_outside
 from emofuse.recipe import LEARNT, EnsembleEntry, ModelEntry, Recipe
 from emofuse.settings import (
     AlignSettings,
@@ -62,6 +63,11 @@ class ModelPlan:
     def record(self) -> dict[str, Any]:
         """What shapes the network, as JSON takes it."""
         return {"class": self.source, "settings": self.settings.model_dump(mode="json")}
+
+    @property
+    def code(self) -> str:
+        """Hash of the code of a class of the user's own, which changes as they work on it."""
+        return code_hash(model_class(self.source)) if is_outside(self.source) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +250,7 @@ def _model(entry: ModelEntry, number: int, recipe: Recipe) -> ModelPlan:
         )
     return ModelPlan(
         name=entry.name,
-        source=entry.source,
+        source=full_name(entry.source),
         settings=settings,
         inputs=inputs,
         train=train,

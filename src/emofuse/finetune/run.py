@@ -19,7 +19,7 @@ from emofuse.corpora import CORPORA
 from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError, TrainingError
-from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_plan, facts_of, task_of
+from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_plan
 from emofuse.files import plain_name, write_text, written_folder, written_whole
 from emofuse.finetune.loop import Tuned, Tuner, discard
 from emofuse.finetune.network import TunedNetwork
@@ -41,7 +41,7 @@ from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import SpeechSettings, TextSettings, fingerprint
 from emofuse.task import Task, task_from
-from emofuse.training.data import TrainingData
+from emofuse.training.data import TrainingData, facts_of, task_of
 from emofuse.training.folder import (
     ENCODERS,
     MANIFEST,

@@ -18,10 +18,12 @@ from emofuse.errors import ManifestError
 from emofuse.features.dataset import Dataset, Reader, view_reader
 from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.store import View, ViewKey
+from emofuse.manifest import utterances, vote_shares
 from emofuse.models.base import Shapes
-from emofuse.plan import ModelPlan, pools_frames, shapes_of
+from emofuse.plan import ModelPlan, Plan, pools_frames, shapes_of
+from emofuse.protocols import Protocol
 from emofuse.settings import Granularity, SpeechSettings, TextSettings
-from emofuse.task import Task
+from emofuse.task import Classification, Regression, Task
 from emofuse.types import EncoderSpecification
 
 CLUSTERS = ("speaker", "session", "dialogue")
@@ -43,6 +45,40 @@ def check_modalities(manifest: pd.DataFrame, modalities: Iterable[str]) -> None:
         raise ManifestError(
             "no utterance has text", remedy="use a recipe or model that reads speech only, such as `speech`"
         )
+
+
+def task_of(plan: Plan, protocol: Protocol) -> Task:
+    """What a plan predicts of the utterances of a protocol."""
+    if plan.task.values:
+        return Regression(plan.task.values, plan.task.loss)
+    return Classification(protocol.classes)
+
+
+def facts_of(manifest: pd.DataFrame, plan: Plan, protocol: Protocol) -> dict[str, Facts]:
+    """What is known about every utterance, from which extras and targets are made.
+
+    Raises:
+        ManifestError: A model learns from votes, and there are none.
+    """
+    classes, merge = protocol.classes, plan.protocol.merge
+    asked = {extra for one in plan.models for extra in one.inputs.extras}
+    votes = vote_shares(manifest, classes, merge=merge) if plan.learns_votes or "votes" in asked else {}
+    columns = {one.removeprefix("values."): one for one in manifest.columns if one.startswith("values.")}
+    known = manifest.set_index("utterance")
+    values = {
+        name: {one: float(row[column]) for one, column in columns.items()}
+        for name, row in known[list(columns.values())].to_dict("index").items()
+    }
+    gender = known["gender"].dropna().to_dict() if "gender" in known else {}
+    return {
+        row.utterance: Facts(
+            text=row.text or "",
+            gender=gender.get(row.utterance),
+            votes=votes.get(row.utterance, ()),
+            values=values.get(row.utterance, {}),
+        )
+        for row in utterances(manifest)
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,16 @@ def cache_key(trial: Trial, data: TrainingData) -> str:
     if reads.extras:
         about.append([asdict(data.facts[name]) for name in names])
     return fingerprint(
-        VERSION, model.name, model.record(), reads.record(), trial.fold.name, trial.seed, model.train, inputs, about
+        VERSION,
+        model.name,
+        model.record(),
+        model.code,
+        reads.record(),
+        trial.fold.name,
+        trial.seed,
+        model.train,
+        inputs,
+        about,
     )
 
 

@@ -74,7 +74,7 @@ def load(
     checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder), trust=trust)
     reads_text = "text" in checkpoint.modalities
     transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_text else None
-    return Predictor(checkpoint, transcriber=transcriber, device=device)
+    return Predictor(checkpoint, transcriber=transcriber, device=device, trust=trust)
 
 
 class Predictor:
@@ -84,15 +84,18 @@ class Predictor:
         checkpoint: The model.
         transcriber: Who writes down the words where none are given.
         device: Where to compute.
+        trust: Load the aligner of training from outside the package too; its code runs.
 
     Raises:
         SettingsError: The device cannot be used.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, transcriber: Recogniser | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, transcriber: Recogniser | None = None, device: str = "cpu", trust: bool = False
+    ) -> None:
         check_device(device)
         self.checkpoint = checkpoint
-        self.device = device
+        self.device, self._trust = device, trust
         self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
         self._aligner: Aligner | EmofuseError | None = None
@@ -346,7 +349,7 @@ class Predictor:
         # Loaded on first need, and once: the dictionary takes as long as a small encoder.
         if self._aligner is None:
             try:
-                self._aligner = aligner_again(self.checkpoint.alignment, device=self.device)
+                self._aligner = aligner_again(self.checkpoint.alignment, device=self.device, trust=self._trust)
             except EmofuseError as error:
                 self._aligner = error
         if isinstance(self._aligner, EmofuseError):

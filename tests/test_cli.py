@@ -39,10 +39,10 @@ VERBS = (
     "doctor",
     "demo",
 )
-MODELS = ("speech", "text", "late", "early-frame")
+MODELS = ("speech", "text", "early-frame", "late")
 RECIPE = """
 name = "Small"
-models = ["speech", "text", "late", "early-frame"]
+models = ["speech", "text", "early-frame"]
 seeds = [0, 1]
 [speech]
 encoder = "logmel"
@@ -58,6 +58,12 @@ batch_size = 8
 [protocol]
 kind = "speakers"
 folds = 2
+"""
+LATE = """
+[[ensembles]]
+name = "late"
+of = ["speech", "text"]
+rule = "product"
 """
 
 Done = subprocess.CompletedProcess[str]
@@ -127,7 +133,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     tiny_corpus(folder / "corpus", utterances=1)
-    (folder / "small.toml").write_text(RECIPE)
+    (folder / "small.toml").write_text(RECIPE + LATE)
     return folder
 
 
@@ -324,7 +330,7 @@ def test_where_no_file_can_be_used_nothing_is_done(tmp_path: Path, emo: Command)
 
 def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
-    (tmp_path / "small.toml").write_text(RECIPE)
+    (tmp_path / "small.toml").write_text(RECIPE + LATE)
     split = ("--set", "protocol.kind=session")
     done = emo("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", *split, folder=tmp_path)
     assert done.returncode == 2
@@ -334,7 +340,7 @@ def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, em
 
 def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
-    (tmp_path / "small.toml").write_text(RECIPE.replace('"late", "early-frame"', '"concat"').replace("[0, 1]", "[0]"))
+    (tmp_path / "small.toml").write_text((RECIPE + LATE).replace('"early-frame"', '"concat"').replace("[0, 1]", "[0]"))
     (tmp_path / "corpus/audio/s2_sad_0.wav").write_bytes(b"RIFF, but not really")
     command = ("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", "--jobs", 1)
     done = emo(*command, folder=tmp_path)
@@ -376,7 +382,7 @@ def test_flags_override_the_recipe(place: Path, trained: Path, emo: Command) -> 
 
 
 def test_an_interruption_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 100000\npatience = 100000"))
+    (tmp_path / "small.toml").write_text((RECIPE + LATE).replace("epochs = 2", "epochs = 100000\npatience = 100000"))
     command = ("run", "small.toml", "--corpus", "table", "--root", place / "corpus", "--out", "out", "--jobs", 1)
     process = subprocess.Popen(
         [sys.executable, "-m", "emofuse", *map(str, command)], cwd=tmp_path, text=True, start_new_session=True,

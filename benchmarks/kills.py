@@ -37,7 +37,7 @@ _TABLE = "--corpus table --root corpus/corpus.csv"
 _PLAIN = "--speech-encoder logmel --text-encoder words"
 _TINY = "--speech-encoder encoders/speech --text-encoder encoders/text"
 _FOLDS = "--seeds 0 --set protocol.kind=speakers --set protocol.folds=2 --set model.width=8"
-_QUICK = f"""{_FOLDS} --set train.epochs=2 --jobs 1 --set 'models=["speech","text"]'"""
+_QUICK = f"""{_FOLDS} --set train.epochs=2 --jobs 1 --set 'models=["speech","text","late"]'"""
 
 COMMANDS = {
     "prepare": f"prepare {_TABLE} --out {OUT}/manifest.parquet",

@@ -189,11 +189,11 @@ def test_report_names_the_page_that_it_wrote(chain: dict[str, Done], place: Path
 
 def test_a_second_run_does_nothing_again(trained: Path, emo: Command) -> None:
     def stamps() -> dict[Path, int]:
-        files = [path for root in ("run/units", "store") for path in (trained / root).rglob("*") if path.is_file()]
+        files = [path for root in ("run/trials", "store") for path in (trained / root).rglob("*") if path.is_file()]
         return {path: path.stat().st_mtime_ns for path in files if path.suffix != ".lock"}
 
     before, scores = stamps(), (trained / "run/scores.parquet").read_bytes()
-    assert len(list((trained / "run/units").rglob("unit.json"))) == 3 * (2 * 2 + 1)
+    assert len(list((trained / "run/trials").rglob("trial.json"))) == 3 * (2 * 2 + 1)
     again = good(emo(*TRAIN, folder=trained))
     assert stamps() == before
     assert (trained / "run/scores.parquet").read_bytes() == scores
@@ -282,7 +282,7 @@ def test_predict_answers_as_the_library_does(trained: Path, emo: Command) -> Non
         expected = predictor.predict(trained / clip, text=text)
         assert one["label"] == expected.label
         assert one["posteriors"] == pytest.approx(expected.posteriors, abs=1e-6)
-        assert (one["source"], one["text"], one["streams"]) == (clip, text, ["speech", "text"])
+        assert (one["source"], one["text"], one["modalities"]) == (clip, text, ["speech", "text"])
     rows = list(csv.DictReader(io.StringIO(good(answers["csv"]).stdout)))
     assert [row["source"] for row in rows] == list(CLIPS)
     assert [row["label"] for row in rows] == [one["label"] for one in told]
@@ -391,7 +391,7 @@ def test_an_interruption_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
     try:
         until = time.monotonic() + 60
-        while not (tmp_path / "out/units").exists() and time.monotonic() < until:
+        while not (tmp_path / "out/trials").exists() and time.monotonic() < until:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)

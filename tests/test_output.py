@@ -43,7 +43,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def answer(source: str, *notes: str, sad: float = 0.75) -> Prediction:
     posteriors = {"angry": 1 - sad, "sad": sad}
-    return Prediction(label="sad", posteriors=posteriors, streams=("speech",), source=source, notes=notes)
+    return Prediction(label="sad", posteriors=posteriors, modalities=("speech",), source=source, notes=notes)
 
 
 class Given:
@@ -339,7 +339,7 @@ def test_a_transcript_may_be_a_file_or_a_folder_of_files(tmp_path: Path, emo: Co
     assert told[0][0]["text"] == words
     assert told[0] == told[1] == told[2]
     alone = emo("predict", "--text", words, "--format", "json", folder=tmp_path)
-    assert [(one["source"], one["streams"]) for one in json.loads(alone.stdout)] == [(None, ["text"])]
+    assert [(one["source"], one["modalities"]) for one in json.loads(alone.stdout)] == [(None, ["text"])]
 
 
 def test_what_the_text_model_cannot_read_is_noted(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_refused_setting_names_the_nearest(override: str, message: str) -> Non
     ("override", "message"),
     [
         ("models=['speach']", "models[0].class: there is no model 'speach' (known: speech, text, "),
-        ("model.wdth=8", "there is no setting model.wdth of any model of the recipe; did you mean model.width."),
+        ("model.wdth=8", "there is no setting model.wdth of any model; did you mean model.width."),
         ("model.width=2", "setting model.width is 2: input should be greater than or equal to 4"),
         ("models[0].settings.width=2", "setting models[0].settings.width is 2: input should be greater"),
         ("models[1].settings.heads=3", "setting models[1].settings: width 256 is not a multiple of heads 3"),
@@ -135,6 +135,15 @@ def test_a_refused_setting_of_a_model_is_named_with_its_model(override: str, mes
     with pytest.raises(SettingsError) as caught:
         resolve(load_recipe(path, overrides=[override]))
     assert message in str(caught.value)
+
+
+def test_models_are_chosen_by_name_among_those_of_the_recipe() -> None:
+    """With what they have of their own; an ensemble brings its members along, and others go."""
+    plan = resolve(load_recipe("paper", overrides=["models=['late', 'early-word', 'early-joint']"]))
+    assert plan.names == ("speech", "text", "early-word", "early-joint", "late")
+    assert (plan.model("early-word").train.epochs, plan.model("early-joint").train.epochs) == (30, 40)
+    whole = resolve(load_recipe("paper", overrides=["models=['multi-level']"]))
+    assert {one.name for one in whole.ensembles} == {"late", "multi-granularity", "multi-level"}
 
 
 def test_what_holds_for_all_models_stands_above_what_single_ones_have() -> None:

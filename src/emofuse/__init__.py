@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from emofuse.corpora import read_corpus
     from emofuse.errors import EmofuseError
     from emofuse.experiment import align, extract, run
-    from emofuse.features.arrays import features
     from emofuse.inference.predictor import Predictor, load
     from emofuse.models.base import EmotionModel
     from emofuse.plan import resolve
@@ -30,7 +29,6 @@ _HOMES = {
     "compare": "emofuse.scoring.result",
     "evaluate": "emofuse.scoring.result",
     "extract": "emofuse.experiment",
-    "features": "emofuse.features.arrays",
     "fuse": "emofuse.scoring.fuse",
     "load": "emofuse.inference.predictor",
     "load_recipe": "emofuse.recipe",
@@ -50,7 +48,6 @@ __all__ = [  # noqa: RUF022
     "compare",
     "evaluate",
     "extract",
-    "features",
     "fuse",
     "load",
     "load_recipe",

@@ -11,7 +11,7 @@ from emofuse.errors import SettingsError
 from emofuse.features.extras import check_extras, extra_sizes
 from emofuse.features.segments import is_pooled_in_model
 from emofuse.inputs import nearest
-from emofuse.models import model_class
+from emofuse.models import MODELS, model_class
 from emofuse.models.base import EmotionModel, Inputs, Shapes
 from emofuse.models.frontend import InputShape
 from emofuse.outside import code_hash, full_name, is_outside
@@ -260,15 +260,16 @@ def _model(entry: ModelEntry, number: int, recipe: Recipe) -> ModelPlan:
 
 
 def _check_shared(recipe: Recipe, models: tuple[ModelPlan, ...]) -> None:
-    """See that every setting of `[model]` is one of some model's."""
-    names = sorted({name for one in models for name in type(one.settings).model_fields})
+    """See that every setting of `[model]` is one of some model's, in the recipe or beside it."""
+    kinds = [model_class(name).Settings for name in MODELS] + [type(one.settings) for one in models]
+    names = sorted({name for kind in kinds for name in kind.model_fields})
     for name in recipe.model:
         if name not in names:
             elsewhere = [
                 f"{section}.{name}" for section, held in recipe if name in getattr(held, "model_fields_set", ())
             ]
             raise SettingsError(
-                f"there is no setting model.{name} of any model of the recipe",
+                f"there is no setting model.{name} of any model",
                 where=f"recipe {recipe.name!r}",
                 remedy=nearest(f"model.{name}", [*(f"model.{one}" for one in names), *elsewhere]),
             )

@@ -176,8 +176,8 @@ def load_recipe(name: str | Path, *, overrides: Iterable[str] = (), command: Com
 
     Args:
         name: Name or path.
-        overrides: Values are TOML; a bare word counts as a string. `models.NAME.settings.width=64` sets what one model
-            has; `model.width=64` and `train.epochs=5` hold for all models, also for those with a value of their own.
+        overrides: Values are TOML; a bare word counts as a string. `models=["speech", "late"]` chooses among the
+            recipe's models and ensembles; `models.NAME.settings.width=64` sets what one model has; `model.width=64` and `train.epochs=5` hold for all models, also for those with a value of their own.
         command: Who takes the recipe; an override that this command does not read is refused.
 
     Raises:
@@ -235,6 +235,8 @@ def _apply(values: dict[str, Any], key: str, value: Any) -> None:
         section, number, name, key = found.groups()
         values[section] = _entries(values.get(section, []))
         values = _entry(values[section], number, name, where=section)
+    elif key == "models" and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value, values["ensembles"] = _chosen(values, value)
     elif (parts := key.split("."))[0] in ("model", "train") and len(parts) > 1:
         section = "settings" if parts[0] == "model" else "train"
         for entry in values.get("models", []):
@@ -242,6 +244,26 @@ def _apply(values: dict[str, Any], key: str, value: Any) -> None:
             if isinstance(own, dict):
                 own.pop(parts[1], None)
     set_value(values, key, value)
+
+
+def _chosen(values: Mapping[str, Any], names: Iterable[str]) -> tuple[list[Any], list[Any]]:
+    """Models and ensembles of some names, as the recipe has them; an ensemble brings its members along."""
+    models, ensembles = (
+        {str(one.get("name")): one for one in _entries(values.get(section, [])) if isinstance(one, dict)}
+        for section in ("models", "ensembles")
+    )
+    wanted: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in wanted:
+            for member in ensembles.get(name, {}).get("of", ()):
+                add(member)
+            wanted.append(name)
+
+    for name in names:
+        add(name)
+    found = [models.get(name, {"name": name}) for name in wanted if name not in ensembles]
+    return found, [ensembles[name] for name in wanted if name in ensembles]
 
 
 def _entry(entries: Any, number: str | None, name: str | None, *, where: str) -> dict[str, Any]:

@@ -176,8 +176,9 @@ def load_recipe(name: str | Path, *, overrides: Iterable[str] = (), command: Com
 
     Args:
         name: Name or path.
-        overrides: Values are TOML; a bare word counts as a string. `models=["speech", "late"]` chooses among the
-            recipe's models and ensembles; `models.NAME.settings.width=64` sets what one model has; `model.width=64` and `train.epochs=5` hold for all models, also for those with a value of their own.
+        overrides: Values are TOML; a bare word counts as a string. `models=["speech", "late"]` chooses among the models
+            and ensembles of the recipe; `models.NAME.settings.width=64` sets what one model has; `model.width=64` and
+            `train.epochs=5` hold for all models, also for those with a value of their own.
         command: Who takes the recipe; an override that this command does not read is refused.
 
     Raises:

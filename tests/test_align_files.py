@@ -7,7 +7,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from emofuse.align.run import align_manifest
 from emofuse.align.shipped import AlignmentFiles
 from emofuse.align.table import read_alignments, read_marks, write_alignments
 from emofuse.align.textgrid import read_textgrid, write_textgrid
-from emofuse.align.writers import read_json, write_files
+from emofuse.align.writers import write_files
 from emofuse.audio import SAMPLING_RATE
 from emofuse.cli.app import app
 from emofuse.errors import AlignmentError, EmofuseError, SettingsError
@@ -95,12 +95,12 @@ def test_ctms_are_read_as_they_were_written(many: list[Tiers]) -> None:
 
 @given(tiers(), st.text(st.characters(codec="utf-8"), max_size=9))
 @settings(max_examples=20, deadline=None)
-def test_json_is_read_as_it_was_written(found: Tiers, problem: str) -> None:
+def test_json_holds_all_of_an_alignment(found: Tiers, problem: str) -> None:
     alignment = Alignment(utterance="deep/a", tiers=found, source="ctc", problem=problem or None)
     with tempfile.TemporaryDirectory() as folder:
         [path] = write_files([alignment], Path(folder), style="json")
         assert path == Path(folder) / "deep" / "a.json"
-        assert read_json(path) == alignment
+        assert json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(asdict(alignment)))
 
 
 @given(st.lists(st.one_of(tiers(), st.just({}), st.just({"word": (), "phone": ()})), max_size=4))
@@ -577,23 +577,6 @@ DAMAGES: dict[str, dict[str, Damage]] = {
         "backwards": change("0.244195", "0.044195"),
         "three columns": change("la", "la 0.4"),
     },
-    "json": {
-        **EVERYWHERE,
-        "cut": cut,
-        "list": put(b"[]"),
-        "number": put(b"5"),
-        "deep": put(b"[" * 100_000),
-        "no tiers": change('"tiers"', '"teirs"'),
-        "no source": change('"source"', '"sauce"'),
-        "no problem": change('"problem"', '"trouble"'),
-        "time as text": change("0.1", '"0.1"'),
-        "negative time": change("0.1", "-0.1"),
-        "endless time": change("0.1", "1e999"),
-        "no number": change("0.1", "NaN"),
-        "true": change("0.1", "true"),
-        "backwards": change("0.1", "9.1"),
-        "label of a number": change('"hello"', "5"),
-    },
 }
 
 
@@ -608,12 +591,6 @@ def sample(kind: str, folder: Path) -> tuple[Path, Callable[[], Any]]:
     if kind == "silb":
         emodb(folder, phones=None)
         return folder / "silb" / "03a01Fa.silb", lambda: read_emodb(folder, "03a01Fa", duration=2.0)
-    if kind == "json":
-        alignment = Alignment(
-            utterance="a", tiers={"word": (Segment(start=0.1, end=0.4, label="hello"),)}, source="sphinx"
-        )
-        [path] = write_files([alignment], folder, style="json")
-        return path, lambda: read_json(path)
     path = folder / f"a.{kind}"
     if kind == "ctm":
         path.write_text(CTM)
@@ -1063,7 +1040,7 @@ def test_notes_survive_every_form(tmp_path: Path) -> None:
     write_alignments([doubted], tmp_path / "a.parquet")
     assert read_alignments(tmp_path / "a.parquet")[doubted.utterance] == doubted
     [path] = write_files([doubted], tmp_path, style="json")
-    assert read_json(path).note == "hardly fits"
+    assert json.loads(path.read_text())["note"] == "hardly fits"
 
 
 @pytest.mark.parametrize(
@@ -1079,7 +1056,7 @@ def test_words_of_tables_obey_no_format(tmp_path: Path, label: str) -> None:
     assert found.label.split() == "".join(sign if sign.isprintable() else " " for sign in label).split()
     assert "\x1b" not in grid.read_text(encoding="utf-8")
     [path] = write_files([alignment], tmp_path, style="json")
-    assert read_json(path).tiers["word"] == (replace(word, label=label.strip()),)
+    assert json.loads(path.read_text(encoding="utf-8"))["tiers"]["word"] == [asdict(word)]
     if label.isprintable() and " " not in label:
         write_files([alignment], tmp_path, style="ctm")
     else:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from emofuse.align.run import align_manifest
-from emofuse.errors import ManifestError, SettingsError
+from emofuse.errors import ManifestError, OutputError
 from emofuse.experiment import prepare
 from emofuse.manifest import (
     COLUMNS,
@@ -185,13 +185,13 @@ def test_settings_may_spell_labels_in_their_own_way() -> None:
 @pytest.mark.parametrize("ending", [".csv", ".xlsx", ".jsonl", ".txt"])
 def test_a_manifest_is_written_as_its_ending_says_or_refused(tmp_path: Path, ending: str) -> None:
     out = tmp_path / f"out{ending}"
-    with pytest.raises(ManifestError, match="cannot be written as"):
+    with pytest.raises(OutputError, match="cannot be written as"):
         check_place(out)
     corpus = tmp_path / "t.csv"
     corpus.write_text("text,label\nhi,sad\n")
-    with pytest.raises(ManifestError, match="cannot be written as"):
+    with pytest.raises(OutputError, match="cannot be written as"):
         prepare("table", corpus, out)
-    with pytest.raises(SettingsError, match="cannot be written as"):
+    with pytest.raises(OutputError, match="cannot be written as"):
         align_manifest(make_manifest(ROWS, source="rows"), out)
     assert not out.exists()
 

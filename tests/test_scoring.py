@@ -24,7 +24,7 @@ from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
 from emofuse.delimited import WINDOWS
-from emofuse.errors import ScoresError
+from emofuse.errors import OutputError, ScoresError
 from emofuse.names import key
 from emofuse.scoring import inference, result
 from emofuse.scoring.fuse import STEPS, combine, fuse, parse_rule, search_weights, simplex
@@ -887,7 +887,7 @@ def test_no_cell_of_a_written_table_is_a_formula_and_all_are_read_back(suffix: s
 
 @pytest.mark.parametrize("name", ["scores.xlsx", "scores", "scores.csv.gz", "scores.json"])
 def test_scores_are_written_as_their_ending_says_or_not_at_all(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ScoresError, match=r"cannot be written as .*; use a name that ends in .parquet, .csv, .tsv"):
+    with pytest.raises(OutputError, match=r"cannot be written as .*; let the name end in .parquet, .csv, .tsv"):
         write_scores(scores(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -181,6 +181,30 @@ def sweep(folder: Path) -> None:
     for above, folders, _ in os.walk(folder):
         for name in folders:
             _remove_left(Path(above, name))
+
+
+def check_ending(path: Path, endings: Sequence[str], *, what: str) -> None:
+    """Refuse to write something under a name that promises another kind of file.
+
+    Args:
+        path: Where it would be written.
+        endings: Those that it may have, such as `.parquet`; an empty one allows a name without any.
+        what: What would be written, in the plural.
+
+    Raises:
+        OutputError: The ending is none of them.
+
+    Example:
+        >>> check_ending(Path("a.txt"), [".csv", ".parquet"], what="scores")
+        Traceback (most recent call last):
+        emofuse.errors.OutputError: a.txt: scores cannot be written as '.txt'; let the name end in .csv, .parquet.
+    """
+    if path.suffix.lower() not in endings:
+        raise OutputError(
+            f"{what} cannot be written as {path.suffix or 'a file without an ending'!r}",
+            where=path,
+            remedy=f"let the name end in {', '.join(filter(None, endings))}",
+        )
 
 
 def check_name(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emofuse.errors import ManifestError
-from emofuse.files import written_whole
+from emofuse.files import check_ending, written_whole
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
 from emofuse.types import Utterance
@@ -253,13 +253,10 @@ def check_place(path: Path, manifest: pd.DataFrame | None = None) -> None:
         manifest: What is to be written; None where that is not known yet.
 
     Raises:
-        ManifestError: Its ending is that of another kind of file, or it is there and is something else: no manifest, or
-            that of another corpus.
+        ManifestError: It is there and is something else: no manifest, or that of another corpus.
+        OutputError: Its ending is that of another kind of file.
     """
-    if path.suffix.lower() not in ("", ".parquet"):
-        raise ManifestError(
-            f"a manifest cannot be written as {path.suffix!r}", where=path, remedy="let its name end in .parquet"
-        )
+    check_ending(path, ("", ".parquet"), what="manifests")
     if not path.is_file():
         return
     try:

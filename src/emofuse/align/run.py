@@ -17,6 +17,7 @@ from emofuse.align.table import read_alignments, read_marks, write_alignments
 from emofuse.audio import audio_duration, content_key, read_audio
 from emofuse.audio.notes import count_notes
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
+from emofuse.files import check_ending
 from emofuse.locks import alone
 from emofuse.manifest import REFERENCE, utterances
 from emofuse.outside import code_hash, full_name, is_outside, options_of
@@ -82,6 +83,7 @@ def align_manifest(
         SettingsError: The choices do not go together.
         EncoderError: The CTC model cannot be had.
         AlignmentError: `files` holds no alignments, or `out` is something else.
+        OutputError: The ending of `out` is that of another kind of file.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -90,12 +92,8 @@ def align_manifest(
         'there is no sound; align recordings only'
     """
     _check(aligner, model, files)
-    if out is not None and out.suffix.lower() not in ("", ".parquet"):
-        raise SettingsError(
-            f"alignments cannot be written as {out.suffix!r}",
-            where=f"--out {out}",
-            remedy="let its name end in .parquet, and have files written beside it with --write",
-        )
+    if out is not None:
+        check_ending(out, ("", ".parquet"), what="alignments")
     tasks = list(_tasks(manifest, aligner))
     version = _version(aligner, model)
     marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, version))}

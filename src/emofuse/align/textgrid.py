@@ -183,6 +183,11 @@ def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, durat
     """
     from emofuse.files import write_text
 
+    write_text(path, as_textgrid(tiers, duration=duration), sync=False)
+
+
+def as_textgrid(tiers: Mapping[Tier, Sequence[Segment]], *, duration: float) -> str:
+    """Tiers as the text of a TextGrid, see `write_textgrid`."""
     end = max([duration, *(segment.end for segments in tiers.values() for segment in segments)])
     lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end!r}"]
     lines += ["tiers? <exists>", f"size = {len(tiers)}", "item []:"]
@@ -194,7 +199,7 @@ def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, durat
             label = one_line(one.label).replace('"', '""')
             lines += [f"        intervals [{place}]:", f"            xmin = {one.start!r}"]
             lines += [f"            xmax = {one.end!r}", f'            text = "{label}"']
-    write_text(path, "\n".join(lines) + "\n", sync=False)
+    return "\n".join(lines) + "\n"
 
 
 def _filled(segments: Sequence[Segment], end: float) -> list[Segment]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -32,15 +32,16 @@ def align(
 ) -> None:
     """Find when the words, syllables and phones of a corpus are said."""
     check_device_name(device)
+    from emofuse.align.writers import WRITERS, write_files
+
     if write is not None:
-        check_one_of(write, ("textgrid", "ctm", "json"), "format", where="--write")
+        check_one_of(write, WRITERS, "format", where="--write")
     if (write is None) != (folder is None):
         raise SettingsError("one is given without the other", where="--write and --folder", remedy="give both")
     check_manifest(manifest)
     check_output(out, folder=False)
     from emofuse.align.coverage import coverage
     from emofuse.align.run import align_manifest
-    from emofuse.align.writers import Format, write_files
     from emofuse.cli.console import SOME_SKIPPED, Bars, say, warn
     from emofuse.manifest import read_manifest
 
@@ -59,7 +60,7 @@ def align(
     if write is not None and folder is not None:
         known = table[table["duration"].notna()]
         durations = dict(zip(known["utterance"], known["duration"].astype(float), strict=True))
-        files = write_files(found.values(), folder, style=cast(Format, write), durations=durations)
+        files = write_files(found.values(), folder, style=write, durations=durations)
         say(f"{folder}: {len(files)} files")
     counted = coverage(found.values())
     say(f"{out}: {counted.summary()}")

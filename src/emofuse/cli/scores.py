@@ -90,11 +90,12 @@ def fuse(
     as_json: Json = False,
 ) -> None:
     """Join the posteriors or values of score tables, also ones that another tool made."""
+    from emofuse.files import check_ending
     from emofuse.scoring.fuse import fuse as fuse_scores
     from emofuse.scoring.result import describe
-    from emofuse.scoring.table import check_ending, write_scores
+    from emofuse.scoring.table import ENDINGS, write_scores
 
-    check_ending(out)
+    check_ending(out, ENDINGS, what="scores")
     if any(out.resolve() == _place(table)[0].resolve() for table in tables):
         raise ScoresError("the joined scores would replace a table", where=out, remedy="choose another --out")
     joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)

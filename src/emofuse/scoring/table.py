@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from emofuse.delimited import WINDOWS, decoded, separator_of
 from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
-from emofuse.files import written_whole
+from emofuse.files import check_ending, written_whole
 from emofuse.inputs import nearest
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
@@ -344,9 +344,9 @@ def write_scores(scores: Scores, path: Path) -> None:
     In CSV and TSV a quote stands before names that a spreadsheet would take for a formula.
 
     Raises:
-        ScoresError: The ending is another.
+        OutputError: The ending is another.
     """
-    check_ending(path)
+    check_ending(path, ENDINGS, what="scores")
     with written_whole(path) as part:
         if path.suffix.lower() == ".parquet":
             part.write_bytes(scores.frame.to_parquet(None, index=False))
@@ -356,20 +356,6 @@ def write_scores(scores: Scores, path: Path) -> None:
             if name != "seed" and name not in scores.kind.number_columns(scores.names):
                 frame[to_cell(name)] = scores.frame[name].map(to_cell, na_action="ignore")
         frame.to_csv(part, index=False, sep="\t" if path.suffix.lower() == ".tsv" else ",")
-
-
-def check_ending(path: Path) -> None:
-    """Refuse to write a score table under a name that promises another kind of file.
-
-    Raises:
-        ScoresError: The ending is none of those that can be written.
-    """
-    if path.suffix.lower() not in ENDINGS:
-        raise ScoresError(
-            f"scores cannot be written as {path.suffix or 'a file without an ending'!r}",
-            where=path,
-            remedy=f"use a name that ends in {', '.join(ENDINGS)}",
-        )
 
 
 def alike(tables: Sequence[Scores]) -> list[Scores]:

@@ -16,7 +16,7 @@ from emofuse.align.table import read_alignments
 from emofuse.audio import SAMPLING_RATE
 from emofuse.errors import AlignmentError, SettingsError
 from emofuse.manifest import make_manifest
-from emofuse.settings import load_recipe
+from emofuse.recipe import load_recipe
 from emofuse.testing import tone
 
 CODE = """

@@ -1,4 +1,4 @@
-"""The one place where randomness is set."""
+"""The one place where randomness is set, and the number of threads, which moves sums in their last bits."""
 
 from __future__ import annotations
 
@@ -19,6 +19,24 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def seed_step(seed: int, device: str) -> None:
+    """Seed what a step of training draws on a device; of little cost, so that every step can have its own.
+
+    Args:
+        seed: Of the step.
+        device: Type of the device, such as `cpu`.
+    """
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    # Without a device to seed, `torch.manual_seed` looks for all kinds of them, for a millisecond.
+    if device == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 @contextmanager
@@ -46,6 +64,26 @@ def kept_random_state() -> Iterator[None]:
         if devices:
             torch.cuda.set_rng_state_all(devices)
         torch.use_deterministic_algorithms(exact, warn_only=warning)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread, so that the same numbers come out whatever the machine and `--jobs`.
+
+    Example:
+        >>> import torch
+        >>> with one_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def derive_seed(seed: int, *names: object) -> int:

@@ -1,24 +1,23 @@
-"""The one training loop: AdamW, warm-up, clipping, early stopping on the task's metric on validation."""
+"""Training of a model on frozen features, with early stopping on the task's metric on validation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from emofuse.errors import TrainingError
-from emofuse.features.dataset import Dataset, fit_statistics
+from emofuse.features.dataset import Batch, Dataset, fit_statistics
 from emofuse.models.base import EmotionModel
 from emofuse.models.frontend import LayerMix
-from emofuse.seeds import seed_everything
+from emofuse.seeds import kept_random_state, one_thread, seed_everything
 from emofuse.settings import TrainSettings
 from emofuse.task import Task
+from emofuse.training.processes import Alone
+from emofuse.training.trainer import Fitted, Listener, Part, Schedule, Trainer, diverged, shuffled
 
 EVALUATION_BATCH = 64
 
@@ -41,6 +40,8 @@ class Trained:
     validation: NDArray[np.float64]
 
 
+@kept_random_state()
+@one_thread()
 def fit(
     make: Callable[[Task], EmotionModel],
     train: Dataset,
@@ -50,6 +51,7 @@ def fit(
     task: Task,
     seed: int,
     device: str = "cpu",
+    listeners: Sequence[Listener] = (),
 ) -> Trained:
     """Train one model; nothing of a test set comes near it.
 
@@ -61,119 +63,89 @@ def fit(
         task: What is predicted.
         seed: Of weights, order and dropout.
         device: Where to compute.
+        listeners: Given the record of each epoch, see `Trainer`.
 
     Raises:
         TrainingError: It diverged; nothing of it is kept.
     """
-    runner = _Runner(make, train, settings, task=task, seed=seed, device=device)
-    model = runner.model
-    best, best_epoch, best_weights = -math.inf, 0, model.state_dict()
-    history = []
-    for epoch in range(1, settings.epochs + 1):
-        losses = runner.epoch(epoch)
-        value = model.task.metric(validation.truth.numpy(), predict_scores(model, validation, device=device))
-        history.append({"epoch": epoch, **losses, f"validation_{task.metric_name}": value})
-        if value > best:
-            best, best_epoch = value, epoch
-            best_weights = {name: value.clone() for name, value in model.state_dict().items()}
-        elif epoch - best_epoch >= settings.patience:
-            break
-    model.load_state_dict(best_weights)
-    held_out = predict_scores(model, validation, device=device)
+    trained, fitted = _trained(
+        make, train, validation, settings, task=task, seed=seed, device=device, listeners=listeners
+    )
+    held_out = predict_scores(trained, validation, device=device)
     if settings.refit:
-        runner = _Runner(make, train + validation, settings, task=task, seed=seed, device=device)
-        for epoch in range(1, best_epoch + 1):
-            runner.epoch(epoch)
-    check_finite(runner.model, f"epoch {best_epoch}")
-    runner.model.eval()
-    return Trained(runner.model, best_epoch, history, held_out)
+        again = settings.model_copy(update={"epochs": fitted.epochs})
+        trained, _ = _trained(
+            make, train + validation, None, again, task=task, seed=seed, device=device, planned=settings.epochs
+        )
+    return Trained(trained, fitted.epochs, fitted.history, held_out)
 
 
-class _Runner:
-    """Epochs over the training part."""
+def _trained(
+    make: Callable[[Task], EmotionModel],
+    train: Dataset,
+    validation: Dataset | None,
+    settings: TrainSettings,
+    *,
+    task: Task,
+    seed: int,
+    device: str,
+    planned: int | None = None,
+    listeners: Sequence[Listener] = (),
+) -> tuple[EmotionModel, Fitted]:
+    """A model trained on one part; without another to choose the epoch by, through all of them."""
+    seed_everything(seed)
+    model = make(task.fitted(train.truth, settings))
+    for modality, frontend in model.frontends().items():
+        if isinstance(frontend.mix, LayerMix):
+            frontend.mix.standardise_by(*fit_statistics(train, modality))
+    model.to(device)
+    lessons = _Lessons(model, train, validation, size=settings.batch_size, seed=seed, device=device)
+    trainer = Trainer(
+        model,
+        model.parameter_groups(settings),
+        lessons,
+        Schedule(
+            epochs=settings.epochs,
+            steps=(planned or settings.epochs) * math.ceil(len(train) / settings.batch_size),
+            warmup=settings.warmup,
+            clip=settings.clip,
+            patience=settings.patience if validation else None,
+        ),
+        seed=seed,
+        processes=Alone(device),
+        select=f"validation_{task.metric_name}" if validation else None,
+        listeners=listeners,
+    )
+    return model, trainer.run()
+
+
+class _Lessons:
+    """Batches of frozen features."""
 
     def __init__(
-        self,
-        make: Callable[[Task], EmotionModel],
-        train: Dataset,
-        settings: TrainSettings,
-        *,
-        task: Task,
-        seed: int,
-        device: str,
+        self, model: EmotionModel, train: Dataset, validation: Dataset | None, *, size: int, seed: int, device: str
     ) -> None:
-        seed_everything(seed)
-        self.model = make(task.fitted(train.truth, settings))
-        for modality, frontend in self.model.frontends().items():
-            if isinstance(frontend.mix, LayerMix):
-                frontend.mix.standardise_by(*fit_statistics(train, modality))
-        self.model.to(device)
-        self.train, self.settings, self.device = train, settings, device
-        self.order = torch.Generator().manual_seed(seed)
-        self.optimizer = torch.optim.AdamW(self.model.parameter_groups(settings))
-        self.steps, self.step = settings.epochs * math.ceil(len(train) / settings.batch_size), 0
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: rate_at(step, steps=self.steps, warmup=settings.warmup)
-        )
+        self.model, self.train, self.validation = model, train, validation
+        self.size, self.seed, self.device = size, seed, device
+        # Fractions of votes count alike.
+        hard = train.targets is None
+        self.weights = model.task.weights(train.truth) if hard else torch.ones(len(train))
 
-    def epoch(self, number: int = 1) -> dict[str, float]:
-        """One epoch; returns the mean of each loss, and of their sum.
+    def steps(self, epoch: int) -> list[list[Part[list[int]]]]:
+        batches = shuffled(len(self.train), size=self.size, seed=self.seed, epoch=epoch)
+        return [[Part(batch, float(self.weights[batch].sum()))] for batch in batches]
 
-        Raises:
-            TrainingError: The loss of a step is not finite.
-        """
-        self.model.train()
-        totals: dict[str, float] = {}
-        for batch in self.train.batches(self.settings.batch_size, generator=self.order):
-            given = batch.to(self.device)
-            losses = self.model.losses(self.model(given), given, progress=self.step / self.steps)
-            loss = torch.stack(list(losses.values())).sum()
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-            self.optimizer.step()
-            self.schedule.step()
-            self.step += 1
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise diverged(f"the loss of epoch {number} is {value}")
-            named: dict[str, Any] = {"loss": value}
-            named |= {f"loss_{name}": float(one.detach()) for name, one in losses.items()} if len(losses) > 1 else {}
-            for name, one in named.items():
-                totals[name] = totals.get(name, 0.0) + one * len(batch.names)
-        return {name: total / len(self.train) for name, total in totals.items()}
+    def load(self, item: list[int]) -> Batch:
+        return self.train.batch(item).to(self.device)
 
+    def losses(self, loaded: Batch, progress: float) -> Mapping[str, torch.Tensor]:
+        return self.model.losses(self.model(loaded), loaded, progress=progress)
 
-def rate_at(step: int, *, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then half a cosine to zero.
-
-    Example:
-        >>> [round(rate_at(step, steps=10, warmup=0.2), 2) for step in (0, 1, 6, 10)]
-        [0.5, 1.0, 0.5, 0.0]
-    """
-    rise = warmup * steps
-    if step + 1 <= rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, step - rise) / max(1.0, steps - rise))))
-
-
-LOWER = "lower train.learning_rate or train.clip"
-
-
-def diverged(what: str, *, remedy: str = LOWER) -> TrainingError:
-    """The error of a training whose numbers have left the range of floats."""
-    return TrainingError(f"the training diverged: {what}", remedy=remedy)
-
-
-def check_finite(model: nn.Module, when: str, *, remedy: str = LOWER) -> None:
-    """See that a model's weights are numbers.
-
-    Raises:
-        TrainingError: One of them is not.
-    """
-    for name, value in model.named_parameters():
-        if not value.isfinite().all():
-            raise diverged(f"after {when} weights {name} are not finite", remedy=remedy)
+    def evaluate(self) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        task, scores = self.model.task, predict_scores(self.model, self.validation, device=self.device)
+        return {f"validation_{task.metric_name}": task.metric(self.validation.truth.numpy(), scores)}
 
 
 def predict_scores(model: EmotionModel, dataset: Dataset, *, device: str = "cpu") -> NDArray[np.float64]:

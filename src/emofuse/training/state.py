@@ -15,6 +15,9 @@ from torch import nn
 from emofuse.errors import CheckpointError
 from emofuse.files import plain_name, written_whole
 
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+"""What a training goes on from while it is not done: all of it, and the weights of its best epoch."""
+
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 """What AdamW keeps of every parameter that it has moved."""
 
@@ -70,6 +73,34 @@ def load_state(
         if held.keys() != MOMENTS or any(held[name].shape != parameter.shape for name in MOMENTS - {"step"}):
             raise damaged(path)
     return values
+
+
+def save_best(path: Path, model: nn.Module, *, fingerprint: str) -> None:
+    """Write the weights of the best epoch so far."""
+    weights: dict[str, Any] = {name: value.contiguous() for name, value in model.state_dict().items()}
+    with written_whole(path) as part:
+        save_file(weights, part, metadata={"fingerprint": fingerprint})
+
+
+def load_best(path: Path, *, fingerprint: str, device: torch.device) -> dict[str, torch.Tensor]:
+    """Weights of the best epoch.
+
+    Raises:
+        CheckpointError: They are missing, damaged or of something else.
+    """
+    try:
+        with plain_name(path) as place, safe_open(place, framework="pt", device=str(device)) as file:
+            if file.metadata()["fingerprint"] == fingerprint:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise damaged(path, besides=f" and {CHECKPOINT}") from error
+    raise damaged(path, besides=f" and {CHECKPOINT}")
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoint of a training that is done and kept elsewhere, or of no use."""
+    for name in (CHECKPOINT, BEST):
+        (folder / name).unlink(missing_ok=True)
 
 
 def damaged(path: Path, *, besides: str = "") -> CheckpointError:

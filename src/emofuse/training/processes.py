@@ -12,7 +12,48 @@ from emofuse.errors import SettingsError
 from emofuse.models.device import check_device
 
 
-class Processes:
+class Alone:
+    """A process that shares its training with none.
+
+    Args:
+        device: Where to compute.
+
+    Attributes:
+        number: Of this process, from 0.
+        count: Of all.
+        device: Where this one computes.
+
+    Example:
+        >>> process = Alone("cpu")
+        >>> process.main, process.count, process.total(torch.tensor([1, 2])).tolist()
+        (True, 1, [1, 2])
+    """
+
+    number, count = 0, 1
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the one that writes and reports."""
+        return self.number == 0
+
+    def wait(self) -> None:
+        """Until all have come here."""
+
+    def close(self) -> None:
+        """Leave the others."""
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over processes, of a tensor of the same shape in each, back on its device."""
+        return values
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Put the sum over processes in the place of every gradient; what none has computed stays without."""
+
+
+class Processes(Alone):
     """This process among the others, and the sums over all of them.
 
     What `accelerate launch` or `torchrun` says in the environment decides; without it there is one process. Sums are
@@ -22,18 +63,12 @@ class Processes:
         device: Where to compute, as torch names it; None for what accelerate finds. Of several processes each has a
             device of its own, so that only `cpu` counts.
 
-    Attributes:
-        number: Of this process, from 0.
-        count: Of all.
-        device: Where this one computes.
-
     Raises:
         SettingsError: The device cannot be used, or not by all processes.
 
     Example:
-        >>> alone = Processes("cpu")
-        >>> alone.main, alone.count, alone.total(torch.tensor([1, 2])).tolist()
-        (True, 1, [1, 2])
+        >>> Processes("cpu").count
+        1
     """
 
     def __init__(self, device: str | None = None) -> None:
@@ -45,36 +80,31 @@ class Processes:
         # Where there is no device, accelerate takes processes that it is not told to keep on the CPU to be alone.
         bare = launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available()
         self._state = PartialState(cpu=device == "cpu" or (device is None and bare))
-        self.number: int = self._state.process_index
-        self.count: int = self._state.num_processes
+        self.number = self._state.process_index
+        self.count = self._state.num_processes
         if self.count != launched:
             raise SettingsError(
                 f"{launched} processes were launched, and they do not find one another",
                 where="device",
                 remedy="name the device that all of them have, such as cpu",
             )
-        self.device: torch.device = self._state.device
+        self.device = self._state.device
         if self.device.type == "cpu":
             # accelerate numbers CPUs, which safetensors does not know of.
             self.device = torch.device("cpu")
         if device is not None and self.count == 1:
             self.device = torch.device(device)
 
-    @property
-    def main(self) -> bool:
-        """Whether this is the one that writes and speaks."""
-        return self.number == 0
-
     def wait(self) -> None:
-        """Until all have come here."""
+        """See `Alone.wait`."""
         self._state.wait_for_everyone()
 
     def close(self) -> None:
-        """Take leave of the others."""
+        """See `Alone.close`."""
         self._state.destroy_process_group()
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over processes, of a tensor of the same shape in each, back on its device."""
+        """See `Alone.total`."""
         if self.count == 1:
             return values
         summed = values.to(self.device, copy=True)
@@ -82,7 +112,7 @@ class Processes:
         return summed.to(values.device)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Put the sum over processes in the place of every gradient; what none has computed stays without.
+        """See `Alone.sum_gradients`.
 
         One message of all gradients, after the last micro-batch of a step. `DistributedDataParallel` would send them
         in many while they are computed, but must be told in advance which weights will have none, takes every

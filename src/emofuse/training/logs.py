@@ -1,0 +1,57 @@
+"""TensorBoard logs: a listener of the trainer, of which nothing else knows."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from emofuse.errors import SettingsError
+from emofuse.training.trainer import Epoch, Listener
+
+Log = Literal["tensorboard"]
+
+
+def check_log(log: Log | None) -> None:
+    """See that the logs that were asked for can be written.
+
+    Raises:
+        SettingsError: There is no such log, or what writes it is not installed.
+    """
+    if log is None:
+        return
+    if log != "tensorboard":
+        raise SettingsError(f"there is no log {log!r}", where="--log", remedy="write --log tensorboard")
+    if find_spec("tensorboard") is None:
+        raise SettingsError(
+            "TensorBoard is not installed", where="--log tensorboard", remedy="run pip install 'emofuse[tensorboard]'"
+        )
+
+
+def listeners(log: Log | None, folder: Path) -> list[Listener]:
+    """What writes the record of each epoch as event files into a folder, which is made where it is missing.
+
+    Args:
+        log: The kind of log; None for no logs.
+        folder: Where its files go.
+
+    Raises:
+        SettingsError: What writes it is not installed.
+
+    Example:
+        >>> listeners(None, Path("run"))
+        []
+    """
+    check_log(log)
+    if log is None:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def listen(record: Epoch) -> None:
+        for name in record.keys() - {"epoch"}:
+            writer.add_scalar(name, record[name], int(record["epoch"]))
+        writer.flush()
+
+    return [listen]

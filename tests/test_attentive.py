@@ -27,7 +27,7 @@ from emofuse.experiment import Features, extract, run, train
 from emofuse.features.dataset import Dataset
 from emofuse.features.extract import extract_speech, features_of
 from emofuse.features.segments import frame_bounds
-from emofuse.finetune.processes import Processes
+from emofuse.training.processes import Processes
 from emofuse.finetune.run import finetune
 from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest

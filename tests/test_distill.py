@@ -285,8 +285,8 @@ def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
         {"Tones (CC0)": folder}, str(teacher), tmp_path / "out", settings=settings, licence="CC0 1.0",
         command="emofuse distill speech",
     )  # fmt: skip
-    losses = [entry["held_out"] for entry in made.history]
-    assert [entry["step"] for entry in made.history] == [20, 40, 60]
+    losses = [entry["validation_frames"] for entry in made.history]
+    assert [entry["epoch"] for entry in made.history] == [1, 2, 3]
     assert losses[-1] < 0.9 * losses[0]
     encoder = load_speech_encoder(SpeechSettings(encoder=str(made.folder)))
     assert encoder.specification.family == "wav2vec2"
@@ -333,7 +333,7 @@ def test_a_cut_off_readout_ends_as_the_whole_one(tmp_path: Path) -> None:
             {"a": folder}, "logmel", tmp_path / "cut", settings=settings, progress=Interrupting("Distilling", 47)
         )
     resumed = distill_speech({"a": folder}, "logmel", tmp_path / "cut", settings=settings)
-    assert whole.history[-1]["held_out_descriptor"] > 0
+    assert whole.history[-1]["validation_descriptors"] > 0
     assert resumed.history == whole.history
 
 
@@ -347,7 +347,7 @@ def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
     before, after = (load_file(made.folder / "model.safetensors") for made in (first, again))
     for name in before:
         torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=1e-3)
-    assert again.history[0]["held_out"] == pytest.approx(first.history[-1]["held_out"], rel=1e-4)
+    assert again.history[0]["validation_frames"] == pytest.approx(first.history[-1]["validation_frames"], rel=1e-4)
 
 
 def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_a_text_student_learns_and_loads(tmp_path: Path, comments: Path) -> None
     made = distill_text(
         comments, str(teacher), tmp_path / "out", settings=text_settings(epochs=4), partial=True, licence="CC BY 4.0"
     )
-    assert [(entry["part"], entry["pass"]) for entry in made.history] == [
+    assert [(entry["part"], entry["epoch"]) for entry in made.history] == [
         ("teacher", 1), ("teacher", 2), ("student", 1), ("student", 2), ("student", 3), ("student", 4)
     ]  # fmt: skip
     student = [entry["loss"] for entry in made.history if entry["part"] == "student"]

@@ -35,7 +35,7 @@ from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
 from emofuse.finetune.loop import Tuner
 from emofuse.finetune.network import TunedNetwork
-from emofuse.finetune.processes import Processes
+from emofuse.training.processes import Processes
 from emofuse.finetune.recordings import listen
 from emofuse.finetune.run import KINDS, finetune
 from emofuse.inference.predictor import load

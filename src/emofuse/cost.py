@@ -27,12 +27,12 @@ from emofuse.features.store import View, ViewKey
 from emofuse.files import read_json
 from emofuse.plan import ModelPlan, Plan, pools_frames, shapes_of, speech_shape, step_width
 from emofuse.protocols import Protocol, make_protocol
-from emofuse.seeds import kept_random_state
+from emofuse.seeds import kept_random_state, one_thread
 from emofuse.settings import AlignSettings, Granularity, SpeechSettings
 from emofuse.task import Task
 from emofuse.training.data import task_of
 from emofuse.training.folder import RESULT, TRIALS, check_corpus
-from emofuse.training.trials import Trial, one_thread, read_trial
+from emofuse.training.trials import Trial, read_trial
 from emofuse.types import EncoderSpecification
 
 PROBE_SECONDS = 5.0

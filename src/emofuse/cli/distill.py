@@ -62,8 +62,8 @@ def speech(
             device=device,
             progress=bars,
         )
-    last = made.history[-1]
-    say(f"{made.folder}: {made.seconds / 3600:.1f} h of sound, held-out loss {last['held_out']:.3f}")
+    last = ", ".join(f"{name} {value:.3f}" for name, value in made.history[-1].items() if name != "epoch")
+    say(f"{made.folder}: {made.seconds / 3600:.1f} h of audio, {last}")
     finish({str(error.where): error.advice for error in made.skipped})
 
 
@@ -102,6 +102,7 @@ def text(
         )
     for entry in made.history:
         say(
-            f"{entry['part']}, pass {entry['pass']}: loss {entry['loss']:.3f}, dev macro-F1 {entry['dev_macro_f1']:.3f}"
+            f"{entry['part']}, epoch {entry['epoch']}: loss {entry['loss']:.3f}, "
+            f"dev macro-F1 {entry['validation_macro_f1']:.3f}"
         )
     say(f"{made.folder}   tuned teacher: {made.teacher}")

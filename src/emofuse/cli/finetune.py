@@ -54,10 +54,10 @@ def finetune(
         check_device_name(device or "cpu")
     from emofuse.cli.console import Bars, finish, say, show_results, typed_command
     from emofuse.corpora import read_corpus
-    from emofuse.finetune.processes import Processes
     from emofuse.finetune.run import finetune as tune
     from emofuse.plan import resolve
     from emofuse.progress import Silent
+    from emofuse.training.processes import Processes
 
     processes = Processes(device)
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from emofuse.distill.recordings import gather
 from emofuse.distill.settings import SpeechStudentSettings
 from emofuse.distill.student import SpeechStudent
 from emofuse.encoders import load_speech_encoder
+from emofuse.encoders.arithmetic import arithmetic
 from emofuse.encoders.checkpoint import quiet
 from emofuse.encoders.waveform import frame_geometry, normalise, write_preprocessor
 from emofuse.errors import EmofuseError
@@ -39,11 +40,13 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import SpeechSettings, fingerprint
-from emofuse.training.loop import check_finite, diverged, rate_at
-from emofuse.training.state import digest, load_state, load_weights, save_state
+from emofuse.training.logs import Log, check_log, listeners
+from emofuse.training.processes import Alone
+from emofuse.training.state import CHECKPOINT, digest, load_weights
+from emofuse.training.trainer import History, Part, Schedule, Trainer, check_finite, decay_groups, diverged
 from emofuse.types import EncoderSpecification, Utterance
 
-CHECKPOINT, HISTORY, STUDENT = "checkpoint.safetensors", "history.json", "student"
+HISTORY, STUDENT = "history.json", "student"
 BUCKET = 64
 WATCHED_SECONDS = 300.0
 SAMPLED = 400
@@ -58,7 +61,7 @@ class Distilled:
 
     Attributes:
         folder: The student, as `transformers` and emofuse load it.
-        history: Step, training loss and held-out loss at each checkpoint.
+        history: Training and held-out losses at each checkpoint, one every `save_every` steps.
         seconds: Sound that was listened to, copies included.
         skipped: Recordings that could not be used.
     """
@@ -81,6 +84,7 @@ def distill_speech(
     command: str = "",
     start: Path | None = None,
     device: str = "cpu",
+    log: Log | None = None,
     progress: Progress = Silent(),
 ) -> Distilled:
     """Train a small wav2vec 2.0 to predict hidden states of a teacher, from recordings without labels.
@@ -100,15 +104,18 @@ def distill_speech(
         command: What the user typed, for the model card.
         start: Folder of an earlier distillation, whose weights to begin with.
         device: Where to compute.
+        log: What to write of each epoch beside the history, such as `tensorboard`.
         progress: Told about each part.
 
     Raises:
         EncoderError: The teacher cannot be had.
+        SettingsError: What writes the log is not installed.
         ManifestError: A folder holds no recordings.
         CheckpointError: The checkpoint in `out` is of other recordings or settings, or that in `start` is missing or
             of a student of another shape.
     """
     check_device(device)
+    check_log(log)
     settings = settings or SpeechStudentSettings()
     manifest, skipped = gather(folders, settings, copies=out / "copies", progress=progress)
     heard = SpeechSettings(encoder=teacher, layers=settings.teacher_layers, precision=settings.precision)
@@ -118,14 +125,37 @@ def distill_speech(
     skipped += list(found.failed.values())
     usable = manifest[manifest["utterance"].isin(list(found.keys))]
     lessons = _Lessons(usable, found.views["frame"], found.keys, encoder.specification, settings, begun_with)
-    run = _Run(lessons, settings, out, start=start, device=torch.device(device))
-    history = run.train(progress)
-    folder, seconds = out / STUDENT, float(usable["duration"].sum())
-    millions = sum(value.numel() for value in run.student.encoder.parameters()) / 1e6
     specification = encoder.specification
+    seed_everything(settings.seed)
+    student = SpeechStudent(
+        settings,
+        targets=len(specification.selected),
+        target_width=specification.width,
+        components=lessons.descriptor.components,
+    ).to(device)
+    if start is not None:
+        load_weights(start / CHECKPOINT, student, parts=("encoder", "heads"))
+    trainer = Trainer(
+        student,
+        decay_groups(student.parameters(), rate=settings.learning_rate, decay=settings.weight_decay),
+        _Teaching(lessons, student, torch.device(device)),
+        Schedule(epochs=-(-settings.steps // settings.save_every), steps=settings.steps, warmup=settings.warmup),
+        seed=settings.seed,
+        processes=Alone(device),
+        checkpoint=out / CHECKPOINT,
+        fingerprint=lessons.fingerprint,
+        label="Distilling",
+        ahead=AHEAD,
+        remedy=LOWER,
+        listeners=[partial(_write_history, out), *listeners(log, out)],
+    )
+    history = trainer.run(progress=progress).history
+    folder, seconds = out / STUDENT, float(usable["duration"].sum())
+    millions = sum(value.numel() for value in student.encoder.parameters()) / 1e6
     with written_folder(folder) as part:
-        save_student(run.student, part)
-    watched, loss = ("held-out", "held_out") if "held_out" in history[-1] else ("training", "loss")
+        save_student(student, part)
+    held_out = "validation_frames" in history[-1]
+    watched, loss = ("held-out", "validation_frames") if held_out else ("training", "loss")
     write_card(
         folder,
         title="A small speech encoder distilled by emofuse",
@@ -140,7 +170,7 @@ def distill_speech(
             "Exposure": f"{seconds / 3600:.1f} hours of sound of the corpora below, copies at another pitch and tempo "
             "included, and what the teacher has heard. No label and no transcript was read.",
             "Result": f"Loss on {watched} recordings {history[-1][loss]:.3f} after {settings.steps} steps "
-            f"({history[0][loss]:.3f} after {history[0]['step']:.0f}).",
+            f"({history[0][loss]:.3f} after {min(settings.save_every, settings.steps)}).",
             "Limits": "It has heard little speech, much of it acted; far-field sound, singing and children are "
             "untested.",
         },
@@ -148,6 +178,10 @@ def distill_speech(
         command=command,
     )
     return Distilled(folder=folder, history=history, seconds=seconds, skipped=skipped)
+
+
+def _write_history(out: Path, history: History) -> None:
+    write_text(out / HISTORY, json.dumps(history, indent=1) + "\n")
 
 
 def save_student(student: SpeechStudent, folder: Path) -> None:
@@ -167,6 +201,10 @@ class _Batch:
     mask: torch.Tensor
 
 
+_Item = tuple[int, list[Utterance]]
+"""Number of a batch among all, and its clips."""
+
+
 class _Lessons:
     """Clips with what the teacher makes of them."""
 
@@ -179,7 +217,7 @@ class _Lessons:
         settings: SpeechStudentSettings,
         begun_with: str | None,
     ) -> None:
-        self._view, self._keys, self.teacher, self._settings = view, keys, teacher, settings
+        self._view, self._keys, self.teacher, self.settings = view, keys, teacher, settings
         self._duration = dict(zip(manifest["utterance"], manifest["duration"], strict=True))
         rows = list(utterances(manifest))
         held_out = set(manifest["utterance"][manifest["session"] == "held-out"])
@@ -202,11 +240,11 @@ class _Lessons:
     def _target(self, row: Utterance) -> torch.Tensor:
         return torch.from_numpy(self._view.read(self._keys[row.utterance])).float()
 
-    def passes(self) -> Iterator[list[Utterance]]:
-        """Batches of training clips, pass after pass without end, the same every time."""
+    def endless(self) -> Iterator[list[Utterance]]:
+        """Batches of training clips, all of them again and again, the same every time."""
         number = 0
         while True:
-            rng = np.random.default_rng(derive_seed(self._settings.seed, "pass", number))
+            rng = np.random.default_rng(derive_seed(self.settings.seed, "pass", number))
             order = [self.train[index] for index in rng.permutation(len(self.train))]
             batches = []
             # Like lengths together within a bucket: little padding, and yet another company in each pass.
@@ -217,7 +255,7 @@ class _Lessons:
 
     def batches(self, rows: Sequence[Utterance]) -> list[list[Utterance]]:
         """Clips of like length together."""
-        groups = plan_batches([self._duration[row.utterance] for row in rows], budget=self._settings.batch_seconds)
+        groups = plan_batches([self._duration[row.utterance] for row in rows], budget=self.settings.batch_seconds)
         return [[rows[index] for index in group] for group in groups]
 
     def batch(self, rows: Sequence[Utterance], *, rng: np.random.Generator | None) -> _Batch:
@@ -225,7 +263,7 @@ class _Lessons:
         clips = []
         for row in rows:
             clip = load_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
-            if rng is not None and rng.random() < self._settings.noisy:
+            if rng is not None and rng.random() < self.settings.noisy:
                 clip = disturb(clip, rng)
             clips.append(torch.from_numpy(normalise(clip)))
         sound = nn.utils.rnn.pad_sequence(clips, batch_first=True)
@@ -255,105 +293,44 @@ def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torc
     return absolute + distance + average
 
 
-class _Run:
-    """Training from the last checkpoint on."""
+class _Teaching:
+    """What the trainer is given: clips, losses of the student, and those on held-out recordings."""
 
-    def __init__(
-        self,
-        lessons: _Lessons,
-        settings: SpeechStudentSettings,
-        out: Path,
-        *,
-        start: Path | None,
-        device: torch.device,
-    ) -> None:
-        self.lessons, self.settings, self.out, self.device = lessons, settings, out, device
-        seed_everything(settings.seed)
-        specification = lessons.teacher
+    def __init__(self, lessons: _Lessons, student: SpeechStudent, device: torch.device) -> None:
+        self.lessons, self.settings, self.student, self.device = lessons, lessons.settings, student, device
         self.descriptor = lessons.descriptor.to(device)
-        self.student = SpeechStudent(
-            settings,
-            targets=len(specification.selected),
-            target_width=specification.width,
-            components=self.descriptor.components,
-        ).to(device)
-        if start is not None:
-            load_weights(start / CHECKPOINT, self.student, parts=("encoder", "heads"))
         # Frames of the same number are not at the same time, since student and teacher look at different stretches.
-        field, stride = frame_geometry(self.student.encoder.config)
+        specification = lessons.teacher
+        field, stride = frame_geometry(student.encoder.config)
         first = specification.offset + specification.receptive_field / 2
         self.shift = round((field / 2 - first) / stride)
-        self.optimizer = torch.optim.AdamW(
-            self.student.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.step = 0
-        self.history: list[dict[str, float]] = []
-        if (out / CHECKPOINT).exists():
-            values = load_state(
-                out / CHECKPOINT, self.student, self.optimizer, fingerprint=lessons.fingerprint, device=device
-            )
-            self.step, self.history = values["step"], values["history"]
 
-    def train(self, progress: Progress) -> list[dict[str, float]]:
+    def steps(self, epoch: int) -> list[list[Part[_Item]]]:
+        """The steps between two checkpoints."""
         settings = self.settings
-        label = "Distilling"
-        progress.start(label, settings.steps)
-        progress.advance(label, self.step)
-        batches = self.lessons.passes()
-        for _ in range(self.step * settings.accumulate):
-            next(batches)
-        losses: list[float] = []
-        with ThreadPoolExecutor(1) as reader:
-            coming = self._prepared(batches, reader)
-            while self.step < settings.steps:
-                losses += self._step(coming)
-                progress.advance(label)
-                if self.step % settings.save_every == 0 or self.step == settings.steps:
-                    self._save(losses)
-                    losses = []
-        progress.finish(label)
-        self.student.eval()
-        return self.history
+        first, last = (min(one * settings.save_every, settings.steps) for one in (epoch - 1, epoch))
+        accumulate = settings.accumulate
+        batches = islice(self.lessons.endless(), first * accumulate, last * accumulate)
+        parts = [Part((number, rows)) for number, rows in enumerate(batches, first * accumulate)]
+        return [parts[start : start + accumulate] for start in range(0, len(parts), accumulate)]
 
-    def _prepared(self, batches: Iterator[list[Utterance]], reader: ThreadPoolExecutor) -> Iterator[_Batch]:
-        """The batches still to come, read and disturbed while those before them are computed."""
-        waiting: deque[Future[_Batch]] = deque()
-        accumulate = self.settings.accumulate
-        for number in range(self.step * accumulate, self.settings.steps * accumulate):
-            rng = np.random.default_rng(derive_seed(self.settings.seed, "disturb", number))
-            waiting.append(reader.submit(self.lessons.batch, next(batches), rng=rng))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    def load(self, item: _Item) -> tuple[int, _Batch]:
+        """Clips as tensors, some of them disturbed."""
+        number, rows = item
+        rng = np.random.default_rng(derive_seed(self.settings.seed, "disturb", number))
+        return number, self.lessons.batch(rows, rng=rng)
 
-    def _step(self, coming: Iterator[_Batch]) -> list[float]:
-        settings = self.settings
-        rate = settings.learning_rate * rate_at(self.step, steps=settings.steps, warmup=settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Masks, too, must be the same after a resumed start.
-        seed_everything(derive_seed(settings.seed, "step", self.step))
-        self.student.train()
-        self.optimizer.zero_grad()
-        losses = []
-        for _ in range(settings.accumulate):
-            frames, descriptors = self._loss(next(coming), learning=True)
-            loss = frames + settings.descriptor * descriptors
-            (loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
-                raise diverged(f"the loss of step {self.step + 1} is {losses[-1]}", remedy=LOWER)
-        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        if self.student.readout.ready and self.step % STEPS_BETWEEN == 0:
+    def losses(self, loaded: tuple[int, _Batch], progress: float) -> dict[str, torch.Tensor]:
+        """Of frames and of descriptors."""
+        number, batch = loaded
+        if number and number % (STEPS_BETWEEN * self.settings.accumulate) == 0 and self.student.readout.ready:
             self.student.readout.refit()
-        return losses
+        frames, descriptors = self._losses(batch, learning=True)
+        return {"frames": frames, "descriptors": self.settings.descriptor * descriptors}
 
-    def _loss(self, batch: _Batch, *, learning: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _losses(self, batch: _Batch, *, learning: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Of frames, and of descriptors of clips; while learning, of a random stretch of each clip as well."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+        with arithmetic(self.device, precision=self.settings.precision):
             predicted, states = self.student(batch.sound.to(self.device), batch.lengths.to(self.device))
         targets, mask = batch.targets[:, :, self.shift :].to(self.device), batch.mask[:, self.shift :].to(self.device)
         frames = min(predicted.shape[2], targets.shape[2])
@@ -369,27 +346,20 @@ class _Run:
                 readout.learn(own, descriptors)
         return loss, torch.stack(told).mean() if readout.ready else torch.zeros((), device=self.device)
 
-    def _held_out(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, float]:
         """Losses on recordings that are not learnt from; none where all are."""
         self.student.eval()
         with torch.no_grad():
             losses = [
-                torch.stack(self._loss(self.lessons.batch(rows, rng=None), learning=False)).tolist()
+                torch.stack(self._losses(self.lessons.batch(rows, rng=None), learning=False)).tolist()
                 for rows in self.lessons.batches(self.lessons.watched)
             ]
         if not losses:
             return {}
         frames, descriptors = np.mean(losses, axis=0).tolist()
         if not math.isfinite(frames + descriptors):
-            raise diverged(f"the loss on held-out recordings is not finite after step {self.step}", remedy=LOWER)
-        return {"held_out": frames, "held_out_descriptor": descriptors}
-
-    def _save(self, losses: Sequence[float]) -> None:
-        check_finite(self.student, f"step {self.step}", remedy=LOWER)
-        self.history.append({"step": self.step, "loss": float(np.mean(losses)), **self._held_out()})
-        values = {"step": self.step, "history": self.history, "fingerprint": self.lessons.fingerprint}
-        save_state(self.out / CHECKPOINT, self.student, self.optimizer, values)
-        write_text(self.out / HISTORY, json.dumps(self.history, indent=1) + "\n")
+            raise diverged("the loss on held-out recordings is not finite", remedy=LOWER)
+        return {"validation_frames": frames, "validation_descriptors": descriptors}
 
 
 def stretches(mask: torch.Tensor) -> torch.Tensor:

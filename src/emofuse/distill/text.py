@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial as partial_of
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,15 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import fingerprint
-from emofuse.training.loop import check_finite, diverged, rate_at
-from emofuse.training.state import load_state, save_state
+from emofuse.training.logs import Log, check_log, listeners
+from emofuse.training.processes import Alone
+from emofuse.training.trainer import History, Part, Schedule, Trainer, check_finite, decay_groups
 
-LossOf = Callable[["_Batch"], torch.Tensor]
+LossesOf = Callable[["_Batch"], dict[str, torch.Tensor]]
 STUDENT, TEACHER, HISTORY = "student", "teacher", "history.json"
 BUCKET = 20
 THRESHOLD = 0.3
+METRIC = "validation_macro_f1"
 LOWER = "lower learning_rate and teacher_rate"
 
 
@@ -42,7 +45,7 @@ class DistilledText:
     Attributes:
         folder: The student, as `transformers` and emofuse load it.
         teacher: The teacher after its tuning, likewise.
-        history: Loss and macro-F1 over the 28 labels of the development split, by part and pass.
+        history: Loss and macro-F1 over the 28 labels of the development split, by part and epoch.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ def distill_text(
     licence: str = "unknown",
     command: str = "",
     device: str = "cpu",
+    log: Log | None = None,
     progress: Progress = Silent(),
 ) -> DistilledText:
     """Tune a BERT-like teacher on GoEmotions' training split, then train a small BERT to take after it.
@@ -79,16 +83,19 @@ def distill_text(
         licence: Of the weights, for the model card.
         command: What the user typed, for the model card.
         device: Where to compute.
+        log: What to write of each epoch beside the history, such as `tensorboard`.
         progress: Told about each part.
 
     Raises:
         EncoderError: The teacher cannot be had, or is no BERT.
+        SettingsError: What writes the log is not installed.
         ManifestError: GoEmotions is not there or damaged.
         CheckpointError: A checkpoint in `out` is of another teacher or other settings.
     """
     from transformers import AutoModel
 
     check_device(device)
+    check_log(log)
     settings = settings or TextStudentSettings()
     checkpoint = open_checkpoint(teacher, revision=None, families=("bert",))
     model = load_weights(checkpoint, AutoModel, device=torch.device(device), trust_remote_code=False)
@@ -98,10 +105,41 @@ def distill_text(
         name: _Texts(manifest[manifest["session"] == name], tokenizer, settings.max_tokens) for name in ("train", "dev")
     }
     key = fingerprint(checkpoint.revision, settings)
-    learner = _Learner(parts["train"], parts["dev"], settings, out, key=key, device=torch.device(device))
+
+    def trained(part: str, model: nn.Module, tagger: _Tagger, losses_of: LossesOf, *, rate: float, epochs: int) -> None:
+        seed = derive_seed(settings.seed, part)
+        steps = epochs * -(-len(parts["train"]) // settings.batch_size)
+
+        def write(records: History) -> None:
+            whole = [*history, *({"part": part, **record} for record in records)]
+            write_text(out / HISTORY, json.dumps(whole, indent=1) + "\n")
+
+        trainer = Trainer(
+            model,
+            decay_groups(model.parameters(), rate=rate, decay=settings.weight_decay),
+            _Lessons(parts["train"], parts["dev"], tagger, losses_of, size=settings.batch_size, seed=seed),
+            Schedule(epochs=epochs, steps=steps, warmup=settings.warmup, precision=settings.precision),
+            seed=seed,
+            processes=Alone(device),
+            checkpoint=out / f"{part}.safetensors",
+            fingerprint=key,
+            label=f"Training the {part}",
+            remedy=LOWER,
+            listeners=[write, *listeners(log, out / part)],
+        )
+        history.extend({"part": part, **record} for record in trainer.run(progress=progress).history)
+
+    history: list[dict[str, Any]] = []
     seed_everything(derive_seed(settings.seed, "teacher"))
     tuned = _Tagger(model.requires_grad_(True), len(parts["train"].labels[0]))
-    learner.run("teacher", tuned, lambda batch: learner.tune_loss(tuned, batch), progress)
+    trained(
+        "teacher",
+        tuned,
+        tuned,
+        partial_of(_teacher_losses, tuned),
+        rate=settings.teacher_rate,
+        epochs=settings.teacher_epochs,
+    )
     with written_folder(out / TEACHER) as part:
         _save(tuned.encoder, tokenizer, part, half=False)
     seed_everything(derive_seed(settings.seed, "student"))
@@ -109,10 +147,16 @@ def distill_text(
     student.to(device)
     reader = nn.Linear(settings.width, model.config.hidden_size).to(device)
     tuned.eval().requires_grad_(False).to(device)
-    both = nn.ModuleDict({"student": student, "reader": reader})
-    learner.run("student", both, lambda batch: learner.student_loss(student, reader, tuned, batch), progress)
+    trained(
+        "student",
+        nn.ModuleDict({"student": student, "reader": reader}),
+        student,
+        partial_of(_student_losses, student, reader, tuned, fraction=settings.label_share),
+        rate=settings.learning_rate,
+        epochs=settings.epochs,
+    )
     millions = sum(value.numel() for value in student.encoder.parameters()) / 1e6
-    best = {entry["part"]: entry["dev_macro_f1"] for entry in learner.history}
+    best = {entry["part"]: entry[METRIC] for entry in history}
     corpus = CORPORA["goemotions"]
     with written_folder(out / STUDENT) as part:
         _save(student.encoder, tokenizer, part, half=True)
@@ -135,7 +179,7 @@ def distill_text(
         settings=settings,
         command=command,
     )
-    return DistilledText(folder=out / STUDENT, teacher=out / TEACHER, history=learner.history)
+    return DistilledText(folder=out / STUDENT, teacher=out / TEACHER, history=history)
 
 
 class _Texts:
@@ -221,89 +265,58 @@ def _small_bert(teacher: Any, settings: TextStudentSettings) -> Any:
     return student
 
 
-class _Learner:
-    """Passes over GoEmotions with a checkpoint after each."""
+class _Lessons:
+    """What the trainer is given: GoEmotions, with losses that teacher and student differ in."""
 
     def __init__(
-        self, train: _Texts, dev: _Texts, settings: TextStudentSettings, out: Path, *, key: str, device: torch.device
+        self, train: _Texts, dev: _Texts, tagger: _Tagger, losses_of: LossesOf, *, size: int, seed: int
     ) -> None:
-        self.train, self.dev, self.settings, self.out, self.key, self.device = train, dev, settings, out, key, device
-        self.history: list[dict[str, Any]] = []
+        self.train, self.dev, self.tagger, self.losses_of = train, dev, tagger, losses_of
+        self.size, self.seed, self.device = size, seed, tagger.encoder.device
 
-    def run(self, part: str, model: nn.Module, loss_of: LossOf, progress: Progress) -> None:
-        """Train a part to its last pass, from where it was cut off."""
-        settings = self.settings
-        rate, epochs = (
-            (settings.teacher_rate, settings.teacher_epochs)
-            if part == "teacher"
-            else (settings.learning_rate, settings.epochs)
-        )
-        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=settings.weight_decay)
-        path = self.out / f"{part}.safetensors"
-        first = 0
-        if path.exists():
-            values = load_state(path, model, optimizer, fingerprint=self.key, device=self.device)
-            first, self.history = values["epoch"], values["history"]
-        each = -(-len(self.train) // settings.batch_size)
-        label = f"Training the {part}"
-        progress.start(label, epochs * each)
-        progress.advance(label, first * each)
-        for epoch in range(first, epochs):
-            seed = derive_seed(settings.seed, part, epoch)
-            seed_everything(seed)
-            total = 0.0
-            batches = self.train.batches(settings.batch_size, np.random.default_rng(seed))
-            for number, places in enumerate(batches):
-                for group in optimizer.param_groups:
-                    step = epoch * each + number
-                    group["lr"] = rate * rate_at(step, steps=epochs * each, warmup=settings.warmup)
-                model.train()
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                    loss = loss_of(self.train.batch(places, self.device))
-                if not loss.isfinite():
-                    raise diverged(f"the loss of the {part} in epoch {epoch + 1} is {float(loss)}", remedy=LOWER)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                total += float(loss.detach()) * len(places)
-                progress.advance(label)
-            check_finite(model, f"epoch {epoch + 1} of the {part}", remedy=LOWER)
-            tagger = model if isinstance(model, _Tagger) else model["student"]  # type: ignore[index]
-            self.history.append(
-                {"part": part, "pass": epoch + 1, "loss": total / len(self.train), "dev_macro_f1": self._f1(tagger)}
-            )
-            values = {"epoch": epoch + 1, "history": self.history, "fingerprint": self.key}
-            save_state(path, model, optimizer, values)
-            write_text(self.out / HISTORY, json.dumps(self.history, indent=1) + "\n")
-        progress.finish(label)
-        model.eval()
+    def steps(self, epoch: int) -> list[list[Part[list[int]]]]:
+        """See `Lessons.steps`."""
+        rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
+        return [[Part(places, float(len(places)))] for places in self.train.batches(self.size, rng)]
 
-    def tune_loss(self, teacher: _Tagger, batch: _Batch) -> torch.Tensor:
-        """The labels."""
-        return F.binary_cross_entropy_with_logits(teacher(batch.ids, batch.mask)[1].float(), batch.labels)
+    def load(self, item: list[int]) -> _Batch:
+        """See `Lessons.load`."""
+        return self.train.batch(item, self.device)
 
-    def student_loss(self, student: _Tagger, reader: nn.Module, teacher: _Tagger, batch: _Batch) -> torch.Tensor:
-        """The teacher's hidden states and answers, and the labels."""
-        with torch.no_grad():
-            wanted, answers = teacher(batch.ids, batch.mask)
-        states, logits = student(batch.ids, batch.mask)
-        valid = batch.mask.bool()
-        hidden = F.mse_loss(reader(states)[valid].float(), wanted[valid].float()) / wanted[valid].float().var()
-        share = self.settings.label_share
-        targets = share * batch.labels + (1 - share) * answers.float().sigmoid()
-        # A label is right in one of 28 places: without the factor the hidden states would drown it.
-        answered = F.binary_cross_entropy_with_logits(logits.float(), targets)
-        return torch.add(hidden, answered, alpha=batch.labels.shape[1] / 4)
+    def losses(self, loaded: _Batch, progress: float) -> dict[str, torch.Tensor]:
+        """See `Lessons.losses`."""
+        return self.losses_of(loaded)
 
-    def _f1(self, tagger: _Tagger) -> float:
-        tagger.eval()
+    def evaluate(self) -> dict[str, float]:
+        """Macro-F1 over the 28 labels of the development split."""
+        self.tagger.eval()
         answers = np.zeros_like(self.dev.labels)
         with torch.inference_mode():
             for places in self.dev.batches(256, None):
                 batch = self.dev.batch(places, self.device)
-                answers[places] = tagger(batch.ids, batch.mask)[1].float().sigmoid().cpu().numpy()
-        return float(f1_score(self.dev.labels, answers > THRESHOLD, average="macro", zero_division=0))
+                answers[places] = self.tagger(batch.ids, batch.mask)[1].float().sigmoid().cpu().numpy()
+        value = f1_score(self.dev.labels, answers > THRESHOLD, average="macro", zero_division=0)
+        return {METRIC: float(value)}
+
+
+def _teacher_losses(teacher: _Tagger, batch: _Batch) -> dict[str, torch.Tensor]:
+    """The labels."""
+    return {"labels": F.binary_cross_entropy_with_logits(teacher(batch.ids, batch.mask)[1].float(), batch.labels)}
+
+
+def _student_losses(
+    student: _Tagger, reader: nn.Module, teacher: _Tagger, batch: _Batch, *, fraction: float
+) -> dict[str, torch.Tensor]:
+    """The teacher's hidden states, and its answers with the labels at some fraction."""
+    with torch.no_grad():
+        wanted, answers = teacher(batch.ids, batch.mask)
+    states, logits = student(batch.ids, batch.mask)
+    valid = batch.mask.bool()
+    hidden = F.mse_loss(reader(states)[valid].float(), wanted[valid].float()) / wanted[valid].float().var()
+    targets = fraction * batch.labels + (1 - fraction) * answers.float().sigmoid()
+    # A label is right in one of 28 places: without the factor the hidden states would drown it.
+    answered = F.binary_cross_entropy_with_logits(logits.float(), targets) * batch.labels.shape[1] / 4
+    return {"hidden": hidden, "answers": answered}
 
 
 def _save(encoder: Any, tokenizer: Any, folder: Path, *, half: bool) -> None:

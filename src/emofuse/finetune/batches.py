@@ -1,24 +1,8 @@
-"""Which utterances are computed when and by whom: the same batches however many processes share them."""
+"""Micro-batches: the same however many processes share them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import numpy as np
-
-from emofuse.seeds import derive_seed
-
-
-def global_batches(names: Sequence[str], *, size: int, seed: int, epoch: int) -> list[list[str]]:
-    """All utterances once, in batches, in an order that seed and pass decide.
-
-    Example:
-        >>> [len(batch) for batch in global_batches("abcdefg", size=3, seed=0, epoch=1)]
-        [3, 3, 1]
-    """
-    order = np.random.default_rng(derive_seed(seed, "order", epoch)).permutation(len(names))
-    shuffled = [names[index] for index in order]
-    return [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
 
 
 def micro_batches(names: Sequence[str], sizes: Mapping[str, float], *, most: int) -> list[list[str]]:

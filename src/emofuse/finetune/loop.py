@@ -1,9 +1,8 @@
-"""The loop of fine-tuning: steps that processes share, early stopping on validation UA, and going on after a kill."""
+"""Fine-tuning: what the trainer is given where encoders are trained together with the model above them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from torch import nn
 
-from emofuse.encoders.arithmetic import arithmetic, inference
-from emofuse.errors import CheckpointError, SettingsError
+from emofuse.encoders.arithmetic import inference
+from emofuse.errors import SettingsError
 from emofuse.features.dataset import Batch, pad_extra, statistics_of
 from emofuse.features.extras import EXTRAS
-from emofuse.files import plain_name, written_whole
-from emofuse.finetune.batches import global_batches, micro_batches
+from emofuse.finetune.batches import micro_batches
 from emofuse.finetune.network import TunedNetwork
-from emofuse.finetune.processes import Processes
-from emofuse.finetune.recordings import Part, Recordings
+from emofuse.finetune.recordings import Recordings
 from emofuse.models.frontend import LayerMix
 from emofuse.progress import Progress, Silent
-from emofuse.seeds import derive_seed, seed_everything
+from emofuse.seeds import derive_seed
 from emofuse.settings import FinetuneSettings
 from emofuse.training.data import TrainingData
-from emofuse.training.folder import BEST, CHECKPOINT
-from emofuse.training.loop import check_finite, diverged, rate_at
-from emofuse.training.state import damaged, load_state, save_state
+from emofuse.training.processes import Alone
+from emofuse.training.state import CHECKPOINT
+from emofuse.training.trainer import History, Listener, Part, Schedule, Trainer, diverged, prefetched, shuffled
 
 SAMPLED = 128
 LABEL = "Fine-tuning"
@@ -39,38 +34,35 @@ LOWER = "lower finetune.learning_rate, finetune.encoder_rate or finetune.clip"
 
 @dataclass(frozen=True)
 class Tuned:
-    """What fine-tuning leaves beside the network, which has the weights of its best pass.
+    """What fine-tuning leaves beside the network, which has the weights of its best epoch.
 
     Attributes:
-        epochs: Passes that gave the best validation UA.
-        history: Training loss and validation UA of every pass.
-        validation: Posteriors of the validation part, `(utterances, classes)`.
+        epochs: Epochs that gave the best validation metric.
+        history: Losses by name and validation metric of every epoch.
+        validation: Scores of the validation part, `(utterances, outputs)`.
     """
 
     epochs: int
-    history: list[dict[str, float]]
+    history: History
     validation: NDArray[np.float64]
 
 
 class Tuner:
     """Fine-tuning of one network, in a folder that holds its checkpoint until it is done.
 
-    A step's gradient is that of its whole batch: each utterance counts the same, whoever computes it and with whom,
-    and dropout is drawn anew for every micro-batch from the step's number. So one process and several train the same
-    network up to rounding, and a run that was cut off goes on to the same weights.
-
     Args:
         network: With fresh weights above the encoders; the same in every process.
-        recordings: What it listens to and reads.
+        recordings: Its audio and text.
         data: Their truth, targets and extras.
         settings: How.
         seed: Of order and dropout.
         processes: Who shares the work.
         folder: For checkpoints; all processes must see the same one.
-        mark: Changes whenever anything that shapes the weights does.
+        key: Changes whenever anything that shapes the weights does.
+        listeners: Given the history after each epoch, see `Trainer`.
 
     Raises:
-        SettingsError: A step has fewer parts than there are processes.
+        SettingsError: A step has fewer micro-batches than there are processes.
     """
 
     def __init__(
@@ -81,9 +73,10 @@ class Tuner:
         settings: FinetuneSettings,
         *,
         seed: int,
-        processes: Processes,
+        processes: Alone,
         folder: Path,
-        mark: str,
+        key: str,
+        listeners: Sequence[Listener] = (),
     ) -> None:
         parts = -(-settings.batch_size // settings.micro_batch)
         if processes.count > parts:
@@ -94,11 +87,10 @@ class Tuner:
                 remedy="make batch_size larger or micro_batch smaller, or start fewer processes",
             )
         self.network, self.recordings, self.data, self.settings = network, recordings, data, settings
-        self.seed, self.processes, self.folder, self.mark = seed, processes, folder, mark
-        self.task = network.head.task
-        self.optimizer = torch.optim.AdamW(network.groups(settings))
-        self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
-        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.seed, self.processes, self.folder, self.key = seed, processes, folder, key
+        self.task, self.listeners = network.head.task, listeners
+        self._train: Sequence[str] = ()
+        self._validation: Sequence[str] = ()
 
     def run(self, train: Sequence[str], validation: Sequence[str], *, progress: Progress = Silent()) -> Tuned:
         """Train until validation no longer rises; nothing of a test set comes near it.
@@ -108,30 +100,57 @@ class Tuner:
                 different ones.
             TrainingError: It diverged; nothing of it is kept.
         """
-        settings, main = self.settings, self.processes.main
-        done, best, history = self._resume(train)
-        steps = -(-len(train) // settings.batch_size)
-        progress.start(LABEL, settings.epochs * steps)
-        progress.advance(LABEL, done * steps)
-        for epoch in range(done + 1, settings.epochs + 1):
-            if history and epoch - 1 - best["epoch"] >= settings.patience:
-                break
-            losses = self._epoch(train, epoch, progress)
-            check_finite(self.network, f"epoch {epoch}", remedy=LOWER)
-            value = self.task.metric(self.data.truths(validation), self.scores(validation))
-            history.append({"epoch": epoch, **losses, f"validation_{self.task.metric_name}": value})
-            if best["value"] is None or value > best["value"]:
-                best = {"value": value, "epoch": epoch}
-                if main:
-                    self._keep()
-            if main:
-                values = {"epoch": epoch, "best": best, "history": history, "fingerprint": self.mark}
-                save_state(self.folder / CHECKPOINT, self.network, self.optimizer, values)
-        progress.finish(LABEL)
-        # The others must not look for the best weights while they are being written.
-        self.processes.wait()
-        self.network.load_state_dict(self._best())
-        return Tuned(int(best["epoch"]), history, self.scores(validation))
+        settings = self.settings
+        self._train, self._validation = train, validation
+        if not (self.folder / CHECKPOINT).exists():
+            self._standardise(train)
+        trainer = Trainer(
+            self.network,
+            self.network.groups(settings),
+            self,
+            Schedule(
+                epochs=settings.epochs,
+                steps=settings.epochs * -(-len(train) // settings.batch_size),
+                warmup=settings.warmup,
+                clip=settings.clip,
+                patience=settings.patience,
+                precision=settings.precision,
+            ),
+            seed=self.seed,
+            processes=self.processes,
+            select=f"validation_{self.task.metric_name}",
+            checkpoint=self.folder / CHECKPOINT,
+            fingerprint=self.key,
+            label=LABEL,
+            ahead=1,
+            remedy=LOWER,
+            listeners=self.listeners,
+        )
+        fitted = trainer.run(progress=progress)
+        return Tuned(fitted.epochs, fitted.history, self.scores(validation))
+
+    def steps(self, epoch: int) -> list[list[Part[list[str]]]]:
+        """See `Lessons.steps`."""
+        batches = shuffled(len(self._train), size=self.settings.batch_size, seed=self.seed, epoch=epoch)
+        return [
+            [Part(group, self._weight(group)) for group in self._groups([self._train[place] for place in batch])]
+            for batch in batches
+        ]
+
+    def load(self, item: list[str]) -> tuple[dict[str, list[Any]], Batch]:
+        """See `Lessons.load`."""
+        return self.recordings.load(item), self._batch(item)
+
+    def losses(self, loaded: tuple[dict[str, list[Any]], Batch], progress: float) -> Mapping[str, torch.Tensor]:
+        """See `Lessons.losses`."""
+        items, batch = loaded
+        output, given = self.network(items, batch.to(self.processes.device))
+        return self.network.head.losses(output, given, progress=progress)
+
+    def evaluate(self) -> dict[str, float]:
+        """See `Lessons.evaluate`."""
+        value = self.task.metric(self.data.truths(self._validation), self.scores(self._validation))
+        return {f"validation_{self.task.metric_name}": value}
 
     def scores(self, names: Sequence[str]) -> NDArray[np.float64]:
         """Posteriors or values of every utterance, in order, `(utterances, outputs)`, computed in float32.
@@ -141,11 +160,12 @@ class Tuner:
         """
         self.network.eval()
         places = {name: place for place, name in enumerate(names)}
+        own = self._groups(names)[self.processes.number :: self.processes.count]
         values = torch.zeros(len(names), self.task.outputs, dtype=torch.float64)
         with inference(self.processes.device):
-            for group, items in self.recordings.loaded(self._own(names)):
-                output, _ = self.network(items, self._batch(group))
-                values[[places[name] for name in group]] = self.task.scores(output.logits).cpu()
+            for items, batch in prefetched(self.load, own, ahead=1):
+                output, _ = self.network(items, batch.to(self.processes.device))
+                values[[places[name] for name in batch.names]] = self.task.scores(output.logits).cpu()
         found = self.processes.total(values)
         if not found.isfinite().all():
             name = names[int((~found.isfinite()).any(1).nonzero()[0])]
@@ -160,77 +180,15 @@ class Tuner:
         targets = torch.stack([self.data.target(name) for name in group]) if soft else truth
         facts = [self.data.facts[name] for name in group]
         extras = {one: pad_extra([EXTRAS[one](fact) for fact in facts]) for one in self.network.head.reads.extras}
-        batch = Batch(names=tuple(group), truth=truth, targets=targets, extras=extras)
-        return batch.to(self.processes.device)
+        return Batch(names=tuple(group), truth=truth, targets=targets, extras=extras)
 
-    def _own(self, names: Sequence[str]) -> list[list[str]]:
-        groups = micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)
-        return groups[self.processes.number :: self.processes.count]
+    def _groups(self, names: Sequence[str]) -> list[list[str]]:
+        return micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)
 
-    def _epoch(self, train: Sequence[str], epoch: int, progress: Progress) -> dict[str, float]:
-        """One epoch; returns the mean of each loss, and of their sum."""
-        batches = global_batches(train, size=self.settings.batch_size, seed=self.seed, epoch=epoch)
-        shares = [self._own(batch) for batch in batches]
-        coming = self.recordings.loaded([group for groups in shares for group in groups])
-        totals: dict[str, float] = {}
-        steps = self.settings.epochs * len(batches)
-        for number, (batch, groups) in enumerate(zip(batches, shares, strict=True)):
-            step = (epoch - 1) * len(batches) + number
-            share = rate_at(step, steps=steps, warmup=self.settings.warmup)
-            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-                group["lr"] = peak * share
-            parts = (next(coming) for _ in groups)
-            losses = self._step(batch, parts, step, progress=step / steps)
-            if not math.isfinite(losses["loss"]):
-                # All processes see the same sum.
-                raise diverged(f"the loss of epoch {epoch} is {losses['loss']}", remedy=LOWER)
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + len(batch) * value
-            progress.advance(LABEL)
-        return {name: total / len(train) for name, total in totals.items()}
-
-    def _step(self, batch: Sequence[str], parts: Iterable[Part], step: int, *, progress: float) -> dict[str, float]:
-        """One step of the optimiser on a whole batch, of which this process computes some parts; returns its losses."""
-        settings, device = self.settings, self.processes.device
-        self.network.train()
-        self.optimizer.zero_grad()
-        whole = float(self.task.weights(self._batch(batch).known().cpu()).sum())
-        summed: dict[str, torch.Tensor] = {}
-        for number, (group, items) in enumerate(parts):
-            place = self.processes.number + number * self.processes.count
-            seed_everything(derive_seed(self.seed, "step", step, place))
-            with arithmetic(device, precision=settings.precision):
-                output, given = self.network(items, self._batch(group))
-                losses = self.network.head.losses(output, given, progress=progress)
-                # Over the weight of the whole batch, not of this part: parts and processes may hold uneven fractions.
-                fraction = float(self.task.weights(given.known().cpu()).sum()) / whole
-                loss = torch.stack(list(losses.values())).sum() * fraction
-                loss.backward()  # type: ignore[no-untyped-call]
-            named = {"loss": loss, **({f"loss_{one}": value * fraction for one, value in losses.items()})}
-            for name, value in named.items():
-                summed[name] = summed.get(name, torch.zeros(())) + value.detach().cpu()
-        self.processes.sum_gradients(self.parameters)
-        nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-        self.optimizer.step()
-        return {name: float(self.processes.total(value)) for name, value in summed.items()}
-
-    def _resume(self, train: Sequence[str]) -> tuple[int, dict[str, Any], list[dict[str, float]]]:
-        """Passes that are done, the best of them and the history; statistics are taken where there are none."""
-        path = self.folder / CHECKPOINT
-        done, best, history = 0, {"value": None, "epoch": 0}, []
-        if path.exists():
-            device = self.processes.device
-            values = load_state(path, self.network, self.optimizer, fingerprint=self.mark, device=device)
-            # Rather now than when all passes are done.
-            self._best()
-            done, best, history = values["epoch"], values["best"], values["history"]
-        else:
-            self._standardise(train)
-        if int(self.processes.total(torch.tensor(done))) != done * self.processes.count:
-            raise CheckpointError(
-                "processes see different checkpoints", where=path, remedy="use a folder that all machines share"
-            )
-        return done, best, history
+    def _weight(self, group: Sequence[str]) -> float:
+        # Fractions of votes count alike, and are not needed for that.
+        truth = torch.from_numpy(self.data.truths(group))
+        return float(len(group) if self.settings.soft_labels else self.task.weights(truth).sum())
 
     def _standardise(self, train: Sequence[str]) -> None:
         """Standardise each hidden state by a sample of the training part, as the encoders are before tuning."""
@@ -241,34 +199,9 @@ class Tuner:
             if isinstance(frontend.mix, LayerMix):
                 frontend.mix.standardise_by(*statistics_of(self._features(modality, sample)))
 
-    def _features(self, stream: str, names: Sequence[str]) -> Iterable[torch.Tensor]:
-        groups = micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)
-        for _, items in replace(self.recordings, streams=(stream,)).loaded(groups):
+    def _features(self, modality: str, names: Sequence[str]) -> Iterable[torch.Tensor]:
+        recordings = replace(self.recordings, streams=(modality,))
+        for items in prefetched(recordings.load, self._groups(names), ahead=1):
             with inference(self.processes.device):
-                found = [one.cpu() for one in self.network.features(stream, items[stream])]
+                found = [one.cpu() for one in self.network.features(modality, items[modality])]
             yield from found
-
-    def _keep(self) -> None:
-        from safetensors.torch import save_file
-
-        weights: dict[str, Any] = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-        with written_whole(self.folder / BEST) as part:
-            save_file(weights, part, metadata={"fingerprint": self.mark})
-
-    def _best(self) -> dict[str, torch.Tensor]:
-        """Weights of the best pass."""
-        path = self.folder / BEST
-        try:
-            device = str(self.processes.device)
-            with plain_name(path) as place, safe_open(place, framework="pt", device=device) as file:
-                if file.metadata()["fingerprint"] == self.mark:
-                    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            raise damaged(path, besides=f" and {CHECKPOINT}") from error
-        raise damaged(path, besides=f" and {CHECKPOINT}")
-
-
-def discard(folder: Path) -> None:
-    """Remove the checkpoint of a training that is done and kept elsewhere, or of no use."""
-    for name in (CHECKPOINT, BEST):
-        (folder / name).unlink(missing_ok=True)

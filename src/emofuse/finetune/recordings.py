@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,16 +13,13 @@ from numpy.typing import NDArray
 
 from emofuse.audio import LONGEST_UTTERANCE, Recording, content_key, read_audio
 from emofuse.errors import AudioError
-from emofuse.finetune.processes import Processes
 from emofuse.progress import Progress, Silent, track
+from emofuse.training.processes import Alone
 from emofuse.types import Utterance
 
 DECODERS = 4
 KEY = 64
 LABEL = "Listening"
-
-Part = tuple[Sequence[str], dict[str, list[Any]]]
-"""Names of some utterances, and what each stream is given of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +51,9 @@ class Recordings:
             items["text"] = [self.rows[name].text or "" for name in names]
         return items
 
-    def loaded(self, groups: Sequence[Sequence[str]]) -> Iterator[Part]:
-        """Groups with their clips and texts, the next one decoded while the caller computes."""
-        with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(self.load, group) for group in groups[:1]]
-            for number, group in enumerate(groups):
-                items = coming.pop().result()
-                coming += [reader.submit(self.load, after) for after in groups[number + 1 : number + 2]]
-                yield group, items
-
 
 def listen(
-    rows: Sequence[Utterance], streams: Sequence[str], processes: Processes, *, progress: Progress = Silent()
+    rows: Sequence[Utterance], streams: Sequence[str], processes: Alone, *, progress: Progress = Silent()
 ) -> Recordings:
     """Open every recording once, each process its share, so that a bad one is known before training starts."""
     if "speech" not in streams:

@@ -21,9 +21,8 @@ from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_en
 from emofuse.errors import ManifestError, SettingsError, TrainingError
 from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_plan
 from emofuse.files import plain_name, write_text, written_folder, written_whole
-from emofuse.finetune.loop import Tuned, Tuner, discard
+from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import TunedNetwork
-from emofuse.finetune.processes import Processes
 from emofuse.finetune.recordings import Recordings, listen
 from emofuse.inputs import nearest
 from emofuse.keep import MODELS
@@ -54,6 +53,8 @@ from emofuse.training.folder import (
     remove_models,
 )
 from emofuse.training.loop import layer_weights
+from emofuse.training.processes import Processes
+from emofuse.training.state import discard
 from emofuse.training.trials import Trial, named, read_trial, refuse_diverged, write_trial_scores
 from emofuse.types import EncoderSpecification
 
@@ -234,7 +235,7 @@ class _Job:
             seed=seed,
             processes=self.processes,
             folder=folder,
-            mark=key,
+            key=key,
         )
         try:
             with named(trial):

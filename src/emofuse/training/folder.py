@@ -14,11 +14,12 @@ from emofuse.errors import SettingsError
 from emofuse.files import read_json
 from emofuse.manifest import other_corpus
 from emofuse.parquet import read_frame
+from emofuse.training.state import BEST, CHECKPOINT
 from emofuse.training.trials import read_trial
 
 MANIFEST, RESULT, TRIALS = "manifest.parquet", "result.json", "trials"
-ENCODERS, CHECKPOINT, BEST = "encoders", "checkpoint.safetensors", "best.safetensors"
-"""What fine-tuning keeps in a trial's folder: the tuned encoders, and what it goes on from while it is not done."""
+ENCODERS = "encoders"
+"""Where fine-tuning keeps the tuned encoders, in a trial's folder."""
 
 PROCESSES = "processes"
 """What `trial.json` says only of a trial whose encoders were tuned: how many processes shared the work."""

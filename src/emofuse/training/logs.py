@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from emofuse.errors import SettingsError
-from emofuse.training.trainer import Epoch, Listener
+from emofuse.training.trainer import History, Listener
 
 Log = Literal["tensorboard"]
 
@@ -29,7 +29,7 @@ def check_log(log: Log | None) -> None:
 
 
 def listeners(log: Log | None, folder: Path) -> list[Listener]:
-    """What writes the record of each epoch as event files into a folder, which is made where it is missing.
+    """What writes each epoch's losses and metrics as event files into a folder, which is made where it is missing.
 
     Args:
         log: The kind of log; None for no logs.
@@ -49,7 +49,8 @@ def listeners(log: Log | None, folder: Path) -> list[Listener]:
 
     writer = SummaryWriter(str(folder))
 
-    def listen(record: Epoch) -> None:
+    def listen(history: History) -> None:
+        record = history[-1]
         for name in record.keys() - {"epoch"}:
             writer.add_scalar(name, record[name], int(record["epoch"]))
         writer.flush()

@@ -17,7 +17,7 @@ from emofuse.seeds import kept_random_state, one_thread, seed_everything
 from emofuse.settings import TrainSettings
 from emofuse.task import Task
 from emofuse.training.processes import Alone
-from emofuse.training.trainer import Fitted, Listener, Part, Schedule, Trainer, diverged, shuffled
+from emofuse.training.trainer import Fitted, History, Listener, Part, Schedule, Trainer, diverged, shuffled
 
 EVALUATION_BATCH = 64
 
@@ -36,7 +36,7 @@ class Trained:
 
     model: EmotionModel
     epochs: int
-    history: list[dict[str, float]]
+    history: History
     validation: NDArray[np.float64]
 
 
@@ -63,7 +63,7 @@ def fit(
         task: What is predicted.
         seed: Of weights, order and dropout.
         device: Where to compute.
-        listeners: Given the record of each epoch, see `Trainer`.
+        listeners: Given the history after each epoch, see `Trainer`.
 
     Raises:
         TrainingError: It diverged; nothing of it is kept.

@@ -25,9 +25,10 @@ LOWER = "lower train.learning_rate or train.clip"
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
-Epoch = Mapping[str, float]
-Listener = Callable[[Epoch], None]
-"""Is given the record of each epoch: its number, its losses by name, its validation metrics."""
+History = list[dict[str, float]]
+"""What was recorded of each epoch: `epoch`, `loss`, `loss_NAME` where there are several, and validation metrics."""
+Listener = Callable[[History], None]
+"""Is given the history after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,11 @@ class Fitted:
 
     Attributes:
         epochs: Number of the epoch whose weights the model has.
-        history: What was recorded of each epoch: `epoch`, `loss`, `loss_NAME` where there are several, and what
-            `Lessons.evaluate` gave.
+        history: What was recorded of each epoch.
     """
 
     epochs: int
-    history: list[dict[str, float]]
+    history: History
 
 
 class Trainer(Generic[Item, Loaded]):
@@ -122,7 +122,7 @@ class Trainer(Generic[Item, Loaded]):
         label: What a progress display shows.
         ahead: Micro-batches that are loaded while one is computed.
         remedy: What to do where training diverges.
-        listeners: Given the record of each epoch in the first process.
+        listeners: Given the history after each epoch, in the first process.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Trainer(Generic[Item, Loaded]):
             if main and self.checkpoint:
                 save_state(self.checkpoint, self.model, self.optimizer, {**state, "fingerprint": self.fingerprint})
             for listener in self.listeners if main else ():
-                listener(history[-1])
+                listener(history)
         progress.finish(self.label)
         # The others must not look for the best weights while they are being written.
         self.processes.wait()

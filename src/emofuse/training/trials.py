@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError, TrainingError
@@ -23,7 +22,7 @@ from emofuse.files import make_folder, read_json, write_text, written_whole
 from emofuse.plan import ModelPlan, pools_frames
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.table import make_scores, write_scores
-from emofuse.seeds import derive_seed, kept_random_state
+from emofuse.seeds import derive_seed, kept_random_state, one_thread
 from emofuse.settings import fingerprint
 from emofuse.training.data import CLUSTERS, TrainingData
 from emofuse.training.loop import fit, layer_weights, predict_scores
@@ -136,17 +135,6 @@ def named(trial: Trial) -> Iterator[None]:
     except TrainingError as error:
         where = f"{trial.model.name} {trial.name}"
         raise TrainingError(error.what, where=where, remedy=error.remedy) from error
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: the number of threads moves sums in their last bits, and `--jobs` must not."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str) -> None:

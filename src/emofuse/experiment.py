@@ -51,8 +51,9 @@ from emofuse.training.ensembles import (
     seeds_of,
 )
 from emofuse.training.folder import MANIFEST, RESULT, TRIALS, check_corpus, check_frozen
-from emofuse.training.trials import Trial, read_trial, run_trials
-from emofuse.types import Alignment, Fold
+from emofuse.training.logs import check_log
+from emofuse.training.trials import Trial, curves, read_trial, run_trials
+from emofuse.types import Alignment, Fold, Log
 from emofuse.workers import process_count
 
 ALIGNMENTS, STORE = "alignments.parquet", "features"
@@ -308,6 +309,7 @@ def train(
     *,
     jobs: int | None = None,
     device: str = "cpu",
+    log: Log | None = None,
     command: str = "",
     notes: Sequence[str] = (),
     skipped: Mapping[str, str] | None = None,
@@ -324,6 +326,7 @@ def train(
         TrainingError: A training diverged; all others are done.
     """
     check_device(device)
+    check_log(log)
     check_frozen(out)
     check_corpus(out, manifest)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in features.failed.items()}}
@@ -336,7 +339,7 @@ def train(
     splits = [(fold, seed) for fold in protocol.folds for seed in plan.seeds]
     trials = [Trial(model, *split) for model in plan.models for split in [*splits, (protocol.final, plan.seeds[0])]]
     jobs = process_count(jobs, device=device)
-    run_trials(trials, data, out / TRIALS, jobs=jobs, device=device, progress=progress)
+    run_trials(trials, data, out / TRIALS, jobs=jobs, device=device, log=log, progress=progress)
 
     tested = {model.name: _trial_scores(plan, model.name, splits, out, "scores") for model in plan.models}
     validated = {model.name: _trial_scores(plan, model.name, splits, out, "validation") for model in plan.models}
@@ -349,7 +352,7 @@ def train(
     extra = [
         Trial(plan.model(name), fold, seed) for name, seed in extra_seeds(plan, distinct) for fold in protocol.folds
     ]
-    run_trials(extra, data, out / TRIALS, jobs=jobs, device=device, progress=progress)
+    run_trials(extra, data, out / TRIALS, jobs=jobs, device=device, log=log, progress=progress)
     over_seeds = [_control_scores(one, plan, protocol, out) for one in distinct]
     scores = join_scores([*tested.values(), *ensembles, *over_seeds])
     write_scores(scores, out / "scores.parquet")
@@ -384,6 +387,7 @@ def train(
         "languages": _languages(usable),
         "encoders": _encoders(features, plan),
         "layer_weights": _layer_weights(trials, out),
+        "curves": curves(trials, out / TRIALS),
         "fused": {
             one.name: {"of": list(one.of), "folds": {fold: asdict(how) for fold, how in fusions[one.name].items()}}
             for one in plan.ensembles
@@ -420,6 +424,7 @@ def run(
     alignments: Mapping[str, Alignment] | None = None,
     jobs: int | None = None,
     device: str = "cpu",
+    log: Log | None = None,
     partial: bool = False,
     columns: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None,
@@ -437,6 +442,7 @@ def run(
         alignments: By utterance, where models read phones, syllables or words; by default they are made.
         jobs: Parallel processes; by default one a core.
         device: Where to compute, as torch names it.
+        log: What to write of each epoch into the trials' folders, such as `tensorboard`.
         partial: Accept an incomplete corpus.
         columns: For `table`: the table's name for a manifest column.
         options: What is read of the corpus, as its card offers it.
@@ -447,6 +453,7 @@ def run(
         EmofuseError: The first thing that a person has to fix; `out` may hold a run on another corpus.
     """
     check_device(device)
+    check_log(log)
     check_frozen(out)
     plan = resolve(recipe)
     found = read_corpus(corpus, root, partial=partial, columns=columns, options=options, progress=progress)
@@ -473,6 +480,7 @@ def run(
         out,
         jobs=jobs,
         device=device,
+        log=log,
         command=command,
         notes=found.notes,
         skipped=found.unread(root),

@@ -11,6 +11,9 @@ Tier = Literal["word", "syllable", "phone"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
 """Tiers of an alignment, from the longest segments to the shortest."""
 
+Log = Literal["tensorboard"]
+"""What training can write of each epoch beside its own history."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:

@@ -20,6 +20,7 @@ from emofuse.cli import predict as cli_predict
 from emofuse.cli import scores as cli_scores
 from emofuse.cli import transcribe as cli_transcribe
 from emofuse.cli.options import (
+    LogOption,
     check_alignments,
     check_corpus,
     check_device_name,
@@ -109,6 +110,7 @@ def run(
     ] = None,
     jobs: Jobs = None,
     device: Device = "cpu",
+    log: LogOption = None,
     partial: Partial = False,
     column: Column = None,
     option: Option = None,
@@ -146,6 +148,7 @@ def run(
             alignments=read_alignments(alignments) if alignments else None,
             jobs=jobs,
             device=device,
+            log=log,
             **reading_of(partial, column, option),
             command=typed_command(),
             progress=bars,
@@ -268,6 +271,7 @@ def train(
     alignments: Alignments = None,
     jobs: Jobs = None,
     device: Device = "cpu",
+    log: LogOption = None,
 ) -> None:
     """Cross-validate a recipe's models and keep one of each, from all speakers."""
     chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="train")
@@ -297,7 +301,7 @@ def train(
         found = read_alignments(alignments) if alignments else None
         features = extract_features(table, planned, store, alignments=found, device=device, progress=bars)
         outcome = train_models(
-            table, planned, features, out, jobs=jobs, device=device, command=typed_command(), progress=bars
+            table, planned, features, out, jobs=jobs, device=device, log=log, command=typed_command(), progress=bars
         )
     _show_outcome(outcome.result, None)
     finish(outcome.skipped)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli.options import check_corpus, check_device_name, check_output
+from emofuse.cli.options import LogOption, check_corpus, check_device_name, check_output
 from emofuse.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Make a small encoder that takes after a large one.")
@@ -31,6 +31,7 @@ def speech(
     licence: Licence = "unknown",
     settings: Set = None,
     device: Device = "cpu",
+    log: LogOption = None,
 ) -> None:
     """Distil a speech encoder from recordings; labels and transcripts are not read."""
     from emofuse.distill.settings import SpeechStudentSettings
@@ -60,6 +61,7 @@ def speech(
             command=typed_command(),
             start=start,
             device=device,
+            log=log,
             progress=bars,
         )
     last = ", ".join(f"{name} {value:.3f}" for name, value in made.history[-1].items() if name != "epoch")
@@ -76,6 +78,7 @@ def text(
     partial: Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")] = False,
     settings: Set = None,
     device: Device = "cpu",
+    log: LogOption = None,
 ) -> None:
     """Distil a text encoder on GoEmotions; its test split is not read."""
     from emofuse.distill.settings import TextStudentSettings
@@ -98,6 +101,7 @@ def text(
             licence=licence,
             command=typed_command(),
             device=device,
+            log=log,
             progress=bars,
         )
     for entry in made.history:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli.options import check_corpus, check_device_name, check_output, reading_of, recipe_of
+from emofuse.cli.options import LogOption, check_corpus, check_device_name, check_output, reading_of, recipe_of
 from emofuse.errors import EmofuseError
 
 STOPPED_ALREADY = 2
@@ -35,6 +35,7 @@ def finetune(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as finetune.epochs=5."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps (default: a GPU where there is one).")] = None,
+    log: LogOption = None,
     partial: Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")] = False,
     column: Annotated[
         list[str] | None,
@@ -78,6 +79,7 @@ def finetune(
                 folds=fold or (),
                 keep_folds=keep_folds,
                 processes=processes,
+                log=log,
                 command=typed_command(),
                 notes=found.notes,
                 skipped=found.unread(root),

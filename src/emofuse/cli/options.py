@@ -7,14 +7,22 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from emofuse.errors import AlignmentError, CheckpointError, ManifestError, SettingsError
 from emofuse.inputs import nearest, refuse_address
 from emofuse.outside import is_outside
+from emofuse.types import Log
 
 if TYPE_CHECKING:
     from emofuse.recipe import Command, Recipe
+
+
+LogOption = Annotated[
+    Log | None, typer.Option("--log", help="Write each epoch's losses and metrics as tensorboard files.")
+]
 
 
 def recipe_of(

@@ -40,11 +40,11 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import SpeechSettings, fingerprint
-from emofuse.training.logs import Log, check_log, listeners
+from emofuse.training.logs import check_log, listeners
 from emofuse.training.processes import Alone
 from emofuse.training.state import CHECKPOINT, digest, load_weights
 from emofuse.training.trainer import History, Part, Schedule, Trainer, check_finite, decay_groups, diverged
-from emofuse.types import EncoderSpecification, Utterance
+from emofuse.types import EncoderSpecification, Log, Utterance
 
 HISTORY, STUDENT = "history.json", "student"
 BUCKET = 64
@@ -147,7 +147,7 @@ def distill_speech(
         label="Distilling",
         ahead=AHEAD,
         remedy=LOWER,
-        listeners=[partial(_write_history, out), *listeners(log, out)],
+        listeners=[partial(_write_history, out), *listeners(log, out, resumes=(out / CHECKPOINT).exists())],
     )
     history = trainer.run(progress=progress).history
     folder, seconds = out / STUDENT, float(usable["duration"].sum())

@@ -26,9 +26,10 @@ from emofuse.models.device import check_device
 from emofuse.progress import Progress, Silent
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import fingerprint
-from emofuse.training.logs import Log, check_log, listeners
+from emofuse.training.logs import check_log, listeners
 from emofuse.training.processes import Alone
 from emofuse.training.trainer import History, Part, Schedule, Trainer, check_finite, decay_groups
+from emofuse.types import Log
 
 LossesOf = Callable[["_Batch"], dict[str, torch.Tensor]]
 STUDENT, TEACHER, HISTORY = "student", "teacher", "history.json"
@@ -114,6 +115,7 @@ def distill_text(
             whole = [*history, *({"part": part, **record} for record in records)]
             write_text(out / HISTORY, json.dumps(whole, indent=1) + "\n")
 
+        checkpoint = out / f"{part}.safetensors"
         trainer = Trainer(
             model,
             decay_groups(model.parameters(), rate=rate, decay=settings.weight_decay),
@@ -121,11 +123,11 @@ def distill_text(
             Schedule(epochs=epochs, steps=steps, warmup=settings.warmup, precision=settings.precision),
             seed=seed,
             processes=Alone(device),
-            checkpoint=out / f"{part}.safetensors",
+            checkpoint=checkpoint,
             fingerprint=key,
             label=f"Training the {part}",
             remedy=LOWER,
-            listeners=[write, *listeners(log, out / part)],
+            listeners=[write, *listeners(log, out / "logs" / part, resumes=checkpoint.exists())],
         )
         history.extend({"part": part, **record} for record in trainer.run(progress=progress).history)
 

@@ -52,11 +52,12 @@ from emofuse.training.folder import (
     folder_of,
     remove_models,
 )
+from emofuse.training.logs import check_log, listeners
 from emofuse.training.loop import layer_weights
 from emofuse.training.processes import Processes
-from emofuse.training.state import discard
-from emofuse.training.trials import Trial, named, read_trial, refuse_diverged, write_trial_scores
-from emofuse.types import EncoderSpecification
+from emofuse.training.state import CHECKPOINT, discard
+from emofuse.training.trials import Trial, curves, named, read_trial, refuse_diverged, write_trial_scores
+from emofuse.types import EncoderSpecification, Log
 
 VERSION = 1
 HEAD = "model.safetensors"
@@ -74,6 +75,7 @@ def finetune(
     folds: Sequence[str] = (),
     keep_folds: bool = False,
     processes: Processes | None = None,
+    log: Log | None = None,
     command: str = "",
     notes: Sequence[str] = (),
     skipped: Mapping[str, str] | None = None,
@@ -94,6 +96,7 @@ def finetune(
         folds: Names of folds to train, `final` for the model that is kept; none for all of them.
         keep_folds: Keep the tuned encoders and model of each fold too, in `models/<model>-<fold>-seed<seed>/`.
         processes: Who shares the work; None for this process alone, on what device accelerate finds.
+        log: What to write of each epoch into the trials' folders, such as `tensorboard`.
         command: What the user typed, for the report.
         notes: Remarks for the report.
         skipped: Utterances that were left out before, and why.
@@ -106,6 +109,7 @@ def finetune(
         ProtocolError: The corpus cannot be split as asked.
         EncoderError: An encoder cannot be had, or has nothing to tune.
     """
+    check_log(log)
     processes = processes or Processes()
     plan = plan.only(model)
     network = plan.model(model)
@@ -141,6 +145,7 @@ def finetune(
         command=command,
         keep_folds=keep_folds,
         processes=processes,
+        log=log,
     )
     trials = _trials(network, protocol, plan, folds)
     if processes.main:
@@ -184,6 +189,7 @@ class _Job:
     command: str
     keep_folds: bool
     processes: Processes
+    log: Log | None
 
     def key(self, trial: Trial) -> str:
         """Changes whenever anything that shapes the trial's numbers does."""
@@ -226,7 +232,7 @@ class _Job:
         truth = torch.from_numpy(self.data.truths(trial.fold.train))
         task = self.data.task.fitted(truth, self.model.finetune)
         network = self._network(encoders, task, seed)
-        key = self.key(trial)
+        key, resumes = self.key(trial), (folder / CHECKPOINT).exists()
         tuner = Tuner(
             network,
             self.recordings,
@@ -236,6 +242,7 @@ class _Job:
             processes=self.processes,
             folder=folder,
             key=key,
+            listeners=listeners(self.log, folder, resumes=resumes) if self.processes.main else (),
         )
         try:
             with named(trial):
@@ -443,6 +450,7 @@ def _gather(
         "context": 0,
         "encoders": {stream: asdict(one) for stream, one in job.specifications.items()},
         "layer_weights": {name: mixes},
+        "curves": curves(done, job.root),
         "recipe": dict(plan.recipe),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in skipped.items()],
         "notes": [*notes, *protocol.notes, TUNED],

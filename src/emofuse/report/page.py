@@ -196,6 +196,14 @@ def _model_section(run: _Run, model: str) -> _Section:
                     plots.layer_plot(units, _layers(run, stream, units, model=model)),
                 )
             )
+    if trials := run.section("curves").get(model):
+        figures.append(
+            _Figure(
+                "learning",
+                f"Learning curves of {_count(len(trials), 'trial')} (a fold and a seed each; thick: their mean).",
+                plots.learning_plot(trials),
+            )
+        )
     return _Section(model, tuple(figures), worst_mistakes(scores, run.manifest))
 
 

@@ -212,6 +212,58 @@ def layer_plot(weights: Sequence[Sequence[float]], layers: Sequence[int]) -> Plo
     return _plot(draw, width=float(np.clip(1.6 + 0.28 * len(layers), 3.6, 8.5)), height=3.2, alt=alt)
 
 
+def learning_plot(curves: Sequence[Mapping[str, Sequence[float]]]) -> Plot:
+    """Training loss and validation metric by epoch: a thin line a trial, a thick one for their mean.
+
+    The mean stands where at least half of the trials have not stopped.
+
+    Args:
+        curves: Values by epoch of each trial: `loss`, and a metric such as `validation_ua`.
+    """
+    names = list(curves[0])
+
+    def draw(figure: Figure) -> None:
+        several = figure.subplots(1, len(names), squeeze=False)[0]
+        for axes, name, colour in zip(several, names, (BLUE, ORANGE), strict=False):
+            lines = [np.asarray(curve[name], dtype=np.float64) for curve in curves]
+            for line in lines:
+                axes.plot(np.arange(1, len(line) + 1), line, color=colour, alpha=0.3, linewidth=0.8)
+            mean = _mean_curve(lines)
+            axes.plot(np.arange(1, len(mean) + 1), mean, color=colour, linewidth=2.4)
+            axes.set_xlabel("Epoch")
+            axes.set_ylabel(_curve_title(name))
+            axes.locator_params(axis="x", integer=True)
+            _clean(axes, "y")
+
+    told = []
+    for name in names:
+        mean = _mean_curve([np.asarray(curve[name], dtype=np.float64) for curve in curves])
+        told.append(f"{_curve_title(name).lower()} from {mean[0]:.3g} to {mean[-1]:.3g} in {len(mean)} epochs")
+    return _plot(draw, width=3.9 * len(names), height=2.9, alt=f"Learning curves, mean over trials: {'; '.join(told)}")
+
+
+def _mean_curve(lines: Sequence[Array]) -> Array:
+    """Mean of lines of different length, up to where half of them have ended.
+
+    Example:
+        >>> _mean_curve([np.array([1.0, 2.0, 3.0]), np.array([3.0, 4.0]), np.array([2.0])]).tolist()
+        [2.0, 3.0]
+    """
+    longest = sorted(map(len, lines))[len(lines) // 2]
+    return np.array([np.mean([line[place] for line in lines if len(line) > place]) for place in range(longest)])
+
+
+def _curve_title(name: str) -> str:
+    """What a recorded number is called.
+
+    Example:
+        >>> _curve_title("loss"), _curve_title("validation_ua")
+        ('Training loss', 'Validation UA')
+    """
+    metric = name.removeprefix("validation_")
+    return "Training loss" if name == "loss" else f"Validation {metric.upper() if len(metric) < 4 else metric}"
+
+
 _SLANTED: Mapping[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
 
 

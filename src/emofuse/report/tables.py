@@ -158,6 +158,7 @@ class _Result(_Part):
     protocol: _Protocol | None = None
     encoders: dict[str, _Encoder] | None = None
     layer_weights: dict[str, dict[str, list[list[Number]]]] | None = None
+    curves: dict[str, list[dict[str, list[Number]]]] | None = None
     fused: dict[str, _Fused] | None = None
     certainty: dict[str, str] | None = None
     modalities: dict[str, list[str]] | None = None

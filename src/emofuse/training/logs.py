@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from emofuse.errors import SettingsError
 from emofuse.training.trainer import History, Listener
-
-Log = Literal["tensorboard"]
+from emofuse.types import Log
 
 
 def check_log(log: Log | None) -> None:
@@ -28,12 +26,13 @@ def check_log(log: Log | None) -> None:
         )
 
 
-def listeners(log: Log | None, folder: Path) -> list[Listener]:
+def listeners(log: Log | None, folder: Path, *, resumes: bool = False) -> list[Listener]:
     """What writes each epoch's losses and metrics as event files into a folder, which is made where it is missing.
 
     Args:
         log: The kind of log; None for no logs.
         folder: Where its files go.
+        resumes: Whether the training resumes; one that begins anew replaces the files of an earlier one.
 
     Raises:
         SettingsError: What writes it is not installed.
@@ -47,6 +46,9 @@ def listeners(log: Log | None, folder: Path) -> list[Listener]:
         return []
     from torch.utils.tensorboard import SummaryWriter
 
+    if not resumes:
+        for earlier in folder.glob("events.out.tfevents.*"):
+            earlier.unlink()
     writer = SummaryWriter(str(folder))
 
     def listen(history: History) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,13 +25,15 @@ from emofuse.scoring.table import make_scores, write_scores
 from emofuse.seeds import derive_seed, kept_random_state, one_thread
 from emofuse.settings import fingerprint
 from emofuse.training.data import CLUSTERS, TrainingData
+from emofuse.training.logs import listeners
 from emofuse.training.loop import fit, layer_weights, predict_scores
-from emofuse.types import Fold
+from emofuse.types import Fold, Log
 from emofuse.workers import new_pool, see_that_processes_start
 
 VERSION = 6
 LABEL = "Training"
 SHOWN = 5
+DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,26 @@ def read_trial(folder: Path) -> dict[str, Any]:
     return values
 
 
-def run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str = "cpu") -> None:
+def run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str = "cpu", log: Log | None = None) -> None:
     """Train, then score the test part, then write both; `trial.json` comes last and says that all is there.
 
     Raises:
         TrainingError: It diverged, and nothing of it is written.
     """
     with one_thread(), kept_random_state(), named(trial):
-        _run_trial(trial, data, root, device=device)
+        _run_trial(trial, data, root, device=device, log=log)
+
+
+def curves(trials: Iterable[Trial], root: Path) -> dict[str, list[dict[str, list[float]]]]:
+    """Training loss and validation metric by epoch of every trial of a fold, by model."""
+    found: dict[str, list[dict[str, list[float]]]] = {}
+    for trial in trials:
+        history = read_trial(root / trial.folder).get("history") if trial.fold.test else None
+        if history:
+            names = [name for name in history[0] if name == "loss" or name.startswith("validation_")]
+            curve = {name: [round(record[name], DIGITS) for record in history] for name in names}
+            found.setdefault(trial.model.name, []).append(curve)
+    return found
 
 
 @contextmanager
@@ -137,7 +151,7 @@ def named(trial: Trial) -> Iterator[None]:
         raise TrainingError(error.what, where=where, remedy=error.remedy) from error
 
 
-def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str) -> None:
+def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log: Log | None) -> None:
     started = time.monotonic()
     folder = root / trial.folder
     make_folder(folder)
@@ -154,6 +168,7 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str) -> 
         task=data.task,
         seed=derive_seed(trial.seed, trial.model.name, trial.fold.name),
         device=device,
+        listeners=listeners(log, folder),
     )
     # What may still fail comes before anything is written.
     tested = None
@@ -202,6 +217,7 @@ def run_trials(
     *,
     jobs: int,
     device: str = "cpu",
+    log: Log | None = None,
     progress: Progress = Silent(),
 ) -> int:
     """Run the trials that are not done yet, in parallel processes; returns how many were run.
@@ -218,9 +234,9 @@ def run_trials(
     try:
         outcomes: Iterator[TrainingError | None]
         if jobs <= 1 or len(todo) <= 1:
-            outcomes = (_outcome(trial, data, root, device) for trial in todo)
+            outcomes = (_outcome(trial, data, root, device, log) for trial in todo)
         else:
-            outcomes = _in_parallel(todo, data, root, jobs=min(jobs, len(todo)), device=device)
+            outcomes = _in_parallel(todo, data, root, jobs=min(jobs, len(todo)), device=device, log=log)
         for error in outcomes:
             progress.advance(LABEL)
             diverged += [error] if error is not None else []
@@ -247,19 +263,19 @@ def refuse_diverged(errors: Sequence[TrainingError]) -> None:
         ) from first
 
 
-def _outcome(trial: Trial, data: TrainingData, root: Path, device: str) -> TrainingError | None:
+def _outcome(trial: Trial, data: TrainingData, root: Path, device: str, log: Log | None) -> TrainingError | None:
     """Run a trial; its error where it diverged."""
     try:
-        run_trial(trial, data, root, device=device)
+        run_trial(trial, data, root, device=device, log=log)
     except TrainingError as error:
         return error
     return None
 
 
 def _in_parallel(
-    trials: Sequence[Trial], data: TrainingData, root: Path, *, jobs: int, device: str
+    trials: Sequence[Trial], data: TrainingData, root: Path, *, jobs: int, device: str, log: Log | None
 ) -> Iterator[TrainingError | None]:
-    pool = new_pool(jobs, initializer=_start_worker, initargs=(data, root, device))
+    pool = new_pool(jobs, initializer=_start_worker, initargs=(data, root, device, log))
     with pool:
         waiting: set[Future[TrainingError | None]] = {pool.submit(_run_in_worker, trial) for trial in trials}
         try:
@@ -281,9 +297,9 @@ def _in_parallel(
 _WORKER: dict[str, Any] = {}
 
 
-def _start_worker(data: TrainingData, root: Path, device: str) -> None:
-    _WORKER.update(data=data, root=root, device=device)
+def _start_worker(data: TrainingData, root: Path, device: str, log: Log | None) -> None:
+    _WORKER.update(data=data, root=root, device=device, log=log)
 
 
 def _run_in_worker(trial: Trial) -> TrainingError | None:
-    return _outcome(trial, _WORKER["data"], _WORKER["root"], _WORKER["device"])
+    return _outcome(trial, _WORKER["data"], _WORKER["root"], _WORKER["device"], _WORKER["log"])

@@ -238,7 +238,7 @@ def learning_plot(curves: Sequence[Mapping[str, Sequence[float]]]) -> Plot:
     told = []
     for name in names:
         mean = _mean_curve([np.asarray(curve[name], dtype=np.float64) for curve in curves])
-        told.append(f"{_curve_title(name).lower()} from {mean[0]:.3g} to {mean[-1]:.3g} in {len(mean)} epochs")
+        told.append(f"{_curve_title(name)} from {mean[0]:.3g} to {mean[-1]:.3g} in {len(mean)} epochs")
     return _plot(draw, width=3.9 * len(names), height=2.9, alt=f"Learning curves, mean over trials: {'; '.join(told)}")
 
 

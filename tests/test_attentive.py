@@ -27,7 +27,6 @@ from emofuse.experiment import Features, extract, run, train
 from emofuse.features.dataset import Dataset
 from emofuse.features.extract import extract_speech, features_of
 from emofuse.features.segments import frame_bounds
-from emofuse.training.processes import Processes
 from emofuse.finetune.run import finetune
 from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest
@@ -36,6 +35,7 @@ from emofuse.plan import make_plan
 from emofuse.protocols import make_protocol
 from emofuse.settings import ModelKind, ModelSettings, Recipe, SpeechSettings, load_recipe
 from emofuse.testing import tiny_corpus, tone
+from emofuse.training.processes import Processes
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
 LAYERS, WIDTH = 3, 4

@@ -35,7 +35,6 @@ from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
 from emofuse.finetune.loop import Tuner
 from emofuse.finetune.network import TunedNetwork
-from emofuse.training.processes import Processes
 from emofuse.finetune.recordings import listen
 from emofuse.finetune.run import KINDS, finetune
 from emofuse.inference.predictor import load
@@ -58,6 +57,7 @@ from emofuse.settings import (
 )
 from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.training.folder import BEST, CHECKPOINT, check_frozen
+from emofuse.training.processes import Processes
 from emofuse.training.state import save_state
 
 CLASSES = ("angry", "happy", "neutral", "sad")

@@ -52,7 +52,7 @@ from emofuse.training.ensembles import (
 )
 from emofuse.training.folder import MANIFEST, RESULT, TRIALS, check_corpus, check_frozen
 from emofuse.training.logs import check_log
-from emofuse.training.trials import Trial, curves, read_trial, run_trials
+from emofuse.training.trials import Trial, curves, layer_mixes, run_trials
 from emofuse.types import Alignment, Fold, Log
 from emofuse.workers import process_count
 
@@ -386,7 +386,7 @@ def train(
         "context": plan.text.context,
         "languages": _languages(usable),
         "encoders": _encoders(features, plan),
-        "layer_weights": _layer_weights(trials, out),
+        "layer_weights": layer_mixes(trials, out / TRIALS),
         "curves": curves(trials, out / TRIALS),
         "fused": {
             one.name: {"of": list(one.of), "folds": {fold: asdict(how) for fold, how in fusions[one.name].items()}}
@@ -563,14 +563,4 @@ def _encoders(features: Features, plan: Plan) -> dict[str, Any]:
             found[modality] = asdict(view.key.specification)
     if plan.trains_subwords:
         found["text"] = {"name": plan.text.encoder}
-    return found
-
-
-def _layer_weights(trials: Iterable[Trial], out: Path) -> dict[str, dict[str, list[list[float]]]]:
-    found: dict[str, dict[str, list[list[float]]]] = {}
-    for trial in trials:
-        if trial.fold.test:
-            for modality, weights in read_trial(out / TRIALS / trial.folder)["layer_weights"].items():
-                if len(weights) > 1:
-                    found.setdefault(trial.model.name, {}).setdefault(modality, []).append(weights)
     return found

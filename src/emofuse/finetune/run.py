@@ -56,7 +56,7 @@ from emofuse.training.logs import check_log, listeners
 from emofuse.training.loop import layer_weights
 from emofuse.training.processes import Processes
 from emofuse.training.state import CHECKPOINT, discard
-from emofuse.training.trials import Trial, curves, named, read_trial, refuse_diverged, write_trial_scores
+from emofuse.training.trials import Trial, curves, layer_mixes, named, read_trial, refuse_diverged, write_trial_scores
 from emofuse.types import EncoderSpecification, Log
 
 VERSION = 1
@@ -418,11 +418,6 @@ def _gather(
         write_scores(scores, out / "scores.parquet")
         models, tested = evaluate(scores), tested_fingerprint(scores)
         apart = evaluate_parts(scores, parts(manifest))
-    mixes: dict[str, list[list[float]]] = {}
-    for trial in done:
-        for stream, weights in read_trial(job.root / trial.folder)["layer_weights"].items():
-            if trial.fold.test and len(weights) > 1:
-                mixes.setdefault(stream, []).append(weights)
     result = {
         "name": f"{plan.title}, encoders tuned",
         "tuned": name,
@@ -449,7 +444,7 @@ def _gather(
         "text_sources": text_sources(manifest[manifest["utterance"].isin(list(protocol.labels))]),
         "context": 0,
         "encoders": {stream: asdict(one) for stream, one in job.specifications.items()},
-        "layer_weights": {name: mixes},
+        "layer_weights": layer_mixes(done, job.root),
         "curves": curves(done, job.root),
         "recipe": dict(plan.recipe),
         "skipped": [{"utterance": name, "reason": reason} for name, reason in skipped.items()],

@@ -141,6 +141,16 @@ def curves(trials: Iterable[Trial], root: Path) -> dict[str, list[dict[str, list
     return found
 
 
+def layer_mixes(trials: Iterable[Trial], root: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """Learned fractions of layers in every trial of a fold, by model and modality, where there are several layers."""
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for trial in trials:
+        for modality, weights in read_trial(root / trial.folder)["layer_weights"].items() if trial.fold.test else ():
+            if len(weights) > 1:
+                found.setdefault(trial.model.name, {}).setdefault(modality, []).append(weights)
+    return found
+
+
 @contextmanager
 def named(trial: Trial) -> Iterator[None]:
     """Say of a training that diverges which it is."""

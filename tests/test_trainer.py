@@ -80,7 +80,8 @@ def trainer(
 ) -> Trainer[list[int], list[int]]:
     each = -(-COUNT // lessons.size)
     schedule = Schedule(epochs=epochs, steps=epochs * each, warmup=0.1, patience=patience, precision=precision)
-    return Trainer(model, decay_groups(model.parameters(), rate=0.05, decay=0.1), lessons, schedule, seed=0, **how)
+    groups = decay_groups(model.parameters(), rate=0.05, decay=0.1)
+    return Trainer(model=model, groups=groups, lessons=lessons, schedule=schedule, seed=0, **how)
 
 
 def weights(model: nn.Module) -> list[float]:

@@ -136,10 +136,12 @@ def distill_speech(
     if start is not None:
         load_weights(start / CHECKPOINT, student, parts=("encoder", "heads"))
     trainer = Trainer(
-        student,
-        decay_groups(student.parameters(), rate=settings.learning_rate, decay=settings.weight_decay),
-        _Teaching(lessons, student, torch.device(device)),
-        Schedule(epochs=-(-settings.steps // settings.save_every), steps=settings.steps, warmup=settings.warmup),
+        model=student,
+        groups=decay_groups(student.parameters(), rate=settings.learning_rate, decay=settings.weight_decay),
+        lessons=_Teaching(lessons, student, torch.device(device)),
+        schedule=Schedule(
+            epochs=-(-settings.steps // settings.save_every), steps=settings.steps, warmup=settings.warmup
+        ),
         seed=settings.seed,
         processes=Alone(device),
         checkpoint=out / CHECKPOINT,

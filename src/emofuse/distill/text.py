@@ -117,10 +117,10 @@ def distill_text(
 
         checkpoint = out / f"{part}.safetensors"
         trainer = Trainer(
-            model,
-            decay_groups(model.parameters(), rate=rate, decay=settings.weight_decay),
-            _Lessons(parts["train"], parts["dev"], tagger, losses_of, size=settings.batch_size, seed=seed),
-            Schedule(epochs=epochs, steps=steps, warmup=settings.warmup, precision=settings.precision),
+            model=model,
+            groups=decay_groups(model.parameters(), rate=rate, decay=settings.weight_decay),
+            lessons=_Lessons(parts["train"], parts["dev"], tagger, losses_of, settings.batch_size, seed),
+            schedule=Schedule(epochs=epochs, steps=steps, warmup=settings.warmup, precision=settings.precision),
             seed=seed,
             processes=Alone(device),
             checkpoint=checkpoint,
@@ -267,14 +267,16 @@ def _small_bert(teacher: Any, settings: TextStudentSettings) -> Any:
     return student
 
 
+@dataclass(frozen=True)
 class _Lessons:
     """What the trainer is given: GoEmotions, with losses that teacher and student differ in."""
 
-    def __init__(
-        self, train: _Texts, dev: _Texts, tagger: _Tagger, losses_of: LossesOf, *, size: int, seed: int
-    ) -> None:
-        self.train, self.dev, self.tagger, self.losses_of = train, dev, tagger, losses_of
-        self.size, self.seed, self.device = size, seed, tagger.encoder.device
+    train: _Texts
+    dev: _Texts
+    tagger: _Tagger
+    losses_of: LossesOf
+    size: int
+    seed: int
 
     def steps(self, epoch: int) -> list[list[Part[list[int]]]]:
         """See `Lessons.steps`."""
@@ -283,7 +285,7 @@ class _Lessons:
 
     def load(self, item: list[int]) -> _Batch:
         """See `Lessons.load`."""
-        return self.train.batch(item, self.device)
+        return self.train.batch(item, self.tagger.encoder.device)
 
     def losses(self, loaded: _Batch, progress: float) -> dict[str, torch.Tensor]:
         """See `Lessons.losses`."""
@@ -295,7 +297,7 @@ class _Lessons:
         answers = np.zeros_like(self.dev.labels)
         with torch.inference_mode():
             for places in self.dev.batches(256, None):
-                batch = self.dev.batch(places, self.device)
+                batch = self.dev.batch(places, self.tagger.encoder.device)
                 answers[places] = self.tagger(batch.ids, batch.mask)[1].float().sigmoid().cpu().numpy()
         value = f1_score(self.dev.labels, answers > THRESHOLD, average="macro", zero_division=0)
         return {METRIC: float(value)}

@@ -47,10 +47,11 @@ class Tuned:
     validation: NDArray[np.float64]
 
 
+@dataclass(kw_only=True)
 class Tuner:
     """Fine-tuning of one network, in a folder that holds its checkpoint until it is done.
 
-    Args:
+    Attributes:
         network: With fresh weights above the encoders; the same in every process.
         recordings: Its audio and text.
         data: Their truth, targets and extras.
@@ -65,19 +66,18 @@ class Tuner:
         SettingsError: A step has fewer micro-batches than there are processes.
     """
 
-    def __init__(
-        self,
-        network: TunedNetwork,
-        recordings: Recordings,
-        data: TrainingData,
-        settings: FinetuneSettings,
-        *,
-        seed: int,
-        processes: Alone,
-        folder: Path,
-        key: str,
-        listeners: Sequence[Listener] = (),
-    ) -> None:
+    network: TunedNetwork
+    recordings: Recordings
+    data: TrainingData
+    settings: FinetuneSettings
+    seed: int
+    processes: Alone
+    folder: Path
+    key: str
+    listeners: Sequence[Listener] = ()
+
+    def __post_init__(self) -> None:
+        settings, processes = self.settings, self.processes
         parts = -(-settings.batch_size // settings.micro_batch)
         if processes.count > parts:
             raise SettingsError(
@@ -86,9 +86,7 @@ class Tuner:
                 where="finetune.micro_batch",
                 remedy="make batch_size larger or micro_batch smaller, or start fewer processes",
             )
-        self.network, self.recordings, self.data, self.settings = network, recordings, data, settings
-        self.seed, self.processes, self.folder, self.key = seed, processes, folder, key
-        self.task, self.listeners = network.head.task, listeners
+        self.task = self.network.head.task
         self._train: Sequence[str] = ()
         self._validation: Sequence[str] = ()
 
@@ -105,10 +103,10 @@ class Tuner:
         if not (self.folder / CHECKPOINT).exists():
             self._standardise(train)
         trainer = Trainer(
-            self.network,
-            self.network.groups(settings),
-            self,
-            Schedule(
+            model=self.network,
+            groups=self.network.groups(settings),
+            lessons=self,
+            schedule=Schedule(
                 epochs=settings.epochs,
                 steps=settings.epochs * -(-len(train) // settings.batch_size),
                 warmup=settings.warmup,

@@ -234,10 +234,10 @@ class _Job:
         network = self._network(encoders, task, seed)
         key, resumes = self.key(trial), (folder / CHECKPOINT).exists()
         tuner = Tuner(
-            network,
-            self.recordings,
-            self.data,
-            self.model.finetune,
+            network=network,
+            recordings=self.recordings,
+            data=self.data,
+            settings=self.model.finetune,
             seed=seed,
             processes=self.processes,
             folder=folder,

@@ -68,72 +68,56 @@ def fit(
     Raises:
         TrainingError: It diverged; nothing of it is kept.
     """
-    trained, fitted = _trained(
-        make, train, validation, settings, task=task, seed=seed, device=device, listeners=listeners
-    )
-    held_out = predict_scores(trained, validation, device=device)
-    if settings.refit:
-        again = settings.model_copy(update={"epochs": fitted.epochs})
-        trained, _ = _trained(
-            make, train + validation, None, again, task=task, seed=seed, device=device, planned=settings.epochs
+
+    def trained(train: Dataset, validation: Dataset | None, epochs: int) -> tuple[EmotionModel, Fitted]:
+        seed_everything(seed)
+        model = make(task.fitted(train.truth, settings))
+        for modality, frontend in model.frontends().items():
+            if isinstance(frontend.mix, LayerMix):
+                frontend.mix.standardise_by(*fit_statistics(train, modality))
+        model.to(device)
+        trainer = Trainer(
+            model=model,
+            groups=model.parameter_groups(settings),
+            lessons=_Lessons(model, train, validation, settings.batch_size, seed, device),
+            schedule=Schedule(
+                epochs=epochs,
+                steps=settings.epochs * math.ceil(len(train) / settings.batch_size),
+                warmup=settings.warmup,
+                clip=settings.clip,
+                patience=settings.patience if validation else None,
+            ),
+            seed=seed,
+            processes=Alone(device),
+            select=f"validation_{task.metric_name}" if validation else None,
+            listeners=listeners if validation else (),
         )
-    return Trained(trained, fitted.epochs, fitted.history, held_out)
+        return model, trainer.run()
+
+    model, fitted = trained(train, validation, settings.epochs)
+    held_out = predict_scores(model, validation, device=device)
+    if settings.refit:
+        model, _ = trained(train + validation, None, fitted.epochs)
+    return Trained(model, fitted.epochs, fitted.history, held_out)
 
 
-def _trained(
-    make: Callable[[Task], EmotionModel],
-    train: Dataset,
-    validation: Dataset | None,
-    settings: TrainSettings,
-    *,
-    task: Task,
-    seed: int,
-    device: str,
-    planned: int | None = None,
-    listeners: Sequence[Listener] = (),
-) -> tuple[EmotionModel, Fitted]:
-    """A model trained on one part; without another to choose the epoch by, through all of them."""
-    seed_everything(seed)
-    model = make(task.fitted(train.truth, settings))
-    for modality, frontend in model.frontends().items():
-        if isinstance(frontend.mix, LayerMix):
-            frontend.mix.standardise_by(*fit_statistics(train, modality))
-    model.to(device)
-    lessons = _Lessons(model, train, validation, size=settings.batch_size, seed=seed, device=device)
-    trainer = Trainer(
-        model,
-        model.parameter_groups(settings),
-        lessons,
-        Schedule(
-            epochs=settings.epochs,
-            steps=(planned or settings.epochs) * math.ceil(len(train) / settings.batch_size),
-            warmup=settings.warmup,
-            clip=settings.clip,
-            patience=settings.patience if validation else None,
-        ),
-        seed=seed,
-        processes=Alone(device),
-        select=f"validation_{task.metric_name}" if validation else None,
-        listeners=listeners,
-    )
-    return model, trainer.run()
-
-
+@dataclass(frozen=True)
 class _Lessons:
     """Batches of frozen features."""
 
-    def __init__(
-        self, model: EmotionModel, train: Dataset, validation: Dataset | None, *, size: int, seed: int, device: str
-    ) -> None:
-        self.model, self.train, self.validation = model, train, validation
-        self.size, self.seed, self.device = size, seed, device
-        # Fractions of votes count alike.
-        hard = train.targets is None
-        self.weights = model.task.weights(train.truth) if hard else torch.ones(len(train))
+    model: EmotionModel
+    train: Dataset
+    validation: Dataset | None
+    size: int
+    seed: int
+    device: str
 
     def steps(self, epoch: int) -> list[list[Part[list[int]]]]:
-        batches = shuffled(len(self.train), size=self.size, seed=self.seed, epoch=epoch)
-        return [[Part(batch, float(self.weights[batch].sum()))] for batch in batches]
+        # Fractions of votes count alike.
+        hard, count = self.train.targets is None, len(self.train)
+        weights = self.model.task.weights(self.train.truth) if hard else torch.ones(count)
+        batches = shuffled(count, size=self.size, seed=self.seed, epoch=epoch)
+        return [[Part(batch, float(weights[batch].sum()))] for batch in batches]
 
     def load(self, item: list[int]) -> Batch:
         return self.train.batch(item).to(self.device)

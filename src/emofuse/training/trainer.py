@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -99,6 +99,7 @@ class Fitted:
     history: History
 
 
+@dataclass(kw_only=True)
 class Trainer(Generic[Item, Loaded]):
     """Training of one module from its parameter groups, as a function of its arguments alone.
 
@@ -107,7 +108,7 @@ class Trainer(Generic[Item, Loaded]):
     weights up to rounding, and a training that was killed resumes to the same weights. A loss that is no mean over
     utterances, such as a correlation, is that of each micro-batch.
 
-    Args:
+    Attributes:
         model: The module, on its device, the same in every process.
         groups: Its parameters with their peak learning rate and decay, as AdamW takes them.
         lessons: What it learns.
@@ -125,28 +126,22 @@ class Trainer(Generic[Item, Loaded]):
         listeners: Given the history after each epoch, in the first process.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        groups: Iterable[dict[str, Any]],
-        lessons: Lessons[Item, Loaded],
-        schedule: Schedule,
-        *,
-        seed: int,
-        processes: Alone | None = None,
-        select: str | None = None,
-        checkpoint: Path | None = None,
-        fingerprint: str = "",
-        label: str = "Training",
-        ahead: int = 0,
-        remedy: str = LOWER,
-        listeners: Sequence[Listener] = (),
-    ) -> None:
-        self.model, self.lessons, self.schedule, self.seed = model, lessons, schedule, seed
-        self.processes, self.select = processes or Alone(), select
-        self.checkpoint, self.fingerprint = checkpoint, fingerprint
-        self.label, self.ahead, self.remedy, self.listeners = label, ahead, remedy, listeners
-        self.optimizer = torch.optim.AdamW(groups)
+    model: nn.Module
+    groups: Iterable[dict[str, Any]]
+    lessons: Lessons[Item, Loaded]
+    schedule: Schedule
+    seed: int
+    processes: Alone = field(default_factory=Alone)
+    select: str | None = None
+    checkpoint: Path | None = None
+    fingerprint: str = ""
+    label: str = "Training"
+    ahead: int = 0
+    remedy: str = LOWER
+    listeners: Sequence[Listener] = ()
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(self.groups)
         self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self._kept: dict[str, torch.Tensor] = {}

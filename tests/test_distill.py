@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from emofuse.encoders import load_speech_encoder, load_text_encoder
 from emofuse.encoders.compact import load_compact
 from emofuse.encoders.waveform import normalise
 from emofuse.errors import CheckpointError, EncoderError, ManifestError
+from emofuse.seeds import kept_random_state
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
 
@@ -414,6 +417,41 @@ def test_a_text_student_learns_and_loads(tmp_path: Path, comments: Path) -> None
     assert (encoder.specification.licence, encoder.specification.exposure[0]) == ("cc-by-4.0", "GoEmotions")
     assert load_text_encoder(TextSettings(encoder=str(made.teacher))).specification.family == "bert"
     assert encoder.encode(["what a day"])[0].shape[-1] == 16
+
+
+def test_the_caller_keeps_random_numbers_and_threads(tmp_path: Path, comments: Path) -> None:
+    record(tmp_path / "sound", 4)
+    teacher = str(tiny_text_encoder(tmp_path / "teacher"))
+
+    def drawn(work: Callable[[], object]) -> tuple[object, ...]:
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
+        work()
+        numbers = random.getrandbits(32), np.random.rand(), float(torch.rand(()))
+        return *numbers, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+    with kept_random_state():
+        still = drawn(lambda: None)
+        sound, speech = {"a": tmp_path / "sound"}, speech_settings(steps=1, views=0.0)
+        assert drawn(lambda: distill_speech(sound, "logmel", tmp_path / "speech", settings=speech)) == still
+        text = text_settings(teacher_epochs=1, epochs=1)
+        assert drawn(lambda: distill_text(comments, teacher, tmp_path / "text", settings=text, partial=True)) == still
+
+
+def test_histories_name_each_loss_and_are_on_disk(tmp_path: Path, comments: Path) -> None:
+    record(tmp_path / "sound")
+    made = distill_speech({"a": tmp_path / "sound"}, "logmel", tmp_path / "speech", settings=speech_settings())
+    for entry in made.history:
+        assert entry.keys() >= {"loss", "loss_frames", "loss_descriptors", "validation_frames"}
+        assert entry["loss"] == pytest.approx(entry["loss_frames"] + entry["loss_descriptors"])
+    assert json.loads((tmp_path / "speech" / "history.json").read_text()) == made.history
+    teacher = str(tiny_text_encoder(tmp_path / "teacher"))
+    taught = distill_text(comments, teacher, tmp_path / "text", settings=text_settings(), partial=True)
+    student = taught.history[-1]
+    assert student["loss"] == pytest.approx(student["loss_hidden"] + student["loss_answers"])
+    assert 0 <= student["validation_macro_f1"] <= 1
+    assert json.loads((tmp_path / "text" / "history.json").read_text()) == taught.history
 
 
 def test_a_cut_off_text_distillation_ends_with_the_same_student(tmp_path: Path, comments: Path) -> None:

@@ -81,6 +81,8 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     weights = generator.dirichlet(np.ones(3), size=6).tolist()
     result["layer_weights"] = {models[0]: {"speech": weights}, models[1]: {"speech": weights, "text": [[1.0]] * 6}}
     result["joined"] = {"late": {"fold-1-seed0": {"weights": [0.25, 0.75], "temperatures": [1.0, 1.5]}}}
+    curves = [{"loss": [1.5, 1.0, 0.5][:length], "validation_ua": [0.2, 0.4, 0.6][:length]} for length in (3, 2)]
+    result["curves"] = dict.fromkeys(models, curves)
     result["recipe"] = {"name": "Two models", "train": {"epochs": 5}}
     result["skipped"] = [{"utterance": "u999", "reason": "the sound is silent"}]
     result["notes"] = ["a remark"]
@@ -234,13 +236,23 @@ def test_clips_can_be_played(page: Page) -> None:
 
 def test_pngs_are_there_and_not_blank(run: Path, page: Page) -> None:
     names = sorted(path.name for path in (run / "plots").iterdir())
-    kinds = ("calibration", "confusion", "layers-speech", "recall", "speakers")
+    kinds = ("calibration", "confusion", "layers-speech", "learning", "recall", "speakers")
     assert names == sorted(f"{model}-{kind}.png" for model in ("speech", "early-frame") for kind in kinds)
     inside = [base64.b64decode(value.split(",")[1]) for value in page.values("img", "src")]
     assert sorted(inside) == sorted(path.read_bytes() for path in (run / "plots").iterdir())
     for content in inside:
         assert np.ptp(pixels(content)) > 0.5
     assert all(page.values("img", "alt"))
+
+
+def test_learning_curves_show_the_mean_of_trials() -> None:
+    """Of two trials, of which one stops early: their mean while both run, then the other one alone."""
+    first = {"loss": [2.0, 1.0, 0.5, 0.25], "validation_ua": [0.25, 0.5, 0.5, 0.75]}
+    second = {"loss": [4.0, 2.0], "validation_ua": [0.75, 0.5]}
+    found = plots.learning_plot([first, second])
+    assert "Training loss from 3 to 0.25 in 4 epochs; Validation UA from 0.5 to 0.75 in 4 epochs" in found.alt
+    many = plots.learning_plot([first, second, second])
+    assert "Training loss from 3.33 to 1.67 in 2 epochs" in many.alt
 
 
 def pixels(png: bytes) -> NDArray[Any]:
@@ -434,6 +446,7 @@ def drawn(classes: int, speakers: int) -> list[Plot]:
         plots.recall_plot(recalls, [recalls, recalls]),
         plots.speaker_plot(by_speaker, pooled=0.5, classes=classes),
         plots.layer_plot(generator.dirichlet(np.ones(2 * classes + 1), size=3).tolist(), range(2 * classes + 1)),
+        plots.learning_plot([{"loss": [0.5] * classes, "validation_score": [-1.0] * classes}]),
     ]
 
 

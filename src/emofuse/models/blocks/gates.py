@@ -9,27 +9,24 @@ from torch import nn
 
 
 class VectorGate(nn.Module):
-    """Lets features of an input pass as far as a condition says: sigmoid(W c + b) * x.
+    """How far features may pass, by a condition: sigmoid(W c + b), to be multiplied with them.
 
     Args:
         condition: Numbers of the condition.
-        width: Numbers of the input.
+        width: Numbers of what is gated.
 
     Example:
-        >>> VectorGate(6, 4)(torch.zeros(2, 5, 6), torch.ones(2, 5, 4)).shape
-        torch.Size([2, 5, 4])
+        >>> gate = VectorGate(6, 4)(torch.zeros(2, 5, 6))
+        >>> gate.shape, bool(((gate > 0) & (gate < 1)).all())
+        (torch.Size([2, 5, 4]), True)
     """
 
     def __init__(self, condition: int, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(condition, width)
 
-    def forward(self, condition: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Gate `values` by `condition`; both agree in all dimensions but the last."""
-        return self.openness(condition) * values
-
-    def openness(self, condition: torch.Tensor) -> torch.Tensor:
-        """How far the gate is open for each feature, between 0 and 1."""
+    def forward(self, condition: torch.Tensor) -> torch.Tensor:
+        """Give factors between 0 and 1, `(..., width)`."""
         return torch.sigmoid(self.linear(condition))
 
 

@@ -14,6 +14,7 @@ MODELS = {
     "early-syllable": "emofuse.models.early:EarlySyllable",
     "early-word": "emofuse.models.early:EarlyWord",
     "early-joint": "emofuse.models.early:EarlyJoint",
+    "attention-pooling": "emofuse.models.attention_pooling:AttentionPooling",
 }
 """Short names of the classes that come with emofuse."""
 

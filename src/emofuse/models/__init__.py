@@ -15,6 +15,7 @@ MODELS = {
     "early-word": "emofuse.models.early:EarlyWord",
     "early-joint": "emofuse.models.early:EarlyJoint",
     "attention-pooling": "emofuse.models.attention_pooling:AttentionPooling",
+    "mgat": "emofuse.models.mgat:MGAT",
 }
 """Short names of the classes that come with emofuse."""
 

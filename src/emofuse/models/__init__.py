@@ -16,6 +16,7 @@ MODELS = {
     "early-joint": "emofuse.models.early:EarlyJoint",
     "attention-pooling": "emofuse.models.attention_pooling:AttentionPooling",
     "mgat": "emofuse.models.mgat:MGAT",
+    "mmer": "emofuse.models.mmer:MMER",
 }
 """Short names of the classes that come with emofuse."""
 

@@ -17,6 +17,7 @@ MODELS = {
     "attention-pooling": "emofuse.models.attention_pooling:AttentionPooling",
     "mgat": "emofuse.models.mgat:MGAT",
     "mmer": "emofuse.models.mmer:MMER",
+    "belief": "emofuse.models.belief:Belief",
 }
 """Short names of the classes that come with emofuse."""
 

@@ -5,25 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-
-class _Half(nn.Module):
-    """One direction: A' = LN(A + MHA(q=A, k=X, v=X)); A'' = LN(A' + FFN(A'))."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
-        self.norm = nn.LayerNorm(width)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
-        )
-        self.last_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, queries: torch.Tensor, others: torch.Tensor, others_mask: torch.Tensor) -> torch.Tensor:
-        attended, _ = self.attention(queries, others, others, key_padding_mask=~others_mask, need_weights=False)
-        middle = self.norm(queries + self.dropout(attended))
-        result: torch.Tensor = self.last_norm(middle + self.dropout(self.feed_forward(middle)))
-        return result
+from emofuse.models.blocks.attention import Cross
 
 
 class CoAttentionLayer(nn.Module):
@@ -46,8 +28,8 @@ class CoAttentionLayer(nn.Module):
 
     def __init__(self, width: int, *, heads: int, dropout: float) -> None:
         super().__init__()
-        self.speech = _Half(width, heads, dropout)
-        self.text = _Half(width, heads, dropout)
+        self.speech = Cross(width, heads=heads, dropout=dropout)
+        self.text = Cross(width, heads=heads, dropout=dropout)
 
     def forward(
         self, speech: torch.Tensor, text: torch.Tensor, speech_mask: torch.Tensor, text_mask: torch.Tensor

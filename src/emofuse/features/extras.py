@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from emofuse.errors import SettingsError
+from emofuse.features.lexicon import word_id
 from emofuse.inputs import nearest
 from emofuse.types import Alignment
 
@@ -62,11 +63,22 @@ def values(facts: Facts) -> torch.Tensor:
     return torch.tensor([facts.values[name] for name in sorted(facts.values)], dtype=torch.float32)
 
 
+def words(facts: Facts) -> torch.Tensor:
+    """Ids of the words that spaces part, `(words,)`, as `lexicon.word_id` numbers them.
+
+    Example:
+        >>> words(Facts(text="so sad, so"))[0] == words(Facts(text="So?"))[0]
+        tensor(True)
+    """
+    return torch.tensor([word_id(word) for word in facts.text.split()], dtype=torch.long)
+
+
 EXTRAS: Mapping[str, Callable[[Facts], torch.Tensor]] = {
     "characters": characters,
     "gender": gender,
     "votes": votes,
     "values": values,
+    "words": words,
 }
 """What can be asked for, and what makes it of the facts about an utterance."""
 

@@ -18,6 +18,7 @@ MODELS = {
     "mgat": "emofuse.models.mgat:MGAT",
     "mmer": "emofuse.models.mmer:MMER",
     "belief": "emofuse.models.belief:Belief",
+    "kbca": "emofuse.models.kbca:KBCA",
 }
 """Short names of the classes that come with emofuse."""
 

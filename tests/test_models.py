@@ -1,30 +1,62 @@
 from __future__ import annotations
 
 import math
-from typing import Any, get_args
+import sys
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from emofuse.models.front import SMALLEST_DEVIATION, LayerMix, LockedDropout, SegmentMix, WordEmbedding
-from emofuse.training.material import PARTS, speech_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from emofuse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from emofuse.corpora import read_corpus
 from emofuse.encoders.logmel import LogMelEncoder
+from emofuse.encoders.words import WordPieces
 from emofuse.errors import ScoresError, SettingsError
-from emofuse.features.dataset import pad, statistics_of, without_constants
-from emofuse.models import CoAttention, CoAttentionLayer, EmotionModel, InputShape, JoinedModel, build_model
+from emofuse.experiment import extract, train
+from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra, statistics_of, without_constants
+from emofuse.features.extras import EXTRAS, Facts, extra_sizes
+from emofuse.inference.predictor import load
+from emofuse.models import MODELS, model_class
+from emofuse.models.base import EmotionModel, Inputs, Shapes, Speech
+from emofuse.models.coattention import CoAttention, CoAttentionLayer
+from emofuse.models.early import EarlyFusion
+from emofuse.models.ensemble import Ensemble
+from emofuse.models.frontend import (
+    SMALLEST_DEVIATION,
+    Frontend,
+    InputShape,
+    LayerMix,
+    LockedDropout,
+    SegmentMix,
+    TokenEmbedding,
+)
 from emofuse.models.pooling import Pooling, PoolingKind
+from emofuse.plan import resolve, speech_shape
+from emofuse.recipe import Recipe
 from emofuse.scoring.fuse import Joining, combine
-from emofuse.settings import ModelKind, ModelSettings, SpeechSettings, load_recipe
+from emofuse.scoring.table import read_scores
+from emofuse.settings import ModelSettings, SpeechSettings, TextSettings
+from emofuse.task import Classification
+from emofuse.testing import tiny_corpus
+from emofuse.training.folder import TRIALS
+from emofuse.types import Alignment, Segment, Tier
 
 Array = NDArray[np.float64]
-KINDS: tuple[ModelKind, ...] = tuple(kind for kind in get_args(ModelKind) if kind not in PARTS)
+Form = Literal["states", "subwords", "segments"]
+FORMS: tuple[Form, ...] = get_args(Form)
+"""What a model is given: hidden states of both modalities, ids of subwords, or frames and the bounds of segments."""
 POOLINGS: tuple[PoolingKind, ...] = get_args(PoolingKind)
-LAYERS, WIDTH, VOCABULARY, CLASSES = 3, 6, 20, 4
+LAYERS, WIDTH, VOCABULARY = 3, 6, 20
+TASK = Classification(("angry", "happy", "neutral", "sad"))
 
 
 def spread(module: nn.Module, seed: int = 0) -> None:
@@ -35,10 +67,20 @@ def spread(module: nn.Module, seed: int = 0) -> None:
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.6)
 
 
-def make(kind: ModelKind, *, pooling: PoolingKind = "attentive", words: bool = False, layers: int = 2) -> EmotionModel:
-    shape = ModelSettings(width=8, heads=2, layers=layers, dropout=0.4, pooling=pooling)
-    text = InputShape(0, VOCABULARY) if words else InputShape(LAYERS, WIDTH)
-    model = build_model(kind, shape, classes=CLASSES, speech=InputShape(LAYERS, WIDTH), text=text).double().eval()
+def small(kind: type[EmotionModel], **asked: Any) -> ModelSettings:
+    """Settings of a model's own type, with what it has of those asked for."""
+    return kind.Settings(**{name: value for name, value in asked.items() if name in kind.Settings.model_fields})
+
+
+def make(name: str, *, pooling: PoolingKind = "attentive", form: Form = "states") -> EmotionModel:
+    kind = model_class(name)
+    chosen = small(kind, width=8, heads=2, layers=2, dropout=0.4, pooling=pooling)
+    shapes = Shapes(
+        speech=InputShape(LAYERS, WIDTH, segments=form == "segments"),
+        text=InputShape(0, VOCABULARY) if form == "subwords" else InputShape(LAYERS, WIDTH),
+        extras=extra_sizes(kind.inputs(chosen).extras),
+    )
+    model = kind(chosen, shapes, TASK).double().eval()
     spread(model)
     # A generator of its own: with torch's, what ran before would decide the values, and whether a ReLU is ever open.
     generator = torch.Generator().manual_seed(1)
@@ -57,9 +99,17 @@ def ids(tokens: int, seed: int) -> torch.Tensor:
     return torch.randint(1, VOCABULARY, (tokens,), generator=torch.Generator().manual_seed(seed))
 
 
-def batch(speech: list[torch.Tensor], text: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def batch(speech: list[torch.Tensor], text: list[torch.Tensor], **more: Any) -> Batch:
     (frames, frames_mask), (tokens, tokens_mask) = pad(speech), pad(text)
-    return {"speech": frames, "speech_mask": frames_mask, "text": tokens, "text_mask": tokens_mask}
+    tokens = tokens.double() if tokens.is_floating_point() else tokens
+    given_ = {"speech": frames.double(), "speech_mask": frames_mask, "text": tokens, "text_mask": tokens_mask}
+    return Batch(**{**given_, **more})
+
+
+def only(modality: str, whole: Batch) -> Batch:
+    """One modality of a batch."""
+    values, mask = whole.of(modality)
+    return Batch(**{modality: values, f"{modality}_mask": mask})
 
 
 # Co-attention, from the equations: A' = LN(A + MHA(q=A, k=X, v=X)); A'' = LN(A' + FFN(A'))
@@ -206,11 +256,13 @@ def test_features_of_any_size_are_constant_or_not_by_their_own_layer() -> None:
 
 def test_bands_that_telephone_speech_lacks_weigh_nothing() -> None:
     """Energies vary by two, slopes by two hundredths, and what resampling leaves above 4 kHz by a tenth of each."""
-    shape = speech_shape("speech", load_recipe("speech"), LogMelEncoder(SpeechSettings(encoder="logmel")).specification)
+    specification = LogMelEncoder(SpeechSettings(encoder="logmel")).specification
+    shape = speech_shape(Inputs(speech=Speech(("utterance",))), SpeechSettings(encoder="logmel"), specification)
     deviation = torch.tensor([2.0, 0.02, 0.01]).repeat_interleave(80)
     for kind, band in ((0, 64), (1, 144), (2, 224)):
         deviation[band : 80 * (kind + 1)] *= 0.07
-    mix = shape.front(8)
+    mix = Frontend("speech", shape, width=8).mix
+    assert isinstance(mix, LayerMix)
     mix.standardise_by(torch.full((1, 240), -20.0), deviation[None])
     alive = (torch.arange(240) % 80 < 64)[None]
     torch.testing.assert_close(mix.deviation, deviation.where(alive, 0.0))
@@ -241,78 +293,230 @@ def test_pooling_is_that_of_a_loop_over_valid_steps(kind: PoolingKind) -> None:
         np.testing.assert_allclose(found[row], expected, atol=1e-9)
 
 
-# Whole models
+# Whole models: every one of the table, whatever it is called
 
 
-@pytest.mark.parametrize("words", [False, True], ids=["states", "words"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", MODELS)
 @given(lengths=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7)), min_size=2, max_size=4), data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_padding_never_changes_an_answer(
-    kind: ModelKind, words: bool, lengths: list[tuple[int, int]], data: st.DataObject
+    name: str, form: Form, lengths: list[tuple[int, int]], data: st.DataObject
 ) -> None:
-    model = make(kind, pooling=data.draw(st.sampled_from(POOLINGS)), words=words)
+    model = make(name, pooling=data.draw(st.sampled_from(POOLINGS)), form=form)
+    numbers = range(len(lengths))
     speech = [hidden(frames, seed) for seed, (frames, _) in enumerate(lengths)]
-    text = [ids(tokens, seed) if words else hidden(tokens, seed + 100) for seed, (_, tokens) in enumerate(lengths)]
-    inputs = batch(speech, text)
+    bounds = [torch.tensor([[0, 1 + frames // 2], [frames // 2, frames]][: 1 + frames % 2]) for frames, _ in lengths]
+    text = [
+        ids(tokens, seed) if form == "subwords" else hidden(tokens, seed + 100)
+        for seed, (_, tokens) in enumerate(lengths)
+    ]
+    facts = [
+        Facts(text="so" * tokens, gender="male", votes=(0.5, 0.5, 0, 0), values={"valence": float(tokens)})
+        for _, tokens in lengths
+    ]
+
+    def given_(places: Any) -> Batch:
+        more: dict[str, Any] = {
+            "extras": {extra: pad_extra([EXTRAS[extra](facts[one]) for one in places]) for extra in model.reads.extras}
+        }
+        if form == "segments":
+            more |= dict(
+                zip(("speech_bounds", "speech_mask"), pad_bounds([bounds[one] for one in places]), strict=True)
+            )
+        return batch([speech[one] for one in places], [text[one] for one in places], **more)
+
+    together = given_(numbers)
     # What lies under the mask must not matter either.
-    inputs["speech"].transpose(1, 2)[~inputs["speech_mask"]] = 7.0
-    if words:
-        inputs["text"][~inputs["text_mask"]] = 3
-    else:
-        inputs["text"].transpose(1, 2)[~inputs["text_mask"]] = -7.0
+    assert together.speech is not None
+    assert together.text is not None
+    for row, (frames, tokens) in enumerate(lengths):
+        together.speech[row, :, frames:] = 7.0
+        if form == "subwords":
+            together.text[row, tokens:] = 3
+        else:
+            together.text[row, :, tokens:] = -7.0
     with torch.no_grad():
-        together = model(**inputs)
-        alone = torch.cat([model(**batch([one], [other])) for one, other in zip(speech, text, strict=True)])
-    torch.testing.assert_close(together, alone, atol=1e-9, rtol=0)
+        alone = torch.cat([model(given_([one])).logits for one in numbers])
+        torch.testing.assert_close(model(together).logits, alone, atol=1e-9, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame, dict[str, Alignment]]:
+    """A run of every model, with settings that are not those by default, on utterances that are aligned."""
+    folder = tmp_path_factory.mktemp("every")
+    manifest = read_corpus("table", tiny_corpus(folder / "corpus", utterances=1)).manifest
+    alignments = {
+        name: Alignment(utterance=name, tiers=tiers_of(text), source="x")
+        for name, text in zip(manifest["utterance"], manifest["text"], strict=True)
+    }
+    plan = resolve(every())
+    features = extract(manifest, plan, folder / "store", alignments=alignments)
+    train(manifest, plan, features, folder / "run", jobs=1)
+    return folder / "run", manifest.set_index("utterance"), alignments
+
+
+def every() -> Recipe:
+    models = []
+    for name in MODELS:
+        chosen = small(model_class(name), width=8, dropout=0.2, pooling="mean+std").model_dump(exclude_unset=True)
+        models.append({"name": f"our {name}", "class": name, "settings": chosen})
+    return Recipe.model_validate({
+        "name": "every", "models": models, "seeds": [0],
+        # With one clip a batch, features are the same alone and in a corpus to the last bit.
+        "speech": {"encoder": "logmel", "batch_seconds": 0.01}, "text": {"encoder": "words"},
+        "train": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-2},
+        "protocol": {"kind": "speakers", "folds": 2, "validation_groups": 1},
+    })  # fmt: skip
+
+
+def tiers_of(text: str) -> dict[Tier, tuple[Segment, ...]]:
+    """Words in the first 0.36 s, syllables that are half as long, and phones that are a third."""
+    words = text.split()
+
+    def spans(labels: list[str]) -> tuple[Segment, ...]:
+        edges = [0.36 * place / len(labels) for place in range(len(labels) + 1)]
+        times = zip(pairwise(edges), labels, strict=True)
+        return tuple(Segment(start=start, end=end, label=label) for (start, end), label in times)
+
+    return {"word": spans(words), "syllable": spans(words * 2), "phone": spans(words * 3)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_become_a_checkpoint_that_predicts_what_the_trained_model_gave(name: str, trained: Any) -> None:
+    run, manifest, alignments = trained
+    predictor = load(run / "models" / f"our {name}", asr="none")
+    wanted = resolve(every()).model(f"our {name}")
+    found = predictor.checkpoint.networks[f"our {name}"]
+    assert (found.source, found.settings, found.inputs) == (wanted.source, wanted.settings, wanted.inputs)
+    # By the network in training, from the store, in a batch; without refitting it is the one that is kept.
+    scores = read_scores(run / TRIALS / f"our {name}" / "final-seed0" / "validation.parquet")
+    assert scores.classes == predictor.classes
+    told = []
+    for utterance, expected in zip(scores.frame["utterance"], scores.posteriors(), strict=True):
+        row = manifest.loc[utterance]
+        asked = predictor.predict(row["audio"], text=row["text"], alignment=alignments[utterance])
+        assert list(asked.posteriors.values()) == pytest.approx(expected, abs=1e-5)
+        told.append(tuple(expected.round(4)))
+    assert len(set(told)) == len(told) > 1, "answers that are all alike would tell nothing"
+
+
+OUTSIDE = """
+from pathlib import Path
+
+from emofuse.models.base import Batch, EmotionModel, Inputs, ModelSettings, Output, Text
+from emofuse.models.pooling import Pooling
+from emofuse.models.unimodal import Head
+
+Path(__file__).with_suffix(".ran").touch()
+
+
+class Mine(EmotionModel):
+    class Settings(ModelSettings):
+        size: int = 4
+
+    def __init__(self, settings, shapes, task):
+        super().__init__(settings, shapes, task)
+        self.text = shapes.frontend("text", width=settings.size)
+        self.pooling = Pooling("mean", settings.size)
+        self.head = Head(settings.size, width=settings.size, outputs=task.outputs, dropout=0.0)
+
+    @classmethod
+    def inputs(cls, settings):
+        return Inputs(text=Text())
+
+    def forward(self, batch):
+        return Output(self.head(self.pooling(*self.text(batch))))
+"""
+
+
+def test_a_class_from_outside_is_loaded_from_a_checkpoint_only_if_it_is_trusted(tmp_path: Path) -> None:
+    code, ran = tmp_path / "mine.py", tmp_path / "mine.ran"
+    code.write_text(OUTSIDE)
+    entry = {"name": "mine", "class": f"{code}:Mine", "settings": {"size": 6}}
+    plan = resolve(Recipe.model_validate({"name": "own", "models": [entry], "text": {"encoder": "words"}}))
+    subwords = WordPieces.fit(["so good", "so bad"], size=60, max_tokens=8)
+    torch.manual_seed(0)
+    network = plan.model("mine").build(Shapes(text=InputShape(0, subwords.size)), TASK)
+    checkpoint = Checkpoint(
+        name="mine", model=network.eval(), networks={"mine": plan.model("mine")}, task=TASK, speech=SpeechSettings(),
+        text=TextSettings(encoder="words"), encoders={}, subwords=subwords, protocol="",
+    )  # fmt: skip
+    save_checkpoint(checkpoint, tmp_path / "model", card="")
+    # As in a process that has not seen the file yet.
+    sys.modules.pop(type(network).__module__)
+    ran.unlink()
+    for untrusted in (lambda: load(tmp_path / "model"), lambda: load_checkpoint(tmp_path / "model", trust=False)):
+        with pytest.raises(SettingsError, match=r"mine\.py:Mine is not one of emofuse's own; load it with trust=True"):
+            untrusted()
+        assert not ran.exists(), "its code must not run"
+    answer = load(tmp_path / "model", trust=True).predict(text="so good")
+    assert ran.exists()
+    tokens, mask = pad(subwords.encode(["so good"]))
+    with torch.no_grad():
+        expected = network(Batch(text=tokens, text_mask=mask)).logits[0].softmax(-1)
+    assert list(answer.posteriors.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+# Ensembles
+
+
+def both(frames: list[torch.Tensor], tokens: list[torch.Tensor]) -> dict[str, Batch]:
+    """What members that each read one modality are given."""
+    whole = batch(frames, tokens)
+    return {modality: only(modality, whole) for modality in ("speech", "text")}
 
 
 @pytest.mark.parametrize("rule", ["mean", "product"])
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.2, 0.8), (1.0, 0.0)])
-def test_late_fusion_joins_posteriors_as_score_tables_are_joined(rule: Any, weights: tuple[float, float]) -> None:
+def test_late_fusion_fuses_posteriors_as_score_tables_are_fused(rule: Any, weights: tuple[float, float]) -> None:
     members = {"speech": make("speech"), "text": make("text")}
-    model = JoinedModel(members, Joining(rule, weights, temperatures=(1.0, 1.0)))
-    assert model.streams == ()
-    whole = batch([hidden(4, 1), hidden(2, 2)], [hidden(3, 3), hidden(5, 4)])
-    inputs = {name: {key: value for key, value in whole.items() if key.startswith(name)} for name in members}
+    model = Ensemble(members, Joining(rule, weights, temperatures=(1.0, 1.0)))
+    assert model.needs == ()
+    batches = both([hidden(4, 1), hidden(2, 2)], [hidden(3, 3), hidden(5, 4)])
     with torch.no_grad():
-        single = [member(**inputs[name]).softmax(-1) for name, member in members.items()]
-        logs = [model(given) for given in (inputs, {"speech": inputs["speech"]}, {"text": inputs["text"]})]
-    for one in logs:
-        torch.testing.assert_close(one.exp().sum(-1), torch.ones(2).double())
+        single = [member(batches[name]).logits.softmax(-1) for name, member in members.items()]
+        fused = [model(given_) for given_ in (batches, *({name: batches[name]} for name in members))]
+    for one in fused:
+        torch.testing.assert_close(one.sum(-1), torch.ones(2).double())
     expected = combine(np.stack([one.numpy() for one in single]), weights, rule=rule)
-    np.testing.assert_allclose(logs[0].exp().numpy(), expected, atol=1e-9)
+    np.testing.assert_allclose(fused[0].numpy(), expected, atol=1e-9)
     # A member that is left alone answers, whatever its weight.
-    torch.testing.assert_close(logs[1].exp(), single[0])
-    torch.testing.assert_close(logs[2].exp(), single[1])
+    torch.testing.assert_close(fused[1], single[0])
+    torch.testing.assert_close(fused[2], single[1])
     with pytest.raises(SettingsError, match="neither speech nor text"):
         model({})
 
 
 def test_a_member_that_is_not_finite_is_refused_by_name() -> None:
     members = {"speech": make("speech"), "text": make("text")}
-    model = JoinedModel(members, Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0)))
-    whole = batch([hidden(4, 1)], [hidden(3, 3) * float("inf")])
-    inputs = {name: {key: value for key, value in whole.items() if key.startswith(name)} for name in members}
+    model = Ensemble(members, Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0)))
+    batches = both([hidden(4, 1)], [hidden(3, 3) * float("inf")])
     with torch.no_grad(), pytest.raises(ScoresError, match="the posteriors of text are not finite numbers"):
-        model(inputs)
+        model(batches)
 
 
-def test_what_a_joined_model_cannot_do_without() -> None:
+def test_what_an_ensemble_cannot_do_without() -> None:
     how = Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0))
-    late = JoinedModel({"speech": make("speech"), "text": make("text")}, how)
-    seeds = JoinedModel({"one": make("speech"), "two": make("speech")}, how)
-    both = JoinedModel({"early-frame": make("early-frame"), "late": late}, how)
-    assert (late.streams, seeds.streams, both.streams) == ((), ("speech",), ("speech", "text"))
+    late = Ensemble({"speech": make("speech"), "text": make("text")}, how)
+    seeds = Ensemble({"one": make("speech"), "two": make("speech")}, how)
+    whole = Ensemble({"early-frame": make("early-frame"), "late": late}, how)
+    assert (late.needs, seeds.needs, whole.needs) == ((), ("speech",), ("speech", "text"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("words", [False, True], ids=["states", "words"])
-def test_gradients_reach_every_parameter(kind: ModelKind, words: bool) -> None:
-    model = make(kind, words=words)
-    text = [torch.arange(1, VOCABULARY)] if words else [hidden(6, 2)]
-    inputs = batch([hidden(5, 1)], text)
-    nn.functional.cross_entropy(model(**inputs), torch.tensor([1])).backward()
+# Networks
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("form", ["states", "subwords"])
+def test_gradients_reach_every_parameter(name: str, form: Form) -> None:
+    model = make(name, form=form)
+    text = [torch.arange(1, VOCABULARY)] if form == "subwords" else [hidden(6, 2)]
+    facts = Facts(text="so very good", gender="male", votes=(0, 1, 0, 0), values={"valence": 1.0})
+    extras = {extra: pad_extra([EXTRAS[extra](facts)]) for extra in model.reads.extras}
+    inputs = batch([hidden(5, 1)], text, extras=extras, truth=torch.tensor([1]), targets=torch.tensor([1]))
+    losses = model.losses(model(inputs), inputs, progress=0.5)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     unreached = [
         name
         for name, parameter in model.named_parameters()
@@ -323,23 +527,17 @@ def test_gradients_reach_every_parameter(kind: ModelKind, words: bool) -> None:
     assert unreached == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_state_dict_carries_the_whole_model(kind: ModelKind) -> None:
-    model = make(kind)
+@pytest.mark.parametrize("name", ["speech", "text", "concat", "early-frame"])
+def test_a_state_dict_carries_the_whole_model(name: str) -> None:
+    model = make(name)
     torch.manual_seed(5)
-    other = build_model(
-        kind,
-        ModelSettings(width=8, heads=2, layers=2),
-        classes=CLASSES,
-        speech=InputShape(LAYERS, WIDTH),
-        text=InputShape(LAYERS, WIDTH),
-    )
-    other = other.double().eval()
+    shapes = Shapes(speech=InputShape(LAYERS, WIDTH), text=InputShape(LAYERS, WIDTH))
+    other = model_class(name)(small(model_class(name), width=8, heads=2, layers=2), shapes, TASK).double().eval()
     inputs = batch([hidden(4, 1)], [hidden(3, 3)])
     with torch.no_grad():
-        assert not torch.allclose(other(**inputs), model(**inputs))
+        assert not torch.allclose(other(inputs).logits, model(inputs).logits)
         other.load_state_dict(model.state_dict())
-        assert torch.equal(other(**inputs), model(**inputs))
+        assert torch.equal(other(inputs).logits, model(inputs).logits)
 
 
 def test_early_fusion_drops_whole_features_of_its_inputs() -> None:
@@ -358,40 +556,42 @@ def test_early_fusion_drops_whole_features_of_its_inputs() -> None:
 def test_models_are_plain_modules() -> None:
     """No store, settings file or manifest is needed: tensors in, logits out, and torch's own tools apply."""
     torch.manual_seed(0)
-    model = nn.ModuleDict({"emotion": build_model(
-        "early-frame", ModelSettings(width=8, heads=2, dropout=0.2), classes=2, speech=InputShape(1, 5),
-        text=InputShape(0, 9))})["emotion"]  # fmt: skip
+    shapes = Shapes(speech=InputShape(1, 5), text=InputShape(0, 9))
+    model = nn.ModuleDict({
+        "emotion": EarlyFusion(EarlyFusion.Settings(width=8, heads=2, dropout=0.2), shapes, Classification(("a", "b")))
+    })["emotion"]  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    inputs = {
-        "speech": torch.randn(4, 1, 3, 5),
-        "speech_mask": torch.ones(4, 3).bool(),
-        "text": torch.tensor([[2], [2], [3], [3]]),
-        "text_mask": torch.ones(4, 1).bool(),
-    }
+    inputs = Batch(
+        speech=torch.randn(4, 1, 3, 5),
+        speech_mask=torch.ones(4, 3).bool(),
+        text=torch.tensor([[2], [2], [3], [3]]),
+        text_mask=torch.ones(4, 1).bool(),
+    )
     labels = torch.tensor([0, 0, 1, 1])
     model.train()
-    assert not torch.equal(model(**inputs), model(**inputs)), "dropout is at work in training"
+    assert not torch.equal(model(inputs).logits, model(inputs).logits), "dropout is at work in training"
     for _ in range(300):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(**inputs), labels).backward()
+        nn.functional.cross_entropy(model(inputs).logits, labels).backward()
         optimizer.step()
     model.eval()
-    assert torch.equal(model(**inputs), model(**inputs))
-    assert model(**inputs).argmax(-1).tolist() == labels.tolist()
+    assert torch.equal(model(inputs).logits, model(inputs).logits)
+    assert model(inputs).logits.argmax(-1).tolist() == labels.tolist()
     assert next(model.half().parameters()).dtype == torch.float16
 
 
-@pytest.mark.parametrize("kind", ["speech", "text", "concat", "early-frame"])
-def test_a_missing_stream_is_named(kind: ModelKind) -> None:
-    model = make(kind)
+@pytest.mark.parametrize("name", ["speech", "text", "concat", "early-frame"])
+def test_a_missing_modality_is_named(name: str) -> None:
+    model = make(name)
     inputs = batch([hidden(4, 1)], [hidden(3, 3)])
-    for stream in model.streams:
-        with pytest.raises(SettingsError, match=f"needs {stream} and its mask"):
-            model(**{name: value for name, value in inputs.items() if not name.startswith(stream)})
+    for modality in model.reads.modalities:
+        lacking: Any = {modality: None}
+        with pytest.raises(SettingsError, match=f"needs {modality} and its mask"):
+            model(replace(inputs, **lacking))
 
 
 def test_the_padding_id_has_no_vector_of_its_own() -> None:
-    embedding = WordEmbedding(5, 3)
+    embedding = TokenEmbedding(5, 3)
     embedding(torch.tensor([[0, 1]])).sum().backward()
     assert embedding.embedding.weight.grad is not None
     assert embedding.embedding.weight.grad[0].abs().max() == 0

@@ -1,11 +1,11 @@
-"""Kept models that are joined from others: they answer with the mean of what their parts answer."""
+"""Kept ensembles: they answer with the mean of what their members answer."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,39 +20,44 @@ from emofuse.training.material import joined_kinds, members_of, trained_kinds
 
 from emofuse import Predictor, load
 from emofuse.audio import load_audio
-from emofuse.checkpoint import Checkpoint, joined_checkpoint, load_checkpoint, save_checkpoint
+from emofuse.checkpoint import Checkpoint, fused_checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder
 from emofuse.errors import CheckpointError, SettingsError
 from emofuse.experiment import extract, train
-from emofuse.models import JoinedModel
+from emofuse.models.ensemble import Ensemble
+from emofuse.plan import Plan, resolve
+from emofuse.recipe import Recipe
 from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
 from emofuse.scoring.fuse import Joining
 from emofuse.scoring.table import Scores, make_scores
-from emofuse.settings import (
-    ModelKind,
-    ModelSettings,
-    ProtocolSettings,
-    Recipe,
-    SpeechSettings,
-    TextSettings,
-    TrainSettings,
-)
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
-from emofuse.training.ensembles import join_members
+from emofuse.training.ensembles import fuse_members
 from emofuse.types import Alignment, Segment
 
-EARLY: tuple[ModelKind, ...] = ("early-frame", "early-phone", "early-syllable", "early-word")
-PARTS = {"multi-granularity": EARLY, "multi-level": ("multi-granularity", "late")}
-MEMBERS: dict[str, tuple[str, ...]] = {**PARTS, "late": ("speech", "text")}
+SINGLE = ("speech", "text")
+EARLY = ("early-frame", "early-phone", "early-syllable", "early-word")
+MEMBERS: dict[str, tuple[str, ...]] = {
+    "multi-granularity": EARLY,
+    "late": SINGLE,
+    "multi-level": ("multi-granularity", "late"),
+}
+BOTH = ("multi-granularity", "multi-level")
+"""Those that need both modalities."""
 UNALIGNED = "s1_happy_0"
 
 
-def spans(count: int) -> tuple[Segment, ...]:
-    """So many segments in the first 0.36 s."""
-    edges = np.linspace(0, 0.36, count + 1)
-    return tuple(Segment(start=float(a), end=float(b), label="x") for a, b in pairwise(edges))
+def ensembles(**how: Any) -> list[dict[str, Any]]:
+    """Entries of a recipe, with settings of some by name."""
+    return [{"name": name, "of": of, **how.get(name.replace("-", "_"), {})} for name, of in MEMBERS.items()]
+
+
+def spans(labels: Sequence[str]) -> tuple[Segment, ...]:
+    """A segment for each label in the first 0.36 s."""
+    edges = np.linspace(0, 0.36, len(labels) + 1)
+    times = zip(pairwise(edges), labels, strict=True)
+    return tuple(Segment(start=float(a), end=float(b), label=label) for (a, b), label in times)
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,15 @@ class Made:
     alignments: Mapping[str, Alignment]
     texts: Mapping[str, str]
     result: Mapping[str, Any]
+    plan: Plan
 
-    def model(self, kind: str) -> Path:
-        return self.out / "models" / kind
+    def model(self, name: str) -> Path:
+        return self.out / "models" / name
+
+    def how(self, name: str) -> dict[str, Any]:
+        """How the kept ensemble is fused."""
+        found: dict[str, Any] = self.result["fused"][name]["folds"]["final"]
+        return found
 
     def asked(self, folder: Path, name: str) -> dict[str, float]:
         alignment = self.alignments.get(name, Alignment(utterance=name, tiers={}, source="none"))
@@ -80,25 +91,32 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("joined")
     speech, text = tiny_speech_encoder(folder / "speech"), tiny_text_encoder(folder / "text")
     manifest = read_corpus("table", tiny_corpus(folder / "corpus", utterances=1)).manifest
-    # Of several pieces, so that words are not the same as pieces.
+    # Of several tokens, so that words are not the same as tokens.
     manifest["text"] += " teatime"
+    words = dict(zip(manifest["utterance"], manifest["text"].str.split(), strict=True))
     alignments = {
         name: Alignment(
-            utterance=name, tiers={"word": spans(2), "syllable": spans(3), "phone": spans(6)}, source="sphinx"
+            utterance=name,
+            tiers={"word": spans(said), "syllable": spans("abc"), "phone": spans("abcdefgh")},
+            source="sphinx",
         )
-        for name in manifest["utterance"]
+        for name, said in words.items()
         if name != UNALIGNED
     }
-    recipe = Recipe(
-        name="joined", models=("speech", "text", *EARLY, "late", "multi-granularity", "multi-level"), seeds=(0,),
-        speech=SpeechSettings(encoder=str(speech), frames_per_step=3, segments="mean+std", batch_seconds=0.01),
-        text=TextSettings(encoder=str(text), batch_size=1),
-        model=ModelSettings(width=8, heads=2, late_weights="tuned"),
-        train=TrainSettings(epochs=2, learning_rate=1e-2), controls=False,
-        protocol=ProtocolSettings(kind="speakers", folds=2, validation_groups=1),
-    )  # fmt: skip
-    features = extract(manifest, recipe, folder / "store", alignments=alignments)
-    outcome = train(manifest, recipe, features, folder / "run", jobs=1)
+    late = {"rule": "product", "weights": "tuned"}
+    asked = ensembles(late=late, multi_granularity={"weights": "tuned"}, multi_level={"calibrate": True})
+    asked.append({"name": "again", "of": ["multi-granularity", "early-word"]})
+    recipe = Recipe.model_validate({
+        "name": "fused", "models": [*SINGLE, *EARLY], "seeds": [0], "controls": False,
+        "ensembles": asked,
+        "speech": {"encoder": str(speech), "frames_per_step": 3, "segments": "mean+std", "batch_seconds": 0.01},
+        "text": {"encoder": str(text), "batch_size": 1},
+        "model": {"width": 8, "heads": 2}, "train": {"epochs": 2, "learning_rate": 1e-2},
+        "protocol": {"kind": "speakers", "folds": 2, "validation_groups": 1},
+    })  # fmt: skip
+    plan = resolve(recipe)
+    features = extract(manifest, plan, folder / "store", alignments=alignments)
+    outcome = train(manifest, plan, features, folder / "run", jobs=1)
     shutil.rmtree(speech)
     shutil.rmtree(text)
     return Made(
@@ -107,25 +125,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         alignments=alignments,
         texts=dict(zip(manifest["utterance"], manifest["text"], strict=True)),
         result=outcome.result,
+        plan=plan,
     )
 
 
-def mean(made: Made, kind: str, answers: Mapping[str, Any]) -> Any:
+def mean(made: Made, name: str, answers: Mapping[str, Any]) -> Any:
     """By hand, from the weights and temperatures of the run's result."""
-    how = made.result["joined"][kind]["final"]
+    how = made.how(name)
     total = 0.0
-    for part, weight, temperature in zip(PARTS[kind], how["weights"], how["temperatures"], strict=True):
-        raised = np.array(answers[part]) ** (1 / temperature)
+    for member, weight, temperature in zip(MEMBERS[name], how["weights"], how["temperatures"], strict=True):
+        raised = np.array(answers[member]) ** (1 / temperature)
         total += weight * raised / raised.sum(-1, keepdims=True)
     return total
 
 
-@pytest.mark.parametrize("kind", PARTS)
-@pytest.mark.parametrize("name", [UNALIGNED, "s0_sad_0", "s3_angry_0"])
-def test_a_joined_model_answers_with_the_mean_of_its_parts(kind: str, name: str, made: Made) -> None:
-    answers = {part: list(made.asked(made.model(part), name).values()) for part in PARTS[kind]}
-    assert list(made.asked(made.model(kind), name).values()) == pytest.approx(mean(made, kind, answers), abs=1e-6)
-    assert len({tuple(np.round(one, 6)) for one in answers.values()}) == len(answers), "the parts read other inputs"
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("utterance", [UNALIGNED, "s0_sad_0", "s3_angry_0"])
+def test_an_ensemble_answers_with_the_mean_of_its_members(name: str, utterance: str, made: Made) -> None:
+    answers = {member: list(made.asked(made.model(member), utterance).values()) for member in MEMBERS[name]}
+    found = list(made.asked(made.model(name), utterance).values())
+    assert found == pytest.approx(mean(made, name, answers), abs=1e-6)
+    assert len({tuple(np.round(one, 6)) for one in answers.values()}) == len(answers), "the members read other inputs"
 
 
 def test_controls_can_be_left_out(made: Made) -> None:
@@ -134,17 +154,15 @@ def test_controls_can_be_left_out(made: Made) -> None:
     assert "its control" not in paper_table(made.result, style="markdown")
 
 
-def test_it_is_joined_as_the_run_chose(made: Made) -> None:
-    chosen = {kind: made.result["joined"][kind]["final"] for kind in (*PARTS, "late")}
-    assert len(set(chosen["multi-granularity"]["weights"])) > 1, "an even mean would tell nothing"
-    assert 1.0 not in chosen["multi-level"]["temperatures"], "temperatures of one would tell nothing"
+def test_it_is_fused_as_the_run_chose(made: Made) -> None:
+    assert len(set(made.how("multi-granularity")["weights"])) > 1, "an even mean would tell nothing"
+    assert 1.0 not in made.how("multi-level")["temperatures"], "temperatures of one would tell nothing"
     outer = load_checkpoint(made.model("multi-level")).model
-    assert isinstance(outer, JoinedModel)
-    inner, late = outer.members["multi-granularity"], outer.members["late"]
-    for kind, model in (("multi-level", outer), ("multi-granularity", inner), ("late", late)):
-        assert isinstance(model, JoinedModel)
-        assert tuple(model) == MEMBERS[kind]
-        assert model.how == Joining(**{name: _tuple(value) for name, value in chosen[kind].items()})
+    assert isinstance(outer, Ensemble)
+    for name, model in (("multi-level", outer), *((one, outer.members[one]) for one in outer.names)):
+        assert isinstance(model, Ensemble)
+        assert model.names == MEMBERS[name]
+        assert model.how == Joining(**{key: _tuple(value) for key, value in made.how(name).items()})
 
 
 def _tuple(value: Any) -> Any:
@@ -155,8 +173,8 @@ def _tuple(value: Any) -> Any:
 class Certain:
     """Networks that are so sure that many of their posteriors are exactly zero, and their answers."""
 
-    checkpoints: dict[ModelKind, Checkpoint]
-    tables: dict[ModelKind, Scores]
+    checkpoints: dict[str, Checkpoint]
+    tables: dict[str, Scores]
     ask: Callable[[Checkpoint], Any]
 
 
@@ -173,75 +191,76 @@ def certain(made: Made) -> Certain:
         ]
         return np.array([list(one.posteriors.values()) for one in answers])
 
-    checkpoints: dict[ModelKind, Checkpoint] = {}
-    tables: dict[ModelKind, Scores] = {}
-    for kind in members_of("multi-level"):
-        checkpoints[kind] = load_checkpoint(made.model(kind))
+    checkpoints: dict[str, Checkpoint] = {}
+    tables: dict[str, Scores] = {}
+    for model in (*SINGLE, *EARLY):
+        checkpoints[model] = load_checkpoint(made.model(model))
         with torch.no_grad():
-            for name, parameter in checkpoints[kind].model.named_parameters():
+            for name, parameter in checkpoints[model].model.named_parameters():
                 if name.startswith("head.4"):
                     parameter.mul_(3e4)
-        frame = pd.DataFrame(ask(checkpoints[kind]), columns=list(checkpoints[kind].classes))
-        labels, folds = [name.split("_")[1] for name in names], np.arange(len(names)) % 2
-        tables[kind] = make_scores(frame.assign(model=kind, utterance=names, label=labels, fold=folds), source="made")
-        assert (tables[kind].posteriors() == 0).any()
+        frame = pd.DataFrame(ask(checkpoints[model]), columns=list(checkpoints[model].task.names))
+        labels = [name.split("_")[1] for name in names]
+        # One fold that is validated on what it tests learns from all of it, as the kept model does.
+        tables[model] = make_scores(frame.assign(model=model, utterance=names, label=labels, fold="one"), source="made")
+        assert (tables[model].posteriors() == 0).any()
     return Certain(checkpoints, tables, ask)
 
 
-SHAPES = [{"final": final, "late_rule": rule} for final in ("levels", "models") for rule in ("mean", "product")]
+ALL_MODELS = {**MEMBERS, "multi-level": (*EARLY, "late")}
+SHAPES = [(members, rule) for members in (MEMBERS, ALL_MODELS) for rule in ("mean", "product")]
 
 
-@pytest.mark.parametrize("kind", MODEL_PARTS)
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(shape.values()))
+@pytest.mark.parametrize("kept", MEMBERS)
+@pytest.mark.parametrize(("members", "rule"), SHAPES, ids=["levels-mean", "levels-product", "all-mean", "all-product"])
 def test_what_is_scored_is_what_is_saved_is_what_predicts(
-    kind: ModelKind, shape: Any, certain: Certain, tmp_path: Path
+    kept: str, members: Mapping[str, Sequence[str]], rule: str, certain: Certain, made: Made, tmp_path: Path
 ) -> None:
-    """Every model that is joined, with posteriors of exactly zero."""
-    kept: dict[ModelKind, Checkpoint] = {}
-    for name, one in certain.checkpoints.items():
-        model = one.recipe.model.model_copy(update=shape)
-        kept[name] = replace(one, recipe=one.recipe.model_copy(update={"models": (kind,), "model": model}))
-    recipe = kept["speech"].recipe
-    # One fold that is validated on what it tests learns from all of it, as the kept model does.
-    whole = {
-        name: Scores(certain.tables[name].frame.assign(fold="one"), certain.tables[name].classes)
-        for name in trained_kinds(recipe)
-    }
-    scored, how = join_members(recipe, whole, whole)
-    for joined in joined_kinds(recipe):
-        assert how[joined]["one"] == how[joined]["final"]
-        kept[joined] = joined_checkpoint(joined, kept, how[joined]["final"])
-    save_checkpoint(kept[kind], tmp_path / kind, card="")
-    found = certain.ask(load_checkpoint(tmp_path / kind))
+    """Every ensemble, with posteriors of exactly zero."""
+    late = {"rule": rule, "weights": "tuned"}
+    asked = ensembles(late=late, multi_granularity={"weights": "tuned"}, multi_level={"calibrate": True})
+    asked = [{**one, "of": members[one["name"]]} for one in asked]
+    plan = resolve(Recipe.model_validate({**made.plan.recipe, "ensembles": asked}))
+    scored, how = fuse_members(plan, certain.tables, certain.tables)
+    checkpoints = dict(certain.checkpoints)
+    for one in plan.ensembles:
+        assert how[one.name]["one"] == how[one.name]["final"]
+        checkpoints[one.name] = fused_checkpoint(
+            one.name, {name: checkpoints[name] for name in one.of}, how[one.name]["final"]
+        )
+    save_checkpoint(checkpoints[kept], tmp_path / kept, card="")
+    found = certain.ask(load_checkpoint(tmp_path / kept))
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, scored[-1].posteriors(), atol=1e-6)
+    [expected] = [one.posteriors() for one in scored if one.models == (kept,)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_final_system_of_all_models_is_kept_with_a_weight_for_each(made: Made, tmp_path: Path) -> None:
-    kinds: tuple[ModelKind, ...] = (*EARLY, "late")
-    weights = (0.4, 0.0, 0.2, 0.1, 0.3)
-    parts: dict[ModelKind, Any] = {}
-    for kind in kinds:
-        part = load_checkpoint(made.model(kind))
-        shape = part.recipe.model.model_copy(update={"final": "models"})
-        parts[kind] = replace(part, recipe=part.recipe.model_copy(update={"model": shape}))
-    whole = joined_checkpoint("multi-level", parts, Joining("mean", weights, (1.0,) * 5))
+def test_an_ensemble_of_networks_and_an_ensemble_is_kept_with_a_weight_for_each(made: Made, tmp_path: Path) -> None:
+    names, weights = ALL_MODELS["multi-level"], (0.4, 0.0, 0.2, 0.1, 0.3)
+    members = {name: load_checkpoint(made.model(name)) for name in names}
+    whole = fused_checkpoint("multi-level", members, Joining("mean", weights, (1.0,) * 5))
     save_checkpoint(whole, tmp_path / "model", card="")
     expected = sum(
-        weight * np.array(list(made.asked(made.model(kind), "s0_sad_0").values()))
-        for kind, weight in zip(kinds, weights, strict=True)
+        weight * np.array(list(made.asked(made.model(name), "s0_sad_0").values()))
+        for name, weight in zip(names, weights, strict=True)
     )
     assert list(made.asked(tmp_path / "model", "s0_sad_0").values()) == pytest.approx(expected, abs=1e-6)
 
 
-def test_sound_and_words_are_encoded_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_may_be_in_an_ensemble_twice(made: Made) -> None:
+    answers = [list(made.asked(made.model(name), "s0_sad_0").values()) for name in ("multi-granularity", "early-word")]
+    found = list(made.asked(made.model("again"), "s0_sad_0").values())
+    assert found == pytest.approx(np.mean(answers, axis=0), abs=1e-6)
+
+
+def test_speech_and_text_are_encoded_once(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
 
-    def watched(encoder: SpeechEncoder | TextEncoder, stream: str) -> Callable[[Any], Any]:
+    def watched(encoder: SpeechEncoder | TextEncoder, modality: str) -> Callable[[Any], Any]:
         encode: Callable[[Any], Any] = encoder.encode
 
         def count(batch: Any) -> Any:
-            encoded.extend([stream] * len(batch))
+            encoded.extend([modality] * len(batch))
             return encode(batch)
 
         return count
@@ -255,23 +274,23 @@ def test_sound_and_words_are_encoded_once(made: Made, monkeypatch: pytest.Monkey
     assert encoded == ["speech", "text"]
 
 
-@pytest.mark.parametrize("kind", PARTS)
-def test_it_needs_both_streams_and_says_so(kind: str, made: Made) -> None:
-    predictor = load(made.model(kind), asr="none")
+@pytest.mark.parametrize("name", BOTH)
+def test_it_needs_both_modalities_and_says_so(name: str, made: Made) -> None:
+    predictor = load(made.model(name), asr="none")
     assert predictor.needs == ("speech", "text")
-    with pytest.raises(SettingsError, match=f"the {kind} model needs the words"):
+    with pytest.raises(SettingsError, match=f"the {name} model needs the words"):
         predictor.predict(made.audio / "s0_sad_0.wav")
-    with pytest.raises(SettingsError, match=f"the {kind} model needs speech"):
+    with pytest.raises(SettingsError, match=f"the {name} model needs speech"):
         predictor.predict(text="so sad")
 
 
-@pytest.mark.parametrize("kind", PARTS)
-def test_it_answers_where_a_recogniser_hears_no_words(kind: str, made: Made) -> None:
+@pytest.mark.parametrize("name", BOTH)
+def test_it_answers_where_nothing_is_recognised(name: str, made: Made) -> None:
     deaf: Any = SimpleNamespace(source="deaf", transcribe=lambda clip: "")
-    predictor = Predictor(load_checkpoint(made.model(kind)), transcriber=deaf)
+    predictor = Predictor(load_checkpoint(made.model(name)), transcriber=deaf)
     answer = predictor.predict(made.audio / "s0_sad_0.wav")
     assert answer.notes[0] == "deaf recognised no words"
-    assert answer.streams == ("speech", "text")
+    assert answer.modalities == ("speech", "text")
     assert answer.posteriors == predictor.predict(made.audio / "s0_sad_0.wav", text="").posteriors
 
 
@@ -285,120 +304,131 @@ def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) ->
     assert any("not aligned, so frames stand for segments" in note for note in nothing.notes)
 
 
-@pytest.mark.parametrize("kind", PARTS)
-def test_it_can_be_saved_again_and_says_what_it_is(kind: str, made: Made, tmp_path: Path) -> None:
-    card = (made.model(kind) / "README.md").read_text()
-    how = made.result["joined"][kind]["final"]
-    shares = zip(PARTS[kind], how["weights"], how["temperatures"], strict=True)
-    told = [f"{part} (weight {weight:.2f}, temperature {heat:.2f})" for part, weight, heat in shares]
-    assert f"**Joined from**: {', '.join(told)}\n" in card
-    assert f"| UA | {100 * made.result['models'][kind]['ua']['value']:.1f} % |" in card
-    save_checkpoint(load_checkpoint(made.model(kind)), tmp_path / "again", card=card)
-    assert made.asked(tmp_path / "again", "s0_sad_0") == made.asked(made.model(kind), "s0_sad_0")
+def told(how: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What a card says of members."""
+    found = zip(names, how["weights"], how["temperatures"], strict=True)
+    return ", ".join(f"{name} (weight {weight:.2f}, temperature {heat:.2f})" for name, weight, heat in found)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_it_can_be_saved_again_and_says_what_it_is(name: str, made: Made, tmp_path: Path) -> None:
+    card = (made.model(name) / "README.md").read_text()
+    assert f"**Fused from**: {told(made.how(name), MEMBERS[name])}\n" in card
+    assert f"| UA | {100 * made.result['models'][name]['ua']['value']:.1f} % |" in card
+    save_checkpoint(load_checkpoint(made.model(name)), tmp_path / "again", card=card)
+    assert made.asked(tmp_path / "again", "s0_sad_0") == made.asked(made.model(name), "s0_sad_0")
 
 
 def test_its_card_says_whether_it_is_calibrated(made: Made) -> None:
     plain = "Its probabilities are not calibrated."
-    told = "The probabilities of its parts are calibrated by the temperatures above"
-    cards = {kind: (made.model(kind) / "README.md").read_text() for kind in ("speech", "late", *PARTS)}
-    assert {kind for kind, card in cards.items() if told in card} == {"multi-level"}
-    assert {kind for kind, card in cards.items() if plain in card} == {"speech", "late", "multi-granularity"}
+    calibrated = "The probabilities of its members are calibrated by the temperatures above"
+    cards = {name: (made.model(name) / "README.md").read_text() for name in ("speech", *MEMBERS)}
+    assert {name for name, card in cards.items() if calibrated in card} == {"multi-level"}
+    assert {name for name, card in cards.items() if plain in card} == {"speech", "late", "multi-granularity"}
 
 
-def test_the_card_of_a_final_system_of_all_models_names_them_all(made: Made) -> None:
-    recipe, how = made.result["recipe"], {"weights": [0.4, 0.0, 0.2, 0.1, 0.3], "temperatures": [1.0] * 5}
-    result = {
-        **made.result,
-        "recipe": {**recipe, "model": {**recipe["model"], "final": "models"}},
-        "joined": {"multi-level": {"final": how}},
-    }
-    shares = zip((*EARLY, "late"), how["weights"], strict=True)
-    told = ", ".join(f"{part} (weight {weight:.2f}, temperature 1.00)" for part, weight in shares)
-    assert f"**Joined from**: {told}\n" in model_card("multi-level", result)
+def test_a_card_names_networks_and_ensembles_as_members(made: Made) -> None:
+    names = ALL_MODELS["multi-level"]
+    how = {"weights": [0.4, 0.0, 0.2, 0.1, 0.3], "temperatures": [1.0] * 5}
+    fused = {**made.result["fused"], "multi-level": {"of": list(names), "folds": {"final": how}}}
+    assert f"**Fused from**: {told(how, names)}\n" in model_card("multi-level", {**made.result, "fused": fused})
 
 
-def changed(made: Made, place: Path, **values: Any) -> Path:
-    """A copy of the final system with other settings."""
+def changed(made: Made, place: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of the outermost ensemble whose settings describe another model."""
     shutil.copytree(made.model("multi-level"), place)
     settings = json.loads((place / "settings.json").read_text())
-    (place / "settings.json").write_text(json.dumps({**settings, **values}))
+    change(settings["model"])
+    (place / "settings.json").write_text(json.dumps(settings))
     return place
 
 
-def joined(made: Made, kind: str, **values: Any) -> dict[str, Any]:
-    """What the final system's settings say of how it is joined, with other values for one kind."""
-    settings = json.loads((made.model("multi-level") / "settings.json").read_text())
-    return {**settings["joined"], kind: {**settings["joined"][kind], **values}}
+def described(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a model's settings say of it or of one of its members."""
+    found: dict[str, Any] = {model["name"]: model, **{one["name"]: one for one in model["members"]}}[name]
+    return found
 
 
-def test_all_weight_on_one_part_is_that_part(made: Made, tmp_path: Path) -> None:
-    plain = dict.fromkeys(PARTS["multi-level"], 1.0)
-    for part in PARTS["multi-level"]:
-        # Names count, not their order.
-        weights = {name: float(name == part) for name in reversed(PARTS["multi-level"])}
-        how = joined(made, "multi-level", weights=weights, temperatures=plain)
-        found = made.asked(changed(made, tmp_path / part, joined=how), "s0_sad_0")
-        assert found == pytest.approx(made.asked(made.model(part), "s0_sad_0"), abs=1e-6)
+def fused_by(ensemble: str, **values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda model: described(model, ensemble).update(values)
 
 
-def test_late_fusion_within_keeps_its_own_weights(made: Made, tmp_path: Path) -> None:
-    how = joined(
-        made,
-        "multi-level",
-        weights={"multi-granularity": 0, "late": 1},
-        temperatures=dict.fromkeys(PARTS["multi-level"], 1),
-    )
-    for stream in ("speech", "text"):
-        how["late"] = {**how["late"], "weights": {name: name == stream for name in ("speech", "text")}}
-        folder = changed(made, tmp_path / stream, joined=how)
-        assert made.asked(folder, "s0_sad_0") == pytest.approx(made.asked(made.model(stream), "s0_sad_0"), abs=1e-6)
+@pytest.mark.parametrize("place", [0, 1])
+def test_all_weight_on_one_member_is_that_member(place: int, made: Made, tmp_path: Path) -> None:
+    weights = [float(number == place) for number in (0, 1)]
+    folder = changed(made, tmp_path / "model", fused_by("multi-level", weights=weights, temperatures=[1, 1]))
+    expected = made.asked(made.model(MEMBERS["multi-level"][place]), "s0_sad_0")
+    assert made.asked(folder, "s0_sad_0") == pytest.approx(expected, abs=1e-6)
 
 
-EVEN = dict.fromkeys(PARTS["multi-level"], 0.5)
+@pytest.mark.parametrize("place", [0, 1])
+def test_late_fusion_within_keeps_its_own_weights(place: int, made: Made, tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model.update(weights=[0, 1], temperatures=[1, 1])
+        described(model, "late").update(weights=[float(number == place) for number in (0, 1)])
+
+    expected = made.asked(made.model(SINGLE[place]), "s0_sad_0")
+    assert made.asked(changed(made, tmp_path / "model", change), "s0_sad_0") == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("kind", "values"),
+    ("name", "values"),
     [
         ("multi-level", {"weights": None}),
-        ("multi-level", {"weights": [0.5] * 2}),
-        ("multi-granularity", {"weights": EVEN}),
-        ("multi-level", {"weights": {**EVEN, "concat": 0.2}}),
-        ("multi-level", {"weights": {**EVEN, "late": -0.1}}),
-        ("multi-level", {"weights": {**EVEN, "late": float("nan")}}),
-        ("multi-level", {"weights": {**EVEN, "late": "much"}}),
-        ("multi-level", {"weights": dict.fromkeys(EVEN, 0)}),
-        ("multi-level", {"temperatures": {**EVEN, "late": 0}}),
-        ("multi-level", {"temperatures": {**EVEN, "late": float("nan")}}),
-        ("multi-granularity", {"temperatures": dict.fromkeys(EARLY[:3], 1.0)}),
+        ("multi-level", {"weights": {"multi-granularity": 0.5, "late": 0.5}}),
+        ("multi-granularity", {"weights": [0.5] * 2}),
+        ("multi-level", {"weights": [0.5, 0.5, 0.2]}),
+        ("multi-level", {"weights": [0.5, -0.1]}),
+        ("multi-level", {"weights": [0.5, float("nan")]}),
+        ("multi-level", {"weights": [0.5, "much"]}),
+        ("multi-level", {"weights": [0, 0]}),
+        ("multi-level", {"temperatures": [0.5, 0]}),
+        ("multi-level", {"temperatures": [0.5, float("nan")]}),
+        ("multi-granularity", {"temperatures": [1.0] * 3}),
         ("late", {"weights": None}),
-        ("late", {"weights": {"speech": 1, "text": float("inf")}}),
-        ("late", {"temperatures": {"speech": 0, "text": 1}}),
+        ("late", {"weights": [1, float("inf")]}),
+        ("late", {"temperatures": [0, 1]}),
         ("late", {"rule": "median"}),
+        ("late", {"members": None}),
+        ("late", {"members": []}),
+        ("late", {"members": [{"name": "speech"}, {"name": "text"}]}),
+        ("multi-level", {"members": {}}),
+        ("multi-level", {"name": None}),
     ],
     ids=str,
 )
-def test_what_it_cannot_be_joined_by_is_named(kind: str, values: dict[str, Any], made: Made, tmp_path: Path) -> None:
-    folder = changed(made, tmp_path / "model", joined=joined(made, kind, **values))
+def test_what_it_cannot_be_fused_by_is_named(name: str, values: dict[str, Any], made: Made, tmp_path: Path) -> None:
+    folder = changed(made, tmp_path / "model", fused_by(name, **values))
+    refused(folder)
+
+
+def refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="do not fit") as raised:
         load(folder)
     assert raised.value.where == str(folder)
     assert "fit ()" not in str(raised.value), "the message says what is wrong"
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"joined": None},
-        {"joined": {}},
-        {"kind": "multi-granularity"},
-        {"kind": "late"},
-    ],
-    ids=str,
-)
-def test_a_damaged_joined_model_is_named(values: dict[str, Any], made: Made, tmp_path: Path) -> None:
-    folder = changed(made, tmp_path / "model", **values)
-    with pytest.raises(CheckpointError, match="do not fit") as raised:
-        load(folder)
-    assert raised.value.where == str(folder)
-    assert "fit ()" not in str(raised.value), "the message says what is wrong"
+def twice(model: dict[str, Any]) -> None:
+    late = described(model, "late")
+    late["members"] = late["members"][:1] * 2
+
+
+def same_name_elsewhere(model: dict[str, Any]) -> None:
+    """Another network that is called as one of another ensemble is."""
+    described(model, "multi-granularity")["members"][0]["name"] = "speech"
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a member is lacking": lambda model: model["members"].pop(),
+    "a member twice": twice,
+    "a name of two networks": same_name_elsewhere,
+    "a member is a network": lambda model: model.update(members=described(model, "late")["members"]),
+    "a member is a word": lambda model: model.update(members=["late", "multi-granularity"]),
+    "no members": lambda model: model.pop("members"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_ensemble_is_named(damage: str, made: Made, tmp_path: Path) -> None:
+    refused(changed(made, tmp_path / "model", DAMAGES[damage]))

@@ -114,7 +114,8 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
     if checkpoint.subwords is not None:
         checkpoint.subwords.save(part / WORDS)
     model = checkpoint.model
-    weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+    # Copies, since a network that is in an ensemble twice is one module, and safetensors refuses memory that is shared.
+    weights = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(weights, part / WEIGHTS)
     values = {
         "format": FORMAT,
@@ -173,6 +174,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
         CheckpointError: It is incomplete, damaged, of a newer format, its parts do not fit each other, or it leads to
             files elsewhere. It is data from strangers: nothing is asked of the Hub, and no more memory taken than for
             what its files hold.
+        SettingsError: A class is from outside the package, and the folder is not trusted.
     """
     try:
         for name in (SETTINGS, WEIGHTS):

@@ -25,13 +25,14 @@ from emofuse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from emofuse.encoders import hub, load_speech_encoder, load_text_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, OutputError
 from emofuse.inference.predictor import load
-from emofuse.models import InputShape, build_model
-from emofuse.settings import ModelSettings, Recipe, SpeechSettings, TextSettings
+from emofuse.plan import resolve, shapes_of
+from emofuse.recipe import Recipe
+from emofuse.settings import SpeechSettings, TextSettings
+from emofuse.task import Classification
 from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.weights import read_header
 
 CLASSES = ("angry", "happy", "sad")
-SHAPE = ModelSettings(width=16)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "speech": load_speech_encoder(speech).specification,
         "text": load_text_encoder(text).specification,
     }
-    shapes = {name: InputShape(len(one.selected), one.width) for name, one in encoders.items()}
+    plan = resolve(Recipe.model_validate({"name": "made", "models": ["early-frame"], "model": {"width": 16}}))
+    network, task = plan.model("early-frame"), Classification(CLASSES)
     checkpoint = Checkpoint(
-        kind="early-frame",
-        model=build_model("early-frame", SHAPE, classes=3, speech=shapes["speech"], text=shapes["text"]),
-        classes=CLASSES,
-        recipe=Recipe(name="made", models=("early-frame",), speech=speech, text=text, model=SHAPE),
+        name="early-frame",
+        model=network.build(shapes_of(network.inputs, speech, encoders, subwords=None), task),
+        networks={"early-frame": network},
+        task=task,
+        speech=speech,
+        text=text,
         encoders=encoders,
-        pieces=None,
+        subwords=None,
         protocol="",
     )
     save_checkpoint(checkpoint, folder / "model", card="")
@@ -126,12 +130,12 @@ def test_nothing_is_asked_of_anyone_to_load_and_predict(model: Path, asked: list
     assert not asked
 
 
-@pytest.mark.parametrize("stream", ["speech", "text"])
+@pytest.mark.parametrize("modality", ["speech", "text"])
 @pytest.mark.parametrize("name", ["somebody/encoder", "bert-base-uncased"])
 def test_a_model_that_names_an_encoder_of_the_hub_asks_nothing(
-    stream: str, name: str, copy: Path, asked: list[Any]
+    modality: str, name: str, copy: Path, asked: list[Any]
 ) -> None:
-    settings(lambda values: values["recipe"][stream].update(encoder=name, revision="a" * 40))(copy)
+    settings(lambda values: values[modality].update(encoder=name, revision="a" * 40))(copy)
     with pytest.raises(EncoderError, match=rf"^{name}: .*fetch it with `hf download {name} --revision a+`"):
         load(copy).predict(tone(0.5, seed=0), text="so very good")
     assert not asked
@@ -247,9 +251,9 @@ def test_an_encoder_of_links_goes_along_as_files(model: Path, copy: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["/etc", "..", "../speech", "encoders/../../x", "~", "~root/x", "C:\\x", "c:x"])
-@pytest.mark.parametrize("stream", ["speech", "text"])
-def test_settings_name_no_encoder_elsewhere(name: str, stream: str, copy: Path) -> None:
-    settings(lambda values: values["recipe"][stream].update(encoder=name))(copy)
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_settings_name_no_encoder_elsewhere(name: str, modality: str, copy: Path) -> None:
+    settings(lambda values: values[modality].update(encoder=name))(copy)
     with pytest.raises(CheckpointError, match="which is no part of the model"):
         load(copy)
 
@@ -259,7 +263,7 @@ def test_a_folder_nearby_is_not_taken_for_an_encoder_of_the_hub(
 ) -> None:
     monkeypatch.chdir(copy.parent)
     shutil.copytree(copy / "encoders/speech", "somebody/encoder")
-    settings(lambda values: values["recipe"]["speech"].update(encoder="somebody/encoder"))(copy)
+    settings(lambda values: values["speech"].update(encoder="somebody/encoder"))(copy)
     with pytest.raises(EncoderError, match="not in the local cache"):
         load(copy)
     assert not asked
@@ -276,7 +280,7 @@ def test_a_folder_of_something_else_is_not_replaced_by_a_model(model: Path, tmp_
 
 
 def numbers(**values: Any) -> Callable[[Path], object]:
-    return settings(lambda held: held["recipe"]["model"].update(values))
+    return settings(lambda held: held["model"]["settings"].update(values))
 
 
 _SIZES = r"by the settings|lacks|fewer tensors|different names|sizes"
@@ -287,7 +291,7 @@ HUGE: dict[str, Callable[[Path], object]] = {
     "endless layers": numbers(layers=10**12),
     "width of an encoder": settings(lambda held: held["encoders"]["speech"].update(width=10**9)),
     "layers of an encoder": settings(lambda held: held["encoders"]["text"].update(selected=list(range(10**5)))),
-    "classes": settings(lambda held: held.update(classes=[f"c{number}" for number in range(10**5)])),
+    "classes": settings(lambda held: held["task"].update(classes=[f"c{number}" for number in range(10**5)])),
 }
 
 
@@ -339,14 +343,14 @@ def _load_part(model: Path, name: str) -> Any:
     return load_checkpoint(model)
 
 
-def _load(stream: str, encoders: Path) -> Any:
-    if stream == "speech":
+def _load(modality: str, encoders: Path) -> Any:
+    if modality == "speech":
         return load_speech_encoder(SpeechSettings(encoder=str(encoders / "speech")))
     return load_text_encoder(TextSettings(encoder=str(encoders / "text")))
 
 
 @pytest.mark.parametrize(
-    ("stream", "values"),
+    ("modality", "values"),
     [
         ("text", {"num_attention_heads": -1}),
         ("text", {"num_attention_heads": 3}),
@@ -358,13 +362,13 @@ def _load(stream: str, encoders: Path) -> Any:
 )
 @pytest.mark.filterwarnings("error")
 def test_an_encoder_that_cannot_be_computed_is_refused_when_it_is_loaded(
-    stream: str, values: dict[str, Any], tmp_path: Path
+    modality: str, values: dict[str, Any], tmp_path: Path
 ) -> None:
-    make = {"text": tiny_text_encoder, "speech": tiny_speech_encoder}[stream]
-    folder = make(tmp_path / stream)
+    make = {"text": tiny_text_encoder, "speech": tiny_speech_encoder}[modality]
+    folder = make(tmp_path / modality)
     edit(folder / "config.json", lambda held: held.update(values))
     with pytest.raises(EncoderError):
-        _load(stream, tmp_path)
+        _load(modality, tmp_path)
 
 
 @pytest.mark.usefixtures("no_more_memory")
@@ -455,19 +459,34 @@ def test_weights_that_are_too_large_to_compute_with_give_no_answer(copy: Path) -
         predictor.predict(tone(0.5, seed=0), text="so good")
 
 
+def nested(model: dict[str, Any], *, depth: int = 1) -> dict[str, Any]:
+    """A model as a member of an ensemble of its own name, over and over."""
+    for _ in range(depth):
+        model = {"name": model["name"], "rule": "mean", "weights": [1], "temperatures": [1], "members": [model]}
+    return model
+
+
 SETTINGS: dict[str, Callable[[Path], object]] = {
     "deep": raw_settings(b"[" * 100_000),
     "not UTF-8": raw_settings(b'{"kind": "\xff"}'),
     "UTF-16": raw_settings("{}".encode("utf-16")),
     "endless": raw_settings(b" " * (9 << 20)),
     "a number": raw_settings(b"1"),
-    "half a letter": settings(lambda held: held.update(classes=["angry", "happy", "\ud800"])),
-    "half a letter elsewhere": settings(lambda held: held["recipe"].update(name="\udfff")),
-    "a class twice": settings(lambda held: held.update(classes=["angry", "angry", "sad"])),
-    "a class without a name": settings(lambda held: held.update(classes=["angry", " ", "sad"])),
-    "a class that is a number": settings(lambda held: held.update(classes=[1, 2, 3])),
-    "classes that are a word": settings(lambda held: held.update(classes="abc")),
-    "kind that is a list": settings(lambda held: held.update(kind=[])),
+    "half a letter": settings(lambda held: held["task"].update(classes=["angry", "happy", "\ud800"])),
+    "half a letter elsewhere": settings(lambda held: held.update(protocol="\udfff")),
+    "a class twice": settings(lambda held: held["task"].update(classes=["angry", "angry", "sad"])),
+    "a class without a name": settings(lambda held: held["task"].update(classes=["angry", " ", "sad"])),
+    "a class that is a number": settings(lambda held: held["task"].update(classes=[1, 2, 3])),
+    "classes that are a word": settings(lambda held: held["task"].update(classes="abc")),
+    "class that is a list": settings(lambda held: held["model"].update({"class": []})),
+    "class that is no model": settings(lambda held: held["model"].update({"class": "emofuse.plan:Plan"})),
+    "class that is a function": settings(lambda held: held["model"].update({"class": "emofuse.plan:resolve"})),
+    "class of no module": settings(lambda held: held["model"].update({"class": "emofuse.none:Model"})),
+    "model that is a list": settings(lambda held: held.update(model=[])),
+    "model within itself": settings(lambda held: held.update(model=nested(held["model"]))),
+    "models within models": settings(lambda held: held.update(model=nested(held["model"], depth=200))),
+    "task that is a word": settings(lambda held: held.update(task="emotion")),
+    "values without a spread": settings(lambda held: held.update(task={"values": ["valence"]})),
     "width that is a word": settings(lambda held: held["encoders"]["speech"].update(width="8")),
     "layers below zero": settings(lambda held: held["encoders"]["speech"].update(selected=[-1])),
     "name that is a number": settings(lambda held: held["encoders"]["speech"].update(name=1)),
@@ -534,17 +553,17 @@ def test_a_hostile_encoder_is_one_sentence(case: str, encoders: Path, asked: lis
 
 
 def test_no_code_of_a_folder_is_run(encoders: Path, tmp_path: Path) -> None:
-    for stream in ("speech", "text"):
-        mark = tmp_path / stream
-        (encoders / stream / "evil.py").write_text(
+    for modality in ("speech", "text"):
+        mark = tmp_path / modality
+        (encoders / modality / "evil.py").write_text(
             f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass Evil: ...\n"
         )
         kinds = dict.fromkeys(("AutoConfig", "AutoModel", "AutoFeatureExtractor"), "evil.Evil")
         for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
-            if (encoders / stream / name).exists():
+            if (encoders / modality / name).exists():
                 auto = {**kinds, "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
-                edit(encoders / stream / name, lambda held, auto=auto: held.update(auto_map=auto))  # type: ignore[misc]
-        _load(stream, encoders)
+                edit(encoders / modality / name, lambda held, auto=auto: held.update(auto_map=auto))  # type: ignore[misc]
+        _load(modality, encoders)
         assert not mark.exists()
 
 

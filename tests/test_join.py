@@ -23,16 +23,18 @@ from emofuse.inference.predictor import DEFAULT
 from emofuse.join import join_models
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
-from emofuse.models import JoinedModel
+from emofuse.models.ensemble import Ensemble
 from emofuse.protocols import make_protocol
+from emofuse.recipe import load_recipe
 from emofuse.scoring.calibrate import cooled, fit_temperature
 from emofuse.scoring.table import read_scores
-from emofuse.settings import ProtocolSettings, load_recipe
+from emofuse.settings import ProtocolSettings
 from emofuse.testing import tiny_corpus
+from emofuse.training.folder import TRIALS
 from emofuse.types import Prediction
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-FAST = ["train.epochs=2", "seeds=[0]", "speech.encoder='logmel'", "text.encoder='words'", "model.width=16"]
+FAST = ["train.epochs=2", "seeds=[0]", "speech.encoder='logmel'", "text.encoder='words'"]
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     table = tiny_corpus(folder / "corpus")
     lines = table.read_text().splitlines()
     table.write_text("\n".join([lines[0] + ",language", *(line + ",en" for line in lines[1:])]) + "\n")
-    for name in ("speech", "text"):
-        run(load_recipe(name, overrides=FAST), "table", table, folder / name, jobs=1)
+    # Each network has settings of its own.
+    for name, width in (("speech", 16), ("text", 8)):
+        run(load_recipe(name, overrides=[*FAST, f"model.width={width}"]), "table", table, folder / name, jobs=1)
     return {"folder": folder, "speech": folder / "speech", "text": folder / "text"}
 
 
@@ -108,34 +111,34 @@ def test_very_sure_answers_cool_as_their_logits_do() -> None:
 # Joining
 
 
-def test_a_joined_model_answers_from_either_stream_or_both(runs: dict[str, Path], joined: Path) -> None:
+def test_a_joined_model_answers_from_either_modality_or_both(runs: dict[str, Path], joined: Path) -> None:
     model = emofuse.load(joined, asr="none")
     clip = clip_of(runs)
     alone = {"speech": emofuse.load(runs["speech"] / "models" / "speech").predict(clip),
              "text": emofuse.load(runs["text"] / "models" / "text").predict(text="a b c")}  # fmt: skip
     fusion = model.checkpoint.model
-    assert isinstance(fusion, JoinedModel)
+    assert isinstance(fusion, Ensemble)
     logs = []
-    for stream, answer, temperature in zip(alone, alone.values(), fusion.how.temperatures, strict=True):
+    for modality, answer, temperature in zip(alone, alone.values(), fusion.how.temperatures, strict=True):
         expected = np.array(list(answer.posteriors.values())) ** (1 / temperature)
         expected /= expected.sum()
         logs.append(np.log(expected))
-        ours = model.predict(clip) if stream == "speech" else model.predict(text="a b c")
-        assert ours.streams == (stream,)
+        ours = model.predict(clip) if modality == "speech" else model.predict(text="a b c")
+        assert ours.modalities == (modality,)
         assert list(ours.posteriors.values()) == pytest.approx(expected.tolist(), abs=1e-5)
     both = np.exp((logs[0] + logs[1]) / 2)
     answer = model.predict(clip, text="a b c")
-    assert answer.streams == ("speech", "text")
+    assert answer.modalities == ("speech", "text")
     assert list(answer.posteriors.values()) == pytest.approx((both / both.sum()).tolist(), abs=1e-5)
 
 
 def test_temperatures_come_from_all_that_the_folds_tested(runs: dict[str, Path], joined: Path) -> None:
     fusion = load_checkpoint(joined).model
-    assert isinstance(fusion, JoinedModel)
+    assert isinstance(fusion, Ensemble)
     for kind, temperature in zip(("speech", "text"), fusion.how.temperatures, strict=True):
         scores = read_scores(runs[kind] / "scores.parquet").of(kind)
         assert temperature == round(fit_temperature(scores.posteriors(), scores.labels()), 4)
-    validation = read_scores(runs["speech"] / "units" / "speech" / "final-seed0" / "validation.parquet")
+    validation = read_scores(runs["speech"] / TRIALS / "speech" / "final-seed0" / "validation.parquet")
     assert fusion.how.temperatures[0] != round(fit_temperature(validation.posteriors(), validation.labels()), 4)
 
 
@@ -143,8 +146,8 @@ def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> Non
     checkpoint = load_checkpoint(joined)
     save_checkpoint(checkpoint, tmp_path / "again", card="")
     again = load_checkpoint(tmp_path / "again")
-    assert isinstance(checkpoint.model, JoinedModel)
-    assert isinstance(again.model, JoinedModel)
+    assert isinstance(checkpoint.model, Ensemble)
+    assert isinstance(again.model, Ensemble)
     assert again.model.how == checkpoint.model.how
     assert 1.0 not in again.model.how.temperatures
     assert again.text_languages == checkpoint.text_languages == ("en",)
@@ -152,7 +155,7 @@ def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> Non
     for part in ("Temperature", "held out of training", "UA", "`logmel`", "`words`"):
         assert part in card
     values = json.loads((joined / "settings.json").read_text())
-    values["joined"]["late"]["temperatures"] = {"speech": 0, "text": 1}
+    values["model"]["temperatures"] = [0, 1]
     (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="are no temperatures"):
         load_checkpoint(tmp_path / "again")
@@ -165,7 +168,9 @@ def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monke
     monkeypatch.setattr("emofuse.inference.predictor.load_text_encoder", refuse)
     clip = clip_of(runs)
     model = emofuse.load(DEFAULT, asr="none")
-    assert [answer.streams for answer in model.predict_many([clip]) if isinstance(answer, Prediction)] == [("speech",)]
+    assert [answer.modalities for answer in model.predict_many([clip]) if isinstance(answer, Prediction)] == [
+        ("speech",)
+    ]
     monkeypatch.setattr(model, "predict", None)
     with pytest.raises(EncoderError, match="it cannot be had"):
         next(model.predict_many([clip, clip], texts=[None, "words at last"]))
@@ -177,13 +182,15 @@ def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monke
 def test_runs_that_do_not_fit_are_not_joined(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no settings\.json"):
         join_models(runs["text"], runs["speech"], tmp_path / "out")
-    wide = tmp_path / "wide"
     table = runs["folder"] / "corpus" / "corpus.csv"
-    run(load_recipe("text", overrides=[*FAST, "model.width=8"]), "table", table, wide, jobs=1)
-    with pytest.raises(CheckpointError, match=r"model\.width is 16 for speech and 8 for text"):
-        join_models(runs["speech"], wide, tmp_path / "out")
     fewer = tmp_path / "fewer"
-    run(load_recipe("text", overrides=[*FAST, "protocol.labels=['happy','sad']"]), "table", table, fewer, jobs=1)
+    run(
+        load_recipe("text", overrides=[*FAST, "model.width=8", "protocol.labels=['happy','sad']"]),
+        "table",
+        table,
+        fewer,
+        jobs=1,
+    )
     with pytest.raises(CheckpointError, match="the text model happy, sad"):
         join_models(runs["speech"], fewer, tmp_path / "out")
 
@@ -214,13 +221,13 @@ def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], joined:
     clip = clip_of(runs)
     german = "Der Lappen liegt auf dem Eisschrank."
     answer = model.predict(clip, text=german)
-    assert answer.streams == ("speech",)
+    assert answer.modalities == ("speech",)
     assert answer.text == german
     assert len(answer.notes) == 1
     assert "not in a language that the model reads (en)" in answer.notes[0]
     assert answer.posteriors == model.predict(clip).posteriors
     alone = model.predict(text=german)
-    assert alone.streams == ("text",), "without sound the words are all there is"
+    assert alone.modalities == ("text",), "without sound the words are all there is"
     assert "not in a language that the model reads (en), so the answer cannot be relied on" in alone.notes[0]
 
 
@@ -244,13 +251,13 @@ def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], joined
     clip, checkpoint = clip_of(runs), load_checkpoint(joined)
     model = emofuse.Predictor(checkpoint, transcriber=Dictation("what a day"))
     answer = model.predict(clip)
-    assert (answer.streams, answer.text) == (("speech", "text"), "what a day")
-    assert answer.notes == ("dictation recognised 'what a day'",)
+    assert (answer.modalities, answer.text) == (("speech", "text"), "what a day")
+    assert answer.notes == ("dictation heard 'what a day'",)
     assert answer.posteriors == model.predict(clip, text="what a day").posteriors
     assert model.predict(clip, text="given").notes == ()
     silent = emofuse.Predictor(checkpoint, transcriber=Dictation("")).predict(clip)
-    assert silent.streams == ("speech",)
-    assert silent.notes[0] == "dictation recognised no words"
+    assert silent.modalities == ("speech",)
+    assert silent.notes[0] == "dictation heard no words"
 
 
 def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

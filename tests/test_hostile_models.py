@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from emofuse.align.again import aligner_again
 from emofuse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from emofuse.encoders import hub, load_speech_encoder, load_text_encoder
-from emofuse.errors import CheckpointError, EmofuseError, EncoderError, OutputError
+from emofuse.errors import CheckpointError, EmofuseError, EncoderError, OutputError, SettingsError
 from emofuse.inference.predictor import load
 from emofuse.plan import resolve, shapes_of
 from emofuse.recipe import Recipe
@@ -274,6 +274,22 @@ def test_a_folder_of_something_else_is_not_replaced_by_a_model(model: Path, tmp_
     with pytest.raises(OutputError, match="something else than a model"):
         save_checkpoint(load_checkpoint(model), tmp_path, card="")
     assert (tmp_path / "thesis.tex").read_text() == "all of it"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["os:system", "theirs.py:Model", "emofuse/../theirs.py:Model", "emofuse.x/../../theirs.py:Model", "theirs:M"],
+)
+def test_no_class_from_elsewhere_is_imported(name: str, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    (copy / "theirs.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    for inside in (False, True):
+        settings(lambda held: held["model"].update({"class": name}))(copy)
+        if inside:
+            settings(lambda held: held.update(model=nested(held["model"])))(copy)
+        with pytest.raises(SettingsError, match="is not one of emofuse's own; load it with trust=True"):
+            load(copy)
+        assert not (copy / "ran").exists()
 
 
 # Memory

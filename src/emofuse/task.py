@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -234,7 +234,7 @@ MOST = 1000
 
 
 def _names(values: Any) -> tuple[str, ...]:
-    good = isinstance(values, Sequence) and all(isinstance(one, str) and one.strip() for one in values)
+    good = isinstance(values, (list, tuple)) and all(isinstance(one, str) and one.strip() for one in values)
     if not good or not 1 <= len(values) <= MOST or len(set(values)) < len(values):
         raise ValueError("the classes are not different names")
     return tuple(values)

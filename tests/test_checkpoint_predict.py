@@ -29,39 +29,40 @@ from emofuse.checkpoint import load_checkpoint, save_checkpoint
 from emofuse.cli.app import app
 from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
 from emofuse.experiment import Features, extract, run, train
+from emofuse.features.dataset import Batch
 from emofuse.inference.predictor import Predictor, load
 from emofuse.inference.writers import format_predictions
 from emofuse.manifest import read_manifest
-from emofuse.models import JoinedModel
-from emofuse.settings import ModelKind, ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings
-from emofuse.settings import TrainSettings as Train
+from emofuse.models.ensemble import Ensemble
+from emofuse.plan import resolve
+from emofuse.recipe import Recipe
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
+from emofuse.training.folder import TRIALS
 from emofuse.types import Prediction
 
-KINDS: tuple[ModelKind, ...] = ("speech", "text", "concat", "early-frame", "late")
+TRAINED = ("speech", "text", "concat", "early-frame")
+ALL = (*TRAINED, "late")
 CLASSES = {"angry", "happy", "neutral", "sad"}
 CLIP, WORDS = "s1_happy_0", "so very good 0"
 
 
 def recipe(speech: str, text: str) -> Recipe:
-    return Recipe(
-        name="small",
-        models=KINDS,
-        seeds=(0,),
+    return Recipe.model_validate({
+        "name": "small", "models": [*TRAINED], "seeds": [0],
+        "ensembles": [{"name": "late", "of": ["speech", "text"], "weights": "tuned"}],
         # With one clip a batch, features are the same alone and in a corpus to the last bit.
-        speech=SpeechSettings(encoder=speech, frames_per_step=3, batch_seconds=0.01),
-        text=TextSettings(encoder=text, batch_size=1),
-        model=ModelSettings(width=16, heads=2, layers=2, late_weights="tuned", late_rule="mean"),
-        train=Train(epochs=3, batch_size=8, learning_rate=1e-2),
-        protocol=ProtocolSettings(kind="speakers", folds=2),
-    )
+        "speech": {"encoder": speech, "frames_per_step": 3, "batch_seconds": 0.01},
+        "text": {"encoder": text, "batch_size": 1}, "model": {"width": 16, "heads": 2, "layers": 2},
+        "train": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2},
+        "protocol": {"kind": "speakers", "folds": 2},
+    })  # fmt: skip
 
 
 class Made:
     """A run, and what tests ask of it."""
 
-    def __init__(self, out: Path, audio: Path, features: Features, plan: Recipe) -> None:
-        self.out, self.audio, self.features, self.recipe = out, audio, features, plan
+    def __init__(self, out: Path, audio: Path, features: Features) -> None:
+        self.out, self.audio, self.features = out, audio, features
         self.result = json.loads((out / "result.json").read_text())
 
     def model(self, kind: str) -> Path:
@@ -79,12 +80,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def built_in(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     out = tmp_path_factory.mktemp("built-in") / "run"
-    plan = recipe("logmel", "words")
-    run(plan, "table", corpus, out, jobs=1)
+    run(recipe("logmel", "words"), "table", corpus, out, jobs=1)
+    plan = resolve(recipe("logmel", "words"))
     features = extract(read_manifest(out / "manifest.parquet"), plan, out / "features")
     assert features.speech is not None
     assert features.speech.computed == 0
-    return Made(out, corpus.parent / "audio", features, plan)
+    return Made(out, corpus.parent / "audio", features)
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +93,14 @@ def hub_like(corpus: Path, built_in: Made, tmp_path_factory: pytest.TempPathFact
     """Trained on encoders in folders, whose folders are gone since, and moved to another place."""
     folder = tmp_path_factory.mktemp("hub-like")
     speech, text = tiny_speech_encoder(folder / "a speech encoder"), tiny_text_encoder(folder / "a text encoder")
-    plan = recipe(str(speech), str(text))
+    plan = resolve(recipe(str(speech), str(text)))
     manifest = read_manifest(built_in.out / "manifest.parquet")
     features = extract(manifest, plan, folder / "store")
     train(manifest, plan, features, folder / "run", jobs=1)
     shutil.rmtree(speech)
     shutil.rmtree(text)
     (folder / "elsewhere").mkdir()
-    return Made(
-        Path(shutil.move(folder / "run", folder / "elsewhere" / "moved")), corpus.parent / "audio", features, plan
-    )
+    return Made(Path(shutil.move(folder / "run", folder / "elsewhere" / "moved")), corpus.parent / "audio", features)
 
 
 @pytest.fixture(params=["built-in", "hub-like"])
@@ -113,37 +112,37 @@ def made(request: pytest.FixtureRequest) -> Made:
 # Prediction
 
 
-def by_hand(made: Made, kind: ModelKind, name: str, words: str) -> dict[str, float]:
+def by_hand(made: Made, model: str, name: str, words: str) -> dict[str, float]:
     """Posteriors from what the store holds, through the module and a softmax of our own."""
-    checkpoint = load_checkpoint(made.model(kind))
-    inputs: dict[str, torch.Tensor] = {}
-    if kind != "text":
+    checkpoint = load_checkpoint(made.model(model))
+    inputs: dict[str, dict[str, torch.Tensor]] = {}
+    if model != "text":
         assert made.features.speech is not None
-        view = made.features.speech.views["frame" if kind == "early-frame" else "utterance"]
+        view = made.features.speech.views["frame" if model == "early-frame" else "utterance"]
         stored = torch.from_numpy(view.read(made.features.speech.keys[name]).astype(np.float32))
-        inputs |= {"speech": stored[None], "speech_mask": torch.ones(1, stored.shape[1]).bool()}
-    if kind != "speech":
+        inputs["speech"] = {"speech": stored[None], "speech_mask": torch.ones(1, stored.shape[1]).bool()}
+    if model != "speech":
         if made.features.text is None:
-            assert checkpoint.pieces is not None
-            stored = checkpoint.pieces.encode([words])[0]
+            assert checkpoint.subwords is not None
+            stored = checkpoint.subwords.encode([words])[0]
         else:
             read = made.features.text.views["token"].read(made.features.text.keys[name])
             stored = torch.from_numpy(read.astype(np.float32))
-        inputs |= {"text": stored[None], "text_mask": torch.ones(1, stored.shape[-2 if stored.dim() > 1 else 0]).bool()}
+        mask = torch.ones(1, stored.shape[-2 if stored.dim() > 1 else 0]).bool()
+        inputs["text"] = {"text": stored[None], "text_mask": mask}
     with torch.no_grad():
-        logits = checkpoint.model(**inputs)[0] if kind != "late" else checkpoint.model(apart(inputs))[0]
-    logits = logits.double().numpy()
-    powers = np.exp(logits - logits.max())
-    return dict(zip(checkpoint.classes, powers / powers.sum(), strict=True))
+        if isinstance(checkpoint.model, Ensemble):
+            answer = checkpoint.model({name: Batch(**one) for name, one in inputs.items()})[0].numpy()
+        else:
+            whole = {name: value for one in inputs.values() for name, value in one.items()}
+            logits = checkpoint.model(Batch(**whole)).logits[0].double().numpy()
+            powers = np.exp(logits - logits.max())
+            answer = powers / powers.sum()
+    return dict(zip(checkpoint.task.names, answer, strict=True))
 
 
-def apart(inputs: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """What each member of late fusion reads."""
-    return {one: {key: value for key, value in inputs.items() if key.startswith(one)} for one in ("speech", "text")}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_prediction_is_the_model_s_posterior_of_the_stored_features(kind: ModelKind, made: Made) -> None:
+@pytest.mark.parametrize("kind", ALL)
+def test_a_prediction_is_the_model_s_posterior_of_the_stored_features(kind: str, made: Made) -> None:
     predictor = load(made.model(kind))
     for name, words in ((CLIP, WORDS), ("s3_sad_0", "i are so sad 0")):
         found = predictor.predict(made.clip(name), text=words)
@@ -152,17 +151,17 @@ def test_a_prediction_is_the_model_s_posterior_of_the_stored_features(kind: Mode
         assert sum(found.posteriors.values()) == pytest.approx(1, abs=1e-12)
         assert found.label == max(found.posteriors, key=found.posteriors.__getitem__)
         assert found.source == str(made.clip(name))
-        assert found.streams == ((kind,) if kind in ("speech", "text") else ("speech", "text"))
+        assert found.modalities == ((kind,) if kind in ("speech", "text") else ("speech", "text"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_kept_model_is_the_one_that_was_trained(kind: ModelKind, made: Made) -> None:
+@pytest.mark.parametrize("kind", ALL)
+def test_a_kept_model_is_the_one_that_was_trained(kind: str, made: Made) -> None:
     kept = load_file(made.model(kind) / "model.safetensors")
-    parts = {f"{part}.": part for part in ("speech", "text")} if kind == "late" else {"": kind}
+    members = {"0.": "speech", "1.": "text"} if kind == "late" else {"": kind}
     trained = {
         prefix + name: value
-        for prefix, part in parts.items()
-        for name, value in load_file(made.out / "units" / part / "final-seed0" / "model.safetensors").items()
+        for prefix, member in members.items()
+        for name, value in load_file(made.out / TRIALS / member / "final-seed0" / "model.safetensors").items()
     }
     assert kept.keys() == trained.keys()
     assert all(torch.equal(value, trained[name]) for name, value in kept.items())
@@ -170,17 +169,17 @@ def test_a_kept_model_is_the_one_that_was_trained(kind: ModelKind, made: Made) -
 
 def test_late_fusion_keeps_rule_and_weights(made: Made) -> None:
     model = load_checkpoint(made.model("late")).model
-    assert isinstance(model, JoinedModel)
-    assert json.loads(json.dumps(asdict(model.how))) == json.loads(json.dumps(made.result["joined"]["late"]["final"]))
+    assert isinstance(model, Ensemble)
+    assert json.loads(json.dumps(asdict(model.how))) == made.result["fused"]["late"]["folds"]["final"]
     assert model.how.rule == "mean"
 
 
 def test_the_checkpoint_says_what_it_rests_on(made: Made) -> None:
     checkpoint = load_checkpoint(made.model("early-frame"))
     assert checkpoint.protocol == made.result["protocol"]["fingerprint"]
-    assert list(checkpoint.classes) == made.result["protocol"]["classes"]
-    for stream, encoder in checkpoint.encoders.items():
-        assert encoder.revision == made.result["encoders"][stream]["revision"]
+    assert list(checkpoint.task.names) == made.result["protocol"]["classes"]
+    for modality, encoder in checkpoint.encoders.items():
+        assert encoder.revision == made.result["encoders"][modality]["revision"]
     assert not checkpoint.model.training
     assert (made.model("early-frame") / "README.md").read_text().startswith("# emofuse `early-frame` model")
 
@@ -377,7 +376,7 @@ def test_where_no_words_are_heard_the_model_reads_none_as_in_training(kind: str,
     assert isinstance(given_, Prediction)
     assert silent.posteriors == predictor.predict(made.clip(), text="").posteriors != given_.posteriors
     assert silent.notes == ("deaf recognised no words",)
-    assert silent.streams == (("text",) if kind == "text" else ("speech", "text"))
+    assert silent.modalities == (("text",) if kind == "text" else ("speech", "text"))
 
 
 def test_the_command_answers_where_no_words_are_heard(
@@ -418,10 +417,10 @@ def test_models_that_need_speech_say_so(kind: str, made: Made) -> None:
         load(made.model(kind)).predict(text=WORDS)
 
 
-def test_late_fusion_answers_from_one_stream_and_says_so(made: Made) -> None:
+def test_late_fusion_answers_from_one_modality_and_says_so(made: Made) -> None:
     late = load(made.model("late"))
     heard, read = late.predict(made.clip()), late.predict(text=WORDS)
-    assert (heard.streams, read.streams) == (("speech",), ("text",))
+    assert (heard.modalities, read.modalities) == (("speech",), ("text",))
     assert heard.notes == ("no text was given, so the answer rests on speech alone",)
     assert read.notes == ("no speech was given, so the answer rests on text alone",)
     assert heard.posteriors == pytest.approx(load(made.model("speech")).predict(made.clip()).posteriors, abs=1e-6)
@@ -448,7 +447,7 @@ def test_blank_words_are_none_to_a_model_that_can_do_without(blank: str, made: M
 
 def test_an_empty_text_is_a_text(made: Made) -> None:
     found = load(made.model("early-frame")).predict(made.clip(), text="")
-    assert found.streams == ("speech", "text")
+    assert found.modalities == ("speech", "text")
     assert sum(found.posteriors.values()) == pytest.approx(1)
 
 
@@ -508,29 +507,32 @@ def drop_a_weight(folder: Path) -> None:
 
 
 def widen(values: dict[str, Any]) -> None:
-    values["recipe"]["model"]["width"] = 32
+    values["model"]["settings"]["width"] = 32
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no settings": lambda folder: (folder / "settings.json").unlink(),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
-    "no word pieces": lambda folder: (folder / "words.json").unlink(),
+    "no subwords": lambda folder: (folder / "words.json").unlink(),
     "cut weights": cut("model.safetensors", 0.7),
     "cut header": cut("model.safetensors", 0.01),
     "empty weights": cut("model.safetensors", 0),
     "cut settings": cut("settings.json", 0.7),
-    "cut word pieces": cut("words.json", 0.7),
+    "cut subwords": cut("words.json", 0.7),
     "settings are a list": lambda folder: (folder / "settings.json").write_text("[]"),
     "settings are empty": lambda folder: (folder / "settings.json").write_text("{}"),
     "settings are no text": lambda folder: (folder / "settings.json").write_bytes(b"\xff\xfe\x00"),
     "newer format": change_settings(lambda values: values.update(format=99)),
-    "unknown model": change_settings(lambda values: values.update(kind="quantum")),
-    "another model": change_settings(lambda values: values.update(kind="concat")),
-    "a class too many": change_settings(lambda values: values["classes"].append("bored")),
+    "unknown model": change_settings(lambda values: values["model"].update({"class": "quantum"})),
+    "another model": change_settings(lambda values: values["model"].update({"class": "concat"})),
+    "a class too many": change_settings(lambda values: values["task"]["classes"].append("bored")),
     "another width": change_settings(widen),
-    "unknown setting": change_settings(lambda values: values["recipe"].update(colour="red")),
-    "recipe is a word": change_settings(lambda values: values.update(recipe="speech")),
-    "no recipe": change_settings(lambda values: values.pop("recipe")),
+    "unknown setting": change_settings(lambda values: values["model"]["settings"].update(colour="red")),
+    "unknown setting of speech": change_settings(lambda values: values["speech"].update(colour="red")),
+    "settings are a word": change_settings(lambda values: values["model"].update(settings="small")),
+    "no model": change_settings(lambda values: values.pop("model")),
+    "no task": change_settings(lambda values: values.pop("task")),
+    "no settings of speech": change_settings(lambda values: values.pop("speech")),
     "no encoders": change_settings(lambda values: values.update(encoders={})),
     "encoders are a list": change_settings(lambda values: values.update(encoders=[])),
     "an encoder without width": change_settings(lambda values: values["encoders"]["speech"].pop("width")),
@@ -552,14 +554,11 @@ def test_a_damaged_folder_is_named(damage: str, built_in: Made, tmp_path: Path) 
     assert "fit ()" not in str(raised.value), "the message says what is wrong"
 
 
-WRONG: list[tuple[Any, Any]] = [(0.5, None), (0, 0), (2, -1)]
-
-
-@pytest.mark.parametrize("weights", [None, {}, "half", 1, [0.5, 0.5], *({"speech": a, "text": b} for a, b in WRONG)])
+@pytest.mark.parametrize("weights", [None, {}, "half", 1, {"speech": 1, "text": 1}, [0.5, None], [0, 0], [2, -1]])
 def test_late_fusion_without_its_weights_is_damaged(weights: Any, built_in: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(built_in.model("late"), folder)
-    change_settings(lambda values: values["joined"]["late"].update(weights=weights))(folder)
+    change_settings(lambda values: values["model"].update(weights=weights))(folder)
     with pytest.raises(CheckpointError, match="do not fit"):
         load(folder)
 
@@ -570,14 +569,14 @@ def test_a_file_is_no_model_folder(built_in: Made, tmp_path: Path) -> None:
             load(place)
 
 
-@pytest.mark.parametrize("stream", ["speech", "text"])
-def test_another_encoder_in_its_place_is_noticed(stream: str, hub_like: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_another_encoder_in_its_place_is_noticed(modality: str, hub_like: Made, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(hub_like.model("early-frame"), folder)
     load(folder)
-    make = tiny_speech_encoder if stream == "speech" else tiny_text_encoder
-    make(folder / "encoders" / stream, seed=1)
-    with pytest.raises(CheckpointError, match=f"the {stream} encoder has revision") as raised:
+    make = tiny_speech_encoder if modality == "speech" else tiny_text_encoder
+    make(folder / "encoders" / modality, seed=1)
+    with pytest.raises(CheckpointError, match=f"the {modality} encoder has revision") as raised:
         load(folder)
     assert str(folder) in str(raised.value)
 
@@ -646,19 +645,19 @@ def test_loading_and_predicting_unpickles_nothing(hub_like: Made) -> None:
 # Writing answers down
 
 PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]) | st.sampled_from(",;\"'\n"), max_size=12)
-SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3)
+FRACTIONS = st.lists(st.floats(0.01, 1), min_size=3, max_size=3)
 
 
 @st.composite
 def predictions(draw: st.DrawFn) -> Prediction:
-    shares = draw(SHARES)
+    fractions = draw(FRACTIONS)
     posteriors = {
-        name: share / sum(shares) for name, share in zip(("angry", "calm, cool", "ängstlich"), shares, strict=True)
+        name: one / sum(fractions) for name, one in zip(("angry", "calm, cool", "ängstlich"), fractions, strict=True)
     }
     return Prediction(
         label=max(posteriors, key=posteriors.__getitem__),
         posteriors=posteriors,
-        streams=draw(st.sampled_from([("speech",), ("text",), ("speech", "text")])),
+        modalities=draw(st.sampled_from([("speech",), ("text",), ("speech", "text")])),
         source=draw(st.none() | PLAIN),
         text=draw(st.none() | PLAIN),
         notes=tuple(draw(st.lists(st.sampled_from(["no text was given", "a, b"]), max_size=2))),
@@ -669,7 +668,9 @@ def predictions(draw: st.DrawFn) -> Prediction:
 @settings(max_examples=60, deadline=None)
 def test_json_gives_everything_back(given_: list[Prediction]) -> None:
     values = json.loads(format_predictions(given_, style="json"))
-    back = [Prediction(**{**one, "streams": tuple(one["streams"]), "notes": tuple(one["notes"])}) for one in values]
+    back = [
+        Prediction(**{**one, "modalities": tuple(one["modalities"]), "notes": tuple(one["notes"])}) for one in values
+    ]
     assert back == given_
 
 
@@ -681,6 +682,6 @@ def test_csv_gives_back_a_row_for_each(given_: list[Prediction]) -> None:
     for row, one in zip(rows, given_, strict=True):
         assert row["source"] == (one.source or "")
         assert row["label"] == one.label
-        assert tuple(row["streams"].split("+")) == one.streams
+        assert tuple(row["modalities"].split("+")) == one.modalities
         assert row["notes"] == "; ".join(one.notes)
         assert {name: float(row[name]) for name in one.posteriors} == pytest.approx(one.posteriors, abs=1e-6)

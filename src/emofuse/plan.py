@@ -14,8 +14,7 @@ from emofuse.inputs import nearest
 from emofuse.models import MODELS, model_class
 from emofuse.models.base import EmotionModel, Inputs, Shapes
 from emofuse.models.frontend import InputShape
-from emofuse.outside import code_hash, full_name, is_outside
-from emofuse.recipe import LEARNT, EnsembleEntry, ModelEntry, Recipe
+from emofuse.recipe import LEARNT, EnsembleEntry, ModelEntry, Recipe, given_unread
 from emofuse.settings import (
     AlignSettings,
     FinetuneSettings,
@@ -102,6 +101,7 @@ class Plan:
     Attributes:
         title: Of the report.
         recipe: As JSON takes it, for the report.
+        not_tuned: Settings that the recipe gives, and that fine-tuning does not read.
         models: What is trained.
         ensembles: What is fused, members before what they are members of.
         seeds: One trial of every fold a seed.
@@ -115,6 +115,7 @@ class Plan:
 
     title: str
     recipe: Mapping[str, Any]
+    not_tuned: tuple[str, ...]
     models: tuple[ModelPlan, ...]
     ensembles: tuple[EnsemblePlan, ...]
     seeds: tuple[int, ...]
@@ -142,9 +143,11 @@ class Plan:
         known = [one.name for one in self.models]
         raise SettingsError(f"the recipe has no model {name!r}", where="model", remedy=nearest(name, known))
 
-    def only(self, name: str) -> Plan:
-        """The plan of one model alone."""
-        return replace(self, models=(self.model(name),), ensembles=())
+    def tuned(self, name: str) -> Plan:
+        """The plan of one model alone, which learns what `finetune` says."""
+        model = self.model(name)
+        learnt = {one: getattr(model.finetune, one) for one in LEARNT}
+        return replace(self, models=(replace(model, train=model.train.model_copy(update=learnt)),), ensembles=())
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -200,7 +203,8 @@ def resolve(recipe: Recipe) -> Plan:
         ensembles.append(EnsemblePlan(**{**dict(entry), "networks": networks[entry.name]}))
     return Plan(
         title=recipe.name,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json", by_alias=True),
+        not_tuned=tuple(given_unread(recipe, "finetune")),
         models=models,
         ensembles=tuple(ensembles),
         seeds=recipe.seeds,

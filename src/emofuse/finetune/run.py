@@ -32,7 +32,6 @@ from emofuse.models.base import EmotionModel
 from emofuse.plan import ModelPlan, Plan, shapes_of
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, make_protocol, save_protocol
-from emofuse.recipe import given_unread, recipe_from
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
 from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
@@ -111,7 +110,7 @@ def finetune(
     """
     check_log(log)
     processes = processes or Processes()
-    plan = plan.only(model)
+    plan = plan.tuned(model)
     network = plan.model(model)
     check_tuned(out, model)
     check_corpus(out, manifest)
@@ -164,11 +163,10 @@ def finetune(
         processes.wait()
     result: dict[str, Any] = {}
     if processes.main:
-        unread = given_unread(recipe_from(plan.recipe, source="recipe"), "finetune")
         notes = [
             *notes,
             *count_notes(recordings.notes),
-            *([f"Fine-tuning does not read {', '.join(unread)} of the recipe."] if unread else []),
+            *([f"Fine-tuning does not read {', '.join(plan.not_tuned)} of the recipe."] if plan.not_tuned else []),
         ]
         result = _gather(job, protocol, usable, out, notes=notes, skipped=left_out)
     refuse_diverged(diverged)

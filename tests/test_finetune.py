@@ -8,8 +8,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,37 +32,36 @@ from emofuse.corpora import CORPORA, read_corpus
 from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import CheckpointError, EmofuseError, EncoderError, ManifestError, SettingsError, TrainingError
 from emofuse.experiment import extract, train
+from emofuse.features.dataset import Batch
+from emofuse.features.extras import Facts
 from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import global_batches, micro_batches
 from emofuse.finetune.loop import Tuner
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.recordings import listen
-from emofuse.finetune.run import KINDS, finetune
+from emofuse.finetune.run import finetune
 from emofuse.inference.predictor import load
 from emofuse.manifest import utterances
-from emofuse.models import InputShape, build_model
+from emofuse.models import model_class
+from emofuse.models.base import Shapes
+from emofuse.models.frontend import InputShape
+from emofuse.plan import Plan, resolve
+from emofuse.recipe import load_recipe, recipe_from
 from emofuse.report import write_report
 from emofuse.scoring.fuse import fuse
 from emofuse.scoring.inference import paired_difference
 from emofuse.scoring.table import read_scores
-from emofuse.settings import (
-    FinetuneSettings,
-    ModelKind,
-    ModelSettings,
-    ProtocolSettings,
-    Recipe,
-    SpeechSettings,
-    TextSettings,
-    TrainSettings,
-    load_recipe,
-)
+from emofuse.settings import FinetuneSettings, SpeechSettings, TextSettings
+from emofuse.task import Classification
 from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
+from emofuse.training.data import TrainingData
 from emofuse.training.folder import BEST, CHECKPOINT, check_frozen
 from emofuse.training.processes import Processes
 from emofuse.training.state import save_state
 
 CLASSES = ("angry", "happy", "neutral", "sad")
-STILL = ModelSettings(width=16, heads=2, dropout=0.0, attention_dropout=0.0)
+NAMES = ("speech", "text", "concat", "early-frame")
+STILL = {"width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}
 DROPOUTS = ("dropout", "dropout_prob", "dropout_rate")
 
 
@@ -106,45 +106,88 @@ def calm(folder: Path) -> None:
     path.write_text(json.dumps({**values, "apply_spec_augment": False}))
 
 
+QUICK = {
+    "batch_size": 8, "micro_batch": 4, "epochs": 2, "precision": "float32", "warmup": 0.0,
+    "gradient_checkpointing": False,
+}  # fmt: skip
+
+
 def settings(**changes: Any) -> FinetuneSettings:
-    values: dict[str, Any] = {"batch_size": 8, "micro_batch": 4, "epochs": 2, "precision": "float32", "warmup": 0.0}
-    return FinetuneSettings(**{**values, "gradient_checkpointing": False, **changes})
+    return FinetuneSettings.model_validate({**QUICK, **changes})
 
 
-def recipe(encoders: Path, *, model: ModelSettings = STILL, still: bool = True, **changes: Any) -> Recipe:
+def make_plan(encoders: Path, *, still: bool = True, given: Mapping[str, Any] | None = None, **finetune: Any) -> Plan:
+    """A plan of tiny encoders; `given` stands above its parts, and the rest are settings of fine-tuning."""
     place = encoders / "still" if still else encoders
-    return Recipe(
-        name="tiny",
-        seeds=(0,),
-        speech=SpeechSettings(encoder=str(place / "wav2vec2")),
-        text=TextSettings(encoder=str(place / "bert")),
-        model=model,
-        finetune=settings(**changes),
-        protocol=ProtocolSettings(kind="speaker"),
-    )
+    values = {
+        "name": "tiny",
+        "models": list(NAMES),
+        "seeds": [0],
+        "speech": {"encoder": str(place / "wav2vec2")},
+        "text": {"encoder": str(place / "bert")},
+        "model": STILL,
+        "finetune": {**QUICK, **finetune},
+        "protocol": {"kind": "speaker"},
+    }
+    return resolve(recipe_from({**values, **(given or {})}, source="the test"))
 
 
 def make_network(
-    speech: Path | str, text: Path | str, *, kind: ModelKind = "early-frame", gradient_checkpointing: bool = False
+    speech: Path | str, text: Path | str, *, model: str = "early-frame", gradient_checkpointing: bool = False
 ) -> TunedNetwork:
     torch.manual_seed(0)
     chosen: dict[str, SpeechSettings | TextSettings] = {
         "speech": SpeechSettings(encoder=str(speech)),
         "text": TextSettings(encoder=str(text)),
     }
-    loaded = {stream: load_trainable_encoder(chosen[stream]) for stream in streams_of(kind)}
-    shapes = {name: InputShape(len(one.specification.selected), 32) for name, one in loaded.items()}
-    head = build_model(kind, STILL, classes=4, speech=shapes.get("speech"), text=shapes.get("text"))
-    return TunedNetwork(head, loaded, granularity="frame", gradient_checkpointing=gradient_checkpointing)
+    found = model_class(model)
+    how = found.Settings.model_validate(
+        {name: value for name, value in STILL.items() if name in found.Settings.model_fields}
+    )
+    loaded = {modality: load_trainable_encoder(chosen[modality]) for modality in found.inputs(how).modalities}
+    shapes: dict[str, Any] = {name: InputShape(len(one.specification.selected), 32) for name, one in loaded.items()}
+    head = found(how, Shapes(**shapes), Classification(CLASSES))
+    steps: Any = "utterance" if model == "speech" else "frame"
+    return TunedNetwork(head, loaded, granularity=steps, gradient_checkpointing=gradient_checkpointing)
 
 
-def make_tuner(network: TunedNetwork, manifest: pd.DataFrame, folder: Path, how: FinetuneSettings) -> Tuner:
-    processes = Processes("cpu")
-    recordings = listen(list(utterances(manifest)), network.head.streams, processes)
-    labels = {row.utterance: CLASSES.index(row.label or "") for row in utterances(manifest)}
-    return Tuner(
-        network, recordings, labels, how, classes=4, seed=0, processes=processes, folder=folder, mark="test"
-    )  # fmt: skip
+def make_tuner(
+    network: TunedNetwork,
+    manifest: pd.DataFrame,
+    folder: Path,
+    how: FinetuneSettings,
+    *,
+    votes: Mapping[str, Sequence[float]] | None = None,
+) -> Tuner:
+    processes, rows = Processes("cpu"), list(utterances(manifest))
+    data = TrainingData(
+        task=network.head.task,
+        truth={row.utterance: CLASSES.index(row.label or "") for row in rows},
+        clusters=manifest.set_index("utterance")[["speaker", "session", "dialogue"]],
+        store=folder,
+        speech_settings=SpeechSettings(),
+        text_settings=TextSettings(),
+        facts={row.utterance: Facts(text=row.text or "", votes=(votes or {}).get(row.utterance, ())) for row in rows},
+    )
+    recordings = listen(rows, network.head.reads.modalities, processes)
+    return Tuner(network, recordings, data, how, seed=0, processes=processes, folder=folder, mark="test")
+
+
+def weigh(network: TunedNetwork, labels: torch.Tensor, how: FinetuneSettings) -> torch.Tensor:
+    """Have the loss weigh classes as their counts in training say; returns the weights, worked out here."""
+    network.head.task = network.head.task.fitted(labels, how)
+    counts = torch.bincount(labels, minlength=4)
+    return len(labels) / (counts.clamp(min=1) * int((counts > 0).sum())) * (counts > 0)
+
+
+def logits_of(network: TunedNetwork, manifest: pd.DataFrame, names: Sequence[str]) -> torch.Tensor:
+    """Answers to utterances that come one by one."""
+    return torch.cat([network(items_of(manifest, [name]), Batch())[0].logits for name in names])
+
+
+def labels_of(manifest: pd.DataFrame, names: Sequence[str]) -> torch.Tensor:
+    labels = manifest.set_index("utterance")["label"]
+    return torch.tensor([CLASSES.index(labels[name]) for name in names])
 
 
 def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -199,7 +242,7 @@ def test_every_depth_learns_at_its_rate(encoders: Path, manifest: pd.DataFrame, 
             continue
         depth = depth_of(name)
         if name.startswith("head."):
-            expected = 7e-3 if name.endswith("front.scores") else 1e-3
+            expected = 7e-3 if name.endswith("mix.scores") else 1e-3
         else:
             expected = 2e-4 * {None: 0.25, 0: 0.5, 1: 1.0}[depth]
         seen.add(expected)
@@ -248,7 +291,7 @@ def test_layers_computed_anew_give_the_same_gradients(
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.3
         torch.manual_seed(1)
-        loss = F.cross_entropy(network(items), torch.tensor([0, 1, 2]))
+        loss = F.cross_entropy(network(items, Batch())[0].logits, torch.tensor([0, 1, 2]))
         loss.backward()  # type: ignore[no-untyped-call]
         found.append((loss, {name: one.grad for name, one in network.named_parameters() if one.grad is not None}))
     (plain, gradients), (again_loss, recomputed) = found
@@ -273,7 +316,7 @@ def test_layers_computed_anew_keep_less(encoders: Path, manifest: pd.DataFrame) 
             return value
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            network(items)
+            network(items, Batch())
         kept.append(sum(sizes))
     assert kept[1] < 0.7 * kept[0]
 
@@ -288,15 +331,13 @@ def test_a_step_is_that_of_a_plain_loop(
         epochs=1, batch_size=16, micro_batch=micro_batch, clip=1e9, class_weights=True, label_smoothing=0.1
     )  # fmt: skip
     network = make_network(encoders / "still" / speech, encoders / "still" / "bert")
+    labels = labels_of(manifest, train)
+    weight = weigh(network, labels, how)
     tuner = make_tuner(network, manifest, tmp_path, how)
     twin = make_network(encoders / "still" / speech, encoders / "still" / "bert")
     tuner._standardise(train)
     twin.load_state_dict(network.state_dict())
-    labels = torch.tensor([tuner.labels[name] for name in train])
-    counts = torch.bincount(labels, minlength=4)
-    weight = len(train) / (counts.clamp(min=1) * int((counts > 0).sum())) * (counts > 0)
-    logits = torch.cat([twin.train()(items_of(manifest, [name])) for name in train])
-    loss = F.cross_entropy(logits, labels, weight=weight, label_smoothing=0.1)
+    loss = F.cross_entropy(logits_of(twin.train(), manifest, train), labels, weight=weight, label_smoothing=0.1)
     loss.backward()  # type: ignore[no-untyped-call]
     tuned = tuner.run(train, names_of(manifest, "s2"))
     assert tuned.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
@@ -316,16 +357,13 @@ def test_votes_are_learnt_as_fractions(
     train = names_of(manifest, "s0", "s1")[:11]
     how = settings(epochs=1, batch_size=16, micro_batch=micro_batch, class_weights=True, soft_labels=True)
     network = make_network(encoders / "still/wav2vec2", encoders / "still/bert")
-    tuner = make_tuner(network, manifest, tmp_path, how)
-    votes = dict(zip(train, torch.rand(len(train), 4, generator=torch.Generator().manual_seed(0)), strict=True))
-    tuner.targets = lambda name: votes[name] / votes[name].sum()
+    weight = weigh(network, labels_of(manifest, train), how)
+    counted = torch.rand(len(train), 4, generator=torch.Generator().manual_seed(0))
+    fractions = counted / counted.sum(1, keepdim=True)
+    tuner = make_tuner(network, manifest, tmp_path, how, votes=dict(zip(train, fractions.tolist(), strict=True)))
     tuner._standardise(train)
-    labels = torch.tensor([tuner.labels[name] for name in train])
-    counts = torch.bincount(labels, minlength=4)
-    weight = len(train) / (counts.clamp(min=1) * int((counts > 0).sum())) * (counts > 0)
     with torch.no_grad():
-        logits = torch.cat([network.train()(items_of(manifest, [name])) for name in train])
-        expected = F.cross_entropy(logits, torch.stack([tuner.targets(name) for name in train]), weight=weight)
+        expected = F.cross_entropy(logits_of(network.train(), manifest, train), fractions, weight=weight)
     tuned = tuner.run(train, names_of(manifest, "s2"))
     assert tuned.history[0]["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
@@ -334,10 +372,9 @@ def test_the_votes_of_a_recipe_count(encoders: Path, manifest: pd.DataFrame, tmp
     voted = manifest.assign(votes=[json.dumps({label: 2, "sad": 1}) for label in manifest["label"]])
     answers = {}
     for name, votes in (("hard", False), ("soft", True)):
-        how = recipe(encoders, epochs=1, learning_rate=1e-2)
-        how = how.model_copy(update={"train": TrainSettings(soft_labels=votes), "seeds": (0,)})
+        how = make_plan(encoders, given={"train": {"soft_labels": votes}}, epochs=1, learning_rate=1e-2)
         for table in (voted, voted.assign(votes=voted["votes"].str.replace("2", "3"))):
-            done = finetune(table, how, tmp_path / name, kind="text", folds=["speaker-s0"], processes=Processes("cpu"))
+            done = finetune(table, how, tmp_path / name, model="text", folds=["speaker-s0"], processes=Processes("cpu"))
             table = read_scores(tmp_path / name / "scores.parquet")
             answers.setdefault(name, []).append(table.posteriors())
         note = "Fine-tuning does not read"
@@ -352,25 +389,25 @@ def test_a_tuning_that_diverges_is_named_and_costs_no_other(
 ) -> None:
     real, begun = Tuner._epoch, []
 
-    def epoch_of(self: Tuner, train: Any, epoch: int, weights: Any, progress: Any) -> float:
+    def epoch_of(self: Tuner, train: Any, epoch: int, progress: Any) -> dict[str, float]:
         begun.append(self.folder.name)
         if self.folder.name.startswith("speaker-s1") and epoch == 2:
             with torch.no_grad():
                 next(self.network.head.parameters()).fill_(float("nan"))
-        return real(self, train, epoch, weights, progress)
+        return real(self, train, epoch, progress)
 
     monkeypatch.setattr(Tuner, "_epoch", epoch_of)
-    how = recipe(encoders)
-    work = {"kind": "text", "folds": ["speaker-s1", "speaker-s2"], "processes": Processes("cpu")}
+    how = make_plan(encoders)
+    work = {"model": "text", "folds": ["speaker-s1", "speaker-s2"], "processes": Processes("cpu")}
     with pytest.raises(TrainingError) as caught:
         finetune(manifest, how, tmp_path, **work)  # type: ignore[arg-type]
     said = "text speaker-s1-seed0: the training diverged: the loss of epoch 2 is nan; lower finetune.learning_rate"
     assert str(caught.value).startswith(said)
     # What is done is scored, and nothing of the other lies about.
     assert set(read_scores(tmp_path / "scores.parquet").frame["fold"]) == {"speaker-s2"}
-    assert not any((tmp_path / "units/text/speaker-s1-seed0" / name).exists() for name in (CHECKPOINT, BEST))
+    assert not any((tmp_path / "trials/text/speaker-s1-seed0" / name).exists() for name in (CHECKPOINT, BEST))
     monkeypatch.undo()
-    lower = recipe(encoders, learning_rate=1e-5)
+    lower = make_plan(encoders, learning_rate=1e-5)
     finetune(manifest, lower, tmp_path, **work)  # type: ignore[arg-type]
     assert set(read_scores(tmp_path / "scores.parquet").frame["fold"]) == {"speaker-s1", "speaker-s2"}
 
@@ -379,15 +416,15 @@ def test_what_a_killed_command_left_beside_what_is_done_is_removed(
     encoders: Path, manifest: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after its last file and before it removed the checkpoint, which takes more room than all else."""
-    work = {"kind": "text", "folds": ["speaker-s1"], "processes": Processes("cpu")}
+    work = {"model": "text", "folds": ["speaker-s1"], "processes": Processes("cpu")}
     with monkeypatch.context() as patch:
         patch.setattr("emofuse.finetune.run.discard", lambda folder: None)
-        finetune(manifest, recipe(encoders, epochs=1), tmp_path, **work)  # type: ignore[arg-type]
-    folder = tmp_path / "units/text/speaker-s1-seed0"
+        finetune(manifest, make_plan(encoders, epochs=1), tmp_path, **work)  # type: ignore[arg-type]
+    folder = tmp_path / "trials/text/speaker-s1-seed0"
     assert (folder / CHECKPOINT).exists()
     before = (folder / "scores.parquet").read_bytes()
-    finetune(manifest, recipe(encoders, epochs=1), tmp_path, **work)  # type: ignore[arg-type]
-    assert {path.name for path in folder.iterdir()} == {"scores.parquet", "unit.json", "validation.parquet"}
+    finetune(manifest, make_plan(encoders, epochs=1), tmp_path, **work)  # type: ignore[arg-type]
+    assert {path.name for path in folder.iterdir()} == {"scores.parquet", "trial.json", "validation.parquet"}
     assert (folder / "scores.parquet").read_bytes() == before
 
 
@@ -491,12 +528,12 @@ def test_two_processes_train_as_one_does(corpus: Path, manifest: pd.DataFrame, e
     )
     assert both.returncode == 0, both.stderr
     assert both.stdout.count("UA %") == 1, "only one of them speaks"
-    how = load_recipe("fusion", overrides=overrides)
+    how = resolve(load_recipe("fusion", overrides=overrides))
     finetune(manifest, how, tmp_path / "one", folds=["speaker-s0"], processes=Processes("cpu"))
-    units = [tmp_path / run / "units/early-frame/speaker-s0-seed0/unit.json" for run in ("one", "two")]
-    one, two = (json.loads(path.read_text()) for path in units)
+    folders = [tmp_path / run / "trials/early-frame/speaker-s0-seed0/trial.json" for run in ("one", "two")]
+    one, two = (json.loads(path.read_text()) for path in folders)
     assert (one["processes"], two["processes"]) == (1, 2)
-    assert one["mark"] == two["mark"]
+    assert one["key"] == two["key"]
     assert len(one["history"]) == 2
     for ours, theirs in zip(one["history"], two["history"], strict=True):
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-6)
@@ -538,24 +575,24 @@ def model_bytes(out: Path) -> list[bytes]:
 
 def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
     """With dropout and SpecAugment on, whose draws must be the same after a new start."""
-    how = recipe(encoders, still=False, model=ModelSettings(width=16, heads=2), epochs=3)
+    how = make_plan(encoders, still=False, given={"model": {"width": 16, "heads": 2}}, epochs=3)
     options: dict[str, Any] = {"folds": ["final"], "processes": Processes("cpu")}
     finetune(manifest, how, tmp_path / "whole", **options)
     for after in (3, 1):
         with pytest.raises(CutOffError):
             finetune(manifest, how, tmp_path / "cut", progress=Interrupting(after), **options)
-    unit = "units/early-frame/final-seed0"
-    assert (tmp_path / "cut" / unit / CHECKPOINT).exists()
-    assert not (tmp_path / "cut" / unit / "unit.json").exists()
+    trial = "trials/early-frame/final-seed0"
+    assert (tmp_path / "cut" / trial / CHECKPOINT).exists()
+    assert not (tmp_path / "cut" / trial / "trial.json").exists()
     with pytest.raises(SettingsError, match="encoders are tuned"):
         check_frozen(tmp_path / "cut")
-    assert "the run of another model" in str(complaint(manifest, how, tmp_path / "cut", kind="text"))
+    assert "the run of another model" in str(complaint(manifest, how, tmp_path / "cut", model="text"))
     finetune(manifest, how, tmp_path / "cut", **options)
     assert len(model_bytes(tmp_path / "whole")) == 3
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
-    told = [json.loads((tmp_path / run / unit / "unit.json").read_text())["history"] for run in ("whole", "cut")]
+    told = [json.loads((tmp_path / run / trial / "trial.json").read_text())["history"] for run in ("whole", "cut")]
     assert told[0] == told[1]
-    assert not (tmp_path / "cut" / unit / CHECKPOINT).exists(), "what is kept elsewhere takes no room"
+    assert not (tmp_path / "cut" / trial / CHECKPOINT).exists(), "what is kept elsewhere takes no room"
 
 
 def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
@@ -571,7 +608,7 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest
 class Head(torch.nn.Module):
     """A network without encoders, for what does not hang on them."""
 
-    streams = ()
+    head = SimpleNamespace(task=Classification(CLASSES))
 
     def __init__(self) -> None:
         super().__init__()
@@ -586,9 +623,9 @@ def small_tuner(folder: Path) -> Tuner:
     """A tuner that has two steps behind it and can go on."""
     torch.manual_seed(0)
     head: Any = Head()
-    recordings: Any = None
+    nothing: Any = None
     return Tuner(
-        head, recordings, {}, settings(), classes=4, seed=0, processes=Processes("cpu"), folder=folder, mark="test"
+        head, nothing, nothing, settings(), seed=0, processes=Processes("cpu"), folder=folder, mark="test"
     )  # fmt: skip
 
 
@@ -598,7 +635,7 @@ def cut_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     tuner = small_tuner(tmp_path_factory.mktemp("cut_off"))
     sum(value.sum() for value in tuner.parameters).backward()
     tuner.optimizer.step()
-    values = {"epoch": 1, "best": {"ua": 0.5, "epoch": 1}, "history": [{"epoch": 1}], "fingerprint": "test"}
+    values = {"epoch": 1, "best": {"value": 0.5, "epoch": 1}, "history": [{"epoch": 1}], "fingerprint": "test"}
     save_state(tuner.folder / CHECKPOINT, tuner.network, tuner.optimizer, values)
     tuner._keep()
     return {name: (tuner.folder / name).read_bytes() for name in (CHECKPOINT, BEST)}
@@ -673,7 +710,7 @@ def test_a_small_task_is_learnt(encoders: Path, manifest: pd.DataFrame, tmp_path
     found = [entry["validation_ua"] for entry in tuned.history]
     assert max(found) > 0.7, "a quarter would be chance"
     assert tuned.epochs == found.index(max(found)) + 1
-    right = tuned.validation.argmax(1) == [tuner.labels[name] for name in unheard]
+    right = tuned.validation.argmax(1) == labels_of(manifest, unheard).numpy()
     assert right.mean() == pytest.approx(max(found))
     assert tuned.epochs < len(found), "the last pass must not be the best, or this proves nothing"
     best, last = load_file(tmp_path / BEST), load_file(tmp_path / CHECKPOINT)
@@ -686,15 +723,15 @@ def test_a_small_task_is_learnt(encoders: Path, manifest: pd.DataFrame, tmp_path
 def tuned(encoders: Path, manifest: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fold of speech, text and early, each in a run folder of its own."""
     root = tmp_path_factory.mktemp("tuned")
-    how = recipe(encoders, learning_rate=3e-3, encoder_rate=3e-4)
-    for kind in KINDS:
-        folds = ["speaker-s1", *(["final"] if kind == "early-frame" else [])]
-        finetune(manifest, how, root / kind, kind=kind, folds=folds, keep_folds=True, processes=Processes("cpu"))
+    how = make_plan(encoders, learning_rate=3e-3, encoder_rate=3e-4)
+    for name in NAMES:
+        folds = ["speaker-s1", *(["final"] if name == "early-frame" else [])]
+        finetune(manifest, how, root / name, model=name, folds=folds, keep_folds=True, processes=Processes("cpu"))
     return root
 
 
 def test_tables_fit_the_other_verbs(tuned: Path) -> None:
-    speech, text, concat, early = (read_scores(tuned / kind / "scores.parquet") for kind in KINDS)
+    speech, text, concat, early = (read_scores(tuned / name / "scores.parquet") for name in NAMES)
     assert [len(table.frame) for table in (speech, text, concat, early)] == [8] * 4
     joined, _ = fuse([speech, text], rule="mean")
     np.testing.assert_allclose(joined.posteriors(), (speech.posteriors() + text.posteriors()) / 2, atol=1e-6)
@@ -736,7 +773,7 @@ def test_tuned_encoders_can_be_named_in_a_recipe(family: str, encoders: Path, tm
 
 
 def test_tuned_encoders_say_what_they_have_seen(tuned: Path) -> None:
-    place = tuned / "early-frame/units/early-frame/final-seed0/encoders"
+    place = tuned / "early-frame/trials/early-frame/final-seed0/encoders"
     specification = load_speech_encoder(SpeechSettings(encoder=str(place / "speech"))).specification
     assert specification.exposure[0] == CORPORA["table"].title
     words = load_text_encoder(TextSettings(encoder=str(place / "text")))
@@ -746,9 +783,7 @@ def test_tuned_encoders_say_what_they_have_seen(tuned: Path) -> None:
 
 def test_pooled_granularity_is_that_of_frozen_runs(encoders: Path) -> None:
     clips = [tone(0.5, seed=1), tone(0.9, seed=2)]
-    encoder = load_trainable_encoder(SpeechSettings(encoder=str(encoders / "still/wav2vec2")))
-    head = build_model("speech", STILL, classes=4, speech=InputShape(3, 32), text=None)
-    network = TunedNetwork(head, {"speech": encoder}, granularity="utterance").eval()
+    network = make_network(encoders / "still/wav2vec2", "", model="speech").eval()
     frozen = load_speech_encoder(SpeechSettings(encoder=str(encoders / "still/wav2vec2"))).encode(clips)
     for ours, theirs in zip(network.features("speech", clips), frozen, strict=True):
         torch.testing.assert_close(ours.detach(), pool_frames(theirs, granularity="utterance"), rtol=1e-4, atol=1e-5)
@@ -756,9 +791,9 @@ def test_pooled_granularity_is_that_of_frozen_runs(encoders: Path) -> None:
 
 def test_what_is_done_is_not_done_again(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
     def run(**changes: Any) -> int:
-        how = recipe(encoders, **{"epochs": 1, **changes})
-        finetune(manifest, how, tmp_path, kind="text", folds=["speaker-s0"], processes=Processes("cpu"))
-        return (tmp_path / "units/text/speaker-s0-seed0/unit.json").stat().st_mtime_ns
+        how = make_plan(encoders, **{"epochs": 1, **changes})
+        finetune(manifest, how, tmp_path, model="text", folds=["speaker-s0"], processes=Processes("cpu"))
+        return (tmp_path / "trials/text/speaker-s0-seed0/trial.json").stat().st_mtime_ns
 
     first = run()
     assert run() == first
@@ -777,7 +812,7 @@ def test_a_bad_recording_is_left_out(encoders: Path, corpus: Path, tmp_path: Pat
     soundfile.write(tmp_path / "opposed.wav", np.stack([samples, -samples], axis=1), 16000)
     table.loc[1, "audio"] = str(tmp_path / "opposed.wav")
     outcome = finetune(
-        table, recipe(encoders, epochs=1), tmp_path / "run", kind="speech", folds=["speaker-s1"],
+        table, make_plan(encoders, epochs=1), tmp_path / "run", model="speech", folds=["speaker-s1"],
         processes=Processes("cpu"),
     )  # fmt: skip
     assert list(outcome.skipped) == [table["utterance"].iloc[0]]
@@ -785,7 +820,7 @@ def test_a_bad_recording_is_left_out(encoders: Path, corpus: Path, tmp_path: Pat
     assert f"1 recording ({table['utterance'].iloc[1]}): the 2 channels are of opposite" in str(outcome.result["notes"])
 
 
-def complaint(manifest: pd.DataFrame, how: Recipe, out: Path, **options: Any) -> EmofuseError:
+def complaint(manifest: pd.DataFrame, how: Plan, out: Path, **options: Any) -> EmofuseError:
     with pytest.raises(EmofuseError) as caught:
         finetune(manifest, how, out, **{"processes": Processes("cpu"), **options})
     message = str(caught.value)
@@ -795,31 +830,37 @@ def complaint(manifest: pd.DataFrame, how: Recipe, out: Path, **options: Any) ->
 
 
 def test_mistakes_are_told_in_one_sentence(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
-    good = recipe(encoders)
-    logmel = good.model_copy(update={"speech": SpeechSettings(encoder="logmel")})
-    words = good.model_copy(update={"text": TextSettings(encoder="words")})
-    for how in (logmel, words):
+    good = make_plan(encoders)
+
+    def other(**given: Any) -> Plan:
+        return make_plan(encoders, given=given)
+
+    for how in (other(speech={"encoder": "logmel"}), other(text={"encoder": "words"})):
         error = complaint(manifest, how, tmp_path)
         assert isinstance(error, EncoderError)
         assert "no weights that could be tuned" in str(error)
-    assert "late is not trained with its encoders" in str(complaint(manifest, good, tmp_path, kind="late"))
+    assert "the recipe has no model 'late'" in str(complaint(manifest, good, tmp_path, model="late"))
     error = complaint(manifest, good, tmp_path, folds=["monday"])
     assert isinstance(error, SettingsError)
     assert "speaker-s0" in str(error)
-    phones = good.model_copy(update={"model": STILL.model_copy(update={"speech_granularity": "phone"})})
-    assert "not tuned under phones" in str(complaint(manifest, phones, tmp_path, kind="speech"))
-    spread = good.model_copy(update={"speech": good.speech.model_copy(update={"segments": "mean+std"})})
-    assert "not tuned under mean+std of frames" in str(complaint(manifest, spread, tmp_path, kind="concat"))
-    talk = good.model_copy(update={"text": good.text.model_copy(update={"context": 1})})
-    assert "not tuned with dialogue context" in str(complaint(manifest, talk, tmp_path, kind="text"))
+    phones = other(models=["early-phone", "early-joint"])
+    assert "not tuned under phones, which early-phone" in str(
+        complaint(manifest, phones, tmp_path, model="early-phone")
+    )
+    assert "frames and phones" in str(complaint(manifest, phones, tmp_path, model="early-joint"))
+    place = {"encoder": str(encoders / "still/wav2vec2")}
+    spread = other(speech={**place, "segments": "mean+std"})
+    assert "not tuned under mean+std of frames" in str(complaint(manifest, spread, tmp_path, model="concat"))
+    talk = other(text={"encoder": str(encoders / "still/bert"), "context": 1})
+    assert "not tuned with dialogue context" in str(complaint(manifest, talk, tmp_path, model="text"))
     assert isinstance(complaint(manifest.assign(text=None), good, tmp_path), ManifestError)
     assert isinstance(complaint(manifest.assign(audio=None), good, tmp_path), ManifestError)
     many = Processes("cpu")
     many.count = 3
     with pytest.raises(SettingsError, match="3 processes cannot share batches of 8 utterances in 2 parts of 4"):
         Tuner(
-            make_network(encoders / "still/wav2vec2", encoders / "still/bert"), None, {}, settings(),  # type: ignore[arg-type]
-            classes=4, seed=0, processes=many, folder=tmp_path, mark="",
+            make_network(encoders / "still/wav2vec2", encoders / "still/bert"), None, None, settings(),  # type: ignore[arg-type]
+            seed=0, processes=many, folder=tmp_path, mark="",
         )  # fmt: skip
 
 
@@ -828,23 +869,23 @@ def test_the_folder_of_another_run_is_left_alone(
     held: str, encoders: Path, manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
     (tmp_path / "result.json").write_text(held)
-    assert "another model, or one on frozen features" in str(complaint(manifest, recipe(encoders), tmp_path))
+    assert "another model, or one on frozen features" in str(complaint(manifest, make_plan(encoders), tmp_path))
     assert (tmp_path / "result.json").read_text() == held
 
 
-def test_units_tell_who_trained_them_whatever_the_result_says(
+def test_trials_tell_who_trained_them_whatever_the_result_says(
     encoders: Path, manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
     """A run that was cut off after its first folds has no result, and a tuned fold keeps no weights."""
-    finetune(manifest, recipe(encoders, epochs=1), tmp_path / "tuned", kind="text", folds=["speaker-s0"],
+    finetune(manifest, make_plan(encoders, epochs=1), tmp_path / "tuned", model="text", folds=["speaker-s0"],
              processes=Processes("cpu"))  # fmt: skip
-    fast = {"speech": SpeechSettings(encoder="logmel"), "models": ("speech",), "train": TrainSettings(epochs=1)}
-    frozen = recipe(encoders).model_copy(update=fast)
+    fast = {"speech": {"encoder": "logmel"}, "models": ["speech"], "model": {"width": 16}, "train": {"epochs": 1}}
+    frozen = make_plan(encoders, given=fast)
     train(manifest, frozen, extract(manifest, frozen, tmp_path / "store"), tmp_path / "frozen", jobs=1)
-    before = {path: path.read_bytes() for path in tmp_path.glob("*/units/**/*") if path.is_file()}
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/trials/**/*") if path.is_file()}
     assert {path.name for path in before if "text" in path.parts} == {
         "scores.parquet",
-        "unit.json",
+        "trial.json",
         "validation.parquet",
     }
     for held in (None, "{}", '{"tuned": "speech"}'):
@@ -854,7 +895,7 @@ def test_units_tell_who_trained_them_whatever_the_result_says(
                 (tmp_path / name / "result.json").write_text(held)
         with pytest.raises(SettingsError, match="encoders are tuned"):
             check_frozen(tmp_path / "tuned")
-        said = str(complaint(manifest, recipe(encoders), tmp_path / "frozen", kind="speech"))
+        said = str(complaint(manifest, make_plan(encoders), tmp_path / "frozen", model="speech"))
         assert "or one on frozen features" in said
     assert {path: path.read_bytes() for path in before} == before
 

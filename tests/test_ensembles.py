@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from emofuse.training.material import EARLY, PARTS, joined_kinds, members_of, trained_kinds
 from scipy.stats import entropy
 from sklearn.metrics import balanced_accuracy_score
 

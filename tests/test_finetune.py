@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from emofuse.training.material import streams_of
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st

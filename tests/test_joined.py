@@ -15,8 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from emofuse.training.material import PARTS as MODEL_PARTS
-from emofuse.training.material import joined_kinds, members_of, trained_kinds
 
 from emofuse import Predictor, load
 from emofuse.audio import load_audio

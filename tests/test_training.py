@@ -17,8 +17,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from emofuse.training.material import Material
-from emofuse.training.units import Unit, is_done, read_unit, run_unit, run_units
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score

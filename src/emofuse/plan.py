@@ -14,6 +14,7 @@ from emofuse.inputs import nearest
 from emofuse.models import MODELS, model_class
 from emofuse.models.base import EmotionModel, Inputs, Shapes
 from emofuse.models.frontend import InputShape
+from emofuse.outside import code_hash, full_name, is_outside
 from emofuse.recipe import LEARNT, EnsembleEntry, ModelEntry, Recipe, given_unread
 from emofuse.settings import (
     AlignSettings,

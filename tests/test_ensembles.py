@@ -241,9 +241,9 @@ def test_a_member_that_is_not_finite_is_refused_by_name(value: float) -> None:
     frame = whole["early-word"].frame.copy()
     frame.loc[3, "happy"] = value
     broken = {**whole, "early-word": Scores(frame, CLASSES)}
-    with pytest.raises(ScoresError, match="the posteriors of early-word are not finite numbers"):
+    with pytest.raises(ScoresError, match="the outputs of early-word are not finite numbers"):
         fuse_members(levels(), broken, tables(start=50))
-    with pytest.raises(ScoresError, match="the posteriors of early-word are not finite numbers"):
+    with pytest.raises(ScoresError, match="the outputs of early-word are not finite numbers"):
         fuse([whole["speech"], broken["early-word"]])
 
 

@@ -252,12 +252,12 @@ def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], joined
     model = emofuse.Predictor(checkpoint, transcriber=Dictation("what a day"))
     answer = model.predict(clip)
     assert (answer.modalities, answer.text) == (("speech", "text"), "what a day")
-    assert answer.notes == ("dictation heard 'what a day'",)
+    assert answer.notes == ("dictation recognised 'what a day'",)
     assert answer.posteriors == model.predict(clip, text="what a day").posteriors
     assert model.predict(clip, text="given").notes == ()
     silent = emofuse.Predictor(checkpoint, transcriber=Dictation("")).predict(clip)
     assert silent.modalities == ("speech",)
-    assert silent.notes[0] == "dictation heard no words"
+    assert silent.notes[0] == "dictation recognised no words"
 
 
 def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -492,7 +492,7 @@ def test_a_member_that_is_not_finite_is_refused_by_name() -> None:
     members = {"speech": make("speech"), "text": make("text")}
     model = Ensemble(members, Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0)))
     batches = both([hidden(4, 1)], [hidden(3, 3) * float("inf")])
-    with torch.no_grad(), pytest.raises(ScoresError, match="the posteriors of text are not finite numbers"):
+    with torch.no_grad(), pytest.raises(ScoresError, match="the outputs of text are not finite numbers"):
         model(batches)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emofuse.align.run import align_manifest
     from emofuse.corpora import read_corpus
     from emofuse.errors import EmofuseError
-    from emofuse.experiment import align, extract, run
+    from emofuse.experiment import extract, run
+    from emofuse.features.read import read_features
     from emofuse.inference.predictor import Predictor, load
     from emofuse.models.base import EmotionModel
     from emofuse.plan import resolve
@@ -25,7 +27,7 @@ _HOMES = {
     "Prediction": "emofuse.types",
     "Predictor": "emofuse.inference.predictor",
     "Utterance": "emofuse.types",
-    "align": "emofuse.experiment",
+    "align_manifest": "emofuse.align.run",
     "compare": "emofuse.scoring.result",
     "evaluate": "emofuse.scoring.result",
     "extract": "emofuse.experiment",
@@ -33,6 +35,7 @@ _HOMES = {
     "load": "emofuse.inference.predictor",
     "load_recipe": "emofuse.recipe",
     "read_corpus": "emofuse.corpora",
+    "read_features": "emofuse.features.read",
     "read_scores": "emofuse.scoring.table",
     "resolve": "emofuse.plan",
     "run": "emofuse.experiment",
@@ -44,7 +47,7 @@ __all__ = [  # noqa: RUF022
     "Prediction",
     "Predictor",
     "Utterance",
-    "align",
+    "align_manifest",
     "compare",
     "evaluate",
     "extract",
@@ -52,6 +55,7 @@ __all__ = [  # noqa: RUF022
     "load",
     "load_recipe",
     "read_corpus",
+    "read_features",
     "read_scores",
     "resolve",
     "run",

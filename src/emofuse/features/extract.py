@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from emofuse.features.store import View, ViewKey, fits
 from emofuse.files import read_json, write_text
 from emofuse.locks import clear
 from emofuse.manifest import utterances
-from emofuse.progress import Progress, Silent
+from emofuse.progress import Progress, Silent, track
 from emofuse.settings import Granularity, SpeechSettings, TextGranularity, TextSettings, fingerprint
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Utterance
 
@@ -88,7 +88,11 @@ def extract_speech(
     opened = {key: View(store, key) for key in stored}
     views = {name: opened[key] for name, key in wanted.items()}
     aligned = alignments or {} if set(granularities) & set(TIERS) else {}
-    keys, failed, spoken = _identify([row for row in utterances(manifest) if row.audio is not None], aligned, progress)
+    rows = {row.utterance: row for row in utterances(manifest) if row.audio is not None}
+    keys, failed = audio_keys(manifest, aligned, progress=progress)
+    spoken: dict[str, Utterance] = {}
+    for name, key in keys.items():
+        spoken.setdefault(key, rows[name])
     durations = dict(zip(manifest["utterance"], manifest["duration"].fillna(0.0), strict=True))
 
     notes = _read_notes(store)
@@ -211,9 +215,9 @@ def extract_text(
         StoreError: The store is damaged, full, or being written by another process.
     """
     views = {name: View(store, text_key(encoder, settings, name)) for name in granularities}
-    texts = {name: "" if text is None else text for name, text in _texts(manifest)}
+    texts = _texts(manifest)
     earlier = earlier_texts(manifest, settings.context) if settings.context else {}
-    keys = {name: _text_key(text, earlier.get(name, ())) for name, text in texts.items()}
+    keys = text_keys(manifest, context=settings.context)
     contents = {keys[name]: (text, earlier.get(name, ())) for name, text in texts.items()}
 
     def encode(batch: Sequence[str]) -> list[dict[str, NDArray[np.float32]]]:
@@ -275,8 +279,14 @@ def to_words(tokens: torch.Tensor, words: Sequence[int | None]) -> torch.Tensor:
     return pool_segments(tokens, bounds.expand(len(tokens), -1, -1))
 
 
-def _texts(manifest: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
-    return ((row.utterance, row.text) for row in utterances(manifest))
+def _texts(manifest: pd.DataFrame) -> dict[str, str]:
+    return {row.utterance: row.text or "" for row in utterances(manifest)}
+
+
+def text_keys(manifest: pd.DataFrame, *, context: int = 0) -> dict[str, str]:
+    """Content key of every utterance's text, and of as many earlier ones as the encoder reads before it."""
+    earlier = earlier_texts(manifest, context) if context else {}
+    return {name: _text_key(text, earlier.get(name, ())) for name, text in _texts(manifest).items()}
 
 
 def _text_key(text: str, earlier: Sequence[str]) -> str:
@@ -307,25 +317,21 @@ def _run(settings: SpeechSettings, granularity: Granularity) -> int:
     return 1 if granularity == "utterance" else settings.frames_per_step
 
 
-def _identify(
-    rows: list[Utterance], alignments: Mapping[str, Alignment], progress: Progress
-) -> tuple[dict[str, str], dict[str, EmofuseError], dict[str, Utterance]]:
-    """Content key of every utterance, those that cannot be read, and one utterance a key."""
+def audio_keys(
+    manifest: pd.DataFrame, alignments: Mapping[str, Alignment], *, progress: Progress = Silent()
+) -> tuple[dict[str, str], dict[str, EmofuseError]]:
+    """Content key of the audio of every utterance, and of its alignment where there is one; why others have none."""
+    rows = [row for row in utterances(manifest) if row.audio is not None]
     keys: dict[str, str] = {}
     failed: dict[str, EmofuseError] = {}
-    spoken: dict[str, Utterance] = {}
-    label = "Reading audio files"
-    progress.start(label, len(rows))
     with ThreadPoolExecutor(DECODERS) as pool:
-        for row, key in zip(rows, pool.map(_key, rows), strict=True):
-            progress.advance(label)
+        found = track(pool.map(_key, rows), "Reading audio files", total=len(rows), progress=progress)
+        for row, key in zip(rows, found, strict=True):
             if isinstance(key, AudioError):
                 failed[row.utterance] = key
             else:
                 keys[row.utterance] = key + _alignment_key(alignments.get(row.utterance))
-                spoken.setdefault(keys[row.utterance], row)
-    progress.finish(label)
-    return keys, failed, spoken
+    return keys, failed
 
 
 def _alignment_key(alignment: Alignment | None) -> str:

@@ -1,0 +1,83 @@
+"""The stored features of a run as arrays, for whatever else a user does with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emofuse.align.table import read_alignments
+from emofuse.errors import StoreError
+from emofuse.features.extract import audio_keys, text_keys
+from emofuse.features.store import View, ViewKey
+from emofuse.files import read_json
+from emofuse.manifest import read_manifest
+from emofuse.types import EncoderSpecification
+
+_AGAIN = "name the folder that `emofuse run` wrote"
+
+
+def read_features(
+    run: Path | str, modality: Literal["speech", "text"], *, step: str | None = None, store: Path | str | None = None
+) -> tuple[list[str], list[NDArray[np.float32]]]:
+    """Read what a run's encoders made of its utterances.
+
+    Args:
+        run: The run folder.
+        modality: `speech` or `text`.
+        step: What a step is: `frame`, `utterance`, `phone-mean`, `token`, ...; needed where several are stored.
+        store: The feature store, where it is not the one inside the run.
+
+    Returns:
+        Names of utterances, in the manifest's order, and features of each, `(layers, steps, width)`: one step where the
+        step is the utterance.
+
+    Raises:
+        StoreError: There is no finished run, it stored no such features, or several kinds of them.
+
+    Example:
+        >>> read_features("no-such-run", "speech")
+        Traceback (most recent call last):
+        emofuse.errors.StoreError: no-such-run: there is no finished run here; name the folder that `emofuse run` wrote.
+    """
+    run = Path(run)
+    try:
+        result = read_json(run / "result.json")
+        revision, context = result["encoders"].get(modality, {}).get("revision"), int(result["context"])
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise StoreError("there is no finished run here", where=run, remedy=_AGAIN) from error
+    place = Path(store) if store else run / "features"
+    view = _choose(_views(place, modality, revision), step, place)
+    manifest = read_manifest(run / "manifest.parquet")
+    if modality == "text":
+        keys = text_keys(manifest, context=context)
+    else:
+        aligned = run / "alignments.parquet"
+        keys, _ = audio_keys(manifest, read_alignments(aligned) if view.key.aligned and aligned.exists() else {})
+    there = [(name, key) for name, key in keys.items() if key in view]
+    return [name for name, _ in there], [view.read(key).astype(np.float32) for _, key in there]
+
+
+def _views(store: Path, modality: str, revision: Any) -> Iterator[View]:
+    for about in sorted(store.glob(f"{modality}-*/about.json")):
+        try:
+            values = json.loads(about.read_text(encoding="utf-8"))
+            key = ViewKey(**{**values, "specification": EncoderSpecification(**values["specification"])})
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise StoreError("this is no description of features", where=about, remedy="extract them anew") from error
+        if key.specification.revision == revision:
+            yield View(store, key)
+
+
+def _choose(views: Iterator[View], step: str | None, place: Path) -> View:
+    found = {view.key.granularity: view for view in views}
+    chosen = [view for name, view in found.items() if step in (None, name)]
+    if len(chosen) != 1:
+        what = "there are no such features" if not chosen else "there are several kinds of features"
+        remedy = f"choose step from {', '.join(found)}" if found else "run a recipe that reads this modality"
+        raise StoreError(what, where=place, remedy=remedy)
+    return chosen[0]

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from emofuse.models.front import LayerMix, SegmentMix
-from emofuse.training.material import Material
-from emofuse.training.units import Unit, is_done
+from emofuse.finetune.processes import Processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,25 +19,36 @@ from emofuse.align.sphinx import SphinxAligner
 from emofuse.audio import load_audio
 from emofuse.checkpoint import load_checkpoint
 from emofuse.corpora import read_corpus
+from emofuse.cost import estimate
 from emofuse.encoders import load_speech_encoder
 from emofuse.errors import SettingsError
 from emofuse.experiment import Features, extract, run, train
-from emofuse.features.dataset import Dataset
+from emofuse.features.dataset import Batch, Dataset
 from emofuse.features.extract import extract_speech, features_of
 from emofuse.features.segments import frame_bounds
 from emofuse.finetune.run import finetune
 from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest
-from emofuse.models import EmotionModel, InputShape, SpeechModel, build_model
-from emofuse.plan import make_plan
+from emofuse.models import model_class
+from emofuse.models.base import EmotionModel, Shapes
+from emofuse.models.ensemble import Ensemble
+from emofuse.models.frontend import InputShape, LayerMix, SegmentMix
+from emofuse.models.unimodal import SpeechModel
+from emofuse.plan import Plan, resolve
 from emofuse.protocols import make_protocol
-from emofuse.settings import ModelKind, ModelSettings, Recipe, SpeechSettings, load_recipe
+from emofuse.recipe import Recipe, load_recipe
+from emofuse.settings import SpeechSettings
+from emofuse.task import Classification
 from emofuse.testing import tiny_corpus, tone
-from emofuse.training.processes import Processes
+from emofuse.training.data import TrainingData
+from emofuse.training.folder import TRIALS
+from emofuse.training.loop import predict_scores
+from emofuse.training.trials import Trial, is_done
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
 LAYERS, WIDTH = 3, 4
-READERS: tuple[ModelKind, ...] = ("speech", "concat", "early-word")
+TASK = Classification(("angry", "happy", "sad"))
+READERS = ("speech", "concat", "early-word")
 
 
 # The network
@@ -79,11 +88,9 @@ def spread(module: torch.nn.Module) -> None:
             one.standardise_by(mean, deviation)
 
 
-def model(kind: ModelKind) -> EmotionModel:
-    made = build_model(
-        kind, ModelSettings(width=8, heads=2), classes=3, speech=InputShape(LAYERS, WIDTH, segments=True),
-        text=InputShape(0, 20),
-    ).eval()  # fmt: skip
+def model(name: str) -> EmotionModel:
+    kind, shapes = model_class(name), Shapes(speech=InputShape(LAYERS, WIDTH, segments=True), text=InputShape(0, 20))
+    made = kind(kind.Settings.model_validate({"width": 8}), shapes, TASK).eval()
     spread(made)
     return made
 
@@ -91,59 +98,61 @@ def model(kind: ModelKind) -> EmotionModel:
 @settings(deadline=None, max_examples=40)
 @given(found=clips())
 def test_frames_are_weighed_as_in_a_loop_over_segments(found: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    front = SegmentMix(LAYERS, WIDTH)
-    spread(front)
-    inputs = dataset(found).batch(range(len(found))).inputs
-    pooled = front(inputs["speech"], inputs["speech_bounds"]).detach()
-    assert pooled.shape[:2] == inputs["speech_mask"].shape
-    own = {name: value.double().numpy() for name, value in front.state_dict().items()}
-    shares = np.exp(own["scores"]) / np.exp(own["scores"]).sum()
+    mix = SegmentMix(LAYERS, WIDTH)
+    spread(mix)
+    batch = dataset(found).batch(range(len(found)))
+    values, mask = batch.of("speech")
+    pooled = mix(values, batch.speech_bounds).detach()
+    assert pooled.shape[:2] == mask.shape
+    own = {name: value.double().numpy() for name, value in mix.state_dict().items()}
+    fractions = np.exp(own["scores"]) / np.exp(own["scores"]).sum()
     for number, (frames, bounds) in enumerate(found):
         standard = (frames.numpy() - own["mean"][:, None]) / (own["deviation"][:, None] + 1e-5)
-        mixed = sum(share * layer for share, layer in zip(shares, standard, strict=True))
+        mixed = sum(one * layer for one, layer in zip(fractions, standard, strict=True))
         for place, (first, last) in enumerate(bounds.tolist()):
             powers = [np.exp(own["frame_score.weight"][0] @ mixed[frame]) for frame in range(first, last)]
             expected = sum(power * mixed[first + step] for step, power in enumerate(powers)) / sum(powers)
             np.testing.assert_allclose(pooled[number, place], expected, rtol=1e-4, atol=1e-5)
-        assert inputs["speech_mask"][number].tolist() == [place < len(bounds) for place in range(pooled.shape[1])]
+        assert mask[number].tolist() == [place < len(bounds) for place in range(pooled.shape[1])]
         assert not pooled[number, len(bounds) :].any()
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("name", READERS)
 @settings(deadline=None, max_examples=10)
 @given(found=clips())
 def test_an_answer_does_not_depend_on_what_it_is_batched_with(
-    kind: ModelKind, found: list[tuple[torch.Tensor, torch.Tensor]]
+    name: str, found: list[tuple[torch.Tensor, torch.Tensor]]
 ) -> None:
-    made, data = model(kind), dataset(found)
+    made, data = model(name), dataset(found)
     with torch.no_grad():
-        together = made(**data.batch(range(len(found))).inputs)
-        alone = torch.cat([made(**data.batch([place]).inputs) for place in range(len(found))])
+        together = made(data.batch(range(len(found)))).logits
+        alone = torch.cat([made(data.batch([place])).logits for place in range(len(found))])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", READERS)
-def test_gradients_reach_the_scores(kind: ModelKind) -> None:
+@pytest.mark.parametrize("name", READERS)
+def test_gradients_reach_the_scores(name: str) -> None:
     generator = torch.Generator().manual_seed(3)
     frames = [torch.randn(LAYERS, count, WIDTH, generator=generator) for count in (9, 5)]
     # The second has a segment of padding, over which a softmax is no number.
     bounds = [torch.tensor([[0, 4], [4, 9]]), torch.tensor([[1, 4]])]
-    made = model(kind)
-    made(**dataset(list(zip(frames, bounds, strict=True))).batch([0, 1]).inputs)[:, 0].sum().backward()
-    gradients = {name: one.grad for name, one in made.named_parameters() if name.endswith("frame_score.weight")}
-    assert len(gradients) == 1
-    for gradient in gradients.values():
-        assert gradient is not None
-        assert gradient.abs().max() > 1e-6
+    made = model(name)
+    made(dataset(list(zip(frames, bounds, strict=True))).batch([0, 1])).logits[:, 0].sum().backward()
+    [gradient] = [one.grad for name, one in made.named_parameters() if name.endswith("frame_score.weight")]
+    assert gradient is not None
+    assert gradient.abs().max() > 1e-6
     assert all(one.grad is None or one.grad.isfinite().all() for one in made.parameters())
 
 
 def test_one_segment_over_the_clip_is_attentive_pooling_of_its_frames() -> None:
-    pooling = SpeechModel(LayerMix(LAYERS, WIDTH), width=8, classes=3, dropout=0.0, pooling="attentive").eval()
+    def speech(*, segments: bool, pooling: Any) -> SpeechModel:
+        shapes = Shapes(speech=InputShape(LAYERS, WIDTH, segments=segments))
+        return SpeechModel(SpeechModel.Settings(width=8, pooling=pooling), shapes, TASK).eval()
+
+    pooling, segments = speech(segments=False, pooling="attentive"), speech(segments=True, pooling="mean")
     spread(pooling)
-    segments = SpeechModel(SegmentMix(LAYERS, WIDTH), width=8, classes=3, dropout=0.0, pooling="mean").eval()
     weights = pooling.state_dict()
-    weights["front.frame_score.weight"] = weights.pop("pooling.score.weight")
+    weights["frontend.mix.frame_score.weight"] = weights.pop("pooling.score.weight")
     del weights["pooling.score.bias"]
     segments.load_state_dict(weights)
     frames = torch.randn(2, LAYERS, 7, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -151,14 +160,14 @@ def test_one_segment_over_the_clip_is_attentive_pooling_of_its_frames() -> None:
     mask = torch.arange(7) < lengths[:, None]
     bounds = torch.stack([torch.zeros(2, dtype=torch.long), lengths], dim=-1)[:, None]
     torch.testing.assert_close(
-        segments(speech=frames, speech_mask=torch.ones(2, 1).bool(), speech_bounds=bounds),
-        pooling(speech=frames, speech_mask=mask),
+        segments(Batch(speech=frames, speech_mask=torch.ones(2, 1).bool(), speech_bounds=bounds)).logits,
+        pooling(Batch(speech=frames, speech_mask=mask)).logits,
     )
 
 
 def test_a_model_without_its_bounds_says_what_it_needs() -> None:
     with pytest.raises(SettingsError, match="needs the bounds of segments; pass speech_bounds="):
-        model("speech")(speech=torch.zeros(1, LAYERS, 5, WIDTH), speech_mask=torch.ones(1, 5).bool())
+        model("speech")(Batch(speech=torch.zeros(1, LAYERS, 5, WIDTH), speech_mask=torch.ones(1, 5).bool()))
 
 
 # The store
@@ -228,17 +237,18 @@ class Made:
     manifest: pd.DataFrame
     alignments: dict[str, Alignment]
     recipe: Recipe
+    plan: Plan
     features: Features
-    material: Material
+    data: TrainingData
     out: Path
     corpus: Path
 
 
 OVERRIDES = (
-    "speech.segments=attentive", "speech.encoder=logmel", "text.encoder=words", "model.width=8", "model.heads=2",
-    "seeds=[0]", "train.epochs=2", "train_early.epochs=2", "protocol.kind=speaker", "protocol.validation_groups=1",
+    "speech.segments=attentive", "speech.encoder=logmel", "text.encoder=words", "model.width=8",
+    "seeds=[0]", "train.epochs=2", "protocol.kind=speaker", "protocol.validation_groups=1",
 )  # fmt: skip
-KINDS: tuple[ModelKind, ...] = ("late", "concat", "early-frame", "early-phone", "early-word", "early-joint")
+TRAINED = ("speech", "text", "concat", "early-frame", "early-phone", "early-word", "early-joint")
 
 
 @pytest.fixture(scope="module")
@@ -258,20 +268,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             for number, tier in enumerate(TIERS)
         }  # fmt: skip
         alignments[name] = Alignment(utterance=name, tiers=tiers, source="test")
-    names = ",".join(f'"{kind}"' for kind in KINDS)
-    recipe = load_recipe("fusion", overrides=[*OVERRIDES, f"models=[{names}]", "speech.frames_per_step=2"])
-    features = extract(manifest, recipe, folder / "store", alignments=alignments)
-    out = train(manifest, recipe, features, folder / "run", jobs=1).out
-    material = experiment._material(manifest, recipe, make_protocol(manifest, recipe.protocol), features)
-    return Made(manifest, alignments, recipe, features, material, out, corpus)
+    recipe = load_recipe("fusion", overrides=[*OVERRIDES, f"models={list(TRAINED)}", "speech.frames_per_step=2"])
+    plan = resolve(recipe)
+    features = extract(manifest, plan, folder / "store", alignments=alignments)
+    out = train(manifest, plan, features, folder / "run", jobs=1).out
+    data = experiment._training_data(manifest, plan, make_protocol(manifest, plan.protocol), features)
+    return Made(manifest, alignments, recipe, plan, features, data, out, corpus)
 
 
 def by_hand(
-    made: Made, kind: ModelKind, row: Any, alignment: Alignment | None, specification: EncoderSpecification
+    made: Made, kind: str, row: Any, alignment: Alignment | None, specification: EncoderSpecification
 ) -> list[float]:
     """Posteriors of the kept network, given frames and bounds that are put together here."""
     checkpoint = load_checkpoint(made.out / "models" / kind)
-    frames = load_speech_encoder(made.recipe.speech).encode([load_audio(row["audio"])])[0]
+    frames = load_speech_encoder(made.plan.speech).encode([load_audio(row["audio"])])[0]
     count = frames.shape[1]
     runs = [[start, min(start + 2, count)] for start in range(0, count, 2)]
     bounds: list[list[int]] = []
@@ -280,24 +290,26 @@ def by_hand(
         segments = alignment.tiers.get(tier, ()) if alignment else ()  # type: ignore[call-overload]
         bounds += frame_bounds(segments, specification, frames=count).tolist() if segments else runs
     bounds = bounds or [[0, count]]
-    assert checkpoint.pieces is not None
-    [words] = checkpoint.pieces.encode([row["text"]])
+    assert checkpoint.subwords is not None
+    [words] = checkpoint.subwords.encode([row["text"]])
     speech = {
         "speech": torch.from_numpy(features_of(frames))[None], "speech_mask": torch.ones(1, len(bounds)).bool(),
         "speech_bounds": torch.tensor([bounds]),
     }  # fmt: skip
     text = {"text": words[None], "text_mask": torch.ones(1, len(words)).bool()}
     with torch.no_grad():
-        late = kind == "late"
-        logits = checkpoint.model({"speech": speech, "text": text}) if late else checkpoint.model(**speech, **text)
-    found: list[float] = logits[0].double().softmax(-1).tolist()
+        if isinstance(checkpoint.model, Ensemble):
+            posteriors = checkpoint.model({"speech": Batch(**speech), "text": Batch(**text)})
+        else:
+            posteriors = checkpoint.model(Batch(**speech, **text)).logits.double().softmax(-1)
+    found: list[float] = posteriors[0].tolist()
     return found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "early-frame"])
-def test_a_prediction_is_what_the_network_says_of_frames_and_bounds(kind: ModelKind, made: Made) -> None:
+@pytest.mark.parametrize("kind", ["late", "concat", "early-phone", "early-word", "early-joint"])
+def test_a_prediction_is_what_the_network_says_of_frames_and_bounds(kind: str, made: Made) -> None:
     predictor = load(made.out / "models" / kind)
-    specification = load_speech_encoder(made.recipe.speech).specification
+    specification = load_speech_encoder(made.plan.speech).specification
     rows = made.manifest.set_index("utterance")
     # The first is not aligned.
     for name in made.manifest["utterance"][:3]:
@@ -314,10 +326,10 @@ def test_what_is_trained_on_is_what_is_predicted_from(made: Made) -> None:
     rows = made.manifest.set_index("utterance")
     for kind in ("early-phone", "early-joint"):
         predictor = load(made.out / "models" / kind)
-        data = made.material.dataset(kind, names, predictor.checkpoint.pieces)
-        with torch.no_grad():
-            logits = predictor.checkpoint.model(**data.batch(range(len(names))).inputs)
-        for name, expected in list(zip(names, logits.softmax(-1).tolist(), strict=True))[:3]:
+        data = made.data.dataset(made.plan.model(kind), names, predictor.checkpoint.subwords)
+        network = predictor.checkpoint.model
+        assert isinstance(network, EmotionModel)
+        for name, expected in list(zip(names, predict_scores(network, data), strict=True))[:3]:
             given_ = made.alignments.get(name) or Alignment(utterance=name, tiers={}, source="test")
             asked = predictor.predict(rows.loc[name]["audio"], text=rows.loc[name]["text"], alignment=given_)
             assert list(asked.posteriors.values()) == pytest.approx(expected, abs=1e-4)
@@ -329,39 +341,35 @@ def test_a_model_of_frames_alone_has_no_scores(made: Made) -> None:
         return [name for name in kept if "frame_score" in name]
 
     assert scores("early-frame") == []
-    assert scores("early-joint") == ["speech_front.frame_score.weight"]
-    assert scores("late") == ["speech.front.frame_score.weight"]
+    assert scores("early-joint") == ["speech.mix.frame_score.weight"]
+    assert scores("late") == ["0.frontend.mix.frame_score.weight"]
 
 
 def test_another_alignment_trains_anew_what_reads_it_and_nothing_else(made: Made) -> None:
-    protocol = make_protocol(made.manifest, made.recipe.protocol)
-    kinds: tuple[ModelKind, ...] = ("speech", "concat", "early-frame", "early-phone", "early-word", "early-joint")
-    units = [Unit(kind, protocol.folds[0], 0) for kind in kinds]
-    root = made.out / "units"
+    fold = make_protocol(made.manifest, made.plan.protocol).folds[0]
 
-    def undone(material: Material) -> set[str]:
-        return {unit.kind for unit in units if not is_done(unit, material, root)}
+    def undone(data: TrainingData, plan: Plan = made.plan) -> set[str]:
+        trials = [Trial(one, fold, 0) for one in plan.models]
+        return {trial.model.name for trial in trials if not is_done(trial, data, made.out / TRIALS)}
 
-    def with_speech(**update: Any) -> Material:
-        recipe = made.recipe.model_copy(update={"speech": made.recipe.speech.model_copy(update=update)})
-        return replace(made.material, recipe=recipe)
+    def with_speech(**update: Any) -> TrainingData:
+        return replace(made.data, speech_settings=made.plan.speech.model_copy(update=update))
 
     segments = {"early-phone", "early-word", "early-joint"}
-    assert undone(made.material) == set()
-    name = protocol.folds[0].train[0]
-    keys = {**made.material.speech_keys, name: made.material.content_keys[name] + "+another"}
-    assert undone(replace(made.material, speech_keys=keys)) == segments
+    assert undone(made.data) == set()
+    name = fold.train[0]
+    keys = {**made.data.speech_keys, name: made.data.content_keys[name] + "+another"}
+    assert undone(replace(made.data, speech_keys=keys)) == segments
     # Of what is not aligned, runs of frames are pooled.
     assert undone(with_speech(frames_per_step=3)) == segments
-    # The views are the same, and what is made of them is not.
+    # The feature sets are the same, and what is made of them is not.
     assert undone(with_speech(segments="mean")) == {*segments, "speech", "concat"}
-    model_ = made.recipe.model.model_copy(update={"speech_granularity": "frame"})
-    changed = made.recipe.model_copy(update={"model": model_})
-    assert undone(replace(made.material, recipe=changed)) == {"speech", "concat"}
+    changed = made.recipe.model_copy(update={"model": {**made.recipe.model, "granularity": "frame"}})
+    assert undone(made.data, resolve(changed)) == {"speech", "concat"}
 
 
 def test_a_run_from_sound_files_aligns_and_predicts(made: Made, tmp_path: Path) -> None:
-    recipe = load_recipe("fusion", overrides=[*OVERRIDES, 'models=["early-syllable"]'])
+    recipe = load_recipe("fusion", overrides=[*OVERRIDES, "models=['early-syllable']", "ensembles=[]"])
     corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
     # Sphinx finds these words in beeps, and not those of the corpus.
     pd.read_csv(corpus).assign(text="Hello there").to_csv(corpus, index=False)
@@ -377,13 +385,13 @@ def test_a_run_from_sound_files_aligns_and_predicts(made: Made, tmp_path: Path) 
     assert asked.posteriors != predictor.predict(clip, text="Hello there", alignment=nothing).posteriors
 
 
-@pytest.mark.parametrize("kinds", [("early-word",), ("early-frame", "early-phone", "concat")])
+@pytest.mark.parametrize("names", [("early-word",), ("early-frame", "early-phone", "concat")])
 @pytest.mark.parametrize("run_length", [1, 2])
-def test_the_plan_counts_the_frames_once(kinds: Any, run_length: int, made: Made, tmp_path: Path) -> None:
-    speech = made.recipe.speech.model_copy(update={"frames_per_step": run_length})
-    recipe = made.recipe.model_copy(update={"models": kinds, "speech": speech})
-    told = {stage.name: stage.disk for stage in make_plan(made.manifest, recipe, jobs=1).stages}
-    found = extract(made.manifest, recipe, tmp_path / "store", alignments=made.alignments).speech
+def test_the_estimate_counts_the_frames_once(names: Any, run_length: int, made: Made, tmp_path: Path) -> None:
+    speech = made.plan.speech.model_copy(update={"frames_per_step": run_length})
+    plan = replace(made.plan, models=tuple(made.plan.model(name) for name in names), ensembles=(), speech=speech)
+    told = {stage.name: stage.disk for stage in estimate(made.manifest, plan, jobs=1).stages}
+    found = extract(made.manifest, plan, tmp_path / "store", alignments=made.alignments).speech
     assert found is not None
     folders = {view.folder for view in found.views.values()}
     real = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
@@ -391,12 +399,12 @@ def test_the_plan_counts_the_frames_once(kinds: Any, run_length: int, made: Made
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"),
+    ("name", "complaint"),
     [
-        ("speech", r"not tuned under attentive of frames; use mean, and pool in the model"),
-        ("early-word", "early-word is not trained with its encoders"),
+        ("speech", r"not tuned under attentive of frames; use mean, and pool in the model with model\.granularity="),
+        ("early-word", "not tuned under words, which early-word reads; use a model of utterances or frames"),
     ],
 )
-def test_fine_tuning_names_its_own_way(kind: ModelKind, complaint: str, made: Made, tmp_path: Path) -> None:
+def test_fine_tuning_names_its_own_way(name: str, complaint: str, made: Made, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=complaint):
-        finetune(made.manifest, made.recipe, tmp_path / "tuned", kind=kind, processes=Processes("cpu"))
+        finetune(made.manifest, made.plan, tmp_path / "tuned", model=name, processes=Processes("cpu"))

@@ -360,7 +360,7 @@ def every() -> Recipe:
     models = []
     for name in MODELS:
         chosen = small(model_class(name), width=8, dropout=0.2, pooling="mean+std").model_dump(exclude_unset=True)
-        models.append({"name": f"our {name}", "class": name, "settings": chosen})
+        models.append({"name": f"v1.0 {name}", "class": name, "settings": chosen})
     return Recipe.model_validate({
         "name": "every", "models": models, "seeds": [0],
         # With one clip a batch, features are the same alone and in a corpus to the last bit.
@@ -385,12 +385,12 @@ def tiers_of(text: str) -> dict[Tier, tuple[Segment, ...]]:
 @pytest.mark.parametrize("name", MODELS)
 def test_settings_become_a_checkpoint_that_predicts_what_the_trained_model_gave(name: str, trained: Any) -> None:
     run, manifest, alignments = trained
-    predictor = load(run / "models" / f"our {name}", asr="none")
-    wanted = resolve(every()).model(f"our {name}")
-    found = predictor.checkpoint.networks[f"our {name}"]
+    predictor = load(run / "models" / f"v1.0 {name}", asr="none")
+    wanted = resolve(every()).model(f"v1.0 {name}")
+    found = predictor.checkpoint.networks[f"v1.0 {name}"]
     assert (found.source, found.settings, found.inputs) == (wanted.source, wanted.settings, wanted.inputs)
     # By the network in training, from the store, in a batch; without refitting it is the one that is kept.
-    scores = read_scores(run / TRIALS / f"our {name}" / "final-seed0" / "validation.parquet")
+    scores = read_scores(run / TRIALS / f"v1.0 {name}" / "final-seed0" / "validation.parquet")
     assert scores.classes == predictor.classes
     told = []
     for utterance, expected in zip(scores.frame["utterance"], scores.posteriors(), strict=True):

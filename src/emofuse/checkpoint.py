@@ -333,7 +333,7 @@ def _read_networks(
         SettingsError: A class is not emofuse's own, and is not trusted.
     """
     name = record["name"]
-    if not isinstance(name, str) or not name or "." in name or depth > _DEEPEST:
+    if not isinstance(name, str) or not name or depth > _DEEPEST:
         raise ValueError(f"{name!r} is no name of a model")
     if "members" in record:
         for member in record["members"]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import warnings
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ from typer.testing import CliRunner
 
 from emofuse.cli.app import app
 from emofuse.errors import ScoresError
+from emofuse.manifest import make_manifest, write_manifest
+from emofuse.report import write_report
+from emofuse.report.mistakes import worst_mistakes
+from emofuse.report.model_card import model_card
+from emofuse.report.paper_table import paper_table
+from emofuse.report.plots import scatter_plot
 from emofuse.scoring.fuse import Joining, combine, fit_joining, fuse
 from emofuse.scoring.inference import differences, estimates, intervals, paired_difference
 from emofuse.scoring.kinds import VALUES
@@ -405,3 +413,106 @@ def test_commands_take_tables_of_values(tmp_path: Path) -> None:
     assert "rule: mean" in joined.output
     refused = CliRunner().invoke(app, ["fuse", one, two, "--out", out, "--rule", "product"])
     assert "values cannot be joined by product" in str(refused.exception)
+
+
+# Reports.
+
+
+def value_run(run: Path) -> dict[str, Any]:
+    """A run folder of two models of two values."""
+    names = ("valence", "arousal")
+    both = join_scores([scores(names=names, noise=1.0), scores("late", seed=1, names=names, noise=0.3)])
+    write_scores(both, run / "scores.parquet")
+    rows = both.frame.drop_duplicates("utterance")[["utterance", "speaker"]].assign(text="so it is", corpus="mine")
+    write_manifest(make_manifest(rows, source="test"), run / "manifest.parquet")
+    result = {
+        "name": "Two values",
+        "corpus": "mine",
+        "sources": [],
+        "models": evaluate(both),
+        "comparisons": compare(both, [("late", "speech")]),
+        "controls": {"late": {"members": 2, "best": "speech", "controls": ["speech"]}},
+        "protocol": {"kind": "speaker", "fingerprint": "0", "folds": 8, "values": list(names), "utterances": 48,
+                     "speakers": 8, "leakage": {"exact": {"share": 1.0, "agreement": None}, "near": None}},
+        "fused": {"late": {"of": ["speech"], "folds": {"final": {"weights": [1.0], "temperatures": [1.0]}}}},
+        "modalities": {"speech": ["speech"]},
+        "encoders": {},
+    }  # fmt: skip
+    (run / "result.json").write_text(json.dumps(result))
+    return result
+
+
+def test_the_report_of_a_regression_shows_its_figures_and_scatter_plots(tmp_path: Path) -> None:
+    result = value_run(tmp_path)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    plain = unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.S))))
+    for entry in result["models"].values():
+        for one in (*(entry[key] for key in METRICS), *(entry["dimensions"]["arousal"][key] for key in METRICS)):
+            assert f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" in plain
+    gap = result["comparisons"][0]["ccc"]
+    assert f"late adds {gap['value']:+.3f} of CCC [{gap['low']:+.3f}, {gap['high']:+.3f}] over speech" in plain
+    assert "whose valence and arousal they predict" in plain
+    assert "Lin 1989" in plain
+    for word in ("Chance", "ECE", "Confusion", "Recall", "percent. "):
+        assert word not in plain, word
+    plots = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert plots == [f"{model}-{name}.png" for model in ("late", "speech")
+                     for name in ("scatter-1", "scatter-2", "speakers")]  # fmt: skip
+
+
+def test_a_scatter_plot_is_described_in_words_and_drawn_of_constant_predictions() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot = scatter_plot(np.array([1.0, 3.0]), np.array([2.0, 2.0]), name="valence", ccc=0.0)
+        scatter_plot(np.array([2.0]), np.array([2.0]), name="$x$", ccc=0.0)
+    assert plot.png.startswith(b"\x89PNG")
+    assert "of 2 utterances; truth from 1 to 3, predictions from 2 to 2; CCC 0.000" in plot.alt
+
+
+def test_the_paper_table_of_values_has_ccc_first(tmp_path: Path) -> None:
+    result = value_run(tmp_path)
+    lines = paper_table(result, style="markdown").splitlines()
+    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert header == ["Model", "CCC", "Pearson r", "MAE", "CCC over speech", "CCC over late", "CCC over its control",
+                      "Reconstruction"]  # fmt: skip
+    gap = result["comparisons"][0]["ccc"]
+    assert f"{gap['value']:+.3f}" in lines[3]
+    assert "valence, arousal" in "\n".join(lines)
+    assert paper_table(result, style="latex").startswith("% needs the package booktabs; 95 % intervals")
+
+
+def test_the_card_of_a_model_of_values_says_what_it_predicts(tmp_path: Path) -> None:
+    result = value_run(tmp_path)
+    card = model_card("speech", result)
+    assert "- **Values**: valence, arousal" in card
+    assert "Classes" not in card
+    one = result["models"]["speech"]["dimensions"]["arousal"]["mae"]
+    assert f"| MAE of arousal | {one['value']:.3f} | {one['low']:.3f} to {one['high']:.3f} |" in card
+
+
+def test_the_worst_mistakes_of_values_are_the_largest_errors() -> None:
+    frame = pd.DataFrame(
+        {"utterance": list("abc") * 2, "seed": [0] * 3 + [1] * 3, "label.x": [0.0, 2.0, 4.0] * 2,
+         "label.y": [0.0, 100.0, 200.0] * 2, "x": [0.0, 4.0, 4.5, 0.0, 2.0, 4.5], "y": [0, 100, 240, 0, 100, 240]}
+    )  # fmt: skip
+    manifest = make_manifest([{"utterance": name, "text": name} for name in "abc"], source="test")
+    found = worst_mistakes(make_scores(frame, source="test"), manifest, count=2)
+    # In standard deviations of truth (1.633 and 81.65): c is off by 0.5 and 40, b on average by 1 and 0.
+    assert [one.utterance for one in found] == ["c", "b"]
+    assert found[0].size == pytest.approx((0.5 / 1.63299 + 40 / 81.6497) / 2, rel=1e-4)
+    assert (found[1].label, found[1].predicted) == ("x 2, y 100", "x 3, y 100")
+
+
+def test_figures_of_values_that_are_not_those_of_the_scores_are_refused(tmp_path: Path) -> None:
+    result = value_run(tmp_path)
+    for change, message in (
+        (lambda entry: entry["ccc"].update(value=0.1), "do not come from scores"),
+        (lambda entry: entry.update(values=["valence", "belief"]), "do not come from scores"),
+        (lambda entry: entry["mae"].pop("low"), r"models\.late\.mae\.low"),
+        (lambda entry: entry["dimensions"]["arousal"].pop("pearson"), r"models\.late\.dimensions\.arousal\.pearson"),
+    ):
+        changed = json.loads(json.dumps(result))
+        change(changed["models"]["late"])
+        (tmp_path / "result.json").write_text(json.dumps(changed))
+        with pytest.raises(ScoresError, match=message):
+            write_report(tmp_path)

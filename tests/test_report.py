@@ -20,14 +20,16 @@ import yaml
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError, ManifestError, OutputError, ScoresError, SettingsError
+from emofuse.escape import one_line
 from emofuse.manifest import make_manifest, write_manifest
-from emofuse.report import plots, results_table, write_report
+from emofuse.report import plots, write_report
 from emofuse.report.mistakes import LONGEST, worst_mistakes
 from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
 from emofuse.report.plots import Plot
-from emofuse.report.tables import TITLES, comparisons, one_line, percent
+from emofuse.report.tables import comparisons, percent
 from emofuse.scoring.inference import paired_difference
+from emofuse.scoring.kinds import CLASSES as KIND
 from emofuse.scoring.result import compare, evaluate, reading
 from emofuse.scoring.table import Scores, make_scores, read_scores, write_scores
 
@@ -80,7 +82,10 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     }  # fmt: skip
     weights = generator.dirichlet(np.ones(3), size=6).tolist()
     result["layer_weights"] = {models[0]: {"speech": weights}, models[1]: {"speech": weights, "text": [[1.0]] * 6}}
-    result["joined"] = {"late": {"fold-1-seed0": {"weights": [0.25, 0.75], "temperatures": [1.0, 1.5]}}}
+    how = {"weights": [0.25, 0.75], "temperatures": [1.0, 1.5]}
+    result["fused"] = {"late": {"of": ["speech", "text"], "folds": {"fold-1-seed0": how, "final": how}}}
+    result["modalities"] = {name: [name] if name in ("speech", "text") else ["speech", "text"] for name in models}
+    result["certainty"] = {name: f"{name} as stated" for name in models}
     curves = [{"loss": [1.5, 1.0, 0.5][:length], "validation_ua": [0.2, 0.4, 0.6][:length]} for length in (3, 2)]
     result["curves"] = dict.fromkeys(models, curves)
     result["recipe"] = {"name": "Two models", "train": {"epochs": 5}}
@@ -182,22 +187,22 @@ def test_page_is_well_formed_and_needs_nothing_beside_itself(run: Path, page: Pa
 def test_figures_of_the_page_are_those_of_the_result(run: Path, page: Page) -> None:
     result = result_of(run)
     rows = [[re.sub(r"\s+", " ", cell).strip() for cell in row] for row in page.tables[0]]
-    assert rows[1] == [*TITLES.values()] * 3
+    assert rows[1] == [*KIND.titles.values()] * 3
     found = {row[0]: row[1:] for row in rows[2:]}
     assert list(found) == list(result["models"])
     for model, entry in result["models"].items():
         wanted = [
             f"{percent(entry[key]['value'])} [{percent(entry[key]['low'])}, {percent(entry[key]['high'])}]"
-            for key in TITLES
+            for key in KIND.titles
         ]
-        wanted += [percent(entry[group][key]) for group in ("fold_mean", "seed_sd") for key in TITLES]
+        wanted += [percent(entry[group][key]) for group in ("fold_mean", "seed_sd") for key in KIND.titles]
         assert found[model] == [*wanted, percent(entry["ece"])]
         for number in re.findall(r"\d+\.\d", " ".join(found[model][:3])):
             assert 0 <= float(number) <= 100
     rows = page.tables[1][1:]
     pair = result["comparisons"][0]
-    for row, key in zip(rows, TITLES, strict=True):
-        assert row[1] == TITLES[key]
+    for row, key in zip(rows, KIND.titles, strict=True):
+        assert row[1] == KIND.titles[key]
         assert abs(float(row[2]) - 100 * pair[key]["value"]) <= 0.0500001
         assert ("is higher than" in row[6]) == (pair[key]["reading"] == "higher")
 
@@ -410,7 +415,7 @@ def test_mistakes_are_the_surest_wrong_answers(tmp_path: Path) -> None:
         [{"utterance": "a", "text": "words"}, {"utterance": "c", "text": "w" * 999, "speaker": "s"}], source="test"
     )
     found = worst_mistakes(scores, manifest)
-    assert [(mistake.utterance, round(mistake.posterior, 6)) for mistake in found] == [
+    assert [(mistake.utterance, round(mistake.size, 6)) for mistake in found] == [
         ("c", 0.8),
         ("a", 0.7),
         ("b", 0.6),
@@ -444,7 +449,7 @@ def drawn(classes: int, speakers: int) -> list[Plot]:
     return [
         plots.confusion_plot(matrix.tolist(), names),
         plots.recall_plot(recalls, [recalls, recalls]),
-        plots.speaker_plot(by_speaker, pooled=0.5, classes=classes),
+        plots.speaker_plot(by_speaker, pooled=0.5, title="UA, percent", factor=100, chance=1 / classes),
         plots.layer_plot(generator.dirichlet(np.ones(2 * classes + 1), size=3).tolist(), range(2 * classes + 1)),
         plots.learning_plot([{"loss": [0.5] * classes, "validation_score": [-1.0] * classes}]),
     ]
@@ -462,31 +467,29 @@ def test_plots_keep_their_size_and_fit_the_page(classes: int, speakers: int) -> 
 
 
 def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
-    table = results_table(make_run(tmp_path, models=("early_frame 50%", "[x] \\late")), style="latex")
+    table = paper_table(make_run(tmp_path, models=("early_frame 50%", "[x] \\late")), style="latex")
     assert r"early\_frame 50\%" in table
     assert r"{[}x] \textbackslash{}late" in table
     assert table.count("{") == table.count("}")
-    assert table.splitlines()[1].startswith(r"\begin{tabular}{lrrrrr}")
+    assert table.splitlines()[0] == "% needs the package booktabs; percent, 95 % intervals"
+    assert table.splitlines()[1].startswith(r"\begin{tabular}{lrrrr}")
     assert table.endswith(r"\end{tabular}")
-    assert {line.count(" & ") for line in table.splitlines() if line.endswith(r"\\")} == {5}
+    lines = [line for line in table.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {line.count(" & ") for line in lines} == {4}
 
 
-def test_markdown_and_text_tables(tmp_path: Path) -> None:
+def test_cells_of_markdown_end_where_they_should(tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("a|b", "plain\x07name"))
-    markdown = results_table(result, style="markdown").splitlines()
-    assert len(markdown) == 4
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown} == {7}
+    markdown = paper_table(result, style="markdown").splitlines()[:4]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown} == {6}
     assert markdown[2].startswith(r"| a\|b | ")
-    text = results_table(result, style="text").splitlines()
-    assert len({len(line) for line in text}) == 1
-    assert percent(result["models"]["a|b"]["ua"]["value"]) in text[1]
 
 
-def test_errors_of_tables() -> None:
-    with pytest.raises(SettingsError, match="use one of markdown, latex, text"):
-        results_table({}, style="html")  # type: ignore[arg-type]
+def test_errors_of_tables(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no table style is called 'text'"):
+        paper_table(make_run(tmp_path), style="text")  # type: ignore[arg-type]
     with pytest.raises(ScoresError, match="models"):
-        results_table({}, style="text")
+        paper_table({}, style="markdown")
 
 
 def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_path: Path) -> None:
@@ -498,13 +501,13 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     lines = paper_table(result, style="markdown").splitlines()
     header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:6]
     assert header[4:] == ["UA over text", "UA over late", "Reconstruction"]
-    assert [row.split("|")[1].strip() for row in rows] == ["speech", "text", "late", "multi-level"]
+    assert [row.split("|")[1].strip() for row in rows] == ["late", "multi-level", "speech", "text"]
     gap = paired_difference(scores.of("multi-level"), scores.of("late"))["ua"]
-    cell = rows[3].split("|")[6].strip()
+    cell = rows[1].split("|")[6].strip()
     assert gap.low is not None
     assert gap.high is not None
     assert cell.replace("\\", "") == f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-    assert "combination stated, form chosen" in rows[3]
+    assert "multi-level as stated" in rows[1]
     table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
     assert len(table.findall("tbody/tr")) == 4
     lines = [line for line in paper_table(result, style="latex").splitlines() if r"\\" in line]
@@ -516,6 +519,8 @@ def test_the_paper_table_tells_which_rows_stand_on_frames(tmp_path: Path) -> Non
     result = make_run(tmp_path, models=("early-frame", "early-word", "early-phone", "multi-granularity", "late"))
     for entry in result["models"].values():
         entry["clusters"] = 24
+    result["tiers"] = {"early-word": ["word"], "early-phone": ["phone"]}
+    result["fused"] = {"multi-granularity": {"of": ["early-word", "early-phone"], "folds": {}}}
     bare = {style: paper_table(result, style=style) for style in ("markdown", "latex", "html")}
     result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 48, "phone": 47}, "problems": {}}
     notes = [
@@ -556,7 +561,7 @@ def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path
         "corpus_notes": ["artificial: voices of X"],
         "text_sources": {"reference": 1, "whisper base": 2},
         "context": 3,
-        "recipe": {**result["recipe"], "model": {"late_weights": "tuned"}},
+        "recipe": {**result["recipe"], "ensembles": [{"name": "late", "weights": "tuned"}]},
     }
     for told in ("artificial: voices of X", "words by whisper base", "up to 3 earlier", "were searched"):
         assert told not in said
@@ -597,7 +602,7 @@ def test_stars_are_those_that_holm_leaves_and_the_table_says_over_how_many(tmp_p
     lines = paper_table(result, style="markdown").splitlines()
     starred = [line.split("|")[1].strip() for line in lines if line.startswith("|") and r"]\*" in line]
     # The same difference stands in the row of speech with the other sign.
-    assert starred == ["speech", "late"]
+    assert starred == ["late", "speech"]
 
 
 def test_a_table_that_cannot_have_a_star_says_so(tmp_path: Path) -> None:
@@ -700,7 +705,6 @@ def markdown_writers(run: Path) -> dict[str, str]:
     assert set(header) == {"license", "datasets", "library_name"}
     return {
         "paper table": paper_table(result, style="markdown"),
-        "results table": results_table(result, style="markdown"),
         "model card": model_card("speech", result),
         "student card": card.split("\n---\n", 1)[1],
     }
@@ -731,19 +735,17 @@ def test_no_name_is_markup_in_html(tmp_path: Path) -> None:
 
 def test_no_name_is_a_command_in_latex(tmp_path: Path) -> None:
     result = hostile_result(tmp_path)
-    for table in (paper_table(result, style="latex"), results_table(result, style="latex")):
-        commands = set(re.findall(r"\\([A-Za-z]+)", table))
-        known = {"begin", "end", "toprule", "midrule", "bottomrule", "multicolumn", "footnotesize"}
-        assert commands <= known | {
-            f"text{name}" for name in ("backslash", "asciitilde", "asciicircum", "less", "greater")
-        }
-        body = table.split("\n", 1)[1]  # Without the comment that begins it.
-        bare = re.sub(r"\\[A-Za-z]+|\\\\|\\[&%$#_{}]", "", body)
-        assert not re.search(r"[%$#_^~<>]", bare)
-        assert bare.count("{") == bare.count("}")
-        assert not [line for line in body.splitlines() if line.lstrip().startswith(("[", "*"))]
-        lines = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-        assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
+    table = paper_table(result, style="latex")
+    commands = set(re.findall(r"\\([A-Za-z]+)", table))
+    known = {"begin", "end", "toprule", "midrule", "bottomrule", "multicolumn", "footnotesize"}
+    assert commands <= known | {f"text{name}" for name in ("backslash", "asciitilde", "asciicircum", "less", "greater")}
+    body = table.split("\n", 1)[1]  # Without the comment that begins it.
+    bare = re.sub(r"\\[A-Za-z]+|\\\\|\\[&%$#_{}]", "", body)
+    assert not re.search(r"[%$#_^~<>]", bare)
+    assert bare.count("{") == bare.count("}")
+    assert not [line for line in body.splitlines() if line.lstrip().startswith(("[", "*"))]
+    lines = [line for line in body.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
 
 
 def test_no_name_is_markup_on_the_page(run: Path, tmp_path: Path) -> None:

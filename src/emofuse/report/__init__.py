@@ -3,6 +3,5 @@
 from __future__ import annotations
 
 from emofuse.report.page import write_report
-from emofuse.report.tables import results_table
 
-__all__ = ["results_table", "write_report"]
+__all__ = ["write_report"]

@@ -1,9 +1,10 @@
-"""The mistakes that a model is surest of, each with its sound, so that a person can hear why."""
+"""The worst mistakes of a model, each with its sound, so that a person can hear why."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import soundfile
 
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.errors import AudioError
+from emofuse.scoring.kinds import CLASSES, VALUES, Kind
 from emofuse.scoring.metrics import answers
 from emofuse.scoring.table import Scores
 
@@ -25,16 +27,25 @@ _WORDS = 400  # Characters of a transcript.
 _SHOWN = 3  # Classes whose posterior is shown beside that of the true one.
 
 
+RANKED: Mapping[Kind, str] = {
+    CLASSES: "The utterances with the highest confidence in a wrong class, mean over seeds. Bars are posteriors in "
+    "percent, that of the true class in blue.",
+    VALUES: "The utterances whose predictions, mean over seeds, are furthest from the truth, in standard deviations of "
+    "each value, mean over the values.",
+}
+"""What the worst mistakes are, in words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An utterance that a model is sure of, and wrong about.
+    """An utterance that a model is wrong about, and sure of or far from.
 
     Attributes:
         utterance: Its name.
-        label: The true class.
-        predicted: The most probable class.
-        posterior: Its probability, mean over seeds.
-        posteriors: The most probable classes and the true one, by probability.
+        label: The true class, or the true values.
+        predicted: The most probable class, or the predicted values.
+        size: What mistakes are ranked by: the probability of the wrong class, or the error in standard deviations.
+        posteriors: The most probable classes and the true one, by probability; none of values.
         speaker: Who speaks, or None.
         text: What is said, or None.
         audio: The clip as a data URI, or None.
@@ -44,7 +55,7 @@ class Mistake:
     utterance: str
     label: str
     predicted: str
-    posterior: float
+    size: float
     posteriors: tuple[tuple[str, float], ...]
     speaker: str | None
     text: str | None
@@ -53,37 +64,29 @@ class Mistake:
 
 
 def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT) -> list[Mistake]:
-    """The utterances with the highest confidence in a wrong class.
+    """The utterances with the highest confidence in a wrong class, or the largest errors.
 
     Args:
-        scores: Scores of one model; posteriors are averaged over its seeds.
+        scores: Scores of one model; outputs are averaged over its seeds.
         manifest: Where speaker, text and audio are found; an utterance that it lacks is shown without them.
         count: At most how many.
     """
-    classes = list(scores.classes)
-    groups = scores.frame.groupby("utterance", sort=True)
-    means, labels = groups[classes].mean(), groups["label"].first()
-    # Where classes tie, the first by name, and right if the true one is among them.
-    predicted = means[sorted(classes)].idxmax(axis=1)
-    best = np.asarray(answers(means.to_numpy()) > 0)
-    wrong = means.index[~best[np.arange(len(means)), [classes.index(label) for label in labels]]]
-    order = means.loc[wrong].max(axis=1).sort_values(ascending=False, kind="stable").index[:count]
+    wrong = _FOUND[scores.kind](scores)
+    order = wrong["size"].sort_values(ascending=False, kind="stable").index[:count]
     known = manifest.set_index("utterance").reindex(order)
     speakers = scores.frame.groupby("utterance")["speaker"].first() if "speaker" in scores.frame.columns else None
     mistakes = []
     for name in order:
-        row, label = known.loc[name], str(labels[name])
-        ranked = sorted(((str(key), float(value)) for key, value in means.loc[name].items()), key=lambda pair: -pair[1])
-        kept = [pair for place, pair in enumerate(ranked) if place < _SHOWN or pair[0] == label]
+        row, found = known.loc[name], wrong.loc[name]
         audio, remark = _clip(row) if name in set(manifest["utterance"]) else (None, "Not in the manifest")
         speaker = row["speaker"] if speakers is None or pd.notna(row["speaker"]) else speakers[name]
         mistakes.append(
             Mistake(
                 utterance=str(name),
-                label=label,
-                predicted=str(predicted[name]),
-                posterior=ranked[0][1],
-                posteriors=tuple(kept),
+                label=str(found["label"]),
+                predicted=str(found["predicted"]),
+                size=float(found["size"]),
+                posteriors=found["posteriors"],
                 speaker=None if pd.isna(speaker) else str(speaker),
                 text=None if pd.isna(row["text"]) else _shorten(str(row["text"])),
                 audio=audio,
@@ -91,6 +94,48 @@ def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT
             )
         )
     return mistakes
+
+
+def _wrong_classes(scores: Scores) -> pd.DataFrame:
+    """Of each utterance that is told wrongly: its class, the most probable one, and posteriors."""
+    classes = list(scores.classes)
+    groups = scores.frame.groupby("utterance", sort=True)
+    means, labels = groups[classes].mean(), groups["label"].first()
+    # Where classes tie, the first by name, and right if the true one is among them.
+    predicted = means[sorted(classes)].idxmax(axis=1)
+    best = np.asarray(answers(means.to_numpy()) > 0)
+    wrong = means.index[~best[np.arange(len(means)), [classes.index(label) for label in labels]]]
+
+    def shown(name: str) -> tuple[tuple[str, float], ...]:
+        values = means.to_numpy()[means.index.get_loc(name)].tolist()
+        ranked = sorted(zip(classes, values, strict=True), key=lambda pair: -pair[1])
+        return tuple(pair for place, pair in enumerate(ranked) if place < _SHOWN or pair[0] == labels[name])
+
+    rows = {"label": labels[wrong], "predicted": predicted[wrong], "size": means.loc[wrong].max(axis=1)}
+    return pd.DataFrame({**rows, "posteriors": pd.Series({name: shown(name) for name in wrong}, dtype="object")})
+
+
+def _wrong_values(scores: Scores) -> pd.DataFrame:
+    """Of each utterance: its values, the predicted ones, and how far they are from each other."""
+    groups = scores.frame.groupby("utterance", sort=True)
+    truth, said = (
+        groups[columns].mean().set_axis(list(scores.values), axis=1)
+        for columns in (scores.kind.true_columns(scores.values), list(scores.values))
+    )
+    spread = truth.std(ddof=0)
+    sizes = ((said - truth).abs() / spread.where(spread > 0, 1.0)).mean(axis=1)
+
+    def words(values: pd.DataFrame) -> pd.Series[str]:
+        return pd.Series(
+            [", ".join(f"{name} {value:.3g}" for name, value in row.items()) for _, row in values.iterrows()],
+            index=values.index,
+        )
+
+    nothing = pd.Series([()] * len(truth), index=truth.index, dtype="object")
+    return pd.DataFrame({"label": words(truth), "predicted": words(said), "size": sizes, "posteriors": nothing})
+
+
+_FOUND: Mapping[Kind, Callable[[Scores], pd.DataFrame]] = {CLASSES: _wrong_classes, VALUES: _wrong_values}
 
 
 def _shorten(text: str) -> str:

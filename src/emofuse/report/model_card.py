@@ -8,6 +8,7 @@ from typing import Any
 from emofuse.corpora import CORPORA
 from emofuse.escape import code_span, markdown
 from emofuse.protocols import FINAL
+from emofuse.scoring.kinds import Kind, kind_with
 from emofuse.scoring.result import counted
 
 
@@ -22,7 +23,11 @@ def model_card(model: str, result: Mapping[str, Any]) -> str:
     lines = [
         f"# emofuse {code_span(model)} model, trained on {markdown(result['corpus'] or 'a corpus without a name')}",
         "",
-        f"- **Classes**: {', '.join(map(markdown, protocol['classes']))}",
+        *(
+            f"- **{noun.capitalize()}**: {', '.join(map(markdown, protocol[noun]))}"
+            for noun in ("classes", "values")
+            if protocol.get(noun)
+        ),
         f"- **Data**: {protocol['utterances']} utterances of {protocol['speakers']} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in result["sources"] if name in CORPORA),
         *([_fused_from(result["fused"][model])] if model in result["fused"] else []),
@@ -37,7 +42,7 @@ def model_card(model: str, result: Mapping[str, Any]) -> str:
         "## Limits",
         "",
         "It was measured on the corpus above only: on other speakers, languages and rooms expect less.",
-        f"Acted emotion is not felt emotion. {_calibration(result['fused'].get(model))}",
+        f"Acted emotion is not felt emotion. {_calibration(result['fused'].get(model), result)}",
         "Do not use it to decide about people.",
         "The licences of its data and encoders hold for it too.",
         "",
@@ -74,7 +79,9 @@ def _modalities(model: str, result: Mapping[str, Any]) -> set[str]:
     return set(result["modalities"][model])
 
 
-def _calibration(fused: Mapping[str, Any] | None) -> str:
+def _calibration(fused: Mapping[str, Any] | None, result: Mapping[str, Any]) -> str:
+    if not result["protocol"].get("classes"):
+        return "Its values are on the corpus's own scale."
     if fused is None or all(one == 1 for one in fused["folds"][FINAL]["temperatures"]):
         return "Its probabilities are not calibrated."
     return (
@@ -93,15 +100,24 @@ def _fused_from(fused: Mapping[str, Any]) -> str:
 
 
 def _measured(entry: Mapping[str, Any]) -> list[str]:
+    kind = kind_with(entry)
+    figures = [(kind.titles[key], entry[key]) for key in kind.titles]
+    if len(entry.get("dimensions", ())) > 1:
+        figures += [
+            (f"{kind.titles[key]} of {markdown(name)}", estimates[key])
+            for name, estimates in entry["dimensions"].items()
+            for key in kind.titles
+        ]
     return [
         "Measured by cross-validation of models trained in the same way on fewer speakers; this very model has seen "
         f"all of them. 95 % intervals by Student's t over {markdown(counted(entry['clusters'], entry['cluster']))}.",
         "",
         "| metric | value | interval |",
         "|---|---|---|",
-        *(_row(name, entry[key]) for name, key in (("UA", "ua"), ("WA", "wa"), ("macro-F1", "macro_f1"))),
+        *(_row(title, estimate, kind) for title, estimate in figures),
     ]
 
 
-def _row(name: str, estimate: Mapping[str, float]) -> str:
-    return f"| {name} | {100 * estimate['value']:.1f} % | {100 * estimate['low']:.1f} to {100 * estimate['high']:.1f} |"
+def _row(title: str, estimate: Mapping[str, float], kind: Kind) -> str:
+    value, low, high = (kind.figure(estimate[name]) for name in ("value", "low", "high"))
+    return f"| {title} | {value}{' %' if kind.unit else ''} | {low} to {high} |"

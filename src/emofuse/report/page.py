@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,26 +21,24 @@ from emofuse.files import read_json, written_whole
 from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
-from emofuse.report.mistakes import LONGEST, Mistake, worst_mistakes
+from emofuse.report.figures import Figure, figures
+from emofuse.report.mistakes import LONGEST, RANKED, Mistake, worst_mistakes
 from emofuse.report.paper_table import table_files
 from emofuse.report.plots import Plot
 from emofuse.report.tables import (
-    AGAIN,
     KINDS,
-    TITLES,
-    check_result,
     comparisons,
     context_of,
     control_notes,
     encoder_rows,
+    figure,
     fusion_rows,
     interval,
     percent,
     protocol_rows,
     setting_rows,
 )
-from emofuse.scoring.inference import pooled_confusion
-from emofuse.scoring.metrics import DEFINITIONS, confusion, recall, reliability, unweighted_accuracy
+from emofuse.scoring.record import AGAIN, check_result
 from emofuse.scoring.result import caution, counted
 from emofuse.scoring.table import Scores, read_scores
 
@@ -78,8 +77,7 @@ def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
         while stem.lower() in stems:
             stem += "-"
         stems.add(stem.lower())
-        for figure in section.figures:
-            files[f"plots/{stem}-{figure.name}.png"] = figure.plot.png
+        files |= {f"plots/{stem}-{one.name}.png": one.plot.png for one in section.figures}
     files |= table_files(loaded.result)
     files["report.html"] = _render(loaded, sections).encode("utf-8")
     _write(run, files)
@@ -96,6 +94,8 @@ class _Run:
     @property
     def chance(self) -> float:
         """How often two utterances drawn blindly carry the same label."""
+        if not self.scores.classes:
+            return 0.0
         labels = self.scores.frame.drop_duplicates("utterance")["label"]
         return float((labels.value_counts(normalize=True) ** 2).sum())
 
@@ -105,18 +105,11 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Figure:
-    name: str
-    caption: str
-    plot: Plot
-
-
-@dataclass(frozen=True)
 class _Section:
     """What the page shows of one model."""
 
     name: str
-    figures: tuple[_Figure, ...]
+    figures: tuple[Figure, ...]
     mistakes: list[Mistake]
 
 
@@ -134,12 +127,17 @@ def _read(run: Path) -> _Run:
     scores = read_scores(run / "scores.parquet")
     for model, entry in models.items():
         # Plots and mistakes are drawn from the scores, tables from the result: both must tell of the same answers.
-        known = model in scores.models and list(scores.classes) == entry["classes"]
-        if not known or not np.allclose(pooled_confusion(scores.of(model)), entry["confusion"], rtol=0, atol=1e-5):
+        known = model in scores.models and list(scores.names) == entry.get(scores.kind.noun)
+        if not known or not _agree(entry, scores.of(model)):
             raise ScoresError(
                 f"the figures of model {model!r} do not come from scores.parquet", where=path, remedy=AGAIN
             )
     return _Run(result, models, scores, read_manifest(run / "manifest.parquet"))
+
+
+def _agree(entry: Mapping[str, Any], scores: Scores) -> bool:
+    seeds = pd.factorize(scores.frame["seed"])[0].astype(np.int64)
+    return scores.kind.agrees(entry, scores.truth(), scores.outputs(), seeds)
 
 
 def _write(run: Path, files: Mapping[str, bytes]) -> None:
@@ -155,41 +153,12 @@ def _stem(name: str) -> str:
 
 
 def _model_section(run: _Run, model: str) -> _Section:
-    entry, scores = run.models[model], run.scores.of(model)
-    counted = "all seeds counted together" if len(entry["seeds"]) > 1 else "one seed"
-    figures = [
-        _Figure(
-            "confusion",
-            f"Confusion matrix. Each row sums to 100 %; below each share its count, {counted}.",
-            plots.confusion_plot(entry["confusion"], entry["classes"]),
-        ),
-        _Figure(
-            "recall",
-            "Recall of each class.",
-            plots.recall_plot(entry["recall"], [_recalls(part) for _, part in _by(scores, "seed")]),
-        ),
-    ]
-    if by_speaker := _speakers(scores):
-        means = sorted((float(np.mean(values)), name) for name, values in by_speaker.items())
-        lowest = ", ".join(f"{one_line(name)} ({percent(value)})" for value, name in means[:3])
-        figures.append(
-            _Figure(
-                "speakers",
-                f"UA of each speaker over the classes that this speaker has; lines span the seeds. Lowest: {lowest}.",
-                plots.speaker_plot(by_speaker, pooled=entry["ua"]["value"], classes=len(scores.classes)),
-            )
-        )
-    figures.append(
-        _Figure(
-            "calibration",
-            "Calibration: is an answer given with 80 % confidence right in 80 % of cases?",
-            plots.reliability_plot(*reliability(scores.posteriors(), scores.labels()), ece=entry["ece"]),
-        )
-    )
+    scores = run.scores.of(model)
+    drawn = list(figures(run.models[model], scores))
     for stream, units in (run.section("layer_weights").get(model) or {}).items():
         if units and len(units[0]) > 1:
-            figures.append(
-                _Figure(
+            drawn.append(
+                Figure(
                     f"layers-{_stem(stream)}",
                     f"Learned layer weights, {one_line(stream)}: mean over {_count(len(units), 'trained model')}, "
                     "standard deviation (black), extremes (orange); dotted: all layers alike.",
@@ -197,38 +166,14 @@ def _model_section(run: _Run, model: str) -> _Section:
                 )
             )
     if trials := run.section("curves").get(model):
-        figures.append(
-            _Figure(
+        drawn.append(
+            Figure(
                 "learning",
                 f"Learning curves of {_count(len(trials), 'trial')} (a fold and a seed each; thick: their mean).",
                 plots.learning_plot(trials),
             )
         )
-    return _Section(model, tuple(figures), worst_mistakes(scores, run.manifest))
-
-
-def _by(scores: Scores, column: str) -> Iterator[tuple[Any, Scores]]:
-    for name, frame in scores.frame.groupby(column, sort=True):
-        yield name, Scores(frame, scores.classes)
-
-
-def _confusion(scores: Scores) -> Any:
-    return confusion(scores.labels(), scores.answers(), classes=len(scores.classes))
-
-
-def _recalls(scores: Scores) -> dict[str, float | None]:
-    values = recall(_confusion(scores))
-    return {name: None if np.isnan(value) else float(value) for name, value in zip(scores.classes, values, strict=True)}
-
-
-def _speakers(scores: Scores) -> dict[str, list[float]]:
-    """UA of each speaker in every seed; empty where speakers are not known."""
-    if "speaker" not in scores.frame.columns or scores.frame["speaker"].isna().all():
-        return {}
-    return {
-        str(speaker): [float(unweighted_accuracy(_confusion(part))) for _, part in _by(rows, "seed")]
-        for speaker, rows in _by(scores, "speaker")
-    }
+    return _Section(model, tuple(drawn), worst_mistakes(scores, run.manifest))
 
 
 def _layers(run: _Run, stream: str, units: Sequence[Sequence[float]], *, model: str) -> list[int]:
@@ -245,7 +190,9 @@ def _render(run: _Run, sections: Sequence[_Section]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, interval=interval, line=one_line)
+    kind = run.scores.kind
+    shown = {"figure": partial(figure, kind=kind), "interval": partial(interval, kind=kind)}
+    environment.filters.update(percent=percent, line=one_line, **shown)
     environment.globals.update(data_uri=_data_uri)
     template = resources.files("emofuse.report").joinpath("page.html").read_text(encoding="utf-8")
     leakage, empty_words = _leakage(run)
@@ -255,13 +202,15 @@ def _render(run: _Run, sections: Sequence[_Section]) -> str:
         summary=_summary(run),
         warnings=_warnings(run, empty_words=empty_words),
         notes=[str(note) for note in run.section("notes")],
-        titles=TITLES,
+        kind=kind,
+        titles=kind.titles,
+        ranked=RANKED[kind],
         models=run.models,
         parts=run.section("parts"),
         comparisons=comparisons(run.result),
         controls=control_notes(run.result),
         empty_words=empty_words,
-        definitions=DEFINITIONS,
+        definitions=kind.definitions,
         intervals=_intervals(run),
         sections=sections,
         joinings=fusion_rows(run.result),
@@ -304,7 +253,7 @@ def _summary(run: _Run) -> str:
     speakers = "" if first["cluster"] != "speaker" else f" of {counted(first['clusters'], 'speaker')}"
     told = (
         f"{subject} trained with {_count(len(first['seeds']), 'seed')} in {_count(first['folds'], 'fold')}{split} and "
-        f"tested on {_count(first['utterances'], 'utterance')}{speakers} in {_count(len(first['classes']), 'class')}."
+        f"tested on {_count(first['utterances'], 'utterance')}{speakers}{_predicted(run.scores)}."
     )
     if run.section("encoders").get("text") and run.section("text_sources"):
         told += f" Transcripts: {_and([one_line(name) for name in run.section('text_sources')])}."
@@ -313,15 +262,22 @@ def _summary(run: _Run) -> str:
     return told
 
 
+def _predicted(scores: Scores) -> str:
+    """What the models predict, in words."""
+    if scores.classes:
+        return f" in {_count(len(scores.classes), 'class')}"
+    return f", whose {_and([one_line(name) for name in scores.values])} they predict"
+
+
 def _intervals(run: _Run) -> list[str]:
     """How the intervals were made, and how far they can be trusted."""
     first = next(iter(run.models.values()))
     cluster, over = first["cluster"], counted(first["clusters"], first["cluster"])
     pairs = len(run.section("comparisons"))
     told = [
-        f"Intervals of one model cover 95 %: Student's t over {over}, on log odds, with what each adds to the metric, "
-        f"all its utterances and seeds together. They show how much the figures would move with other {cluster}s, not "
-        "with another corpus.",
+        f"Intervals of one model cover 95 %: Student's t over {over}, {run.scores.kind.scales}, with what each adds to "
+        f"the metric, all its utterances and seeds together. They show how much the figures would move with other "
+        f"{cluster}s, not with another corpus.",
         "Seed SD is the standard deviation between trainings that differ in their random seed only.",
         f"Comparisons are sign-flip tests over the same {over}: under chance, which of two models is which could be "
         "exchanged in each. The interval holds all differences that this test does not reject at 5 %. p is two-sided; "

@@ -12,17 +12,16 @@ from emofuse.inputs import nearest
 from emofuse.manifest import REFERENCE
 from emofuse.report.tables import (
     KINDS,
-    TITLES,
-    check_result,
     control_notes,
     interval,
     latex,
     markdown,
     percent,
-    signed,
     signed_interval,
 )
 from emofuse.scoring.inference import FEWEST, LEVEL, holm, smallest_p
+from emofuse.scoring.kinds import Kind, kind_with
+from emofuse.scoring.record import check_result
 from emofuse.scoring.result import caution, counted
 from emofuse.types import TIERS
 
@@ -32,7 +31,7 @@ _SUFFIXES: Mapping[PaperStyle, str] = {"markdown": "md", "latex": "tex", "html":
 
 
 def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
-    """All models of a result with UA, WA and macro-F1, and their paired differences in UA.
+    """All models of a result with UA, WA and macro-F1, or CCC, r and MAE, and their paired differences in the first.
 
     Differences are from the better of the single modalities and from `late`, and that of an ensemble from its control
     (see `emofuse.training.ensembles.choose_controls`), each with its own 95 % interval. A star marks those whose
@@ -48,14 +47,15 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
         SettingsError: Another style.
     """
     entries = check_result(result)["models"]
+    kind = kind_with(next(iter(entries.values())))
     reads = result.get("modalities") or {}
     singles = [name for name in entries if len(reads.get(name, ())) == 1]
-    best = max(singles, key=lambda name: float(entries[name]["ua"]["value"]), default=None)
+    best = max(singles, key=lambda name: float(entries[name][kind.decisive]["value"]), default=None)
     others = [name for name in (best, "late" if "late" in entries else None) if name]
     controls = result.get("controls") or {}
-    columns = ("ua", "wa", "macro_f1")
     over = [*others, *(["its control"] if controls else [])]
-    rows = [["Model", *(TITLES[name] for name in columns), *(f"UA over {name}" for name in over), "Reconstruction"]]
+    differing = [f"{kind.titles[kind.decisive]} over {name}" for name in over]
+    rows = [["Model", *kind.titles.values(), *differing, "Reconstruction"]]
     certainty = result.get("certainty") or {}
     pairs = [(model, other) for model in entries for other in others]
     pairs += [(model, one["controls"][0]) for model, one in controls.items()]
@@ -65,10 +65,11 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     corrected = dict(zip(tested, holm([gap["p"] for gap in tested.values()]), strict=True))
 
     def difference(model: str, other: str) -> str:
-        return _difference(gaps.get((model, other)), corrected.get(frozenset((model, other))))
+        return _difference(gaps.get((model, other)), corrected.get(frozenset((model, other))), kind)
 
     for model in entries:
-        figures = [f"{percent(entries[model][name]['value'])} {interval(entries[model][name])}" for name in columns]
+        estimates = [entries[model][name] for name in kind.titles]
+        figures = [f"{kind.figure(one['value'])} {interval(one, kind=kind)}" for one in estimates]
         differences = [difference(model, other) for other in others]
         if controls:
             control = controls[model]["controls"][0] if model in controls else ""
@@ -79,7 +80,7 @@ def paper_table(result: Mapping[str, Any], *, style: PaperStyle) -> str:
     if style == "markdown":
         return "\n\n".join([markdown(rows), *map(escape.markdown, notes)])
     if style == "latex":
-        *lines, end = latex(rows).split("\n")
+        *lines, end = latex(rows, unit=kind.unit).split("\n")
         below = [rf"\multicolumn{{{len(rows[0])}}}{{l}}{{\footnotesize {escape.latex(note)}}} \\" for note in notes]
         return "\n".join([*lines, *below, end])
     if style == "html":
@@ -101,7 +102,7 @@ def _about(result: Mapping[str, Any]) -> list[str]:
     split = KINDS.get(str((result.get("protocol") or {}).get("kind")), "")
     about = [
         f"{result.get('corpus') or 'unnamed corpus'}: {first['utterances']} utterances",
-        ", ".join(first["classes"]),
+        ", ".join(first[kind_with(first).noun]),
         f"{first['folds']} folds{split and f' ({split})'}",
         f"seeds {', '.join(map(str, first['seeds']))}",
         f"95 % intervals over {counted(first['clusters'], first['cluster'])}",
@@ -137,9 +138,9 @@ def _tiers(model: str, result: Mapping[str, Any]) -> set[str]:
 
 
 def _gap(result: Mapping[str, Any], model: str, other: str) -> dict[str, Any] | None:
-    """The difference in UA of a model from another, whichever of the two came first in the comparison."""
+    """The difference of a model from another in UA or CCC, whichever of the two came first in the comparison."""
     for pair in result.get("comparisons") or ():
-        if (found := pair.get("ua")) and (pair["first"], pair["second"]) == (model, other):
+        if (found := pair.get(kind_with(pair).decisive)) and (pair["first"], pair["second"]) == (model, other):
             return dict(found)
         if found and (pair["first"], pair["second"]) == (other, model):
             low, high = (None if bound is None else -bound for bound in (found["high"], found["low"]))
@@ -147,11 +148,11 @@ def _gap(result: Mapping[str, Any], model: str, other: str) -> dict[str, Any] | 
     return None
 
 
-def _difference(gap: Mapping[str, Any] | None, corrected: float | None) -> str:
+def _difference(gap: Mapping[str, Any] | None, corrected: float | None, kind: Kind) -> str:
     if gap is None or corrected is None:
         return ""
     star = "*" if gap["clusters"] >= FEWEST and corrected <= LEVEL else ""
-    return f"{signed(gap['value'])} {signed_interval(gap)}{star}"
+    return f"{kind.signed(gap['value'])} {signed_interval(gap, kind=kind)}{star}"
 
 
 def _test(gaps: Sequence[Mapping[str, Any]]) -> list[str]:

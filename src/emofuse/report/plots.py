@@ -106,52 +106,79 @@ def recall_plot(recalls: Mapping[str, float | None], by_seed: Sequence[Mapping[s
     return _plot(draw, width=4.4, height=1.1 + 0.36 * len(classes), alt=alt)
 
 
-def speaker_plot(by_speaker: Mapping[str, Sequence[float]], *, pooled: float, classes: int) -> Plot:
-    """UA of each speaker, sorted: a dot for the mean over seeds, a line for their range.
+def speaker_plot(
+    by_speaker: Mapping[str, Sequence[float]], *, pooled: float, title: str, factor: float, chance: float | None
+) -> Plot:
+    """A metric of each speaker, sorted: a dot for the mean over seeds, a line for their range.
 
     Args:
-        by_speaker: UA of every seed, by speaker.
-        pooled: UA over all speakers.
-        classes: Number of classes, for the line of chance.
+        by_speaker: The metric in every seed, by speaker.
+        pooled: The same over all speakers.
+        title: What the metric is called.
+        factor: What it is multiplied by: 100 for percent, whose axis ends at 100, else 1.
+        chance: What guessing reaches; None where there is no such thing.
     """
     order = sorted(by_speaker, key=lambda name: (float(np.mean(by_speaker[name])), name))
-    means = [100 * float(np.mean(by_speaker[name])) for name in order]
-    lows, highs = ([100 * bound(by_speaker[name]) for name in order] for bound in (min, max))
-    number = len(order)
+    means = [factor * float(np.mean(by_speaker[name])) for name in order]
+    lows, highs = ([factor * bound(by_speaker[name]) for name in order] for bound in (min, max))
+    number, short = len(order), title.partition(",")[0]
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         size = float(np.clip(240 / number, 2.5, 7))
         axes.vlines(range(number), lows, highs, color=BLUE, alpha=0.45, linewidth=min(2.0, size / 2))
         axes.plot(range(number), means, "o", color=BLUE, markersize=size, clip_on=False)
-        axes.axhline(100 * pooled, color=ORANGE, linewidth=1.2)
-        _chance(axes.axhline, classes)
-        above = pooled >= 1 / classes
-        close = abs(pooled - 1 / classes) < 0.08
+        axes.axhline(factor * pooled, color=ORANGE, linewidth=1.2)
+        lines = [(pooled, "pooled", ORANGE, chance is None or pooled >= chance)]
+        if chance is not None:
+            axes.axhline(factor * chance, color=GREY, linestyle=":", linewidth=1.2)
+            lines.append((chance, "chance", GREY, pooled < chance))
+        close = chance is not None and abs(pooled - chance) < 0.08
         sides = ("bottom", "top") if close else ("center", "center")
-        for height, words, colour, upper in (
-            (100 * pooled, "pooled", ORANGE, above),
-            (100 / classes, "chance", GREY, not above),
-        ):
+        for height, words, colour, upper in lines:
             axes.annotate(
-                words, (1, height), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-                va=sides[not upper], fontsize=8, color=colour, annotation_clip=False,
+                words, (1, factor * height), xycoords=("axes fraction", "data"), xytext=(5, 0),
+                textcoords="offset points", va=sides[not upper], fontsize=8, color=colour, annotation_clip=False,
             )  # fmt: skip
         if number <= NAMED_SPEAKERS:
             names = [_label(name) for name in order]
             longest = max(map(len, names))
             axes.set_xticks(range(number), names, rotation=90 if longest * number > 110 else 0, fontsize=8)
-            axes.set_xlabel("Speaker, by UA")
+            axes.set_xlabel(f"Speaker, by {short}")
         else:
             axes.set_xticks([])
-            axes.set_xlabel(f"{number} speakers, by UA")
+            axes.set_xlabel(f"{number} speakers, by {short}")
         axes.set_xlim(-0.7, number - 0.3)
-        axes.set_ylim(0, 100)
-        axes.set_ylabel("UA, percent")
+        axes.set_ylim(0, 100 if factor == 100 else None)
+        axes.set_ylabel(title)
         _clean(axes, "y")
 
-    alt = f"UA of {number} speakers, from {means[0]:.1f} to {means[-1]:.1f} percent; pooled {100 * pooled:.1f}"
+    alt = f"{title} of {number} speakers, from {means[0]:.3g} to {means[-1]:.3g}; pooled {factor * pooled:.3g}"
     return _plot(draw, width=float(np.clip(2.5 + 0.35 * number, 4.5, 10.6)), height=3.1, alt=alt)
+
+
+def scatter_plot(truth: Array, predicted: Array, *, name: str, ccc: float) -> Plot:
+    """Prediction against truth, `(utterances,)` each, with the line on which both are equal."""
+    both = np.concatenate([truth, predicted])
+    low, high = float(both.min()), float(both.max())
+    margin = 0.05 * (high - low) or 0.5
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        ends = (low - margin, high + margin)
+        axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1)
+        size = float(np.clip(120 / np.sqrt(len(truth)), 1.5, 5))
+        axes.plot(truth, predicted, "o", color=BLUE, markersize=size, markeredgewidth=0, alpha=0.45)
+        axes.text(0.03, 0.97, f"CCC {ccc:.3f}", transform=axes.transAxes, va="top", fontsize=10)
+        axes.set(xlim=ends, ylim=ends, xlabel=f"True {_label(name)}", ylabel=f"Predicted {_label(name)}")
+        axes.set_aspect("equal")
+        _clean(axes, "y")
+
+    alt = (
+        f"Predicted against true {one_line(name)} of {len(truth)} utterances; truth from {truth.min():.3g} to "
+        f"{truth.max():.3g}, predictions from {predicted.min():.3g} to {predicted.max():.3g}; CCC {ccc:.3f}"
+    )
+    return _plot(draw, width=4.2, height=3.9, alt=alt)
 
 
 def reliability_plot(confidence: Array, accuracy: Array, count: Array, *, ece: float) -> Plot:

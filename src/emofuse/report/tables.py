@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AllowInfNan, BaseModel, Strict, ValidationError, field_validator
+from typing import Any
 
 from emofuse import escape
-from emofuse.errors import ScoresError, SettingsError
-from emofuse.escape import one_line
-from emofuse.inputs import nearest
 from emofuse.scoring.inference import TOO_FEW
-
-Style = Literal["markdown", "latex", "text"]
-
-TITLES: Mapping[str, str] = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
-"""The metrics in the order of the page, by their key in `result.json`."""
+from emofuse.scoring.kinds import CLASSES, Kind, kind_with
 
 KINDS: Mapping[str, str] = {
     "session": "leaving one session out",
@@ -31,152 +21,6 @@ KINDS: Mapping[str, str] = {
 """Kinds of protocol in words."""
 
 NOTHING = "-"
-
-AGAIN = "make the run again with `emofuse run`"
-"""Remedy for a run whose files are broken."""
-
-Number = Annotated[float, Strict(), AllowInfNan(False)]
-
-
-class _Part(BaseModel):
-    """The shape of a part of `result.json`; what the report does not read is let pass."""
-
-
-class _Metrics(_Part):
-    wa: Number | None
-    ua: Number | None
-    macro_f1: Number | None
-
-
-class _Estimate(_Part):
-    value: Number
-    low: Number
-    high: Number
-
-
-class _Entry(_Part):
-    wa: _Estimate
-    ua: _Estimate
-    macro_f1: _Estimate
-    fold_mean: _Metrics
-    seed_sd: _Metrics
-    ece: Number
-    recall: dict[str, Number | None]
-    confusion: list[list[Number]]
-    classes: list[str]
-    utterances: int
-    seeds: list[int]
-    folds: int
-    cluster: str
-    clusters: int
-    ties: int = 0
-    rows: int = 0
-
-
-class _Difference(_Part):
-    value: Number
-    low: Number | None
-    high: Number | None
-    p: Number
-    holm: Number
-    clusters: int
-    cluster: str
-    reading: str
-
-
-class _Pair(_Part):
-    first: str
-    second: str
-    wa: _Difference | None = None
-    ua: _Difference | None = None
-    macro_f1: _Difference | None = None
-
-
-class _Copies(_Part):
-    share: Number | None
-    agreement: Number | None
-    lookup: Number | None = None
-
-
-class _Leakage(_Part):
-    speakers: int = 0
-    dialogues: int = 0
-    scripts: int = 0
-    exact: _Copies | None = None
-    near: _Copies | None = None
-    validation: _Leakage | None = None
-    final: _Leakage | None = None
-
-
-class _Protocol(_Part):
-    kind: str | None = None
-    apart: str | None = None
-    leakage: _Leakage | None = None
-
-
-class _Encoder(_Part):
-    name: str
-    exposure: list[str] | None = None
-    selected: list[int] | None = None
-
-
-class _Fold(_Part):
-    weights: list[Number]
-    temperatures: list[Number]
-
-
-class _Fused(_Part):
-    of: list[str]
-    folds: dict[str, _Fold]
-
-
-class _Controls(_Part):
-    members: int
-    best: str
-    controls: list[str]
-
-
-class _Alignment(_Part):
-    utterances: int
-    aligned: dict[str, int]
-
-
-class _Skipped(_Part):
-    utterance: str
-    reason: str
-
-
-class _Result(_Part):
-    name: str = ""
-    corpus: str = ""
-    sources: list[str] | None = None
-    models: dict[str, _Entry]
-    parts: dict[str, dict[str, _Entry]] | None = None
-    text_sources: dict[str, int] | None = None
-    context: int = 0
-    comparisons: list[_Pair] | None = None
-    protocol: _Protocol | None = None
-    encoders: dict[str, _Encoder] | None = None
-    layer_weights: dict[str, dict[str, list[list[Number]]]] | None = None
-    curves: dict[str, list[dict[str, list[Number]]]] | None = None
-    fused: dict[str, _Fused] | None = None
-    certainty: dict[str, str] | None = None
-    modalities: dict[str, list[str]] | None = None
-    tiers: dict[str, list[str]] | None = None
-    controls: dict[str, _Controls] | None = None
-    recipe: dict[str, Any] | None = None
-    skipped: list[_Skipped] | None = None
-    alignment: _Alignment | None = None
-    notes: list[str] | None = None
-    versions: dict[str, Any] | None = None
-    command: str = ""
-
-    @field_validator("models")
-    @classmethod
-    def _some(cls, models: dict[str, _Entry]) -> dict[str, _Entry]:
-        if not models:
-            raise ValueError("there are none")
-        return models
 
 
 @dataclass(frozen=True)
@@ -202,81 +46,35 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def interval(estimate: Mapping[str, float]) -> str:
-    """The interval of an estimate in percent.
+def figure(value: float | None, *, kind: Kind = CLASSES) -> str:
+    """A metric as it is shown, or that it is not known.
+
+    Example:
+        >>> figure(0.6349), figure(None)
+        ('63.5', '-')
+    """
+    return NOTHING if value is None or math.isnan(value) else kind.figure(value)
+
+
+def interval(estimate: Mapping[str, float], *, kind: Kind = CLASSES) -> str:
+    """The interval of an estimate.
 
     Example:
         >>> interval({"value": 0.5, "low": 0.412, "high": 0.59})
         '[41.2, 59.0]'
     """
-    return f"[{percent(estimate['low'])}, {percent(estimate['high'])}]"
+    return f"[{kind.figure(estimate['low'])}, {kind.figure(estimate['high'])}]"
 
 
-def signed_interval(gap: Mapping[str, Any]) -> str:
-    """The interval of a difference in points, or why there is none.
+def signed_interval(gap: Mapping[str, Any], *, kind: Kind = CLASSES) -> str:
+    """The interval of a difference, or why there is none.
 
     Example:
         >>> signed_interval({"low": -0.01, "high": 0.031}), signed_interval({"low": None, "high": None})
         ('[-1.0, +3.1]', 'too few clusters to tell')
     """
     low, high = gap["low"], gap["high"]
-    return TOO_FEW if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
-
-
-def check_result(result: object, *, where: str | Path | None = None) -> Mapping[str, Any]:
-    """The content of a `result.json`, checked to hold what tables and page read.
-
-    Raises:
-        ScoresError: A part is missing or of another kind; the message names it.
-
-    Example:
-        >>> check_result({"models": {}})
-        Traceback (most recent call last):
-        ...
-        emofuse.errors.ScoresError: models: there are none; make the run again with `emofuse run`.
-    """
-    try:
-        _Result.model_validate(result)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "result"
-        message = str(first["msg"]).removeprefix("Value error, ")
-        place = name if where is None else f"{where}: {name}"
-        raise ScoresError(message[:1].lower() + message[1:], where=place, remedy=AGAIN) from error
-    assert isinstance(result, Mapping)  # noqa: S101 - the schema has just said so
-    return result
-
-
-def results_table(result: Mapping[str, Any], *, style: Style) -> str:
-    """The main table of a result: models in rows, percent with 95 % intervals.
-
-    Args:
-        result: Content of `result.json`.
-        style: `markdown`, `latex` (a `tabular` that uses the booktabs package) or `text` (for a terminal).
-
-    Raises:
-        ScoresError: The result lacks a figure.
-        SettingsError: Another style.
-
-    Example:
-        >>> estimate = {"value": 0.5, "low": 0.4, "high": 0.6}
-        >>> entry = {"wa": estimate, "ua": estimate, "macro_f1": estimate, "ece": 0.1, "recall": {}, "confusion": [],
-        ...          "fold_mean": {"wa": 0.5, "ua": 0.5, "macro_f1": 0.5}, "classes": [], "utterances": 9,
-        ...          "seed_sd": {"wa": None, "ua": 0.012, "macro_f1": 0.01}, "seeds": [0, 1], "folds": 3,
-        ...          "cluster": "speaker", "clusters": 3}
-        >>> print(results_table({"models": {"speech": entry}}, style="text"))
-        Model                  WA                 UA           macro-F1   ECE  seed SD of UA
-        speech  50.0 [40.0, 60.0]  50.0 [40.0, 60.0]  50.0 [40.0, 60.0]  10.0            1.2
-    """
-    writers: Mapping[str, Callable[[list[list[str]]], str]] = {"markdown": markdown, "latex": latex, "text": _text}
-    if style not in writers:
-        raise SettingsError(f"no table style is called {style!r}", remedy=nearest(style, writers))
-    columns = ("wa", "ua", "macro_f1")
-    rows = [["Model", *(TITLES[name] for name in columns), "ECE", "seed SD of UA"]]
-    for model, entry in check_result(result)["models"].items():
-        figures = [f"{percent(entry[name]['value'])} {interval(entry[name])}" for name in columns]
-        rows.append([one_line(model), *figures, percent(entry["ece"]), percent(entry["seed_sd"]["ua"])])
-    return writers[style](rows)
+    return TOO_FEW if low is None or high is None else f"[{kind.signed(low)}, {kind.signed(high)}]"
 
 
 def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
@@ -290,11 +88,13 @@ def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
     rows = []
     for pair in result.get("comparisons") or ():
         first, second = str(pair["first"]), str(pair["second"])
+        kind = kind_with(pair)
         words = {"higher": f"{first} is higher than {second}", "lower": f"{second} is higher than {first}"}
-        for name, title in TITLES.items():
+        for name, title in kind.titles.items():
             if found := pair.get(name):
                 reading = words.get(found["reading"], found["reading"])
-                numbers = (signed(found["value"]), signed_interval(found), _p(found["p"]), _p(found["holm"]))
+                bounds = signed_interval(found, kind=kind)
+                numbers = (kind.signed(found["value"]), bounds, _p(found["p"]), _p(found["holm"]))
                 rows.append(Comparison(f"{first} minus {second}", title, *numbers, reading))
     return rows
 
@@ -314,15 +114,17 @@ def control_notes(result: Mapping[str, Any]) -> list[str]:
     """
     controls = result.get("controls") or {}
     notes = [
-        "controls are the mean of one network with as many seeds as an ensemble joins networks, the best by validation "
-        "UA first: what an ensemble adds is what it adds over them"
+        "controls are the mean of one network with as many seeds as an ensemble joins networks, the best in validation "
+        "first: what an ensemble adds is what it adds over them"
     ]
     for pair in result.get("comparisons") or ():
-        first, second, gap = pair["first"], pair["second"], pair.get("ua")
+        kind = kind_with(pair)
+        first, second, gap = pair["first"], pair["second"], pair.get(kind.decisive)
         if gap and second in controls.get(first, {"controls": ()})["controls"]:
             # Where there is no interval, the reading says why.
-            within = "" if gap["low"] is None else f" {signed_interval(gap)}"
-            added = f"{signed(gap['value'])} points of UA{within}"
+            within = "" if gap["low"] is None else f" {signed_interval(gap, kind=kind)}"
+            points = f" {kind.points} of" if kind.points else " of"
+            added = f"{kind.signed(gap['value'])}{points} {kind.titles[kind.decisive]}{within}"
             notes.append(f"{first} adds {added} over {second}: {gap['reading']}")
     return notes if controls else []
 
@@ -351,11 +153,12 @@ def protocol_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Kind", f"{kind}: {KINDS[kind]}" if kind in KINDS else kind),
         ("Fingerprint", told.get("fingerprint")),
         ("Folds", told.get("folds")),
-        ("Classes", told.get("classes")),
+        ("Classes", told.get("classes") or None),
+        ("Values", told.get("values") or None),
         ("Utterances", told.get("utterances")),
         ("Speakers", told.get("speakers")),
-        ("Labels kept", told.get("labels") or "all"),
-        ("Labels merged", told.get("merge") or "none"),
+        ("Labels kept", told.get("labels") or "all" if told.get("classes") else None),
+        ("Labels merged", told.get("merge") or "none" if told.get("classes") else None),
         ("Kept apart", f"{apart}s: no fold trains on one that it tests" if (apart := told.get("apart")) else None),
         ("Transcripts", result.get("text_sources") or None),
         ("Dialogue context", context_of(result)),
@@ -438,18 +241,6 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def signed(value: float) -> str:
-    """A difference in points with its sign.
-
-    Example:
-        >>> signed(0.0123), signed(-0.0001)
-        ('+1.2', '0.0')
-    """
-    # Rounded first, so that a difference too small to be shown carries no sign.
-    points = round(100 * value, 1)
-    return f"{points:+.1f}" if points else "0.0"
-
-
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -461,18 +252,11 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def latex(rows: list[list[str]]) -> str:
+def latex(rows: list[list[str]], *, unit: str = "") -> str:
     """Rows, the first of which is the header, as a LaTeX `tabular` of the package booktabs."""
     lines = [" & ".join(map(escape.latex, row)) + r" \\" for row in rows]
     begin = rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}"
     body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-    return "\n".join(["% needs the package booktabs; percent, 95 % intervals", begin, *body, r"\end{tabular}"])
-
-
-def _text(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join(
+        [f"% needs the package booktabs; {unit and f'{unit}, '}95 % intervals", begin, *body, r"\end{tabular}"]
+    )

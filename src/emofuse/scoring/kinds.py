@@ -96,6 +96,7 @@ class Kind(ABC):
         definitions: What they mean.
         decisive: The metric that weights are tuned for and notes speak of.
         compared: Those whose differences a terminal shows.
+        scales: On which scales their intervals are symmetric, in words.
         factor: What figures are multiplied by where they are shown, with so many decimals.
         digits: How many.
         unit: Of figures, for a heading; empty where it is the corpus's own.
@@ -109,6 +110,7 @@ class Kind(ABC):
     definitions: ClassVar[Mapping[str, str]]
     decisive: ClassVar[str]
     compared: ClassVar[tuple[str, ...]]
+    scales: ClassVar[str]
     factor: ClassVar[float]
     digits: ClassVar[int]
     unit: ClassVar[str]
@@ -167,6 +169,10 @@ class Kind(ABC):
         """Further figures of a model, for `result.json`."""
         return {}
 
+    @abstractmethod
+    def agrees(self, entry: Mapping[str, Any], truth: Any, outputs: Array, seeds: Numbers) -> bool:
+        """Whether a model's figures in `result.json` are those of these rows."""
+
     def figure(self, value: float) -> str:
         """A metric as it is shown.
 
@@ -194,7 +200,7 @@ class Classes(Kind):
     noun = "classes"
     titles: ClassVar[Mapping[str, str]] = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1"}
     definitions = metrics.DEFINITIONS
-    decisive, compared = "ua", ("ua",)
+    decisive, compared, scales = "ua", ("ua",), "on log odds"
     factor, digits, unit, points = 100.0, 1, "percent", "points"
     rules = ("product", "mean")
     calibrated = True
@@ -306,6 +312,11 @@ class Classes(Kind):
             "ties": int(np.count_nonzero(answers.max(1) < 1)),
         }
 
+    def agrees(self, entry: Mapping[str, Any], truth: Numbers, outputs: Array, seeds: Numbers) -> bool:
+        """By the confusion matrix."""
+        matrix = metrics.confusion(truth, metrics.answers(outputs), classes=outputs.shape[1])
+        return bool(np.allclose(matrix, entry["confusion"], rtol=0, atol=1e-5))
+
 
 class Values(Kind):
     """Predicted values in columns of their names, and the true ones in columns `label.NAME`."""
@@ -316,7 +327,7 @@ class Values(Kind):
         **regression.DEFINITIONS,
         **{name: metrics.DEFINITIONS[name] for name in ("pooled", "fold mean")},
     }
-    decisive, compared = "ccc", ("ccc", "mae")
+    decisive, compared, scales = "ccc", ("ccc", "mae"), "on Fisher's z of CCC and r, on the logarithm of MAE"
     factor, digits, unit, points = 1.0, 3, "", ""
     rules = ("mean",)
     calibrated = False
@@ -391,6 +402,11 @@ class Values(Kind):
         }
         most = float(errors.max())
         return {**correlations, "mae": Additive(means["mae"], errors * weight, changes["mae"], weight, ERROR, most)}
+
+    def agrees(self, entry: Mapping[str, Any], truth: Array, outputs: Array, seeds: Numbers) -> bool:
+        """By every metric."""
+        found = self.additive(truth, outputs, seeds)
+        return all(np.isclose(entry[name]["value"], one.value, rtol=1e-6, atol=1e-9) for name, one in found.items())
 
     def gains(self, truth: Array, first: Array, second: Array, seeds: Numbers) -> dict[str, Array]:
         """Of r and CCC by the influence at both models' rows together, as `regression.influences` says."""

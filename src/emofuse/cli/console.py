@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from emofuse.inference.writers import AnswerWriter, CsvWriter, JsonWriter
+from emofuse.inference.writers import WRITERS, PredictionWriter
 from emofuse.terminal import as_json, harmless, holds_all
 from emofuse.types import Prediction
 
@@ -246,7 +246,7 @@ class TableWriter:
         self._fits = not _has_width() or sum(self._widths) + 2 * (len(heads) - 1) <= OUT.width
 
     def add(self, answer: Prediction) -> None:
-        """See `AnswerWriter.add`."""
+        """See `PredictionWriter.add`."""
         if self._fits and not self._count:
             self._line(self._heads, style="bold")
         self._count += 1
@@ -278,7 +278,7 @@ class TableWriter:
         OUT.print("  ".join(padded).rstrip(), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def answer_writer(style: str, *, classes: Sequence[str], sources: Sequence[str]) -> AnswerWriter:
+def answer_writer(style: str, *, classes: Sequence[str], sources: Sequence[str]) -> PredictionWriter | TableWriter:
     """What shows predictions on standard output as they come.
 
     Args:
@@ -286,9 +286,9 @@ def answer_writer(style: str, *, classes: Sequence[str], sources: Sequence[str])
         classes: Emotions.
         sources: Files that will come.
     """
-    if style == "json":
-        return JsonWriter(_write, ascii_only=not holds_all(sys.stdout))
-    return CsvWriter(_write, classes=classes) if style == "csv" else TableWriter(classes, sources)
+    if style == "table":
+        return TableWriter(classes, sources)
+    return WRITERS[style](_write, classes=classes, ascii_only=not holds_all(sys.stdout))
 
 
 def show_predictions(predictions: Sequence[Prediction]) -> None:

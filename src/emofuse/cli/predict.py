@@ -12,9 +12,10 @@ import typer
 
 from emofuse.cli.options import check_device_name, check_model, check_one_of
 from emofuse.errors import AlignmentError, SettingsError
+from emofuse.inference.writers import WRITERS
 from emofuse.inputs import check_text, read_transcript, refuse_address
 
-STYLES = ("table", "json", "csv")
+STYLES = ("table", *WRITERS)
 
 
 def predict(

@@ -5,76 +5,76 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Literal, Protocol
+from typing import ClassVar
 
 from emofuse.escape import to_cell
 from emofuse.terminal import as_json, harmless
 from emofuse.types import Prediction
 
-Style = Literal["json", "csv"]
 
+class PredictionWriter(ABC):
+    """What turns predictions into text; `close` ends it, also where the work was cut off.
 
-class AnswerWriter(Protocol):
-    """What turns predictions into text; `close` ends it, also where the work was cut off."""
+    Args:
+        write: Takes each part of the text.
+        classes: Emotions.
+        ascii_only: Whether the output has no more than ASCII.
+    """
 
+    extension: ClassVar[str]
+
+    def __init__(self, write: Callable[[str], object], *, classes: Sequence[str], ascii_only: bool = False) -> None:
+        self._write = write
+        self._classes = tuple(classes)
+        self._ascii_only = ascii_only
+        self._begun = False
+
+    @abstractmethod
     def add(self, answer: Prediction) -> None:
         """Write one prediction, at once."""
 
+    @abstractmethod
     def close(self) -> None:
         """Write what has to follow the last."""
 
 
-class JsonWriter:
-    """A JSON array, one object a prediction; it is valid wherever the work is cut off and `close` is called.
+class JsonWriter(PredictionWriter):
+    """A JSON array, one object a prediction; it is valid wherever the work is cut off and `close` is called."""
 
-    Args:
-        write: Takes each part of the text.
-        ascii_only: Whether the output has no more than ASCII.
-    """
-
-    def __init__(self, write: Callable[[str], object], *, ascii_only: bool = False) -> None:
-        self._write = write
-        self._ascii_only = ascii_only
-        self._open = False
+    extension = ".json"
 
     def add(self, answer: Prediction) -> None:
-        """See `AnswerWriter.add`."""
+        """See `PredictionWriter.add`."""
         one = textwrap.indent(as_json(asdict(answer), ascii_only=self._ascii_only), " ")
-        self._write(f"{',' if self._open else '['}\n{one}")
-        self._open = True
+        self._write(f"{',' if self._begun else '['}\n{one}")
+        self._begun = True
 
     def close(self) -> None:
-        """See `AnswerWriter.close`."""
-        self._write("\n]\n" if self._open else "[]\n")
+        """See `PredictionWriter.close`."""
+        self._write("\n]\n" if self._begun else "[]\n")
 
 
-class CsvWriter:
+class CsvWriter(PredictionWriter):
     r"""CSV with a head, one row a prediction.
 
     A control character is written as an escape such as `\x1b`, and before a cell that a spreadsheet would take for a
     formula (one that begins with = + - @ or a tab) stands an apostrophe.
-
-    Args:
-        write: Takes each row.
-        classes: Emotions, a column each.
     """
 
-    def __init__(self, write: Callable[[str], object], *, classes: Sequence[str]) -> None:
-        self._write = write
-        self._classes = tuple(classes)
-        self._begun = False
+    extension = ".csv"
 
     def add(self, answer: Prediction) -> None:
-        """See `AnswerWriter.add`."""
+        """See `PredictionWriter.add`."""
         posteriors = [f"{answer.posteriors[name]:.6f}" for name in self._classes]
         words = [_cell(one) for one in (answer.source or "", answer.label, "; ".join(answer.notes))]
         self._begin()
         self._row([words[0], words[1], *posteriors, "+".join(answer.modalities), words[2]])
 
     def close(self) -> None:
-        """See `AnswerWriter.close`."""
+        """See `PredictionWriter.close`."""
         self._begin()
 
     def _begin(self) -> None:
@@ -92,8 +92,12 @@ def _cell(text: str) -> str:
     return harmless(to_cell(text))
 
 
-def format_predictions(predictions: Iterable[Prediction], *, style: Style) -> str:
-    """Predictions as one text.
+WRITERS: Mapping[str, type[PredictionWriter]] = {"json": JsonWriter, "csv": CsvWriter}
+"""Writers of predictions by short name."""
+
+
+def format_predictions(predictions: Iterable[Prediction], *, style: str) -> str:
+    """Predictions as one text, by a writer of `WRITERS`.
 
     Example:
         >>> posteriors = {"happy": 0.25, "sad": 0.75}
@@ -104,11 +108,7 @@ def format_predictions(predictions: Iterable[Prediction], *, style: Style) -> st
     """
     answers = list(predictions)
     text = io.StringIO()
-    writer: AnswerWriter = (
-        JsonWriter(text.write)
-        if style == "json"
-        else CsvWriter(text.write, classes=list(answers[0].posteriors) if answers else [])
-    )
+    writer = WRITERS[style](text.write, classes=list(answers[0].posteriors) if answers else [])
     for answer in answers:
         writer.add(answer)
     writer.close()

@@ -19,7 +19,6 @@ from emofuse.protocols import FINAL
 from emofuse.recipe import Recipe
 from emofuse.scoring.fuse import Joining, combine, cross_fits, fuse
 from emofuse.scoring.table import Scores, make_scores
-from emofuse.task import Classification
 from emofuse.training.ensembles import choose_controls, extra_seeds, fuse_members, fuse_seeds, seeds_of
 
 CLASSES = ("angry", "happy", "sad")
@@ -267,14 +266,14 @@ def test_zeros_ones_and_weights_of_zero_fuse_without_a_warning() -> None:
 def test_controls_are_the_best_network_and_speech_with_as_many_seeds() -> None:
     validated = tables()
     validated["early-phone"] = table("early-phone", 7, skill=9.0)
-    found = choose_controls(levels(), validated, Classification(CLASSES))
+    found = choose_controls(levels(), validated)
     names = {kind: [one.name for one in several] for kind, several in found.items()}
     assert names["multi-granularity"] == ["early-phone x 4", "speech x 4"]
     assert names["multi-level"] == ["early-phone x 6", "speech x 6"]
     assert names["late"][-1] == "speech x 2"
     assert found["multi-level"][0].calibrate
     assert not found["multi-granularity"][0].calibrate
-    assert choose_controls(replace(levels(), controls=False), validated, Classification(CLASSES)) == {}
+    assert choose_controls(replace(levels(), controls=False), validated) == {}
 
 
 def control(seeds: int, *, calibrate: bool = False, of: Sequence[int] = SEEDS) -> tuple[EnsemblePlan, Plan]:

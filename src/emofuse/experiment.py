@@ -344,7 +344,7 @@ def train(
     tested = {model.name: _trial_scores(plan, model.name, splits, out, "scores") for model in plan.models}
     validated = {model.name: _trial_scores(plan, model.name, splits, out, "validation") for model in plan.models}
     ensembles, fusions = fuse_members(plan, tested, validated)
-    controls = choose_controls(plan, validated, data.task)
+    controls = choose_controls(plan, validated)
     asked = [one for one in plan.ensembles if one.seeds]
     distinct = list(
         {one.name: one for one in [*asked, *(one for found in controls.values() for one in found)]}.values()
@@ -378,11 +378,11 @@ def train(
             "classes": list(protocol.classes),
             "values": list(plan.task.values),
             "folds": len(protocol.folds),
-            "utterances": len(protocol.labels),
+            "utterances": len(protocol.utterances),
             "speakers": int(usable["speaker"].nunique()),
             "leakage": protocol.leakage,
         },
-        "text_sources": text_sources(usable[usable["utterance"].isin(list(protocol.labels))]),
+        "text_sources": text_sources(usable[usable["utterance"].isin(list(protocol.utterances))]),
         "context": plan.text.context,
         "languages": _languages(usable),
         "encoders": _encoders(features, plan),

@@ -56,6 +56,11 @@ class Protocol:
     notes: tuple[str, ...]
 
     @property
+    def utterances(self) -> tuple[str, ...]:
+        """Names of all that take part."""
+        return tuple(self.labels or self.values)
+
+    @property
     def truth(self) -> dict[str, int | tuple[float, ...]]:
         """Index of the class of every utterance, or its values."""
         index = {name: number for number, name in enumerate(self.classes)}

@@ -14,7 +14,6 @@ from emofuse.plan import EnsemblePlan, Plan
 from emofuse.protocols import FINAL
 from emofuse.scoring.fuse import Array, Joining, cross_fits, fit_joining
 from emofuse.scoring.table import Scores, join_scores
-from emofuse.task import Task
 
 
 def fuse_members(
@@ -102,19 +101,19 @@ def seeds_of(control: EnsemblePlan, plan: Plan) -> tuple[int, ...]:
     return (*plan.seeds, *islice(extra, max(0, (control.seeds or 0) - len(plan.seeds))))
 
 
-def choose_controls(plan: Plan, validated: Mapping[str, Scores], task: Task) -> dict[str, tuple[EnsemblePlan, ...]]:
+def choose_controls(plan: Plan, validated: Mapping[str, Scores]) -> dict[str, tuple[EnsemblePlan, ...]]:
     """The controls of each ensemble: its best network, and `speech`, each with as many seeds as it has networks.
 
-    The best network is that of the highest validation metric, averaged over folds and seeds; no test score is read.
+    The best network is that of the highest UA, or CCC, in validation, averaged over folds and seeds; no test score is
+    read.
 
     Args:
         plan: Which ensembles there are.
         validated: Validation scores of each network.
-        task: Its metric compares them.
     """
     if not plan.controls:
         return {}
-    value = {name: _validation_metric(scores, task) for name, scores in validated.items()}
+    value = {name: _validation_metric(scores) for name, scores in validated.items()}
     return {
         one.name: tuple(
             _control(name, len(one.networks), calibrate=one.calibrate)
@@ -143,10 +142,10 @@ def extra_seeds(plan: Plan, controls: Iterable[EnsemblePlan]) -> list[tuple[str,
     return sorted((name, seed) for name, seed in needed if seed not in plan.seeds)
 
 
-def _validation_metric(scores: Scores, task: Task) -> float:
-    truth, outputs = scores.truth(), scores.outputs()
+def _validation_metric(scores: Scores) -> float:
+    truth, outputs, kind = scores.truth(), scores.outputs(), scores.kind
     trials = scores.frame.groupby(["seed", "fold"], sort=True).indices.values()
-    return float(np.mean([task.metric(truth[rows], outputs[rows]) for rows in trials]))
+    return float(np.mean([kind.metrics(truth[rows], outputs[rows])[kind.decisive] for rows in trials]))
 
 
 def fuse_seeds(control: EnsemblePlan, plan: Plan, tested: Scores, validated: Scores) -> Scores:

@@ -48,7 +48,8 @@ from emofuse.testing import tiny_corpus, tiny_text_encoder
 from emofuse.training import loop as training_loop
 from emofuse.training import trials
 from emofuse.training.data import TrainingData
-from emofuse.training.loop import fit, predict_scores, rate_at
+from emofuse.training.loop import fit, predict_scores
+from emofuse.training.trainer import Schedule, Trainer, rate_at
 from emofuse.training.trials import Trial, is_done, read_trial, run_trial, run_trials
 from emofuse.types import EncoderSpecification, Fold
 
@@ -544,15 +545,15 @@ def test_a_trial_that_fails_says_why_and_leaves_the_others(jobs: int, data: Trai
 
 def diverge(data: TrainingData, fold: Fold, monkeypatch: pytest.MonkeyPatch, *, epoch: int) -> None:
     """Let the loss of one fold leave the range of floats in an epoch."""
-    real = training_loop._Runner.epoch
+    real = training_loop._Lessons.steps
 
-    def epoch_of(self: Any, number: int = 1) -> dict[str, float]:
+    def steps(self: Any, number: int) -> Any:
         if number == epoch and set(self.train.names) <= set(fold.train):
             with torch.no_grad():
                 next(self.model.parameters()).fill_(float("nan"))
         return real(self, number)
 
-    monkeypatch.setattr(training_loop._Runner, "epoch", epoch_of)
+    monkeypatch.setattr(training_loop._Lessons, "steps", steps)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -848,12 +849,15 @@ def test_soft_labels_are_learnt_as_fractions() -> None:
     how = Train(learning_rate=0.05, weight_decay=0.0, epochs=60, patience=60, batch_size=64, warmup=0.0)
     for targets, expected in ((fraction, np.mean(list(votes.values()), axis=0)), (None, [0.75, 0.25])):
         data = Dataset(list(votes), labels, {"speech": read}, targets=targets)
-        runner = training_loop._Runner(
-            Bias, data + data, how, task=Classification(("calm", "sad")), seed=0, device="cpu"
-        )
-        for _ in range(60):
-            runner.epoch()
-        np.testing.assert_allclose(predict_scores(runner.model, data)[0], expected, atol=0.02)
+        bias = Bias(Classification(("calm", "sad")))
+        Trainer(
+            model=bias,
+            groups=bias.parameter_groups(how),
+            lessons=training_loop._Lessons(bias, data + data, None, 64, 0, "cpu"),
+            schedule=Schedule(epochs=60, steps=120, warmup=0.0),
+            seed=0,
+        ).run()
+        np.testing.assert_allclose(predict_scores(bias, data)[0], expected, atol=0.02)
 
 
 @pytest.mark.parametrize("model", ["speech", "text", "early-frame"])

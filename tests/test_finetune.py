@@ -34,7 +34,7 @@ from emofuse.experiment import extract, train
 from emofuse.features.dataset import Batch
 from emofuse.features.extras import Facts
 from emofuse.features.pooling import pool_frames
-from emofuse.finetune.batches import global_batches, micro_batches
+from emofuse.finetune.batches import micro_batches
 from emofuse.finetune.loop import Tuner
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.recordings import listen
@@ -54,9 +54,10 @@ from emofuse.settings import FinetuneSettings, SpeechSettings, TextSettings
 from emofuse.task import Classification
 from emofuse.testing import SPEECH_FAMILIES, TEXT_FAMILIES, tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
 from emofuse.training.data import TrainingData
-from emofuse.training.folder import BEST, CHECKPOINT, check_frozen
+from emofuse.training.folder import check_frozen
 from emofuse.training.processes import Processes
-from emofuse.training.state import save_state
+from emofuse.training.state import BEST, CHECKPOINT, save_state
+from emofuse.training.trainer import Schedule, Trainer, shuffled
 
 CLASSES = ("angry", "happy", "neutral", "sad")
 NAMES = ("speech", "text", "concat", "early-frame")
@@ -169,7 +170,10 @@ def make_tuner(
         facts={row.utterance: Facts(text=row.text or "", votes=(votes or {}).get(row.utterance, ())) for row in rows},
     )
     recordings = listen(rows, network.head.reads.modalities, processes)
-    return Tuner(network, recordings, data, how, seed=0, processes=processes, folder=folder, mark="test")
+    return Tuner(
+        network=network, recordings=recordings, data=data, settings=how, seed=0, processes=processes, folder=folder,
+        key="test",
+    )  # fmt: skip
 
 
 def weigh(network: TunedNetwork, labels: torch.Tensor, how: FinetuneSettings) -> torch.Tensor:
@@ -386,16 +390,16 @@ def test_the_votes_of_a_recipe_count(encoders: Path, manifest: pd.DataFrame, tmp
 def test_a_tuning_that_diverges_is_named_and_costs_no_other(
     encoders: Path, manifest: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, begun = Tuner._epoch, []
+    real, begun = Tuner.steps, []
 
-    def epoch_of(self: Tuner, train: Any, epoch: int, progress: Any) -> dict[str, float]:
+    def steps(self: Tuner, epoch: int) -> Any:
         begun.append(self.folder.name)
         if self.folder.name.startswith("speaker-s1") and epoch == 2:
             with torch.no_grad():
                 next(self.network.head.parameters()).fill_(float("nan"))
-        return real(self, train, epoch, progress)
+        return real(self, epoch)
 
-    monkeypatch.setattr(Tuner, "_epoch", epoch_of)
+    monkeypatch.setattr(Tuner, "steps", steps)
     how = make_plan(encoders)
     work = {"model": "text", "folds": ["speaker-s1", "speaker-s2"], "processes": Processes("cpu")}
     with pytest.raises(TrainingError) as caught:
@@ -474,10 +478,11 @@ def test_built_in_encoders_are_trained_as_their_like(encoders: Path) -> None:
 def test_processes_share_the_batches_of_one(count: int, size: int, most: int, processes: int) -> None:
     names = [f"u{number}" for number in range(count)]
     sizes = {name: float(number % 7) for number, name in enumerate(names)}
-    batches = global_batches(names, size=size, seed=1, epoch=2)
+    places = shuffled(count, size=size, seed=1, epoch=2)
+    batches = [[names[place] for place in batch] for batch in places]
     assert sorted(name for batch in batches for name in batch) == sorted(names)
     assert all(len(batch) == size for batch in batches[:-1])
-    assert batches == global_batches(names, size=size, seed=1, epoch=2)
+    assert places == shuffled(count, size=size, seed=1, epoch=2)
     for batch in batches:
         parts = micro_batches(batch, sizes, most=most)
         assert sorted(name for part in parts for name in part) == sorted(batch)
@@ -486,9 +491,8 @@ def test_processes_share_the_batches_of_one(count: int, size: int, most: int, pr
         assert sorted(name for share in shares for part in share for name in part) == sorted(batch)
 
 
-def test_every_pass_has_an_order_of_its_own() -> None:
-    names = [f"u{number}" for number in range(40)]
-    orders = {str(global_batches(names, size=8, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (1, 2)}
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    orders = {str(shuffled(40, size=8, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (1, 2)}
     assert len(orders) == 4
 
 
@@ -599,7 +603,7 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest
     network = make_network(encoders / "still" / "wav2vec2", encoders / "still" / "bert")
     tuner = make_tuner(network, manifest, tmp_path, settings(epochs=1))
     tuner.run(train, validation)
-    tuner.mark = "other"
+    tuner.key = "other"
     with pytest.raises(CheckpointError, match="other data, other encoders or other settings"):
         tuner.run(train, validation)
 
@@ -607,50 +611,53 @@ def test_a_checkpoint_of_something_else_is_not_taken_up(encoders: Path, manifest
 class Head(torch.nn.Module):
     """A network without encoders, for what does not hang on them."""
 
-    head = SimpleNamespace(task=Classification(CLASSES))
-
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.randn(4, 3))
         self.bias = torch.nn.Parameter(torch.randn(4))
 
-    def groups(self, how: FinetuneSettings) -> list[dict[str, Any]]:
-        return [{"params": list(self.parameters()), "lr": 1e-3}]
 
-
-def small_tuner(folder: Path) -> Tuner:
-    """A tuner that has two steps behind it and can go on."""
+def small_trainer(folder: Path) -> Trainer[Any, Any]:
+    """A trainer that has two steps behind it and can go on."""
     torch.manual_seed(0)
-    head: Any = Head()
-    nothing: Any = None
-    return Tuner(
-        head, nothing, nothing, settings(), seed=0, processes=Processes("cpu"), folder=folder, mark="test"
+    head, nothing = Head(), SimpleNamespace()
+    return Trainer(
+        model=head, groups=[{"params": list(head.parameters()), "lr": 1e-3}], lessons=nothing, seed=0,  # type: ignore[arg-type]
+        schedule=Schedule(epochs=2, steps=2, warmup=0.0), select="validation_ua", checkpoint=folder / CHECKPOINT,
+        fingerprint="test",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def cut_off(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a training leaves that was cut off after its first pass."""
-    tuner = small_tuner(tmp_path_factory.mktemp("cut_off"))
-    sum(value.sum() for value in tuner.parameters).backward()
-    tuner.optimizer.step()
-    values = {"epoch": 1, "best": {"value": 0.5, "epoch": 1}, "history": [{"epoch": 1}], "fingerprint": "test"}
-    save_state(tuner.folder / CHECKPOINT, tuner.network, tuner.optimizer, values)
-    tuner._keep()
-    return {name: (tuner.folder / name).read_bytes() for name in (CHECKPOINT, BEST)}
+    """What a training leaves that was cut off after its first epoch."""
+    folder = tmp_path_factory.mktemp("cut_off")
+    trainer = small_trainer(folder)
+    sum(value.sum() for value in trainer.parameters).backward()
+    trainer.optimizer.step()
+    values = {
+        "epoch": 1,
+        "step": 1,
+        "best": {"value": 0.5, "epoch": 1},
+        "history": [{"epoch": 1}],
+        "fingerprint": "test",
+    }
+    save_state(folder / CHECKPOINT, trainer.model, trainer.optimizer, values)
+    trainer._keep()
+    return {name: (folder / name).read_bytes() for name in (CHECKPOINT, BEST)}
 
 
-def go_on(folder: Path, files: dict[str, bytes]) -> Tuner:
+def go_on(folder: Path, files: dict[str, bytes]) -> Trainer[Any, Any]:
     """Take up what is there, and do a step."""
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    tuner = small_tuner(folder)
-    assert tuner._resume([])[0] == 1
-    sum(value.sum() for value in tuner.parameters).backward()
-    tuner.optimizer.step()
-    tuner.network.load_state_dict(tuner._best())
-    return tuner
+    trainer = small_trainer(folder)
+    assert trainer._resume()["epoch"] == 1
+    sum(value.sum() for value in trainer.parameters).backward()
+    trainer.optimizer.step()
+    trainer.model.load_state_dict(trainer._best())
+    return trainer
 
 
 @pytest.mark.parametrize("name", [CHECKPOINT, BEST])
@@ -858,8 +865,8 @@ def test_mistakes_are_told_in_one_sentence(encoders: Path, manifest: pd.DataFram
     many.count = 3
     with pytest.raises(SettingsError, match="3 processes cannot share batches of 8 utterances in 2 parts of 4"):
         Tuner(
-            make_network(encoders / "still/wav2vec2", encoders / "still/bert"), None, None, settings(),  # type: ignore[arg-type]
-            seed=0, processes=many, folder=tmp_path, mark="",
+            network=make_network(encoders / "still/wav2vec2", encoders / "still/bert"),
+            recordings=None, data=None, settings=settings(), seed=0, processes=many, folder=tmp_path, key="",  # type: ignore[arg-type]
         )  # fmt: skip
 
 

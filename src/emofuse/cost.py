@@ -149,7 +149,7 @@ def estimate(
         stages.append(Stage(name=model.name, what=what, seconds=costs[model.name] * left / max(1, min(jobs, left))))
     for one in plan.ensembles:
         stages.append(Stage(name=one.name, what=f"fuses {', '.join(one.of)}"))
-    if plan.controls and plan.ensembles:
+    if any(one.seeds or plan.controls for one in plan.ensembles):
         done = known is not None and (known / RESULT).exists()
         stages.append(_controls(plan, costs, folds=len(protocol.folds), jobs=jobs, done=done))
     stages.append(Stage(name="report", what="metrics, paired tests, tables, page, kept models"))
@@ -187,11 +187,12 @@ def _held() -> int:
 
 
 def _controls(plan: Plan, costs: Mapping[str, float], *, folds: int, jobs: int, done: bool) -> Stage:
-    """What the controls of ensembles train besides, where the best network of each is the one that costs most."""
+    """What seeds that are fused train besides, where the best network of each ensemble is the one that costs most."""
     extra: dict[str, int] = {}
     for one in plan.ensembles:
         lacking = len(one.networks) - len(plan.seeds)
-        for name in {max(one.networks, key=costs.__getitem__), "speech"} & costs.keys():
+        names = {max(one.networks, key=costs.__getitem__), *(() if one.seeds else ("speech",))} & costs.keys()
+        for name in names if one.seeds or plan.controls else ():
             extra[name] = max(extra.get(name, 0), lacking)
     if done:
         return Stage(name="controls", what=DONE)

@@ -138,12 +138,12 @@ def test_batches_hold_each_utterance_once_with_its_own_features(count: int, size
     for batch in data.batches(size, generator=generator):
         assert 1 <= len(batch.names) <= size
         for place, name in enumerate(batch.names):
-            assert batch.labels[place].item() == int(name[1:]) % 3
-            for stream, axis in (("speech", 1), ("text", 0)):
-                expected = data.streams[stream](name)
-                mask = batch.inputs[f"{stream}_mask"][place]
+            assert batch.truth[place].item() == int(name[1:]) % 3
+            for modality, axis in (("speech", 1), ("text", 0)):
+                expected = data.readers[modality](name)
+                whole, masks = batch.of(modality)
+                values, mask = whole[place], masks[place]
                 assert mask.sum().item() == expected.shape[axis]
-                values = batch.inputs[stream][place]
                 torch.testing.assert_close(values[:, mask] if axis else values[mask], expected, rtol=0, atol=0)
         seen += batch.names
     assert sorted(seen) == sorted(data.names)
@@ -166,10 +166,10 @@ def test_the_order_is_shuffled_anew_in_each_pass_and_the_same_for_a_seed() -> No
 
 def test_two_datasets_add_up() -> None:
     whole = dataset(7)
-    labels = {name: int(label) for name, label in zip(whole.names, whole.labels, strict=True)}
-    both = Dataset(whole.names[:3], labels, whole.streams) + Dataset(whole.names[3:], labels, whole.streams)
+    labels = {name: int(label) for name, label in zip(whole.names, whole.truth, strict=True)}
+    both = Dataset(whole.names[:3], labels, whole.readers) + Dataset(whole.names[3:], labels, whole.readers)
     assert both.names == whole.names
-    assert both.labels.tolist() == whole.labels.tolist()
+    assert both.truth.tolist() == whole.truth.tolist()
     assert len(both) == 7
 
 
@@ -177,7 +177,7 @@ def test_two_datasets_add_up() -> None:
 @given(count=st.integers(1, 12), seed=st.integers(0, 100))
 def test_statistics_are_those_of_all_steps_together(count: int, seed: int) -> None:
     data = dataset(count, seed=seed)
-    steps = np.concatenate([data.streams["speech"](name).numpy() for name in data.names], axis=1).astype(np.float64)
+    steps = np.concatenate([data.readers["speech"](name).numpy() for name in data.names], axis=1).astype(np.float64)
     mean, deviation = fit_statistics(data, "speech")
     assert mean.shape == deviation.shape == (2, 3)
     np.testing.assert_allclose(mean.numpy(), steps.mean(1), rtol=1e-5, atol=1e-6)

@@ -51,7 +51,10 @@ frames_per_step = 5
 encoder = "words"
 [model]
 width = 16
-heads = 2
+[[ensembles]]
+name = "late"
+of = ["speech", "text"]
+rule = "product"
 [train]
 epochs = 2
 batch_size = 8
@@ -340,7 +343,7 @@ def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, em
 
 def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
-    (tmp_path / "small.toml").write_text((RECIPE + LATE).replace('"early-frame"', '"concat"').replace("[0, 1]", "[0]"))
+    (tmp_path / "small.toml").write_text(RECIPE.replace('"early-frame"', '"concat"').replace("[0, 1]", "[0]"))
     (tmp_path / "corpus/audio/s2_sad_0.wav").write_bytes(b"RIFF, but not really")
     command = ("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", "--jobs", 1)
     done = emo(*command, folder=tmp_path)
@@ -371,12 +374,15 @@ def test_flags_override_the_recipe(place: Path, trained: Path, emo: Command) -> 
         "train.epochs=1",
         "--set",
         'models=["text"]',
+        "--set",
+        "ensembles=[]",
         "--seeds",
         "5,7",
     )
     good(emo(*command, "--set", "name=Mine", "--speech-encoder", "unused", folder=place))
     told = json.loads((place / "other/result.json").read_text())["recipe"]
-    assert (told["train"]["epochs"], told["models"], told["seeds"]) == (1, ["text"], [5, 7])
+    models = [one["name"] for one in told["models"]]
+    assert (told["train"]["epochs"], models, told["seeds"]) == (1, ["text"], [5, 7])
     assert (told["name"], told["speech"]["encoder"]) == ("Mine", "unused")
     assert set(pd.read_parquet(place / "other/scores.parquet")["seed"]) == {5, 7}
 

@@ -23,10 +23,12 @@ from emofuse.features.context import earlier_texts
 from emofuse.features.extract import Extracted, extract_text
 from emofuse.inference.predictor import load
 from emofuse.manifest import make_manifest, write_manifest
+from emofuse.plan import resolve
+from emofuse.recipe import load_recipe, recipe_from, recipe_names
 from emofuse.report import plots, write_report
 from emofuse.report.plots import Plot
 from emofuse.scoring.table import read_scores
-from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, TextSettings, TrainSettings, load_recipe
+from emofuse.settings import TextSettings
 from emofuse.testing import TEXT_FAMILIES, miniature_iemocap, tiny_text_encoder
 from emofuse.training.folder import MANIFEST
 
@@ -227,8 +229,6 @@ def test_words_are_averages_of_own_tokens_only(folders: dict[str, Path], tmp_pat
 
 
 def test_no_recipe_that_ships_reads_context() -> None:
-    from emofuse.settings import recipe_names
-
     assert {load_recipe(name).text.context for name in recipe_names()} == {0}
 
 
@@ -246,17 +246,20 @@ def test_a_run_is_stamped_with_context_parts_and_text_source(
     monkeypatch.setattr(plots, "_plot", lambda draw, *, width, height, alt: Plot(b"PNG", 96, 96, alt))
     manifest = read_corpus("iemocap", miniature_iemocap(tmp_path), partial=True).manifest
     manifest.loc[:9, "text_source"] = "sphinx"
-    recipe = Recipe(
-        name="talk",
-        models=("text",),
-        seeds=(0,),
-        text=TextSettings(encoder=str(folders["bert"]), context=2),
-        model=ModelSettings(width=8, heads=2),
-        train=TrainSettings(epochs=1),
-        protocol=ProtocolSettings(kind="session", validation_by="session", apart="script"),
+    bert = {"encoder": str(folders["bert"])}
+    values: dict[str, Any] = {
+        "name": "talk",
+        "models": ["text"],
+        "seeds": [0],
+        "model": {"width": 8},
+        "train": {"epochs": 1},
+        "protocol": {"kind": "session", "validation_by": "session", "apart": "script"},
+    }
+    told, plain = (
+        resolve(recipe_from({**values, "text": text}, source="the test")) for text in ({**bert, "context": 2}, bert)
     )
-    found = extract(manifest, recipe, tmp_path / "store")
-    outcome = train(manifest, recipe, found, tmp_path / "run", jobs=1)
+    found = extract(manifest, told, tmp_path / "store")
+    outcome = train(manifest, told, found, tmp_path / "run", jobs=1)
     write_manifest(manifest, tmp_path / "run" / MANIFEST)
     result = outcome.result
 
@@ -276,17 +279,16 @@ def test_a_run_is_stamped_with_context_parts_and_text_source(
         assert entries["text"]["ua"]["value"] == pytest.approx(np.mean(recalls))
 
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    for told in (
+    for line in (
         "Improvised and scripted apart", "up to 2 earlier utterances of the dialogue",
         "Transcripts: reference and sphinx",
         "scripts: no fold trains on one that it tests", "No script of a test part whose words were given occurs",
         "to answer with their most frequent label is right in",
     ):  # fmt: skip
-        assert told in page, told
+        assert line in page, line
 
     answer = load(tmp_path / "run" / "models" / "text").predict(text="so happy")
     assert answer.notes == ("the model was trained on words in their dialogue, and here they are read without one",)
-    plain = recipe.model_copy(update={"text": TextSettings(encoder=str(folders["bert"]))})
     again = train(manifest, plain, extract(manifest, plain, tmp_path / "store"), tmp_path / "plain", jobs=1).result
     assert again["context"] == 0
     assert load(tmp_path / "plain" / "models" / "text").predict(text="so happy").notes == ()

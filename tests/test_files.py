@@ -29,10 +29,14 @@ from emofuse.features.store import View, ViewKey
 from emofuse.files import appended, make_folder, sweep, write_text, written_folder, written_whole
 from emofuse.locks import alone_in, alone_with, clear
 from emofuse.manifest import make_manifest, write_manifest
-from emofuse.models import InputShape, build_model
+from emofuse.models.base import Inputs, Shapes, Text
+from emofuse.models.frontend import InputShape
+from emofuse.models.unimodal import TextModel
+from emofuse.plan import ModelPlan
 from emofuse.protocols import make_protocol, save_protocol
 from emofuse.scoring.table import Scores, make_scores, write_scores
-from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, TextSettings
+from emofuse.settings import ProtocolSettings, SpeechSettings, TextSettings
+from emofuse.task import Classification
 from emofuse.training.state import save_state
 from emofuse.types import Alignment, EncoderSpecification, Segment
 
@@ -300,12 +304,19 @@ ALIGNMENT = Alignment(utterance="u", tiers={"word": (WORD,)}, source="sphinx")
 
 
 def checkpoint() -> Checkpoint:
-    settings = ModelSettings(width=64)
-    recipe = Recipe(name="made", models=("text",), text=TextSettings(encoder="words"), model=settings)
-    pieces = WordPieces(["[PAD]", "[UNK]", *map(str, range(2000))], max_tokens=8)
-    model = build_model("text", settings, classes=2, speech=None, text=InputShape(0, pieces.size))
+    settings, task = TextModel.Settings(width=64), Classification(("a", "b"))
+    subwords = WordPieces(["[PAD]", "[UNK]", *map(str, range(2000))], max_tokens=8)
+    plan = ModelPlan(name="text", source="text", settings=settings, inputs=Inputs(text=Text()))
     return Checkpoint(
-        kind="text", model=model, classes=("a", "b"), recipe=recipe, encoders={}, pieces=pieces, protocol=""
+        name="text",
+        model=plan.build(Shapes(text=InputShape(0, subwords.size)), task),
+        networks={"text": plan},
+        task=task,
+        speech=SpeechSettings(),
+        text=TextSettings(encoder="words"),
+        encoders={},
+        subwords=subwords,
+        protocol="",
     )
 
 

@@ -26,9 +26,11 @@ from emofuse.experiment import extract, run, train
 from emofuse.features.extract import extract_speech, extract_text
 from emofuse.features.segments import SegmentPooling, frame_bounds, pool_segments
 from emofuse.manifest import make_manifest
+from emofuse.plan import Plan, resolve
 from emofuse.protocols import make_protocol
+from emofuse.recipe import Recipe, recipe_from
 from emofuse.scoring.table import read_scores
-from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
+from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tiny_corpus, tiny_text_encoder, tone
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
@@ -268,8 +270,26 @@ def test_word_pieces_are_averaged_to_the_words_between_spaces(tmp_path: Path) ->
     np.testing.assert_allclose(stored, np.stack(expected, 1), rtol=2.0**-10, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["early-word", "early-joint", "concat"])
-def test_a_model_that_reads_segments_predicts_as_it_was_scored(kind: Any, tmp_path: Path) -> None:
+def make_recipe(*models: str, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "segments",
+        "models": list(models),
+        "seeds": [0],
+        "speech": {"encoder": "logmel"},
+        "text": {"encoder": "words"},
+        "model": {"width": 8},
+        "train": {"epochs": 1},
+        "protocol": {"kind": "speaker", "validation_groups": 1},
+    }
+    return recipe_from({**values, **changes}, source="the test")
+
+
+def make_plan(*models: str, **changes: Any) -> Plan:
+    return resolve(make_recipe(*models, **changes))
+
+
+@pytest.mark.parametrize("model", ["early-word", "early-joint", "concat"])
+def test_a_model_that_reads_segments_predicts_as_it_was_scored(model: str, tmp_path: Path) -> None:
     corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
     manifest = read_corpus("table", corpus).manifest
     # Labelled with the words of the text, which are compared.
@@ -280,28 +300,33 @@ def test_a_model_that_reads_segments_predicts_as_it_was_scored(kind: Any, tmp_pa
         spans = tuple(Segment(start=a, end=b, label=word) for word, a, b in zip(words, edges, edges[1:], strict=False))
         alignments[name] = Alignment(utterance=name, tiers=dict.fromkeys(TIERS, spans), source="test")
     bert = tiny_text_encoder(tmp_path / "bert", family="bert")
-    recipe = Recipe(
-        name="segments", models=(kind,), seeds=(0,), text=TextSettings(encoder=str(bert)),
-        speech=SpeechSettings(encoder="logmel", segments="mean" if kind == "early-joint" else "mean+std"),
-        model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=2),
-        protocol=ProtocolSettings(kind="speaker", validation_groups=1),
-    )  # fmt: skip
-    features = extract(manifest, recipe, tmp_path / "store", alignments=alignments)
-    outcome = train(manifest, recipe, features, tmp_path / "run", jobs=1)
-    predictor = load(outcome.out / "models" / kind)
-    material = experiment._material(manifest, recipe, make_protocol(manifest, recipe.protocol), features)
-    model = load_checkpoint(outcome.out / "models" / kind).model
+    speech = {"encoder": "logmel", "segments": "mean" if model == "early-joint" else "mean+std"}
+    plan = make_plan(model, text={"encoder": str(bert)}, speech=speech, train={"epochs": 2})
+    features = extract(manifest, plan, tmp_path / "store", alignments=alignments)
+    outcome = train(manifest, plan, features, tmp_path / "run", jobs=1)
+    predictor = load(outcome.out / "models" / model)
+    data = experiment._training_data(manifest, plan, make_protocol(manifest, plan.protocol), features)
+    network: Any = load_checkpoint(outcome.out / "models" / model).model
     names = list(manifest["utterance"][:4])
     with torch.no_grad():
-        expected = [model(**material.dataset(kind, [name], None).batch([0]).inputs).softmax(-1)[0] for name in names]
+        batches = [data.dataset(plan.models[0], [name], None).batch([0]) for name in names]
+        expected = [network(batch).logits.softmax(-1)[0] for batch in batches]
     for name, posterior in zip(names, expected, strict=True):
         row = manifest.set_index("utterance").loc[name]
         none = Alignment(utterance=name, tiers={}, source="test")
         found = predictor.predict(row["audio"], text=row["text"], alignment=alignments.get(name, none))
         assert list(found.posteriors.values()) == pytest.approx(posterior.tolist(), abs=1e-5)
-        if kind != "concat":
+        if model != "concat":
             with pytest.raises(AlignmentError, match="trained with boundaries from test files, which cannot be made"):
                 predictor.predict(row["audio"], text=row["text"])
+
+
+PARTS = ("speech", "text", "early-frame", "early-phone", "early-syllable", "early-word")
+ENSEMBLES = [
+    {"name": "multi-granularity", "of": list(PARTS[2:])},
+    {"name": "late", "of": list(PARTS[:2]), "rule": "product"},
+    {"name": "multi-level", "of": ["multi-granularity", "late"], "calibrate": True},
+]
 
 
 @pytest.fixture(scope="module")
@@ -311,29 +336,24 @@ def multi_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     corpus = tiny_corpus(folder / "corpus", speakers=3, utterances=1)
     # Sphinx finds these words in beeps, and not those of the corpus.
     pd.read_csv(corpus).assign(text="Hello there").to_csv(corpus, index=False)
-    recipe = Recipe(
-        name="all levels", models=("concat", "early-joint", "multi-granularity", "late", "multi-level"), seeds=(0,),
-        controls=False,
-        text=TextSettings(encoder="words"), speech=SpeechSettings(encoder="logmel", frames_per_step=5),
-        model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=1),
-        protocol=ProtocolSettings(kind="speaker", validation_groups=1),
-    )  # fmt: skip
-    return folder, run(recipe, "table", corpus, folder / "run", jobs=1)
+    return folder, run(
+        make_recipe(
+            *("concat", "early-joint", *PARTS),
+            ensembles=ENSEMBLES,
+            controls=False,
+            speech={"encoder": "logmel", "frames_per_step": 5},
+        ),
+        *("table", corpus, folder / "run"),
+        jobs=1,
+    )
 
 
 def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any]) -> None:
     folder, outcome = multi_level
     scores = read_scores(folder / "run" / "scores.parquet")
-    parts = {"speech", "text", "early-frame", "early-phone", "early-syllable", "early-word"}
-    # Besides them stand the controls, such as `speech x 4`.
-    assert {name for name in scores.models if " x " not in name} == parts | {
-        "concat",
-        "early-joint",
-        "multi-granularity",
-        "late",
-        "multi-level",
-    }
-    assert set(outcome.result["joined"]) == {"multi-granularity", "late", "multi-level"}
+    everything = {*PARTS, "concat", "early-joint", "multi-granularity", "late", "multi-level"}
+    assert set(scores.models) == everything
+    assert set(outcome.result["fused"]) == {"multi-granularity", "late", "multi-level"}
     alignments = read_alignments(folder / "run" / "alignments.parquet")
     count = outcome.result["alignment"]["utterances"]
     assert count == len(alignments) == 12
@@ -342,7 +362,7 @@ def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any
     assert any("aligned by word" in note for note in outcome.result["notes"])
     assert (folder / "run" / "table.tex").is_file()
     kept = {path.name for path in (folder / "run" / "models").iterdir()}
-    assert kept == {"concat", "early-joint", "multi-granularity", "late", "multi-level"}
+    assert kept == everything
 
 
 def test_a_model_that_reads_segments_aligns_what_it_is_asked_about(multi_level: tuple[Path, Any]) -> None:
@@ -360,32 +380,29 @@ def test_a_model_that_reads_segments_aligns_what_it_is_asked_about(multi_level: 
 
 def test_segments_without_an_alignment_are_refused(tmp_path: Path) -> None:
     manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
-    recipe = Recipe(name="x", models=("early-word",), text=TextSettings(encoder="words"))
     with pytest.raises(AlignmentError, match="no alignment is given"):
-        extract(manifest, recipe, tmp_path / "store")
+        extract(manifest, make_plan("early-word"), tmp_path / "store")
 
 
 def test_coverage_is_that_of_the_manifest_not_of_the_table(tmp_path: Path) -> None:
     manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
-    recipe = Recipe(
-        name="x", models=("early-word",), text=TextSettings(encoder="words"), speech=SpeechSettings(encoder="logmel")
-    )
+    plan = make_plan("early-word")
     first = str(manifest["utterance"].iloc[0])
     one = Alignment(utterance=first, tiers={"word": (Segment(start=0.0, end=0.2, label="x"),)}, source="test")
-    found = extract(manifest, recipe, tmp_path / "store", alignments={first: one, "elsewhere": one}).alignment
+    found = extract(manifest, plan, tmp_path / "store", alignments={first: one, "elsewhere": one}).alignment
     assert found is not None
     assert (found.utterances, found.aligned["word"]) == (len(manifest), 1)
     assert [len(names) for names in found.problems.values()] == [len(manifest) - 1]
     with pytest.raises(AlignmentError, match="no utterance of the manifest"):
-        extract(manifest, recipe, tmp_path / "store", alignments={"elsewhere": one})
+        extract(manifest, plan, tmp_path / "store", alignments={"elsewhere": one})
 
 
 def test_a_kept_model_records_who_aligned_its_training(multi_level: tuple[Path, Any]) -> None:
     folder, outcome = multi_level
     counts = outcome.result["alignment"]["sources"]
     assert set(counts) == {"sphinx"}
-    for kind in ("early-joint", "multi-level"):
-        assert load_checkpoint(folder / "run" / "models" / kind).alignment == counts
+    for name in ("early-joint", "multi-level"):
+        assert load_checkpoint(folder / "run" / "models" / name).alignment == counts
 
 
 def test_a_run_takes_alignments_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,11 +410,11 @@ def test_a_run_takes_alignments_that_are_given(tmp_path: Path, monkeypatch: pyte
     names = list(read_corpus("table", corpus).manifest["utterance"])
     word = Segment(start=0.05, end=0.2, label="x")
     given_ = {name: Alignment(utterance=name, tiers={"word": (word,)}, source="mfa") for name in names}
-    recipe = Recipe(
-        name="given", models=("early-word",), seeds=(0,), text=TextSettings(encoder="words", max_tokens=4),
-        speech=SpeechSettings(encoder="logmel"), model=ModelSettings(width=8, heads=2), train=TrainSettings(epochs=1),
-        protocol=ProtocolSettings(kind="speakers", folds=2, validation_groups=1),
-    )  # fmt: skip
+    recipe = make_recipe(
+        "early-word",
+        text={"encoder": "words", "max_tokens": 4},
+        protocol={"kind": "speakers", "folds": 2, "validation_groups": 1},
+    )
     monkeypatch.setattr(experiment, "align", lambda *_, **__: pytest.fail("it must not align"))
     outcome = run(recipe, "table", corpus, tmp_path / "run", alignments=given_, jobs=1)
     assert outcome.result["alignment"]["sources"] == {"mfa": len(names)}

@@ -56,8 +56,6 @@ WORDS = "Session5/sentences/ForcedAlignment/Ses05M_script02_2/Ses05M_script02_2_
 QUICK = (
     "train.epochs=1",
     "train.refit=false",
-    "train_early.epochs=1",
-    "train_early.refit=false",
     "model.width=16",
     "speech.frames_per_step=10",
 )
@@ -111,7 +109,7 @@ def test_a_damaged_copy_is_refused_with_every_name(root: Path, tmp_path: Path) -
     assert isinstance(refused, ManifestError)
     assert "2 missing or damaged" in refused.what
     assert all(place in refused.what for place in DAMAGED)
-    assert not (tmp_path / "run" / "units").exists()
+    assert not (tmp_path / "run" / "trials").exists()
 
 
 def test_accepted_as_partial_it_is_run_and_every_name_is_told(paper: Paper) -> None:
@@ -141,7 +139,7 @@ def test_every_row_is_scored_on_every_utterance(paper: Paper) -> None:
         assert one.groupby("fold")["session"].nunique().tolist() == [1] * 5, "one session is left out at a time"
 
 
-def test_rows_that_are_joined_are_the_mean_of_their_parts(paper: Paper) -> None:
+def test_rows_that_are_fused_are_the_mean_of_their_parts(paper: Paper) -> None:
     """Those of all granularities as they are, those of both levels as sure as the run found them right."""
     scores = read_scores(paper.out / "scores.parquet")
     frames = {model: scores.of(model).frame.set_index("utterance").sort_index() for model in ROWS}
@@ -149,7 +147,9 @@ def test_rows_that_are_joined_are_the_mean_of_their_parts(paper: Paper) -> None:
     early = [posteriors[model] for model in ROWS if model.startswith("early")]
     assert len(early) == 4
     np.testing.assert_allclose(posteriors["multi-granularity"], np.mean(early, axis=0), atol=1e-9)
-    how = [paper.result["joined"]["multi-level"][fold] for fold in frames["multi-level"]["fold"]]
+    fused = paper.result["fused"]["multi-level"]
+    assert fused["of"] == ["multi-granularity", "late"]
+    how = [fused["folds"][fold] for fold in frames["multi-level"]["fold"]]
     assert all(one["weights"] == [0.5, 0.5] for one in how)
     levels = []
     for place, part in enumerate(("multi-granularity", "late")):
@@ -210,7 +210,7 @@ def test_the_table_has_ten_rows_and_their_certainty_in_three_formats(paper: Pape
     html = [[cell.text or "" for cell in row] for row in (*tree.iterfind("thead/tr"), *tree.iterfind("tbody/tr"))]
     for rows in (markdown[:1] + markdown[2:], latex, html):
         assert rows[0][-1] == "Reconstruction"
-        assert [row[0] for row in rows[1:]] == [*ROWS, *sorted(controls(paper))]
+        assert [row[0] for row in rows[1:]] == [*ROWS, *controls(paper)]
         assert {row[0]: row[-1] for row in rows[1:]} == {**CERTAINTY, **dict.fromkeys(controls(paper), "control")}
         for row in rows[1:]:
             ua = 100 * paper.result["models"][row[0]]["ua"]["value"]
@@ -261,7 +261,7 @@ def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
     [answer] = json.loads(done.stdout)
     assert set(answer["posteriors"]) == {"angry", "happy", "neutral", "sad"}
     assert sum(answer["posteriors"].values()) == pytest.approx(1)
-    assert answer["streams"] == ["speech", "text"]
+    assert answer["modalities"] == ["speech", "text"]
     assert answer["text"] == row["text"]
 
     aligned = read_alignments(paper.out / "alignments.parquet")[row["utterance"]]
@@ -273,7 +273,7 @@ def test_every_row_is_kept_and_the_final_system_answers(paper: Paper) -> None:
         )
         for kind in ("multi-granularity", "late", "multi-level")
     }
-    how = paper.result["joined"]["multi-level"]["final"]
+    how = paper.result["fused"]["multi-level"]["folds"]["final"]
     early, late = (
         np.array(answers[part]) ** (1 / temperature)
         for part, temperature in zip(("multi-granularity", "late"), how["temperatures"], strict=True)

@@ -36,6 +36,19 @@ from emofuse.scoring.table import Scores, make_scores, read_scores, write_scores
 CLASSES = ["angry", "happy", "sad"]
 EVIL = "<script>alert('x')</script> & \"quotes\""
 CLIP = 0.8
+TRAINED = {
+    "speech": (["speech"], []),
+    "text": (["text"], []),
+    "early-frame": (["speech", "text"], []),
+    "early-word": (["speech", "text"], ["word"]),
+    "early-phone": (["speech", "text"], ["phone"]),
+}
+"""Modalities that models read, and tiers."""
+FUSED = {
+    "late": ["speech", "text"],
+    "multi-granularity": ["early-frame", "early-word", "early-phone"],
+    "multi-level": ["late", "multi-granularity"],
+}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -82,10 +95,12 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     }  # fmt: skip
     weights = generator.dirichlet(np.ones(3), size=6).tolist()
     result["layer_weights"] = {models[0]: {"speech": weights}, models[1]: {"speech": weights, "text": [[1.0]] * 6}}
+    result["modalities"] = {name: reads for name, (reads, _) in TRAINED.items()}
+    result["tiers"] = {name: tiers for name, (_, tiers) in TRAINED.items()}
+    result["certainty"] = {"speech": "inferred", "multi-level": "combination stated, form chosen"}
+    result["fused"] = {name: {"of": members, "folds": {}} for name, members in FUSED.items()}
     how = {"weights": [0.25, 0.75], "temperatures": [1.0, 1.5]}
-    result["fused"] = {"late": {"of": ["speech", "text"], "folds": {"fold-1-seed0": how, "final": how}}}
-    result["modalities"] = {name: [name] if name in ("speech", "text") else ["speech", "text"] for name in models}
-    result["certainty"] = {name: f"{name} as stated" for name in models}
+    result["fused"]["late"]["folds"] = {"fold-1-seed0": how, "final": how}
     curves = [{"loss": [1.5, 1.0, 0.5][:length], "validation_ua": [0.2, 0.4, 0.6][:length]} for length in (3, 2)]
     result["curves"] = dict.fromkeys(models, curves)
     result["recipe"] = {"name": "Two models", "train": {"epochs": 5}}
@@ -501,13 +516,14 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     lines = paper_table(result, style="markdown").splitlines()
     header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:6]
     assert header[4:] == ["UA over text", "UA over late", "Reconstruction"]
+    # In the order of the result, which is that of the recipe.
     assert [row.split("|")[1].strip() for row in rows] == ["late", "multi-level", "speech", "text"]
     gap = paired_difference(scores.of("multi-level"), scores.of("late"))["ua"]
     cell = rows[1].split("|")[6].strip()
     assert gap.low is not None
     assert gap.high is not None
     assert cell.replace("\\", "") == f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-    assert "multi-level as stated" in rows[1]
+    assert "combination stated, form chosen" in rows[1]
     table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
     assert len(table.findall("tbody/tr")) == 4
     lines = [line for line in paper_table(result, style="latex").splitlines() if r"\\" in line]
@@ -676,6 +692,9 @@ def hostile_result(run: Path) -> dict[str, Any]:
     result["models"] |= dict.fromkeys(HOSTILE, result["models"]["speech"])
     result["comparisons"] += [{**result["comparisons"][0], "first": name} for name in HOSTILE]
     result["skipped"] = [{"utterance": name, "reason": name} for name in HOSTILE]
+    result["certainty"] = dict.fromkeys(result["models"], text)
+    result["modalities"] |= {name: ["speech"] for name in HOSTILE}
+    result["fused"]["late"]["of"] = list(HOSTILE[:2])
     return result
 
 
@@ -706,6 +725,7 @@ def markdown_writers(run: Path) -> dict[str, str]:
     return {
         "paper table": paper_table(result, style="markdown"),
         "model card": model_card("speech", result),
+        "card of an ensemble": model_card("late", result),
         "student card": card.split("\n---\n", 1)[1],
     }
 

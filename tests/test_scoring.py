@@ -28,7 +28,7 @@ from emofuse.errors import OutputError, ScoresError
 from emofuse.names import key
 from emofuse.scoring import inference, result
 from emofuse.scoring.fuse import STEPS, combine, fuse, parse_rule, search_weights, simplex
-from emofuse.scoring.inference import intervals, paired_difference, pooled_confusion
+from emofuse.scoring.inference import intervals, paired_difference
 from emofuse.scoring.metrics import (
     METRICS,
     confusion,
@@ -1194,7 +1194,8 @@ def test_a_result_holds_what_the_table_says() -> None:
     recalls = recall_score(frame["label"], said, labels=CLASSES, average=None)
     assert list(entry["recall"].values()) == pytest.approx(recalls.tolist())
     assert entry["confusion"] == confusion_matrix(frame["label"], said, labels=CLASSES).tolist()
-    assert entry["confusion"] == pooled_confusion(both.of("one")).tolist()
+    one = both.of("one")
+    assert entry["confusion"] == confusion(one.labels(), one.answers(), classes=len(CLASSES)).tolist()
     assert (entry["utterances"], entry["seeds"], entry["folds"]) == (48, [0, 4], 3)
     assert (entry["cluster"], entry["clusters"]) == ("speaker", 6)
     assert evaluate(scores(seeds=(1,)))["one"]["seed_sd"]["wa"] is None

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
 from emofuse.scoring.kinds import CLASSES, SHARE, Additive, Kind
-from emofuse.scoring.metrics import confusion
 from emofuse.scoring.table import CLUSTERS, Scores, alike, differing, over_seeds, show_apart
 
 Array = NDArray[np.float64]
@@ -153,11 +152,6 @@ def smallest_p(clusters: int) -> float:
         (0.0625, 0.03125)
     """
     return float(2.0 ** (1 - min(clusters, EXACT)))
-
-
-def pooled_confusion(scores: Scores) -> Array:
-    """Confusion matrix over all rows, `(classes, classes)`, true classes in rows; a tie counts in parts."""
-    return confusion(scores.labels(), scores.answers(), classes=len(scores.classes))
 
 
 def _numbers(scores: Scores, column: str) -> Numbers:

@@ -33,7 +33,7 @@ answers = [emofuse.load().predict(sys.argv[1]), emofuse.load().predict(text="I a
 status = pathlib.Path("/proc/self/status")
 memory = (1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) if status.exists()
           else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-print(json.dumps({"labels": [one.label for one in answers], "streams": [one.streams for one in answers],
+print(json.dumps({"labels": [one.label for one in answers], "modalities": [one.modalities for one in answers],
                   "memory": memory}))
 """
 
@@ -103,13 +103,13 @@ def test_the_default_model_answers_from_speech_words_or_both(clip: Path) -> None
     model = emofuse.load(asr="none")
     assert model.classes == CLASSES
     assert model.checkpoint.text_languages == ("en",)
-    for answer, streams in (
+    for answer, modalities in (
         (model.predict(clip), ("speech",)),
         (model.predict(text="I hate you and everything you did."), ("text",)),
         (model.predict(clip, text="I hate you and everything you did."), ("speech", "text")),
         (model.predict(clip, text="Der Lappen liegt auf dem Eisschrank."), ("speech",)),
     ):
-        assert answer.streams == streams
+        assert answer.modalities == modalities
         assert sum(answer.posteriors.values()) == pytest.approx(1)
         assert max(answer.posteriors, key=lambda name: answer.posteriors[name]) == answer.label
 
@@ -132,7 +132,7 @@ def test_the_default_model_needs_no_network_and_little_memory(clip: Path) -> Non
         [sys.executable, "-c", OFFLINE, str(clip)], capture_output=True, text=True, check=True, timeout=120
     )
     found = json.loads(done.stdout)
-    assert found["streams"] == [["speech"], ["text"]]
+    assert found["modalities"] == [["speech"], ["text"]]
     assert found["labels"][1] == "happy"
     assert 1e8 < found["memory"] < 9e8
 

@@ -8,7 +8,7 @@
 
 `flite` is the synthesiser of that name (Debian's package), which reports the times at which it sets its phones; the
 texts come from a table with a column `text`. `hibari` is the synthesiser of the demo extra; the times that its network
-plans, exposed with the onnx package, come in steps of 25 ms and give spaces and stress marks a share of their own, so
+plans, exposed with the onnx package, come in steps of 25 ms and give spaces and stress marks a part of their own, so
 read its 50 ms. `lab` takes a recording with an HTS label file.
 
 Shares are over the starts and ends of all reference words and phones; a phone that the aligner's pronunciation lacks
@@ -121,7 +121,7 @@ def reference_words(reference: Reference) -> list[list[Segment]]:
 
 
 def errors(reference: Reference, aligner: SphinxAligner) -> tuple[list[float], list[float]]:
-    """Signed errors, in seconds, of the borders of words and of phones; infinite where there is no such phone."""
+    """Signed errors, in seconds, of the boundaries of words and of phones; infinite where there is no such phone."""
     tiers = aligner.align(reference.clip, reference.text)
     words, phones = [], []
     for word, theirs in zip(tiers["word"], reference_words(reference), strict=True):
@@ -222,7 +222,7 @@ def show_shares(references: Sequence[Reference]) -> None:
     print(f"{len(shown)} utterances, {seconds:.0f} s, {failed} not aligned")
     for name, gaps in (("word", words), ("phone", phones)):
         middle = 1000 * np.median([gap for gap in gaps if np.isfinite(gap)])
-        print(f"{len(gaps)} {name} borders: {shares(gaps, 0.0)}; median error {middle:+.0f} ms")
+        print(f"{len(gaps)} {name} boundaries: {shares(gaps, 0.0)}; median error {middle:+.0f} ms")
         if chosen:
             print(f"    less {1000 * shift:+.0f} ms, the median of the others: {shares(gaps, shift)}")
 

@@ -74,7 +74,9 @@ def main() -> None:
     print(f"ratio: {slow / fast:.2f}")
     print(f"builtin:speech, the same batches: {audio / small:.1f} x real time, {fast / small:.1f} times wav2vec2-base")
     print(f"padding: {100 * padding_share(list(lengths), groups):.1f} %")
-    print(f"share of this machine's measured matrix-product peak: {100 * FLOP_PER_SECOND * audio / fast / top:.0f} %")
+    print(
+        f"fraction of this machine's measured matrix-product peak: {100 * FLOP_PER_SECOND * audio / fast / top:.0f} %"
+    )
 
 
 if __name__ == "__main__":

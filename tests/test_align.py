@@ -322,7 +322,7 @@ def test_letters_are_placed_as_a_plain_search_places_them(recogniser: Path) -> N
     path = plain_alignment(recogniser, clip, [LETTERS[letter] for letter in "HELLO|ABE"])
     frames = [[frame for frame, place in enumerate(path) if place in own] for own in (range(5), range(6, 9))]
     for segment, own in zip(tiers["word"], frames, strict=True):
-        # Frames are 20 ms apart with windows of 25 ms: borders lie 2.5 ms behind multiples of 20 ms.
+        # Frames are 20 ms apart with windows of 25 ms: boundaries lie 2.5 ms behind multiples of 20 ms.
         assert segment.start == pytest.approx(own[0] * 0.02 + 0.0025 if own[0] else 0.0, abs=1e-4)
         assert segment.end == pytest.approx((own[-1] + 1) * 0.02 + 0.0025, abs=1e-4)
 
@@ -476,7 +476,7 @@ def test_sphinx_keeps_time_when_silence_comes_first(speech: dict[str, Clip], sph
 
 
 def test_sphinx_does_not_depend_on_what_came_before(speech: dict[str, Clip], sphinx: SphinxAligner) -> None:
-    """The decoder keeps a frame of its last utterance, which once moved borders."""
+    """The decoder keeps a frame of its last utterance, which once moved boundaries."""
     clip = speech[BRIEF]
     alone = SphinxAligner().align(clip, BRIEF)
     quiet, loud = 0.01 * clip, np.clip(20 * clip, -1, 1)

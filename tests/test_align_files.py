@@ -768,7 +768,7 @@ def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
-    """Whoever hands it to words that a recogniser wrote lets the reference tell their borders."""
+    """Whoever hands it to words that a recogniser wrote lets the reference tell their boundaries."""
     sentences = tmp_path / "Session1" / "sentences"
     sound = sounds(sentences / "wav" / "Ses01F_impro01", name="a.wav")
     (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)

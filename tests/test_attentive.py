@@ -194,14 +194,14 @@ def test_every_frame_is_stored_once_and_bounds_are_those_of_the_alignment(
         manifest, one, how, store=tmp_path / "store", granularities=("frame", "phone", "utterance", "word"),
         alignments=alignments,
     )  # fmt: skip
-    folders = {name: view.folder for name, view in done.views.items()}
+    folders = {name: feature_set.folder for name, feature_set in done.feature_sets.items()}
     assert folders["word"] == folders["phone"] == folders["utterance"]
     assert (folders["frame"] == folders["word"]) == (run_length == 1)
     assert len([path for path in (tmp_path / "store").iterdir() if path.is_dir()]) == (1 if run_length == 1 else 2)
-    assert len(done.views["word"]) == 2
+    assert len(done.feature_sets["word"]) == 2
     for row in manifest.itertuples():
         key, frames = done.keys[row.utterance], one.encode([load_audio(row.audio)])[0]
-        np.testing.assert_allclose(done.views["word"].read(key), frames, rtol=2.0**-10, atol=1e-3)
+        np.testing.assert_allclose(done.feature_sets["word"].read(key), frames, rtol=2.0**-10, atol=1e-3)
         words = alignments[row.utterance].tiers.get("word")
         count = frames.shape[1]
         runs = [[start, min(start + run_length, count)] for start in range(0, count, run_length)]
@@ -393,7 +393,7 @@ def test_the_estimate_counts_the_frames_once(names: Any, run_length: int, made: 
     told = {stage.name: stage.disk for stage in estimate(made.manifest, plan, jobs=1).stages}
     found = extract(made.manifest, plan, tmp_path / "store", alignments=made.alignments).speech
     assert found is not None
-    folders = {view.folder for view in found.views.values()}
+    folders = {feature_set.folder for feature_set in found.feature_sets.values()}
     real = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
     assert told["speech features"] == pytest.approx(real, rel=0.3)
 

@@ -59,13 +59,13 @@ def encoded(folder: Path, name: str = "good.wav", samples: Any = NOISE, rate: in
         soundfile.write(path, samples, rate, **how)
     else:
         with av.open(str(path), "w", options=how) as container:
-            stream: Any = container.add_stream("libopus" if path.suffix == ".webm" else "aac", rate=48000)
+            modality: Any = container.add_stream("libopus" if path.suffix == ".webm" else "aac", rate=48000)
             frame = av.AudioFrame.from_ndarray(np.tile(samples, 3)[None], format="fltp", layout="mono")
             frame.sample_rate = 48000
-            form, size = stream.codec_context.format, stream.codec_context.frame_size
+            form, size = modality.codec_context.format, modality.codec_context.frame_size
             for part in av.AudioResampler(form, "mono", 48000, size).resample(frame):
-                container.mux(stream.encode(part))
-            container.mux(stream.encode(None))
+                container.mux(modality.encode(part))
+            container.mux(modality.encode(None))
     content = path.read_bytes()
     path.unlink()
     return content
@@ -91,21 +91,21 @@ def with_value(value: float) -> Any:
 
 def picture(folder: Path) -> Path:
     with av.open(str(folder / "bad.png"), "w", format="image2") as container:
-        stream: Any = container.add_stream("png", rate=1)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "rgb24"
+        modality: Any = container.add_stream("png", rate=1)
+        modality.width, modality.height, modality.pix_fmt = 16, 16, "rgb24"
         frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
-        container.mux(stream.encode(frame))
+        container.mux(modality.encode(frame))
     return folder / "bad.png"
 
 
 def silent_film(folder: Path) -> Path:
     with av.open(str(folder / "bad.mp4"), "w") as container:
-        stream: Any = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        modality: Any = container.add_stream("mpeg4", rate=5)
+        modality.width, modality.height, modality.pix_fmt = 16, 16, "yuv420p"
         for _ in range(5):
             frame = av.VideoFrame.from_ndarray(np.zeros((24, 16), np.uint8), format="yuv420p")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            container.mux(modality.encode(frame))
+        container.mux(modality.encode(None))
     return folder / "bad.mp4"
 
 
@@ -146,17 +146,17 @@ def flac_with_a_hole(folder: Path) -> Path:
 
 
 RANDOM = np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8).tobytes()
-SILENT, SHORT, CUT, ALIEN = "silent", "ms of sound", "cut short", "not a sound file"
+SILENT, SHORT, CUT, ALIEN = "silent", "ms of sound", "cut short", "not a recording"
 
 
 def rate_that_changes(folder: Path) -> Path:
     with av.open(str(folder / "low.aac"), "w") as container:
-        stream: Any = container.add_stream("aac", rate=16000, layout="mono")
+        modality: Any = container.add_stream("aac", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray(NOISE[None, :4096], format="fltp", layout="mono")
         frame.sample_rate = 16000
         for part in av.AudioResampler("fltp", "mono", 16000, 1024).resample(frame):
-            container.mux(stream.encode(part))
-        container.mux(stream.encode(None))
+            container.mux(modality.encode(part))
+        container.mux(modality.encode(None))
     return write(folder, encoded(folder, "high.aac") + (folder / "low.aac").read_bytes(), "bad.aac")
 
 
@@ -342,8 +342,8 @@ BAD_TABLES: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "broken json": ("t.jsonl", '{"text": "a"}\n{"text": \n', {}, "row 2 is not a JSON object"),
     "json list": ("t.ndjson", '["a"]\n', {}, "row 1 is not a JSON object"),
     "json too deep": ("t.jsonl", '{"text": ' + 100_000 * "[", {}, "row 1 is not a JSON object"),
-    "only missing sounds": ("t.csv", "audio\na.wav\nb.wav\n", {}, "none of the 2 sound files"),
-    "a zero in a sound's name": ("t.jsonl", r'{"audio": "a\u0000.wav"}', {}, "none of the 1 sound files"),
+    "only missing sounds": ("t.csv", "audio\na.wav\nb.wav\n", {}, "none of the 2 recordings"),
+    "a zero in a sound's name": ("t.jsonl", r'{"audio": "a\u0000.wav"}', {}, "none of the 1 recordings"),
 }
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from emofuse.errors import StoreError
 from emofuse.features.batching import padding_share, plan_batches
-from emofuse.features.dataset import Dataset, fit_statistics, pad, view_reader
+from emofuse.features.dataset import Dataset, feature_reader, fit_statistics, pad
 from emofuse.features.pooling import pool_frames
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.types import EncoderSpecification
 
 sizes_of_clips = st.lists(st.floats(0.01, 40.0), max_size=40)
@@ -193,12 +193,12 @@ def test_statistics_of_constant_features_have_no_spread() -> None:
 
 def test_a_reader_gives_what_the_store_holds_and_names_who_is_missing(tmp_path: Path) -> None:
     specification = EncoderSpecification(
-        name="x", family="x", stream="speech", revision="1", layers=2, selected=(0, 1), width=3
+        name="x", family="x", modality="speech", revision="1", layers=2, selected=(0, 1), width=3
     )
-    view = View(tmp_path, ViewKey(specification=specification, granularity="frame"))
+    feature_set = FeatureSet(tmp_path, FeatureKey(specification=specification, granularity="frame"))
     values = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
-    view.write({"key": values})
-    read = view_reader(view, {"one": "key", "lost": "other"})
+    feature_set.write({"key": values})
+    read = feature_reader(feature_set, {"one": "key", "lost": "other"})
     np.testing.assert_array_equal(read("one").float().numpy(), values.astype(np.float16).astype(np.float32))
     with pytest.raises(StoreError, match=r"utterance 'two' has no features; run `emofuse extract`"):
         read("two")

@@ -49,12 +49,12 @@ def test_what_ships_is_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) < 60e6
 
 
-@pytest.mark.parametrize("stream", ["speech", "text"])
-def test_a_shipped_encoder_loads_in_transformers(stream: str) -> None:
+@pytest.mark.parametrize("modality", ["speech", "text"])
+def test_a_shipped_encoder_loads_in_transformers(modality: str) -> None:
     from transformers import BertModel, Wav2Vec2Model
 
-    kind, most = (Wav2Vec2Model, 16e6) if stream == "speech" else (BertModel, 14e6)
-    model, report = kind.from_pretrained(SHIPPED / stream, output_loading_info=True)
+    kind, most = (Wav2Vec2Model, 16e6) if modality == "speech" else (BertModel, 14e6)
+    model, report = kind.from_pretrained(SHIPPED / modality, output_loading_info=True)
     assert not [name for name in report["missing_keys"] if "pooler" not in name]
     assert sum(value.numel() for value in model.parameters()) <= most
 
@@ -146,6 +146,6 @@ def test_the_card_names_data_licences_and_results() -> None:
 def test_shipped_weights_are_halves() -> None:
     from safetensors.torch import load_file
 
-    for stream in ("speech", "text"):
-        weights = load_file(SHIPPED / stream / "model.safetensors")
+    for modality in ("speech", "text"):
+        weights = load_file(SHIPPED / modality / "model.safetensors")
         assert {value.dtype for value in weights.values()} == {torch.float16}

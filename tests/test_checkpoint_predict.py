@@ -118,15 +118,15 @@ def by_hand(made: Made, model: str, name: str, words: str) -> dict[str, float]:
     inputs: dict[str, dict[str, torch.Tensor]] = {}
     if model != "text":
         assert made.features.speech is not None
-        view = made.features.speech.views["frame" if model == "early-frame" else "utterance"]
-        stored = torch.from_numpy(view.read(made.features.speech.keys[name]).astype(np.float32))
+        feature_set = made.features.speech.feature_sets["frame" if model == "early-frame" else "utterance"]
+        stored = torch.from_numpy(feature_set.read(made.features.speech.keys[name]).astype(np.float32))
         inputs["speech"] = {"speech": stored[None], "speech_mask": torch.ones(1, stored.shape[1]).bool()}
     if model != "speech":
         if made.features.text is None:
             assert checkpoint.subwords is not None
             stored = checkpoint.subwords.encode([words])[0]
         else:
-            read = made.features.text.views["token"].read(made.features.text.keys[name])
+            read = made.features.text.feature_sets["token"].read(made.features.text.keys[name])
             stored = torch.from_numpy(read.astype(np.float32))
         mask = torch.ones(1, stored.shape[-2 if stored.dim() > 1 else 0]).bool()
         inputs["text"] = {"text": stored[None], "text_mask": mask}

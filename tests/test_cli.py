@@ -129,7 +129,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     assert good(fresh("--version", folder=tmp_path)).stdout == f"{emofuse.__version__}\n"
 
 
-# The whole chain, verb by verb
+# The whole chain, command by command
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +356,7 @@ def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command
     assert result["protocol"]["utterances"] == 15
     assert len(result["skipped"]) == 1
     assert "s2_sad_0" in result["skipped"][0]["utterance"]
-    assert "not a sound file" in result["skipped"][0]["reason"]
+    assert "not a recording" in result["skipped"][0]["reason"]
     tested = pd.read_parquet(tmp_path / "out/scores.parquet")
     assert set(tested["utterance"]) == set(pd.read_csv(tmp_path / "corpus/corpus.csv")["utterance"]) - {"s2_sad_0"}
     assert (tmp_path / "out/report.html").exists()
@@ -502,7 +502,7 @@ def test_corpora_lists_all_with_licence_and_place(tmp_path: Path, emo: Command) 
 
 def test_doctor_looks_at_the_installation(tmp_path: Path, emo: Command) -> None:
     done = emo("doctor", folder=tmp_path)
-    for name in ("Python", "torch", "transformers", "sound files", "disk", "demo voices"):
+    for name in ("Python", "torch", "transformers", "recordings", "disk", "demo voices"):
         assert name in done.stdout
     assert f"{sys.version_info.major}.{sys.version_info.minor}." in done.stdout
     assert done.returncode == int("│ fix" in done.stdout)

@@ -54,8 +54,8 @@ def talk(texts: Sequence[str | None] = SAID, *, name: str = "d", **columns: Sequ
 
 def features(manifest: pd.DataFrame, folder: Path, store: Path, **values: Any) -> dict[str, NDArray[np.float16]]:
     found = extracted(manifest, folder, store, **values)
-    view = found.views["token"]
-    return {name: np.array(view.read(key)) for name, key in found.keys.items()}
+    feature_set = found.feature_sets["token"]
+    return {name: np.array(feature_set.read(key)) for name, key in found.keys.items()}
 
 
 def extracted(manifest: pd.DataFrame, folder: Path, store: Path, **values: Any) -> Extracted:
@@ -216,8 +216,8 @@ def test_words_are_averages_of_own_tokens_only(folders: dict[str, Path], tmp_pat
     found = extracted(manifest, folders["bert"], tmp_path, context=2)
     encoder = load_text_encoder(TextSettings(encoder=str(folders["bert"])))
     for name, text in zip(manifest["utterance"], manifest["text"], strict=True):
-        tokens = np.asarray(found.views["token"].read(found.keys[name]), dtype=np.float32)
-        steps = np.asarray(found.views["word"].read(found.keys[name]), dtype=np.float32)
+        tokens = np.asarray(found.feature_sets["token"].read(found.keys[name]), dtype=np.float32)
+        steps = np.asarray(found.feature_sets["word"].read(found.keys[name]), dtype=np.float32)
         (words,) = encoder.word_of_tokens([text])
         assert tokens.shape[1] == len(words)
         expected = [tokens[:, [place for place, one in enumerate(words) if one == word]].mean(1)

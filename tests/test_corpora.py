@@ -50,7 +50,7 @@ def row(corpus: Corpus, utterance: str) -> dict[str, object]:
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_a_card_agrees_with_itself(card: CorpusCard) -> None:
     assert CORPORA[card.name] is card
-    assert set(card.streams) <= {"speech", "text"}
+    assert set(card.modalities) <= {"speech", "text"}
     for column, counts in card.counts.items():
         assert sum(counts.values()) == card.utterances, column
     if "label" in card.counts:
@@ -207,7 +207,7 @@ def test_one_bad_clip_is_left_out_and_the_rest_go_on(tmp_path: Path) -> None:
 
 def test_a_corpus_of_bad_clips_alone_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "03-01-01-01-01-01-01.wav").touch()
-    with pytest.raises(ManifestError, match=r"none of the 1 sound files .*\(0 bytes\)"):
+    with pytest.raises(ManifestError, match=r"none of the 1 recordings .*\(0 bytes\)"):
         read_corpus("ravdess", tmp_path, partial=True)
 
 

@@ -53,10 +53,14 @@ def test_the_plan_writes_as_much_as_the_run(tmp_path: Path) -> None:
     cost = estimate(manifest, plan, jobs=2)
     told = {stage.name: stage.disk for stage in cost.stages}
     features = extract(manifest, plan, tmp_path / "store")
-    for stream, found in (("speech", features.speech), ("text", features.text)):
+    for modality, found in (("speech", features.speech), ("text", features.text)):
         assert found is not None
-        real = sum(path.stat().st_size for view in found.views.values() for path in view.folder.glob("*.safetensors"))
-        assert told[f"{stream} features"] == pytest.approx(real, rel=0.3)
+        real = sum(
+            path.stat().st_size
+            for feature_set in found.feature_sets.values()
+            for path in feature_set.folder.glob("*.safetensors")
+        )
+        assert told[f"{modality} features"] == pytest.approx(real, rel=0.3)
     assert cost.memory > 1e8
 
 

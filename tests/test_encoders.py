@@ -336,7 +336,7 @@ def test_texts_are_cut_and_keep_their_special_tokens(family: str, tmp_path: Path
 
 def test_text_layers_and_specification(tmp_path: Path) -> None:
     encoder = load_text_encoder(TextSettings(encoder=str(tiny_text_encoder(tmp_path)), layers="-1"))
-    assert encoder.specification.stream == "text"
+    assert encoder.specification.modality == "text"
     assert encoder.specification.selected == (2,)
     assert encoder.encode(["so happy"])[0].shape == (1, 4, 32)
 

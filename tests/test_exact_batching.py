@@ -89,7 +89,7 @@ def test_the_full_size_of_wav2vec2_base_is_exact_too() -> None:
     torch.manual_seed(0)
     model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config()).eval()
     specification = EncoderSpecification(
-        name="random", family="wav2vec2", stream="speech", revision="0", layers=13, selected=tuple(range(13)),
+        name="random", family="wav2vec2", modality="speech", revision="0", layers=13, selected=tuple(range(13)),
         width=768, sampling_rate=16000, stride=320, receptive_field=400,
     )  # fmt: skip
     encoder = WaveformEncoder(model, specification=specification, normalise=True, device=torch.device("cpu"))

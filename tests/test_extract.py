@@ -30,7 +30,7 @@ from emofuse.encoders import SpeechEncoder, load_speech_encoder, load_text_encod
 from emofuse.features import extract
 from emofuse.features.extract import extract_speech, extract_text, features_of
 from emofuse.features.pooling import pool_frames
-from emofuse.features.store import View
+from emofuse.features.store import FeatureSet
 from emofuse.manifest import make_manifest, read_manifest, utterances, write_manifest
 from emofuse.settings import Granularity, SpeechSettings, TextSettings
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder, tone
@@ -127,11 +127,11 @@ def test_the_store_holds_what_encoding_each_clip_alone_gives(
     encoder = load_speech_encoder(speech_settings[name])
     recorder = Recorder(encoder)
     done = extract_speech(manifest, recorder, speech_settings[name], store=tmp_path)
-    view = done.views["frame"]
-    assert done.computed == len(manifest) == len(view)
+    feature_set = done.feature_sets["frame"]
+    assert done.computed == len(manifest) == len(feature_set)
     assert not done.failed
     assert list(done.keys) == manifest["utterance"].tolist()
-    assert_alone(manifest, encoder, lambda name: view.read(done.keys[name]), exactly=name == "logmel")
+    assert_alone(manifest, encoder, lambda name: feature_set.read(done.keys[name]), exactly=name == "logmel")
 
     assert max(len(batch) for batch in recorder.batches) > 1
     volume = sum(max(batch) * len(batch) for batch in recorder.batches)
@@ -158,7 +158,7 @@ def test_parts_of_one_file_are_apart(tmp_path: Path) -> None:
     encoder = load_speech_encoder(LOGMEL)
     done = extract_speech(make_manifest(rows, source="test"), encoder, LOGMEL, store=tmp_path / "store")
     for name, part in (("head", sound[:12000]), ("tail", sound[12000:])):
-        stored = done.views["frame"].read(done.keys[name])
+        stored = done.feature_sets["frame"].read(done.keys[name])
         np.testing.assert_array_equal(stored, encoder.encode([part])[0].numpy().astype(np.float16))
 
 
@@ -172,7 +172,7 @@ def test_a_bad_file_is_reported_and_the_others_go_on(manifest: pd.DataFrame, tmp
         assert set(done.failed) == set(files)
         assert {name: Path(str(error.where)) for name, error in done.failed.items()} == files
         assert set(done.keys) == set(manifest["utterance"])
-        assert all(key in done.views["frame"] for key in done.keys.values())
+        assert all(key in done.feature_sets["frame"] for key in done.keys.values())
         assert done.computed == expected
 
 
@@ -200,13 +200,13 @@ def test_features_that_are_not_finite_cost_their_clip_and_no_other(
             "loud": "its features are not finite in float16; choose other layers or another encoder"
         }
         assert set(found.keys) == set(manifest["utterance"])
-        for view in found.views.values():
-            assert all(np.isfinite(view.read(key)).all() for key in found.keys.values())
+        for feature_set in found.feature_sets.values():
+            assert all(np.isfinite(feature_set.read(key)).all() for key in found.keys.values())
 
 
 def test_a_text_whose_features_are_not_finite_costs_no_other(tmp_path: Path) -> None:
     class Text:
-        specification = replace(load_speech_encoder(LOGMEL).specification, stream="text")
+        specification = replace(load_speech_encoder(LOGMEL).specification, modality="text")
 
         def encode(self, texts: Sequence[str], *, earlier: Any = ()) -> list[torch.Tensor]:
             return [torch.full((1, 2, 240), 1e9 if "loud" in text else 1.0) for text in texts]
@@ -249,7 +249,7 @@ def test_a_finished_store_can_be_shared(manifest: pd.DataFrame, tmp_path: Path) 
     """Runs that only read need not wait for one another, nor for one that writes."""
     settings = SpeechSettings(encoder="logmel")
     first = extract_speech(manifest, load_speech_encoder(settings), settings, store=tmp_path)
-    with first.views["frame"].writing():
+    with first.feature_sets["frame"].writing():
         again = extract_speech(manifest, load_speech_encoder(settings), settings, store=tmp_path)
     assert (again.computed, again.keys) == (0, first.keys)
 
@@ -262,7 +262,7 @@ def test_only_what_is_new_is_computed(manifest: pd.DataFrame, tmp_path: Path) ->
     done = extract_speech(manifest, recorder, LOGMEL, store=tmp_path)
     assert done.computed == sum(map(len, recorder.batches)) == len(manifest) - len(some) > 0
     assert before.items() <= contents(tmp_path).items()
-    assert_alone(manifest, encoder, lambda name: done.views["frame"].read(done.keys[name]), exactly=True)
+    assert_alone(manifest, encoder, lambda name: done.feature_sets["frame"].read(done.keys[name]), exactly=True)
 
 
 @pytest.mark.parametrize("name", ["logmel", "wav2vec2"])
@@ -278,11 +278,11 @@ def test_two_granularities_come_from_one_pass(
     for row in utterances(manifest):
         frames = encoder.encode([load_audio(row.audio or "")])[0]
         for granularity in both:
-            stored = done.views[granularity].read(done.keys[row.utterance])
+            stored = done.feature_sets[granularity].read(done.keys[row.utterance])
             pooled = pool_frames(frames, granularity=granularity, frames_per_step=3)
             np.testing.assert_allclose(stored, pooled.numpy(), rtol=2.0**-11, atol=1e-4)
-        assert done.views["utterance"].steps(done.keys[row.utterance]) == 1
-        assert done.views["frame"].steps(done.keys[row.utterance]) == -(-frames.shape[1] // 3)
+        assert done.feature_sets["utterance"].steps(done.keys[row.utterance]) == 1
+        assert done.feature_sets["frame"].steps(done.keys[row.utterance]) == -(-frames.shape[1] // 3)
 
 
 def test_a_granularity_that_is_added_leaves_the_other_as_it_is(manifest: pd.DataFrame, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_granularity_that_is_added_leaves_the_other_as_it_is(manifest: pd.Data
     done = extract_speech(
         manifest, load_speech_encoder(LOGMEL), LOGMEL, store=tmp_path, granularities=("frame", "utterance")
     )
-    assert done.computed == len(manifest) == len(done.views["utterance"])
+    assert done.computed == len(manifest) == len(done.feature_sets["utterance"])
     assert before.items() <= contents(tmp_path).items()
 
 
@@ -314,7 +314,7 @@ def test_a_run_that_ran_out_of_memory_can_go_on_with_smaller_batches(
     smaller = LOGMEL.model_copy(update={"batch_seconds": 1.5})
     recorder = Recorder(load_speech_encoder(LOGMEL))
     done = extract_speech(manifest, recorder, smaller, store=tmp_path)
-    assert 0 < done.computed == sum(map(len, recorder.batches)) < len(manifest) == len(done.views["frame"])
+    assert 0 < done.computed == sum(map(len, recorder.batches)) < len(manifest) == len(done.feature_sets["frame"])
     assert all(max(batch) * len(batch) <= 1.5 * 16000 for batch in recorder.batches)
 
 
@@ -331,7 +331,7 @@ def test_features_of_a_clip_at_hand_are_those_of_the_store(manifest: pd.DataFram
     encoder = load_speech_encoder(LOGMEL)
     done = extract_speech(manifest, encoder, LOGMEL, store=tmp_path)
     row = next(utterances(manifest))
-    stored = done.views["frame"].read(done.keys[row.utterance]).astype(np.float32)
+    stored = done.feature_sets["frame"].read(done.keys[row.utterance]).astype(np.float32)
     np.testing.assert_array_equal(features_of(encoder.encode([load_audio(row.audio or "")])[0]), stored)
 
 
@@ -350,23 +350,23 @@ def test_text_is_encoded_once_a_wording_and_a_missing_one_as_no_words(tmp_path: 
     manifest = make_manifest(rows, source="test")
     encoder = load_text_encoder(settings)
     done = extract_text(manifest, encoder, settings, store=tmp_path / "store")
-    view = done.views["token"]
-    assert done.computed == len(view) == len({text or "" for text in texts}) == 5
+    feature_set = done.feature_sets["token"]
+    assert done.computed == len(feature_set) == len({text or "" for text in texts}) == 5
     assert not done.failed
     assert list(done.keys) == [row["utterance"] for row in rows]
     for row in rows:
         (alone,) = encoder.encode([row["text"] or ""])
-        stored = view.read(done.keys[str(row["utterance"])])
+        stored = feature_set.read(done.keys[str(row["utterance"])])
         assert stored.shape == tuple(alone.shape)
         np.testing.assert_allclose(stored, alone.numpy(), rtol=2.0**-11, atol=1e-4)
-    assert view.steps(done.keys["1"]) == 2  # Its two special tokens.
-    assert view.steps(done.keys["5"]) == 12
+    assert feature_set.steps(done.keys["1"]) == 2  # Its two special tokens.
+    assert feature_set.steps(done.keys["5"]) == 12
 
     more = make_manifest([*rows, {"utterance": "new", "text": "very good"}], source="test")
     assert extract_text(more, encoder, settings, store=tmp_path / "store").computed == 1
     shorter = settings.model_copy(update={"max_tokens": 6})
     done = extract_text(more, load_text_encoder(shorter), shorter, store=tmp_path / "store")
-    assert (done.computed, done.views["token"].steps(done.keys["5"])) == (6, 6)
+    assert (done.computed, done.feature_sets["token"].steps(done.keys["5"])) == (6, 6)
 
 
 # Kills. The driver is a process with everything imported that forks one child a run: a child is a real process, is
@@ -516,11 +516,13 @@ class Runs:
         return found
 
     def finished(self) -> set[str]:
-        """Keys that all views hold."""
+        """Keys that all feature sets hold."""
         encoder = load_speech_encoder(SpeechSettings(encoder=self.encoder))
         settings = SpeechSettings(encoder=self.encoder, batch_seconds=3.0)
-        views = [View(self.store, extract.speech_key(encoder, settings, name)) for name in ("frame", "utterance")]
-        return set(views[0]) & set(views[1])
+        feature_sets = [
+            FeatureSet(self.store, extract.speech_key(encoder, settings, name)) for name in ("frame", "utterance")
+        ]
+        return set(feature_sets[0]) & set(feature_sets[1])
 
 
 NEVER: Callable[[], bool] = lambda: False  # noqa: E731

@@ -23,9 +23,9 @@ import emofuse
 from emofuse.align.table import write_alignments
 from emofuse.align.writers import write_files
 from emofuse.checkpoint import Checkpoint, save_checkpoint
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.errors import EmofuseError, OutputError
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.files import appended, make_folder, sweep, write_text, written_folder, written_whole
 from emofuse.locks import alone_in, alone_with, clear
 from emofuse.manifest import make_manifest, write_manifest
@@ -305,7 +305,7 @@ ALIGNMENT = Alignment(utterance="u", tiers={"word": (WORD,)}, source="sphinx")
 
 def checkpoint() -> Checkpoint:
     settings, task = TextModel.Settings(width=64), Classification(("a", "b"))
-    subwords = WordPieces(["[PAD]", "[UNK]", *map(str, range(2000))], max_tokens=8)
+    subwords = Subwords(["[PAD]", "[UNK]", *map(str, range(2000))], max_tokens=8)
     plan = ModelPlan(name="text", source="text", settings=settings, inputs=Inputs(text=Text()))
     return Checkpoint(
         name="text",
@@ -327,9 +327,11 @@ def train_a_little(path: Path) -> None:
 
 def extract_a_little(path: Path) -> None:
     about = EncoderSpecification(
-        name="a", family="wav2vec2", stream="speech", revision="b", layers=1, selected=(0,), width=64
+        name="a", family="wav2vec2", modality="speech", revision="b", layers=1, selected=(0,), width=64
     )
-    View(path, ViewKey(specification=about, granularity="frame")).write({"a": np.zeros((1, 99, 64), np.float32)})
+    FeatureSet(path, FeatureKey(specification=about, granularity="frame")).write(
+        {"a": np.zeros((1, 99, 64), np.float32)}
+    )
 
 
 def keep_a_journal(path: Path) -> None:
@@ -346,7 +348,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "grids-ctm": lambda path: write_files([ALIGNMENT], path, style="ctm"),
     "grids-json": lambda path: write_files([ALIGNMENT], path, style="json"),
     "protocol.json": lambda path: save_protocol(make_protocol(corpus(), ProtocolSettings(folds=2)), path),
-    "words.json": lambda path: WordPieces(["[PAD]", "[UNK]", "a" * 9000], max_tokens=3).save(path),
+    "words.json": lambda path: Subwords(["[PAD]", "[UNK]", "a" * 9000], max_tokens=3).save(path),
     "state.safetensors": train_a_little,
     "store": extract_a_little,
     "model": lambda path: save_checkpoint(checkpoint(), path, card="a card"),

@@ -806,7 +806,7 @@ def test_what_is_done_is_not_done_again(encoders: Path, manifest: pd.DataFrame, 
     assert run(epochs=2) != first
 
 
-# What a person can mend
+# What a person can fix
 
 
 def test_a_bad_recording_is_left_out(encoders: Path, corpus: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from emofuse.manifest import (
     read_manifest,
     utterances,
     value_names,
-    vote_shares,
+    vote_fractions,
     write_manifest,
 )
 from emofuse.protocols import make_protocol
@@ -178,7 +178,7 @@ def test_settings_may_spell_labels_in_their_own_way() -> None:
     protocol = make_protocol(manifest, settings)
     assert protocol.classes == ("Happy", "sad")
     assert set(protocol.labels.values()) == {"Happy", "sad"}
-    fractions = vote_shares(manifest, protocol.classes, merge=settings.merge)
+    fractions = vote_fractions(manifest, protocol.classes, merge=settings.merge)
     assert fractions["0"] == fractions["1"] == (1.0, 0.0)
 
 

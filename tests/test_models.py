@@ -19,7 +19,7 @@ from torch import nn
 from emofuse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from emofuse.corpora import read_corpus
 from emofuse.encoders.logmel import LogMelEncoder
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.errors import ScoresError, SettingsError
 from emofuse.experiment import extract, train
 from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra, statistics_of, without_constants
@@ -435,7 +435,7 @@ def test_a_class_from_outside_is_loaded_from_a_checkpoint_only_if_it_is_trusted(
     code.write_text(OUTSIDE)
     entry = {"name": "mine", "class": f"{code}:Mine", "settings": {"size": 6}}
     plan = resolve(Recipe.model_validate({"name": "own", "models": [entry], "text": {"encoder": "words"}}))
-    subwords = WordPieces.fit(["so good", "so bad"], size=60, max_tokens=8)
+    subwords = Subwords.fit(["so good", "so bad"], size=60, max_tokens=8)
     torch.manual_seed(0)
     network = plan.model("mine").build(Shapes(text=InputShape(0, subwords.size)), TASK)
     checkpoint = Checkpoint(

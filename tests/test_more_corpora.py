@@ -33,13 +33,13 @@ def film(path: Path) -> Path:
     """A clip as television has it: AAC in MP4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
+        modality = container.add_stream("aac", rate=16000)
         samples = np.resize(NOISE, 8192).astype(np.float32)
         for start in range(0, 8192, 1024):
             frame = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="fltp", layout="mono")
             frame.sample_rate = 16000
-            container.mux(stream.encode(frame))  # type: ignore[attr-defined]
-        container.mux(stream.encode(None))  # type: ignore[attr-defined]
+            container.mux(modality.encode(frame))  # type: ignore[attr-defined]
+        container.mux(modality.encode(None))  # type: ignore[attr-defined]
     return path
 
 

@@ -38,7 +38,7 @@ def words(audio, duration):
     return {{"word": (Segment(start=0.0, end=duration / 2, label="take"),)}}
 
 CARD = CorpusCard(
-    name="mine", title="Mine", languages=("en",), streams=("speech", "text"), labels=("happy", "sad"),
+    name="mine", title="Mine", languages=("en",), modalities=("speech", "text"), labels=("happy", "sad"),
     licence="CC0", where="here", citation="none", utterances=16, options={{"takes": ("all", "first")}},
     folds=(("a1", "b1"), ("a2", "b2")), alignments=f"{{__file__}}:words",
 )

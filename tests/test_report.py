@@ -510,7 +510,7 @@ def test_errors_of_tables(tmp_path: Path) -> None:
 def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("late", "multi-level", "speech", "text"))
     scores = read_scores(tmp_path / "scores.parquet")
-    # The models of this run get better from the first to the last, so text is the better of the single streams.
+    # The models of this run get better from the first to the last, so text is the better of the single modalities.
     pairs = [("late", "text"), ("late", "speech"), ("multi-level", "text"), ("late", "multi-level")]
     result["comparisons"] = compare(scores, pairs)
     lines = paper_table(result, style="markdown").splitlines()

@@ -39,7 +39,7 @@ KINDS = get_args(SegmentPooling)
 
 def encoder(**changes: Any) -> EncoderSpecification:
     values: dict[str, Any] = {
-        "name": "w", "family": "wav2vec2", "stream": "speech", "revision": "1", "layers": 1, "selected": (0,),
+        "name": "w", "family": "wav2vec2", "modality": "speech", "revision": "1", "layers": 1, "selected": (0,),
         "width": 4, "sampling_rate": 16000, "stride": 320, "receptive_field": 400,
     }  # fmt: skip
     return EncoderSpecification(**{**values, **changes})
@@ -212,7 +212,7 @@ def test_segments_are_stored_and_frames_where_there_are_none(spoken: Any, tmp_pa
     )  # fmt: skip
     for row in manifest.itertuples():
         frames = one.encode([load_audio(row.audio)])[0].numpy()
-        stored = done.views["word"].read(done.keys[row.utterance])
+        stored = done.feature_sets["word"].read(done.keys[row.utterance])
         tiers = alignments[row.utterance].tiers
         if tiers:
             bounds = frame_bounds(tiers["word"], one.specification, frames=frames.shape[1]).tolist()
@@ -225,11 +225,11 @@ def test_segments_are_stored_and_frames_where_there_are_none(spoken: Any, tmp_pa
         np.testing.assert_allclose(stored, expected, rtol=2.0**-10, atol=1e-3)
         whole = np.stack([plain(layer, [(0, frames.shape[1])], kind, None) for layer in frames])
         np.testing.assert_allclose(
-            done.views["utterance"].read(done.keys[row.utterance]), whole, rtol=2.0**-10, atol=1e-3
+            done.feature_sets["utterance"].read(done.keys[row.utterance]), whole, rtol=2.0**-10, atol=1e-3
         )
     # Frames do not depend on the alignment, so sounds that are alike share them.
-    assert len(done.views["frame"]) == 2
-    assert len(done.views["word"]) == 3
+    assert len(done.feature_sets["frame"]) == 2
+    assert len(done.feature_sets["word"]) == 3
 
 
 def test_another_alignment_makes_other_segments_and_keeps_the_frames(spoken: Any, tmp_path: Path) -> None:
@@ -247,8 +247,8 @@ def test_another_alignment_makes_other_segments_and_keeps_the_frames(spoken: Any
     moved = (Segment(start=0.3, end=0.6, label="so"),)
     again = extract_with({**alignments, "u0": Alignment(utterance="u0", tiers={"word": moved}, source="test")})
     assert again.computed == 1
-    assert len(again.views["frame"]) == len(first.views["frame"]) == 2
-    assert again.views["word"].steps(again.keys["u0"]) == 1
+    assert len(again.feature_sets["frame"]) == len(first.feature_sets["frame"]) == 2
+    assert again.feature_sets["word"].steps(again.keys["u0"]) == 1
 
 
 def test_word_pieces_are_averaged_to_the_words_between_spaces(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_word_pieces_are_averaged_to_the_words_between_spaces(tmp_path: Path) ->
     expected = [tokens[:, 0]]
     expected += [tokens[:, [place for place, found in enumerate(words) if found == word]].mean(1) for word in range(4)]
     expected.append(tokens[:, -1])
-    stored = done.views["word"].read(done.keys["a"])
+    stored = done.feature_sets["word"].read(done.keys["a"])
     np.testing.assert_allclose(stored, np.stack(expected, 1), rtol=2.0**-10, atol=1e-3)
 
 

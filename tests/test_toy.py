@@ -15,15 +15,15 @@ def pooled(task: MarkedTokens) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "view",
+    "feature_set",
     [lambda task: task.text.argmax(2), lambda task: task.speech[:, :, 0], pooled],
     ids=["text alone", "speech alone", "pooled vectors"],
 )
-def test_without_an_alignment_nothing_beats_chance(view) -> None:  # type: ignore[no-untyped-def]
+def test_without_an_alignment_nothing_beats_chance(feature_set) -> None:  # type: ignore[no-untyped-def]
     train, test = marked_tokens(3000, seed=0), marked_tokens(3000, seed=1)
-    model = HistGradientBoostingClassifier(max_iter=20).fit(view(train), train.labels)
+    model = HistGradientBoostingClassifier(max_iter=20).fit(feature_set(train), train.labels)
     # Three standard errors of chance are 0.024.
-    assert abs(model.score(view(test), test.labels) - 1 / CLASSES) < 0.024
+    assert abs(model.score(feature_set(test), test.labels) - 1 / CLASSES) < 0.024
 
 
 def test_the_marked_token_is_the_label() -> None:

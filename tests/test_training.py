@@ -32,7 +32,7 @@ from emofuse.errors import EmofuseError, EncoderError, ManifestError, SettingsEr
 from emofuse.experiment import extract, prepare, run, train
 from emofuse.features.dataset import Dataset
 from emofuse.features.extras import Facts
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.finetune.run import finetune
 from emofuse.manifest import read_manifest, write_manifest
 from emofuse.models.base import Batch, EmotionModel, Inputs, ModelSettings, Output, Shapes, Speech
@@ -276,9 +276,9 @@ def test_refitting_learns_from_the_validation_part_too() -> None:
 WORDS = {"angry": "why you bad", "happy": "so very good", "sad": "it is gone"}
 
 
-def specification(stream: str = "speech") -> EncoderSpecification:
+def specification(modality: str = "speech") -> EncoderSpecification:
     return EncoderSpecification(
-        name="made", family="made", stream=stream, revision="1", layers=LAYERS, selected=tuple(range(LAYERS)),
+        name="made", family="made", modality=modality, revision="1", layers=LAYERS, selected=tuple(range(LAYERS)),
         width=WIDTH, sampling_rate=16000, stride=320, receptive_field=400)  # fmt: skip
 
 
@@ -314,10 +314,10 @@ def make_data(folder: Path, *, spoil: Sequence[str] = ()) -> TrainingData:
             texts[name] = "zzz unheard of"
             labels[name] = CLASSES[(CLASSES.index(labels[name]) + 1) % 3]
         frames[f"key-{name}"], pooled[f"key-{name}"] = values, values.mean(1, keepdims=True)
-    views = {}
+    feature_sets = {}
     for granularity, features in (("frame", frames), ("utterance", pooled)):
-        views[granularity] = ViewKey(specification=specification(), granularity=granularity)
-        View(folder, views[granularity]).write(features)
+        feature_sets[granularity] = FeatureKey(specification=specification(), granularity=granularity)
+        FeatureSet(folder, feature_sets[granularity]).write(features)
     clusters = pd.DataFrame({"speaker": [name[:2] for name in names], "session": None, "dialogue": None}, index=names)
     return TrainingData(
         task=TASK,
@@ -326,7 +326,7 @@ def make_data(folder: Path, *, spoil: Sequence[str] = ()) -> TrainingData:
         store=folder,
         speech_settings=SpeechSettings(),
         text_settings=TextSettings(encoder="words"),
-        speech=views,
+        speech=feature_sets,
         speech_keys={name: f"key-{name}" for name in names},
         facts={name: Facts(text=text) for name, text in texts.items()},
     )

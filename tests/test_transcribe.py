@@ -114,7 +114,7 @@ def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_p
 
     again = Dictation(fail_after=0)
     assert transcribe_manifest(manifest, again, out).computed == 0
-    # Another recogniser has heard nothing yet, and sound that was mended is listened to.
+    # Another recogniser has heard nothing yet, and sound that was fix is listened to.
     assert transcribe_manifest(manifest, Dictation("other"), out).computed == 4
     soundfile.write(tmp_path / "3.wav", tone(2.0, seed=9), 16000)
     mended = transcribe_manifest(manifest, Dictation(), out)
@@ -227,7 +227,7 @@ def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_pat
 
 
 def test_what_sphinx_hears_does_not_depend_on_what_came_before() -> None:
-    """Or the share of work that a process gets would show in the words."""
+    """Or the fraction of work that a process gets would show in the words."""
     sphinx = SphinxRecogniser()
     clip = tone(1.0, seed=3)
 

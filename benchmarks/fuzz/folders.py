@@ -17,7 +17,7 @@ from benchmarks.fuzz.damage import VALUES, spoiled, spoiled_text, spoiled_value
 
 from emofuse.encoders import load_speech_encoder, load_text_encoder
 from emofuse.experiment import run
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.inference.predictor import load
 from emofuse.inference.writers import format_predictions
 from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
@@ -181,30 +181,30 @@ class Encoders(Kind):
         shape = (len(specification.selected), specification.width)
         require((features.shape[0], features.shape[2]) == shape, f"features are {tuple(features.shape)}, not {shape}")
         # Large weights may give what is no number; extraction refuses that where it is stored.
-        key = ViewKey(specification=specification, granularity="frame")
-        View(place / "store", key).write({"clip": features.float().numpy()})
+        key = FeatureKey(specification=specification, granularity="frame")
+        FeatureSet(place / "store", key).write({"clip": features.float().numpy()})
 
 
 class Stores(Kind):
     """Shards of a feature store."""
 
     name = "stores"
-    _KEY = ViewKey(
+    _KEY = FeatureKey(
         specification=EncoderSpecification(
-            name="logmel", family="logmel", stream="speech", revision="1", layers=1, selected=(0,), width=6,
+            name="logmel", family="logmel", modality="speech", revision="1", layers=1, selected=(0,), width=6,
             sampling_rate=16000, stride=320, receptive_field=400,
         ),
         granularity="frame",
     )  # fmt: skip
 
     def preparations(self, seeds: Path) -> list[Callable[[], Any]]:
-        """A view of two shards."""
+        """A feature set of two shards."""
 
         def write() -> None:
             generator = np.random.default_rng(0)
-            view = View(seeds / "store", self._KEY)
+            feature_set = FeatureSet(seeds / "store", self._KEY)
             for name in ("a", "b"):
-                view.write({f"{name}{n}": generator.random((1, 3 + n, 6), np.float32) for n in range(3)})
+                feature_set.write({f"{name}{n}": generator.random((1, 3 + n, 6), np.float32) for n in range(3)})
 
         return [write]
 
@@ -214,14 +214,14 @@ class Stores(Kind):
 
     def ask(self, place: Path, parameters: dict[str, Any]) -> None:
         """Read all that it says to hold, and write more."""
-        view = View(place, self._KEY)
-        for name in view:
-            features = view.read(name)
+        feature_set = FeatureSet(place, self._KEY)
+        for name in feature_set:
+            features = feature_set.read(name)
             require(
                 features.dtype == np.float16 and features.ndim == 3, f"features are {features.dtype} {features.shape}"
             )
-            require(view.steps(name) == features.shape[1], f"{name} has another number of steps")
+            require(feature_set.steps(name) == features.shape[1], f"{name} has another number of steps")
             require(bool(np.isfinite(features).all()), f"features of {name} are not finite")
-        with view.writing():
-            view.write({"fresh": np.ones((1, 2, 6), np.float32)})
-        require(View(place, self._KEY).read("fresh").shape == (1, 2, 6), "what was written is not read")
+        with feature_set.writing():
+            feature_set.write({"fresh": np.ones((1, 2, 6), np.float32)})
+        require(FeatureSet(place, self._KEY).read("fresh").shape == (1, 2, 6), "what was written is not read")

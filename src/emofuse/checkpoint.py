@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 
 from emofuse.encoders.checkpoint import CONTENT
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.errors import CheckpointError, EmofuseError, OutputError, SettingsError
 from emofuse.files import written_folder
 from emofuse.models import model_class
@@ -62,7 +62,7 @@ class Checkpoint:
     speech: SpeechSettings
     text: TextSettings
     encoders: Mapping[str, EncoderSpecification]
-    subwords: WordPieces | None
+    subwords: Subwords | None
     protocol: str
     alignment: Mapping[str, int] | None = None
     text_languages: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
         speech = checked(SpeechSettings, values["speech"], source=str(folder / SETTINGS))
         text = checked(TextSettings, values["text"], source=str(folder / SETTINGS))
         encoders = {modality: _specification(one) for modality, one in values["encoders"].items()}
-        subwords = WordPieces.load(folder / WORDS) if (folder / WORDS).exists() else None
+        subwords = Subwords.load(folder / WORDS) if (folder / WORDS).exists() else None
         networks: dict[str, ModelPlan] = {}
         _read_networks(values["model"], networks, trust=trust, tensors=len(read_header(folder / WEIGHTS)))
         for modality in {modality for one in networks.values() for modality in one.inputs.modalities}:
@@ -386,7 +386,7 @@ def _specification(values: dict[str, Any]) -> EncoderSpecification:
     lists = {name: tuple(values[name]) for name in ("selected", "exposure")}
     found = EncoderSpecification(**{**values, **lists})
     counts = (found.layers, found.width, found.sampling_rate, found.stride, found.receptive_field, *found.selected)
-    names = (found.name, found.family, found.stream, found.revision, found.licence, *found.exposure)
+    names = (found.name, found.family, found.modality, found.revision, found.licence, *found.exposure)
     if not all(type(one) is int and one >= 0 for one in counts) or not all(isinstance(one, str) for one in names):
         raise ValueError("what is said of an encoder has values of other kinds")
     return found

@@ -23,7 +23,7 @@ from emofuse.features.dataset import Batch, pad_extra
 from emofuse.features.extract import speech_key, text_key
 from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.segments import is_pooled_in_model
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.files import read_json
 from emofuse.plan import ModelPlan, Plan, pools_frames, shapes_of, speech_shape, step_width
 from emofuse.protocols import Protocol, make_protocol
@@ -255,11 +255,11 @@ def _speech(
     return one, Stage(name="speech features", what=what, seconds=seconds * taken * left, disk=round(disk * left))
 
 
-def _there(store: Path | None, keys: Sequence[ViewKey], count: int) -> float:
-    """The fraction of so many contents that a store holds in all views."""
+def _there(store: Path | None, keys: Sequence[FeatureKey], count: int) -> float:
+    """The fraction of so many contents that a store holds in all feature sets."""
     if store is None:
         return 0.0
-    return min(1.0, min(len(View(store, key)) for key in keys) / max(1, count))
+    return min(1.0, min(len(FeatureSet(store, key)) for key in keys) / max(1, count))
 
 
 def _rate(step: Granularity, encoder: EncoderSpecification, settings: SpeechSettings, aligned: float) -> float:

@@ -42,7 +42,7 @@ def examine() -> list[Check]:
         if name not in ("python", "platform")
     ]
     checks += [
-        _try("sound files", _sound),
+        _try("recordings", _sound),
         _try("m4a, mp4, webm", _containers),
         _try("arithmetic", _arithmetic),
         _torchaudio(),

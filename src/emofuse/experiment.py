@@ -16,7 +16,7 @@ from emofuse.align.run import align_manifest
 from emofuse.audio.notes import count_notes
 from emofuse.corpora import Corpus, read_corpus
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.errors import AlignmentError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
 from emofuse.files import write_text
@@ -29,7 +29,7 @@ from emofuse.manifest import (
     sources_of,
     text_sources,
     utterances,
-    vote_shares,
+    vote_fractions,
     write_manifest,
 )
 from emofuse.models.device import check_device
@@ -66,7 +66,7 @@ class Features:
     Attributes:
         store: Folder of the feature store.
         speech: What speech extraction left; None where no model reads speech.
-        text: What text extraction left; None where no model reads text, or word pieces are trained.
+        text: What text extraction left; None where no model reads text, or subwords are trained.
         alignment: How much of the manifest is aligned; None where no model reads segments.
     """
 
@@ -144,7 +144,7 @@ def align(
 
 @dataclass(frozen=True, kw_only=True)
 class Encoders:
-    """The encoders of a recipe; None where no model reads the stream, or word pieces are trained with the model."""
+    """The encoders of a recipe; None where no model reads the modality, or subwords are trained with the model."""
 
     speech: SpeechEncoder | None
     text: TextEncoder | None
@@ -224,7 +224,7 @@ def check_targets(manifest: pd.DataFrame, plan: Plan) -> None:
     if plan.learns_votes or plan.protocol.labels or plan.protocol.merge:
         classes = classes_of(manifest, plan.protocol)
         if plan.learns_votes:
-            vote_shares(manifest, classes, merge=plan.protocol.merge)
+            vote_fractions(manifest, classes, merge=plan.protocol.merge)
 
 
 def extract(
@@ -253,7 +253,7 @@ def extract(
     Raises:
         EncoderError: An encoder cannot be had.
         StoreError: The store is damaged, full or in use.
-        ManifestError: No utterance has the stream that the recipe reads.
+        ManifestError: No utterance has the modality that the recipe reads.
         AlignmentError: The recipe reads segments and there are no alignments.
     """
     check_device(device)
@@ -431,7 +431,7 @@ def run(
     command: str = "",
     progress: Progress = Silent(),
 ) -> Outcome:
-    """Run a recipe on a corpus from sound files to report; what is already done is skipped.
+    """Run a recipe on a corpus from recordings to report; what is already done is skipped.
 
     Args:
         recipe: The experiment.
@@ -501,11 +501,11 @@ def _training_data(manifest: pd.DataFrame, plan: Plan, protocol: Protocol, featu
         facts=facts_of(manifest, plan, protocol),
     )
     if features.speech is not None:
-        views = {name: view.key for name, view in features.speech.views.items()}
+        feature_sets = {name: feature_set.key for name, feature_set in features.speech.feature_sets.items()}
         bounds = features.speech.bounds
-        data = replace(data, speech=views, speech_keys=features.speech.keys, bounds=bounds)
+        data = replace(data, speech=feature_sets, speech_keys=features.speech.keys, bounds=bounds)
     if features.text is not None:
-        texts = {name: view.key for name, view in features.text.views.items()}
+        texts = {name: feature_set.key for name, feature_set in features.text.feature_sets.items()}
         data = replace(data, text=texts, text_keys=features.text.keys)
     return data
 
@@ -513,7 +513,7 @@ def _training_data(manifest: pd.DataFrame, plan: Plan, protocol: Protocol, featu
 def _cut_notes(manifest: pd.DataFrame, learned: Iterable[Path]) -> list[str]:
     """A line where texts are longer than what models read of them that learn subwords."""
     # Of all that were learned from parts of the same texts, one will do.
-    subwords = next((WordPieces.load(path) for path in learned if path.exists()), None)
+    subwords = next((Subwords.load(path) for path in learned if path.exists()), None)
     texts = {row.utterance: row.text or "" for row in utterances(manifest)}
     return count_notes(cut_notes(subwords, texts)) if subwords else []
 
@@ -559,8 +559,8 @@ def _encoders(features: Features, plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for modality, extracted in (("speech", features.speech), ("text", features.text)):
         if extracted is not None:
-            view = next(iter(extracted.views.values()))
-            found[modality] = asdict(view.key.specification)
+            feature_set = next(iter(extracted.feature_sets.values()))
+            found[modality] = asdict(feature_set.key.specification)
     if plan.trains_subwords:
         found["text"] = {"name": plan.text.encoder}
     return found

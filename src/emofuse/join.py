@@ -29,7 +29,7 @@ from emofuse.training.folder import MANIFEST
 def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     """Join the speech model of one run and the text model of another into one late-fusion model.
 
-    Each stream's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
+    Each modality's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
     and seeds of its run: answers about speakers, or texts, that the answering model had not seen, by models that were
     trained as the kept one was.
 
@@ -93,9 +93,9 @@ def _card(
         "",
         f"- **Classes**: {', '.join(map(markdown, joined.task.names))}",
     ]
-    for (stream, run), temperature in zip(runs.items(), temperatures, strict=True):
+    for (modality, run), temperature in zip(runs.items(), temperatures, strict=True):
         result = read_json(run / "result.json")
-        scores = tested[stream]
+        scores = tested[modality]
         before, after = (
             100 * expected_calibration_error(posteriors, scores.labels())
             for posteriors in (scores.posteriors(), _calibrated(scores))
@@ -105,14 +105,14 @@ def _card(
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
         merges = result["protocol"]["merge"].items()
         merged = ", ".join(f"{markdown(old)} to {markdown(new)}" for old, new in merges) or "none"
-        ua = result["models"][stream]["ua"]
+        ua = result["models"][modality]["ua"]
         lines += [
             "",
-            f"## {stream.capitalize()}",
+            f"## {modality.capitalize()}",
             "",
             f"- **Data**: {data or markdown(result['corpus'])}; {result['protocol']['utterances']} utterances",
             f"- **Labels merged**: {merged}; what is none of the classes is left out",
-            encoder_line(stream, result["encoders"][stream]),
+            encoder_line(modality, result["encoders"][modality]),
             f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
             f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
             f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} answers about utterances held out of "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emofuse.checkpoint import Checkpoint, fused_checkpoint, save_checkpoint
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.files import plain_name
 from emofuse.plan import Plan
 from emofuse.report.model_card import model_card
@@ -61,7 +61,7 @@ def _final_checkpoint(trial: Trial, data: TrainingData, fingerprint: str, out: P
     from safetensors.torch import load_file
 
     folder = out / TRIALS / trial.folder
-    subwords = WordPieces.load(folder / "words.json") if (folder / "words.json").exists() else None
+    subwords = Subwords.load(folder / "words.json") if (folder / "words.json").exists() else None
     task = task_from(read_trial(folder)["task"])
     model = trial.model.build(data.shapes(trial.model, subwords), task)
     with plain_name(folder / "model.safetensors") as place:

@@ -219,7 +219,7 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
     refuse(name.isna() | (name.str.strip() == ""), "utterance", "a name")
     refuse(name.map(tidy, na_action="ignore").duplicated(), "utterance", "unique")
     nothing = manifest["audio"].isna() & manifest["text"].isna()
-    refuse(nothing, "audio", "a sound file where there is no text")
+    refuse(nothing, "audio", "a recording where there is no text")
     refuse(manifest["label"].str.strip() == "", "label", "an emotion, or left empty")
     refuse(manifest["start"] < 0, "start", "zero or more seconds")
     refuse(manifest["end"] <= manifest["start"].fillna(0), "end", "later than start")
@@ -331,10 +331,10 @@ def parts(manifest: pd.DataFrame) -> dict[str, str]:
     return dict(zip(manifest["utterance"], told, strict=True))
 
 
-def vote_shares(
+def vote_fractions(
     manifest: pd.DataFrame, classes: Sequence[str], *, merge: Mapping[str, str]
 ) -> Mapping[str, tuple[float, ...]]:
-    """Share of each class in the annotators' votes, of every utterance with a vote for one of them.
+    """Fraction of each class in the annotators' votes, of every utterance with a vote for one of them.
 
     Args:
         manifest: With column `votes`.
@@ -346,7 +346,7 @@ def vote_shares(
 
     Example:
         >>> rows = [{"utterance": "a", "text": "hm", "votes": '{"sad": 2, "bored": 1, "angry": 1}'}]
-        >>> vote_shares(make_manifest(rows, source="example"), ("angry", "sad"), merge={"bored": "sad"})
+        >>> vote_fractions(make_manifest(rows, source="example"), ("angry", "sad"), merge={"bored": "sad"})
         {'a': (0.25, 0.75)}
     """
     found = {}

@@ -69,10 +69,10 @@ class TextSettings(Settings):
     """How words become features.
 
     Attributes:
-        encoder: `builtin:text`, `words` (word pieces trained with the model), a Hub id, or a local folder.
+        encoder: `builtin:text`, `words` (subwords trained with the model), a Hub id, or a local folder.
         revision: Hub revision; None takes the newest and records which it was.
         layers: As for speech.
-        max_tokens: Longest text, in word pieces; what is beyond is left out.
+        max_tokens: Longest text, in subwords; what is beyond is left out.
         batch_size: Texts in one batch.
         context: How many earlier utterances of the dialogue the encoder reads before the utterance's own words.
         vocabulary: Most subwords that `words` learns.
@@ -134,11 +134,11 @@ class TrainSettings(Settings):
         batch_size: Utterances a step.
         epochs: Most passes through the training part.
         patience: Passes without a better validation UA before training stops.
-        warmup: Share of the steps in which the rate rises from zero; it then falls along a half cosine.
+        warmup: Fraction of the steps in which the rate rises from zero; it then falls along a half cosine.
         clip: Largest norm of the gradient.
         class_weights: Weigh classes by the inverse of their frequency.
-        label_smoothing: Share of the target spread over all classes.
-        soft_labels: Learn from the shares of the annotators' votes instead of from the label, where an utterance has
+        label_smoothing: Fraction of the target spread over all classes.
+        soft_labels: Learn from the fractions of the annotators' votes instead of from the label, where an utterance has
             votes for the classes; it is tested and validated on its label all the same.
         refit: After early stopping has chosen the number of passes, train anew on training and validation
             together for that many.
@@ -174,10 +174,10 @@ class FinetuneSettings(Settings):
         precision: Arithmetic of training; what is scored is computed in float32.
         epochs: Most passes through the training part.
         patience: Passes without a better validation UA before training stops.
-        warmup: Share of the steps in which the rates rise from zero; they then fall along a half cosine.
+        warmup: Fraction of the steps in which the rates rise from zero; they then fall along a half cosine.
         clip: Largest norm of the gradient.
         class_weights: Weigh classes by the inverse of their frequency; None does as `train`.
-        label_smoothing: Share of the target spread over all classes; None does as `train`.
+        label_smoothing: Fraction of the target spread over all classes; None does as `train`.
         soft_labels: Learn from the annotators' votes, as in `train`; None does as `train`.
     """
 

@@ -17,7 +17,7 @@ Log = Literal["tensorboard"]
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One utterance of a manifest: a stretch of a sound file, its words, and what is known about it.
+    """One utterance of a manifest: a stretch of a recording, its words, and what is known about it.
 
     Attributes:
         utterance: Name, unique in its manifest.
@@ -79,7 +79,7 @@ class EncoderSpecification:
     Attributes:
         name: Hub id, folder name or baseline name.
         family: Architecture, as `config.model_type` names it (`wav2vec2`, `whisper`, `bert`, `logmel`).
-        stream: `speech` or `text`.
+        modality: `speech` or `text`.
         revision: Commit or content hash of the weights; features are stored under it.
         layers: Number of hidden states that the encoder has, its input projection counted.
         selected: Which of them its features hold, in order.
@@ -93,7 +93,7 @@ class EncoderSpecification:
 
     Example:
         >>> specification = EncoderSpecification(
-        ...     name="logmel", family="logmel", stream="speech", revision="1", layers=1, selected=(0,), width=240,
+        ...     name="logmel", family="logmel", modality="speech", revision="1", layers=1, selected=(0,), width=240,
         ...     sampling_rate=16000, stride=320, receptive_field=400)
         >>> specification.frame_rate, specification.frame_centre(1)
         (50.0, 0.0325)
@@ -101,7 +101,7 @@ class EncoderSpecification:
 
     name: str
     family: str
-    stream: str
+    modality: str
     revision: str
     layers: int
     selected: tuple[int, ...]
@@ -149,7 +149,7 @@ class Prediction:
         modalities: What the answer rests on: `speech`, `text` or both.
         source: The file it was asked about.
         text: The transcript that was used, if any.
-        notes: Remarks for the reader, such as a stream that was left out.
+        notes: Remarks for the reader, such as a modality that was left out.
     """
 
     label: str = ""

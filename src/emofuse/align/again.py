@@ -72,7 +72,7 @@ here; give alignments that are made alike (--alignments FILE, or alignment= in P
 
 
 class GivenAlignments:
-    """Alignments that a user gives for recordings, found by the name of the sound file without its ending.
+    """Alignments that a user gives for recordings, found by the name of the recording without its ending.
 
     Args:
         place: Table of `emofuse align`, or what its `--from` takes: a folder of TextGrids or CTMs, or a CTM.

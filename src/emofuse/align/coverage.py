@@ -32,7 +32,7 @@ class Coverage:
     lacking: Mapping[Tier, Mapping[str, int]]
 
     def share(self, tier: Tier) -> float:
-        """Share of the utterances that have segments in a tier."""
+        """Fraction of the utterances that have segments in a tier."""
         return self.aligned[tier] / self.utterances if self.utterances else 0.0
 
     def summary(self) -> str:

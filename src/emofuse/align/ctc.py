@@ -247,7 +247,7 @@ class CtcAligner(Aligner):
                 window += (kernel - 1) * step
                 step *= stride
         end = samples / SAMPLING_RATE
-        # A border lies half-way between the middles of the frames on its sides.
+        # A boundary lies half-way between the middles of the frames on its sides.
         border = (window - step) / 2
         spans = []
         for target in range(count):

@@ -51,7 +51,7 @@ def read_shipped(utterance: Utterance, *, corpus: str | None, duration: float) -
 class AlignmentFiles:
     """A folder of TextGrids, or one or more CTMs, made by another aligner.
 
-    TextGrids are found by the utterance's name or by that of its sound file; times in the latter are of the whole file.
+    TextGrids are found by the utterance's name or by that of its recording; times in the latter are of the whole file.
 
     Args:
         place: A folder with `*.TextGrid` at any depth; a `.ctm` of words; or a folder with `words.ctm`, `phones.ctm`,

@@ -33,7 +33,7 @@ _SEARCH = {
 }
 _FRAME = 0.01  # Seconds from frame to frame.
 _WINDOW = 410 / SAMPLING_RATE
-# A frame speaks for the middle of its window, and a border lies half-way between the frames on its sides.
+# A frame speaks for the middle of its window, and a boundary lies half-way between the frames on its sides.
 _BORDER = (_WINDOW - _FRAME) / 2
 _CHEAP = "a"  # The word of fewest phones.
 _STATES = 3  # Frames that a phone takes at least.

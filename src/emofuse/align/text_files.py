@@ -12,7 +12,7 @@ from emofuse.files import stand_in
 from emofuse.types import Segment
 
 _LARGEST = 64 << 20  # Bytes; no text file of alignments comes near.
-# Seconds by which borders may overlap that were rounded to hundredths, beginning and length apart.
+# Seconds by which boundaries may overlap that were rounded to hundredths, beginning and length apart.
 _SLACK = 0.01 + 1e-6
 
 

@@ -1,4 +1,4 @@
-"""The command line: verbs that call the same public functions as a program would."""
+"""The command line: commands that call the same public functions as a program would."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from emofuse.terminal import harmless, let_go, make_ready
 if TYPE_CHECKING:
     from emofuse.recipe import Recipe
 
-# Everything heavy is imported inside the verbs, so that --help answers at once.
+# Everything heavy is imported inside the commands, so that --help answers at once.
 
 app = typer.Typer(
     name="emofuse",
@@ -247,10 +247,10 @@ def extract(
             device=device,
             progress=bars,
         )
-    for stream, found in (("speech", features.speech), ("text", features.text)):
+    for modality, found in (("speech", features.speech), ("text", features.text)):
         if found is not None:
             say(
-                f"{stream}: {found.computed} computed now, {len(found.keys)} utterances have features, "
+                f"{modality}: {found.computed} computed now, {len(found.keys)} utterances have features, "
                 f"{100 * found.padding:.1f} % of the batches was padding"
             )
     for note in features.notes:
@@ -357,7 +357,7 @@ def corpora(as_json: Json = False) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Look at the installation and say what to mend."""
+    """Look at the installation and say what to fix."""
     from emofuse.cli.console import show_checks
     from emofuse.doctor import examine
 
@@ -439,7 +439,7 @@ def main() -> NoReturn:
     except EmofuseError as error:
         _fail(str(error))
     except TyperException as error:
-        # A missing or misspelt option; typer's own display of it takes six lines. Without a verb it has shown the help.
+        # A missing or misspelt option; typer's own display of it takes six lines. Without a command it showed the help.
         sentence = error.format_message().strip().rstrip(".")
         if not sentence:
             raise SystemExit(MISUSED) from None

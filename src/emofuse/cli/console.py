@@ -335,7 +335,7 @@ def show_corpora(cards: Mapping[str, Any]) -> None:
         labels = ", ".join(card.labels) if len(card.labels) <= FEW_LABELS else f"{len(card.labels)} emotions"
         size = "" if card.utterances is None else f"{card.utterances:,} utterances"
         values = f"rated {', '.join(card.values)}" if card.values else ""
-        what = (size, " and ".join(card.streams), ", ".join(card.languages), labels, values)
+        what = (size, " and ".join(card.modalities), ", ".join(card.languages), labels, values)
         about = {
             "what": "; ".join(part for part in what if part),
             "licence": card.licence,

@@ -1,4 +1,4 @@
-"""The verbs that make small encoders: `emofuse distill speech` and `emofuse distill text`."""
+"""The commands that make small encoders: `emofuse distill speech` and `emofuse distill text`."""
 
 from __future__ import annotations
 

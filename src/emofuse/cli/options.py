@@ -46,7 +46,7 @@ def recipe_of(
 
 
 def reading_of(partial: bool, column: list[str] | None, option: list[str] | None) -> dict[str, Any]:
-    """How a corpus is read, as `read_corpus` takes it, from the options of a verb."""
+    """How a corpus is read, as `read_corpus` takes it, from the options of a command."""
     return {
         "partial": partial,
         "columns": _pairs(column, "--column", "OURS=YOURS", "label=emotion"),

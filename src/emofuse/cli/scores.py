@@ -1,4 +1,4 @@
-"""The verbs that work on score tables, also those of other tools: `evaluate`, `compare` and `fuse`."""
+"""The commands that work on score tables, also those of other tools: `evaluate`, `compare` and `fuse`."""
 
 from __future__ import annotations
 

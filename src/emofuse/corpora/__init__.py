@@ -99,7 +99,7 @@ def read_corpus(
     options: Mapping[str, str] | None = None,
     progress: Progress = Silent(),
 ) -> Corpus:
-    r"""Read a corpus into a manifest, its durations from the headers of the sound files.
+    r"""Read a corpus into a manifest, its durations from the headers of the recordings.
 
     Args:
         name: A name in `CORPORA`, the path of a reader of the user's own (`package.module:read` or
@@ -115,7 +115,7 @@ def read_corpus(
 
     Raises:
         ManifestError: No such corpus or folder, a table that does not fit, missing or damaged files or another
-            number of utterances than expected (all in one message), or no sound file that can be read.
+            number of utterances than expected (all in one message), or no recording that can be read.
         SettingsError: The corpus has no such option.
 
     Example:
@@ -183,7 +183,7 @@ def _card_and_reader(name: str) -> tuple[CorpusCard, Callable[..., Any]]:
     card = getattr(sys.modules.get(reader.__module__), "CARD", None)
     if not isinstance(card, CorpusCard):
         own = Path(name.rpartition(":")[0]).name.removesuffix(".py").rpartition(".")[2]
-        card = CorpusCard(name=own, title=own, languages=(), streams=("speech", "text"), labels=(),
+        card = CorpusCard(name=own, title=own, languages=(), modalities=("speech", "text"), labels=(),
                           licence="not stated", where="ask its reader", citation="none")  # fmt: skip
     if card.name in _READERS:
         raise SettingsError(f"{card.name} is a corpus of emofuse's own", where=name, remedy="give yours another name")
@@ -282,7 +282,7 @@ def _with_durations(
     skipped = tuple(result for result in results if isinstance(result, AudioError))
     if len(skipped) == len(manifest):
         raise ManifestError(
-            f"none of the {len(skipped)} sound files can be used (the first: {skipped[0].what})",
+            f"none of the {len(skipped)} recordings can be used (the first: {skipped[0].what})",
             where=source,
             remedy="check the paths and files",
         )

@@ -45,7 +45,7 @@ class CorpusCard:
         name: Name on the command line and in the manifest's column `corpus`.
         title: Full name.
         languages: ISO 639-1 codes.
-        streams: `speech`, `text` or both.
+        modalities: `speech`, `text` or both.
         labels: Emotions, as the manifest spells them.
         values: What is rated by a number, `NAME` of the manifest's columns `values.NAME`.
         licence: Terms of use.
@@ -64,8 +64,9 @@ class CorpusCard:
             utterance's audio file and its duration in seconds and returns segments by tier; None where it ships none.
 
     Example:
-        >>> card = CorpusCard(name="tiny", title="Tiny", languages=("en",), streams=("text",), labels=("happy", "sad"),
-        ...     licence="CC0", where="nowhere", citation="none", utterances=2, counts={"label": {"happy": 1, "sad": 1}})
+        >>> card = CorpusCard(name="tiny", title="Tiny", languages=("en",), modalities=("text",),
+        ...     labels=("happy", "sad"), licence="CC0", where="nowhere", citation="none", utterances=2,
+        ...     counts={"label": {"happy": 1, "sad": 1}})
         >>> card.differences([{"label": "happy"}])
         'found 1 of 2 utterances (label sad: 0 of 1)'
     """
@@ -73,7 +74,7 @@ class CorpusCard:
     name: str
     title: str
     languages: tuple[str, ...]
-    streams: tuple[str, ...]
+    modalities: tuple[str, ...]
     labels: tuple[str, ...]
     licence: str
     where: str
@@ -148,7 +149,7 @@ class CorpusCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """A corpus as its folder lists it, before any sound file is opened.
+    """A corpus as its folder lists it, before any recording is opened.
 
     Attributes:
         rows: One mapping of manifest columns an utterance.

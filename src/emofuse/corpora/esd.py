@@ -25,7 +25,7 @@ def _card(speakers: int, languages: tuple[str, ...]) -> CorpusCard:
         name="esd",
         title="ESD",
         languages=languages,
-        streams=("speech", "text"),
+        modalities=("speech", "text"),
         labels=tuple(_LABELS.values()),
         licence="research only",
         where="it is at https://github.com/HLTSingapore/Emotional-Speech-Data with a folder for each of 0001 to 0020",

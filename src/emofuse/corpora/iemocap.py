@@ -85,7 +85,7 @@ CARD = CorpusCard(
     name="iemocap",
     title="IEMOCAP",
     languages=("en",),
-    streams=("speech", "text"),
+    modalities=("speech", "text"),
     labels=("angry", "happy", "neutral", "sad"),
     values=DIMENSIONS,
     licence="research only, by agreement with USC",
@@ -105,7 +105,7 @@ CARD = CorpusCard(
 def read(root: Path, *, labels: str = "four", part: str = "all", votes: str = "others") -> Listing:
     """List the utterances of the folder that USC ships, with the annotators' votes and ratings.
 
-    Text is read as UTF-8 or, where it is not that, as Windows-1252; sound files may end in `.WAV`. Transcripts keep
+    Text is read as UTF-8 or, where it is not that, as Windows-1252; recordings may end in `.WAV`. Transcripts keep
     their tags, such as `[LAUGHTER]`. Column `script` holds the play (`script01`) or the situation (`impro03`), which
     recur in all sessions, and `dialogue` the recording. The rows of a dialogue stand in the order in which they are
     said, and column `omitted` has the words of those that were left out between them.

@@ -32,7 +32,7 @@ CARD = CorpusCard(
     name="meld",
     title="MELD",
     languages=("en",),
-    streams=("speech", "text"),
+    modalities=("speech", "text"),
     labels=tuple(_LABELS.values()),
     licence="GPL-3.0 for the annotations; the recordings are the series' owners'",
     where="it is at https://github.com/declare-lab/MELD as MELD.Raw.tar.gz, which holds three more archives",
@@ -58,7 +58,7 @@ CARD = CorpusCard(
 def read(root: Path) -> Listing:
     """List the rows of `train_sent_emo.csv`, `dev_sent_emo.csv` and `test_sent_emo.csv` that have a clip.
 
-    The tables may lie anywhere below the folder. Clips are called `dia0_utt0`, as mp4 or as sound files, below a
+    The tables may lie anywhere below the folder. Clips are called `dia0_utt0`, as mp4 or as recordings, below a
     folder whose name contains train, dev or test, such as `train_splits`, `dev_splits_complete` and
     `output_repeated_splits_test`. Column `session` holds the split.
 

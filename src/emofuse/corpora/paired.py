@@ -32,13 +32,13 @@ CARD = CorpusCard(
     name="paired",
     title="Paired (artificial)",
     languages=("en", "pl", "de"),
-    streams=("speech", "text"),
+    modalities=("speech", "text"),
     labels=_LABELS,
     licence="that of the voices' corpus and of GoEmotions (CC BY 4.0)",
     where="name a folder that holds goemotions and one of ravdess, nemo and emodb",
     citation=f"{ravdess.CARD.citation}; {goemotions.CARD.citation}",
     note="artificial: nobody said these words in this voice, each clip having been given a comment of the same label; "
-    "it shows whether fusion works when both streams carry something, and nothing about real conversations",
+    "it shows whether fusion works when both modalities carry something, and nothing about real conversations",
     options={"voices": tuple(_VOICES)},
     sources=(*_VOICES, goemotions.CARD.name),
 )

@@ -162,7 +162,7 @@ def number(text: str) -> float | None:
 
 
 def recordings(folder: Path) -> dict[str, list[Path]]:
-    """Sound files below a folder by their names without ending, the better kind of file first.
+    """Recordings below a folder by their names without ending, the better kind of file first.
 
     Names are as they are, but the endings may be in whichever case. Files that macOS leaves beside others
     (`._name.wav`) are no sounds.

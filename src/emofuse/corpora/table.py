@@ -23,7 +23,7 @@ CARD = CorpusCard(
     name="table",
     title="your own table",
     languages=(),
-    streams=("speech", "text"),
+    modalities=("speech", "text"),
     labels=(),
     licence="yours",
     where="it may be CSV, TSV, JSON lines or Parquet with a column audio, text or both",
@@ -34,7 +34,7 @@ CARD = CorpusCard(
 
 
 def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
-    r"""List the rows of a table, with sound files relative to the table's folder.
+    r"""List the rows of a table, with recordings relative to the table's folder.
 
     Args:
         root: The table, or a folder that holds just one.
@@ -219,7 +219,7 @@ def _votes(value: Any, place: str, path: Path) -> str:
 
 
 def _names(rows: list[Row]) -> list[str]:
-    """Names by the sound file, with as much of its folder or row as makes them unique."""
+    """Names by the recording, with as much of its folder or row as makes them unique."""
     width = len(str(len(rows)))
     files = [Path(row["audio"]) if row.get("audio") else None for row in rows]
     counted = [f"row-{number:0{width}d}" for number in range(1, len(rows) + 1)]

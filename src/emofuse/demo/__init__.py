@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float32]
 
 SAMPLING_RATE = 16000
 NOISE = 0.06
-"""Share of the utterances of a class whose voice, and share of those whose words, belong to the other side."""
+"""Fraction of the utterances of a class whose voice, and fraction of those whose words, belong to the other side."""
 
 RECIPE = 1
 """Goes up whenever the same seed would give other sounds or sentences, so that a resumed corpus is never a mixture."""

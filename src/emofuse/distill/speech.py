@@ -32,7 +32,7 @@ from emofuse.errors import EmofuseError
 from emofuse.features.batching import plan_batches
 from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.features.extract import extract_speech
-from emofuse.features.store import View
+from emofuse.features.store import FeatureSet
 from emofuse.files import write_text, written_folder
 from emofuse.locks import alone
 from emofuse.manifest import utterances
@@ -124,7 +124,7 @@ def distill_speech(
     found = extract_speech(manifest, encoder, heard, store=out / "targets", progress=progress)
     skipped += list(found.failed.values())
     usable = manifest[manifest["utterance"].isin(list(found.keys))]
-    lessons = _Lessons(usable, found.views["frame"], found.keys, encoder.specification, settings, begun_with)
+    lessons = _Lessons(usable, found.feature_sets["frame"], found.keys, encoder.specification, settings, begun_with)
     specification = encoder.specification
     seed_everything(settings.seed)
     student = SpeechStudent(
@@ -213,7 +213,7 @@ class _Lessons:
     def __init__(
         self,
         manifest: pd.DataFrame,
-        view: View,
+        view: FeatureSet,
         keys: Mapping[str, str],
         teacher: EncoderSpecification,
         settings: SpeechStudentSettings,

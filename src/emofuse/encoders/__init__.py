@@ -25,7 +25,7 @@ from torch import nn
 
 from emofuse.encoders import logmel, text, waveform, whisper, words
 from emofuse.encoders.checkpoint import BUILTIN, open_checkpoint
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.errors import EncoderError
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.types import EncoderSpecification
@@ -36,9 +36,9 @@ Encoder = TypeVar("Encoder", bound="SpeechEncoder | TextEncoder")
 
 __all__ = [
     "SpeechEncoder",
+    "Subwords",
     "TextEncoder",
     "TrainableEncoder",
-    "WordPieces",
     "is_trained_with_model",
     "load_speech_encoder",
     "load_text_encoder",
@@ -91,7 +91,7 @@ class TextEncoder(Protocol):
 
 
 class TrainableEncoder(Protocol):
-    """An encoder with weights of its own, of either stream, as fine-tuning needs it.
+    """An encoder with weights of its own, of either modality, as fine-tuning needs it.
 
     Attributes:
         specification: What the encoder publishes.
@@ -187,11 +187,11 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: 
     Example:
         >>> load_text_encoder(TextSettings(encoder="words"))
         Traceback (most recent call last):
-        emofuse.errors.EncoderError: words: the model itself trains this one; fit WordPieces on the training texts.
+        emofuse.errors.EncoderError: words: the model itself trains this one; fit Subwords on the training texts.
     """
     if is_trained_with_model(settings.encoder):
         raise EncoderError(
-            "the model itself trains this one", where=settings.encoder, remedy="fit WordPieces on the training texts"
+            "the model itself trains this one", where=settings.encoder, remedy="fit Subwords on the training texts"
         )
     checkpoint = open_checkpoint(
         settings.encoder, revision=settings.revision, families=text.FAMILIES, download=download

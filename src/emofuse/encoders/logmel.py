@@ -43,7 +43,7 @@ class LogMelEncoder:
         self.specification = EncoderSpecification(
             name=NAME,
             family=NAME,
-            stream="speech",
+            modality="speech",
             revision=REVISION,
             layers=1,
             selected=select_layers(settings.layers, layers=1, encoder=NAME),

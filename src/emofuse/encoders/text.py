@@ -168,7 +168,7 @@ def load_transformer_text_encoder(
     specification = EncoderSpecification(
         name=checkpoint.name,
         family=checkpoint.family,
-        stream="text",
+        modality="text",
         revision=checkpoint.revision,
         layers=layers,
         selected=selected,

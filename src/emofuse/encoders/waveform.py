@@ -196,7 +196,7 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
     specification = EncoderSpecification(
         name=checkpoint.name,
         family=checkpoint.family,
-        stream="speech",
+        modality="speech",
         revision=checkpoint.revision,
         layers=layers,
         selected=selected,

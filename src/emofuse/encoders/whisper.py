@@ -170,7 +170,7 @@ def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, de
     specification = EncoderSpecification(
         name=checkpoint.name,
         family=checkpoint.family,
-        stream="speech",
+        modality="speech",
         revision=checkpoint.revision,
         layers=layers,
         selected=selected,

@@ -1,4 +1,4 @@
-"""The baseline text front: word pieces learned from the training texts, whose embedding is trained with the model."""
+"""The baseline text front: subwords learned from the training texts, whose embedding is trained with the model."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _PREFIX = "##"
 _FORMAT = "emofuse-word-pieces-1"
 
 
-class WordPieces:
-    """Lower-cased texts as ids of word pieces; id 0 is padding, id 1 is what the vocabulary does not know.
+class Subwords:
+    """Lower-cased texts as ids of subwords; id 0 is padding, id 1 is what the vocabulary does not know.
 
     Args:
         pieces: The vocabulary in the order of ids, `[PAD]` and `[UNK]` first.
         max_tokens: Longest text in pieces; what is beyond is left out.
 
     Example:
-        >>> pieces = WordPieces.fit(["so good", "so bad"], size=50, max_tokens=8)
-        >>> pieces.encode(["So GOOD", ""])[1].tolist()
+        >>> subwords = Subwords.fit(["so good", "so bad"], size=50, max_tokens=8)
+        >>> subwords.encode(["So GOOD", ""])[1].tolist()
         [1]
     """
 
-    def __init__(self, pieces: Sequence[str], *, max_tokens: int) -> None:
-        self.pieces = tuple(pieces)
+    def __init__(self, subwords: Sequence[str], *, max_tokens: int) -> None:
+        self.subwords = tuple(subwords)
         self.max_tokens = max_tokens
-        self._unknown = self.pieces.index(UNKNOWN)
-        vocabulary = {piece: index for index, piece in enumerate(self.pieces)}
+        self._unknown = self.subwords.index(UNKNOWN)
+        vocabulary = {piece: index for index, piece in enumerate(self.subwords)}
         self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix=_PREFIX))
         self._tokenizer.normalizer = _normalizer()
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
     @classmethod
-    def fit(cls, texts: Iterable[str], *, size: int, max_tokens: int) -> WordPieces:
+    def fit(cls, texts: Iterable[str], *, size: int, max_tokens: int) -> Subwords:
         """Learn a vocabulary from training texts; the same texts always give the same one.
 
         Args:
@@ -65,7 +65,7 @@ class WordPieces:
         lines = sorted(word for word in words if kept.issuperset(_letters(word)))
         if not lines:
             raise EncoderError(
-                "no word pieces can be learned: the training texts hold no words that fit the vocabulary",
+                "no subwords can be learned: the training texts hold no words that fit the vocabulary",
                 where=NAME,
                 remedy="train on utterances with transcripts, with a larger vocabulary",
             )
@@ -88,7 +88,7 @@ class WordPieces:
     @property
     def size(self) -> int:
         """Number of pieces: rows that an embedding needs."""
-        return len(self.pieces)
+        return len(self.subwords)
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Turn texts into ids.
@@ -106,11 +106,11 @@ class WordPieces:
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary to one JSON file."""
-        values = {"format": _FORMAT, "max_tokens": self.max_tokens, "pieces": self.pieces}
+        values = {"format": _FORMAT, "max_tokens": self.max_tokens, "subwords": self.subwords}
         write_text(Path(path), json.dumps(values, ensure_ascii=False, indent=0) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> WordPieces:
+    def load(cls, path: str | Path) -> Subwords:
         """Read a vocabulary that `save` has written.
 
         Raises:
@@ -118,21 +118,21 @@ class WordPieces:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            pieces, max_tokens = values["pieces"], values["max_tokens"]
-            valid = values["format"] == _FORMAT and pieces[:2] == [PADDING, UNKNOWN]
+            subwords, max_tokens = values["subwords"], values["max_tokens"]
+            valid = values["format"] == _FORMAT and subwords[:2] == [PADDING, UNKNOWN]
             valid &= type(max_tokens) is int and max_tokens > 0
-            valid &= all(isinstance(one, str) for one in pieces) and len(set(pieces)) == len(pieces)
-            "".join(pieces).encode()
+            valid &= all(isinstance(one, str) for one in subwords) and len(set(subwords)) == len(subwords)
+            "".join(subwords).encode()
         except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise _damaged(path) from error
         if not valid:
             raise _damaged(path)
-        return cls(pieces, max_tokens=max_tokens)
+        return cls(subwords, max_tokens=max_tokens)
 
 
 def _damaged(path: str | Path) -> EncoderError:
     return EncoderError(
-        "this is not a vocabulary of word pieces", where=path, remedy="give the file that WordPieces.save wrote"
+        "this is not a vocabulary of subwords", where=path, remedy="give the file that Subwords.save wrote"
     )
 
 

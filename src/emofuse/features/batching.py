@@ -30,7 +30,7 @@ def plan_batches(sizes: Sequence[float], *, budget: float) -> list[list[int]]:
 
 
 def padding_share(sizes: Sequence[float], groups: Sequence[Sequence[int]]) -> float:
-    """Share of the batches' volume that is padding.
+    """Fraction of the batches' volume that is padding.
 
     Example:
         >>> padding_share([4.0, 2.0], [[0, 1]])

@@ -13,7 +13,7 @@ from emofuse.errors import ManifestError
 def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str, ...]]:
     """Words of the utterances that came before each one in its dialogue, the oldest first.
 
-    A dialogue's rows stand in the order in which they are said; where all of them are stretches of one sound file,
+    A dialogue's rows stand in the order in which they are said; where all of them are stretches of one recording,
     their `start` decides. Words of utterances that the manifest leaves out, as for their label, count where column
     `omitted` tells them. An utterance without words takes its place among the earlier ones and adds nothing.
 

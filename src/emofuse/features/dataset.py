@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from emofuse.errors import SettingsError, StoreError, TrainingError
-from emofuse.features.store import View
+from emofuse.features.store import FeatureSet
 
 CONSTANT = 0.1
 """Fraction of the median deviation of its layer and kind up to which a feature counts as constant.
@@ -193,8 +193,8 @@ def pad_bounds(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tenso
     return bounds, bounds[..., 1] > 0
 
 
-def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
-    """Read an utterance's features from a view, memory-mapped float16.
+def feature_reader(feature_set: FeatureSet, keys: Mapping[str, str]) -> Reader:
+    """Read an utterance's features from a feature set, memory-mapped float16.
 
     Nothing is kept: the system's page cache serves all processes that map the store, a cache in each would not.
 
@@ -205,9 +205,11 @@ def view_reader(view: View, keys: Mapping[str, str]) -> Reader:
     def read(name: str) -> torch.Tensor:
         if name not in keys:
             raise StoreError(
-                f"utterance {name!r} has no features", where=view.folder, remedy="run `emofuse extract` on its corpus"
+                f"utterance {name!r} has no features",
+                where=feature_set.folder,
+                remedy="run `emofuse extract` on its corpus",
             )
-        return torch.from_numpy(view.read(keys[name]))
+        return torch.from_numpy(feature_set.read(keys[name]))
 
     return read
 

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, audio_duration, content_key, read_audio
-from emofuse.encoders import SpeechEncoder, TextEncoder, WordPieces
+from emofuse.encoders import SpeechEncoder, Subwords, TextEncoder
 from emofuse.errors import AudioError, EmofuseError
 from emofuse.features.batching import padding_share, plan_batches
 from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
-from emofuse.features.store import View, ViewKey, fits
+from emofuse.features.store import FeatureKey, FeatureSet, fits
 from emofuse.files import read_json, write_text
 from emofuse.locks import clear
 from emofuse.manifest import utterances
@@ -42,17 +42,17 @@ class Extracted:
     """What extraction left behind.
 
     Attributes:
-        views: The views of the store, by granularity; one and the same for all that a model pools itself.
+        feature sets: The feature sets of the store, by granularity; one and the same for all that a model pools itself.
         keys: Content key of every utterance that has features.
         failed: Utterances without, and why.
         computed: How many were computed now, not found in the store.
-        padding: Share of the computed batches that was padding.
+        padding: Fraction of the computed batches that was padding.
         bounds: Where models pool frames themselves, by granularity and content key: first frame of each step and the
             one after the last, `(steps, 2)`.
         notes: What the reader should know of recordings or texts that have features, by utterance.
     """
 
-    views: Mapping[str, View]
+    feature_sets: Mapping[str, FeatureSet]
     keys: Mapping[str, str]
     failed: Mapping[str, EmofuseError]
     computed: int
@@ -83,10 +83,10 @@ def extract_speech(
         StoreError: The store is damaged, full, or being written by another process.
     """
     wanted = {name: speech_key(encoder, settings, name) for name in granularities}
-    # Granularities that are stored alike share a view: two of one folder would wait for each other's lock.
+    # Granularities that are stored alike share a feature set: two of one folder would wait for each other's lock.
     stored = {key: name for name, key in wanted.items()}
-    opened = {key: View(store, key) for key in stored}
-    views = {name: opened[key] for name, key in wanted.items()}
+    opened = {key: FeatureSet(store, key) for key in stored}
+    feature_sets = {name: opened[key] for name, key in wanted.items()}
     aligned = alignments or {} if set(granularities) & set(TIERS) else {}
     rows = {row.utterance: row for row in utterances(manifest) if row.audio is not None}
     keys, failed = audio_keys(manifest, aligned, progress=progress)
@@ -137,7 +137,7 @@ def extract_speech(
     failed.update({name: unfit[key] for name, key in keys.items() if key in unfit})
     kept = {name: key for name, key in keys.items() if name not in failed}
     bounds: dict[str, dict[str, NDArray[np.int32]]] = {}
-    pooled = [view for name, view in views.items() if is_pooled_in_model(settings, name)]
+    pooled = [feature_set for name, feature_set in feature_sets.items() if is_pooled_in_model(settings, name)]
     for name in granularities if pooled else ():
         bounds[name] = {
             key: step_bounds(
@@ -150,7 +150,7 @@ def extract_speech(
             for key in set(kept.values())
         }
     return Extracted(
-        {str(name): view for name, view in views.items()},
+        {str(name): feature_set for name, feature_set in feature_sets.items()},
         kept,
         failed,
         computed,
@@ -214,7 +214,7 @@ def extract_text(
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
     """
-    views = {name: View(store, text_key(encoder, settings, name)) for name in granularities}
+    feature_sets = {name: FeatureSet(store, text_key(encoder, settings, name)) for name in granularities}
     texts = _texts(manifest)
     earlier = earlier_texts(manifest, settings.context) if settings.context else {}
     keys = text_keys(manifest, context=settings.context)
@@ -224,15 +224,15 @@ def extract_text(
         written, before = zip(*(contents[key] for key in batch), strict=True)
         encoded = encoder.encode(written, earlier=before if any(before) else ())
         found = {"token": encoded}
-        if "word" in views:
+        if "word" in feature_sets:
             words = encoder.word_of_tokens(written)
             found["word"] = [to_words(values, one) for values, one in zip(encoded, words, strict=True)]
-        return [{key: one.numpy() for key, one in zip(batch, found[name], strict=True)} for name in views]
+        return [{key: one.numpy() for key, one in zip(batch, found[name], strict=True)} for name in feature_sets]
 
     sizes = {key: float(len(text) + 1 + sum(map(len, before))) for key, (text, before) in contents.items()}
     longest = max(sizes.values(), default=1.0)
     computed, padding, unfit = _fill(
-        list(views.values()),
+        list(feature_sets.values()),
         sizes,
         encode,
         store=store,
@@ -244,15 +244,22 @@ def extract_text(
     notes = cut_notes(encoder, texts)
     failed = {name: unfit[key] for name, key in keys.items() if key in unfit}
     kept = {name: key for name, key in keys.items() if name not in failed}
-    return Extracted({str(name): view for name, view in views.items()}, kept, failed, computed, padding, notes=notes)
+    return Extracted(
+        {str(name): feature_set for name, feature_set in feature_sets.items()},
+        kept,
+        failed,
+        computed,
+        padding,
+        notes=notes,
+    )
 
 
-def cut_notes(encoder: TextEncoder | WordPieces, texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def cut_notes(encoder: TextEncoder | Subwords, texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """A note on each text that is longer than what an encoder reads of it, by utterance.
 
     Example:
-        >>> pieces = WordPieces(["[PAD]", "[UNK]", "so"], max_tokens=2)
-        >>> cut_notes(pieces, {"a": "so", "b": "so so so"})
+        >>> subwords = Subwords(["[PAD]", "[UNK]", "so"], max_tokens=2)
+        >>> cut_notes(subwords, {"a": "so", "b": "so so so"})
         {'b': ('the text is longer than the 2 tokens that are read, and its last 1 were left out',)}
     """
     beyond = dict(zip(texts, encoder.beyond(list(texts.values())), strict=True))
@@ -294,17 +301,17 @@ def _text_key(text: str, earlier: Sequence[str]) -> str:
     return f"{key}-{fingerprint(list(earlier))}" if earlier else key
 
 
-def text_key(encoder: TextEncoder, settings: TextSettings, granularity: TextGranularity) -> ViewKey:
-    """The view that holds a text encoder's features at a granularity."""
-    return ViewKey(specification=encoder.specification, granularity=granularity, limit=settings.max_tokens)
+def text_key(encoder: TextEncoder, settings: TextSettings, granularity: TextGranularity) -> FeatureKey:
+    """The feature set that holds a text encoder's features at a granularity."""
+    return FeatureKey(specification=encoder.specification, granularity=granularity, limit=settings.max_tokens)
 
 
-def speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> ViewKey:
-    """The view that holds a speech encoder's features at a granularity."""
+def speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> FeatureKey:
+    """The feature set that holds a speech encoder's features at a granularity."""
     if is_pooled_in_model(settings, granularity):
-        return ViewKey(specification=encoder.specification, granularity="frame", precision=settings.precision)
+        return FeatureKey(specification=encoder.specification, granularity="frame", precision=settings.precision)
     plain = granularity == "frame" or (granularity == "utterance" and settings.segments == "mean")
-    return ViewKey(
+    return FeatureKey(
         specification=encoder.specification,
         granularity=granularity if plain else f"{granularity}-{settings.segments}",
         frames_per_step=_run(settings, granularity),
@@ -379,7 +386,7 @@ def _write_notes(store: Path, notes: Mapping[str, tuple[str, ...]]) -> None:
 
 
 def _fill(
-    views: Sequence[View],
+    feature_sets: Sequence[FeatureSet],
     sizes: Mapping[str, float],
     encode: Callable[[Sequence[str]], Sequence[Mapping[str, NDArray[np.float32]]]],
     *,
@@ -389,20 +396,20 @@ def _fill(
     label: str,
     progress: Progress,
 ) -> tuple[int, float, dict[str, EmofuseError]]:
-    """Bring every view up to all keys of `sizes`, shard by shard.
+    """Bring every feature set up to all keys of `sizes`, shard by shard.
 
     Returns:
         How many were computed, the padding, and the keys whose features cannot be stored, with the reason.
     """
     unfit: dict[str, EmofuseError] = {}
-    plan = store / f"plan-{fingerprint([view.key.folder for view in views])}.json"
+    plan = store / f"plan-{fingerprint([feature_set.key.folder for feature_set in feature_sets])}.json"
 
     def missing() -> list[str]:
-        return sorted(key for key in sizes if not all(key in view for view in views))
+        return sorted(key for key in sizes if not all(key in feature_set for feature_set in feature_sets))
 
     def finished(batches: list[list[str]]) -> bool:
         # A planned utterance is there only if its shard was written; it may lack others that cannot be read.
-        return any(all(key in view for view in views) for batch in batches for key in batch)
+        return any(all(key in feature_set for feature_set in feature_sets) for batch in batches for key in batch)
 
     def compute(shards: list[list[list[str]]]) -> list[list[str]]:
         """Work through a plan; returns the batches that were computed now."""
@@ -410,28 +417,28 @@ def _fill(
         progress.start(label, sum(sizes[key] for batches in todo for batch in batches for key in batch))
         try:
             for batches in todo:
-                parts: list[dict[str, NDArray[np.float32]]] = [{} for _ in views]
+                parts: list[dict[str, NDArray[np.float32]]] = [{} for _ in feature_sets]
                 for batch in batches:
                     encoded = encode(batch)
-                    for view, one in zip(views, encoded, strict=True):
-                        unfit.update({key: view.unfit("its features") for key in one if not fits(one[key])})
+                    for feature_set, one in zip(feature_sets, encoded, strict=True):
+                        unfit.update({key: feature_set.unfit("its features") for key in one if not fits(one[key])})
                     for part, one in zip(parts, encoded, strict=True):
                         part.update({key: values for key, values in one.items() if key not in unfit})
                     progress.advance(label, sum(sizes[key] for key in batch))
-                for view, part in zip(views, parts, strict=True):
-                    view.write(part)
+                for feature_set, part in zip(feature_sets, parts, strict=True):
+                    feature_set.write(part)
         finally:
             progress.finish(label)
         return [batch for batches in todo for batch in batches]
 
     if not missing() and not plan.exists():
         # Nothing to write, so runs that share a finished store need not wait for one another.
-        for view in views:
-            clear(view.folder)
+        for feature_set in feature_sets:
+            clear(feature_set.folder)
         return 0, 0.0, {}
     with ExitStack() as locks:
-        for view in views:
-            locks.enter_context(view.writing(progress=progress))
+        for feature_set in feature_sets:
+            locks.enter_context(feature_set.writing(progress=progress))
         done = compute(_load_plan(plan, sizes, budget=budget))
         tried = {key for batch in done for key in batch}
         fresh = [key for key in missing() if key not in tried]
@@ -441,7 +448,7 @@ def _fill(
         plan.unlink()
     numbers = {key: number for number, key in enumerate(key for batch in done for key in batch)}
     padding = padding_share([sizes[key] for key in numbers], [[numbers[key] for key in batch] for batch in done])
-    return sum(all(key in view for view in views) for key in numbers), padding, unfit
+    return sum(all(key in feature_set for feature_set in feature_sets) for key in numbers), padding, unfit
 
 
 def _plan_shards(

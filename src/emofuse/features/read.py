@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emofuse.align.table import read_alignments
 from emofuse.errors import StoreError
 from emofuse.features.extract import audio_keys, text_keys
-from emofuse.features.store import View, ViewKey
+from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.files import read_json
 from emofuse.manifest import read_manifest
 from emofuse.types import EncoderSpecification
@@ -51,31 +51,31 @@ def read_features(
     except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise StoreError("there is no finished run here", where=run, remedy=_AGAIN) from error
     place = Path(store) if store else run / "features"
-    view = _choose(_views(place, modality, revision), step, place)
+    feature_set = _choose(_views(place, modality, revision), step, place)
     manifest = read_manifest(run / "manifest.parquet")
     if modality == "text":
         keys = text_keys(manifest, context=context)
     else:
         aligned = run / "alignments.parquet"
-        keys, _ = audio_keys(manifest, read_alignments(aligned) if view.key.aligned and aligned.exists() else {})
-    there = [(name, key) for name, key in keys.items() if key in view]
-    return [name for name, _ in there], [view.read(key).astype(np.float32) for _, key in there]
+        keys, _ = audio_keys(manifest, read_alignments(aligned) if feature_set.key.aligned and aligned.exists() else {})
+    there = [(name, key) for name, key in keys.items() if key in feature_set]
+    return [name for name, _ in there], [feature_set.read(key).astype(np.float32) for _, key in there]
 
 
-def _views(store: Path, modality: str, revision: Any) -> Iterator[View]:
+def _views(store: Path, modality: str, revision: Any) -> Iterator[FeatureSet]:
     for about in sorted(store.glob(f"{modality}-*/about.json")):
         try:
             values = json.loads(about.read_text(encoding="utf-8"))
-            key = ViewKey(**{**values, "specification": EncoderSpecification(**values["specification"])})
+            key = FeatureKey(**{**values, "specification": EncoderSpecification(**values["specification"])})
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise StoreError("this is no description of features", where=about, remedy="extract them anew") from error
         if key.specification.revision == revision:
-            yield View(store, key)
+            yield FeatureSet(store, key)
 
 
-def _choose(views: Iterator[View], step: str | None, place: Path) -> View:
-    found = {view.key.granularity: view for view in views}
-    chosen = [view for name, view in found.items() if step in (None, name)]
+def _choose(feature_sets: Iterator[FeatureSet], step: str | None, place: Path) -> FeatureSet:
+    found = {feature_set.key.granularity: feature_set for feature_set in feature_sets}
+    chosen = [feature_set for name, feature_set in found.items() if step in (None, name)]
     if len(chosen) != 1:
         what = "there are no such features" if not chosen else "there are several kinds of features"
         remedy = f"choose step from {', '.join(found)}" if found else "run a recipe that reads this modality"

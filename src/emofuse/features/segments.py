@@ -30,7 +30,7 @@ def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, 
         First frame and the one after the last, `(segments, 2)`.
 
     Example:
-        >>> encoder = EncoderSpecification(name="w", family="wav2vec2", stream="speech", revision="1", layers=1,
+        >>> encoder = EncoderSpecification(name="w", family="wav2vec2", modality="speech", revision="1", layers=1,
         ...     selected=(0,), width=4, sampling_rate=16000, stride=320, receptive_field=400)
         >>> frame_bounds([Segment(start=0.0, end=0.06, label="k"), Segment(start=0.06, end=0.061, label="ih")], encoder,
         ...              frames=5).tolist()
@@ -42,7 +42,7 @@ def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, 
 
     bounds = []
     for segment in segments:
-        # Centres lie on a grid, so one that is on the border by rounding belongs to the segment that begins there.
+        # Centres lie on a grid, so one that is on the boundary by rounding belongs to the segment that begins there.
         first = max(0, math.ceil(round(place(segment.start), 6)))
         last = min(frames, math.ceil(round(place(segment.end), 6)))
         if last <= first:
@@ -78,7 +78,7 @@ def step_bounds(
         First frame and the one after the last, `(steps, 2)`, int32.
 
     Example:
-        >>> encoder = EncoderSpecification(name="w", family="wav2vec2", stream="speech", revision="1", layers=1,
+        >>> encoder = EncoderSpecification(name="w", family="wav2vec2", modality="speech", revision="1", layers=1,
         ...     selected=(0,), width=4, sampling_rate=16000, stride=320, receptive_field=400)
         >>> step_bounds(encoder, SpeechSettings(frames_per_step=2), frames=5, granularity="word",
         ...             alignment=None).tolist()

@@ -27,8 +27,8 @@ _INFINITE = 65520.0  # What float16 rounds to infinity.
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewKey:
-    """What one view of a store holds; two views differ in any of this.
+class FeatureKey:
+    """What one feature set of a store holds; two feature sets differ in any of this.
 
     Attributes:
         specification: The encoder's.
@@ -52,26 +52,26 @@ class ViewKey:
 
     @property
     def folder(self) -> str:
-        """Name of the view's folder: what it is, and a hash of all that shapes its numbers."""
+        """Name of the feature set's folder: what it is, and a hash of all that shapes its numbers."""
         encoder = self.specification
         # The name of an encoder is left out: the same weights in another folder give the same features.
         shape = [VERSION, encoder.family, encoder.revision, list(encoder.selected), encoder.stride]
         mark = fingerprint(shape, self.granularity, self.frames_per_step, self.precision, self.limit)
-        return f"{encoder.stream}-{encoder.family}-{self.granularity}-{mark}"
+        return f"{encoder.modality}-{encoder.family}-{self.granularity}-{mark}"
 
 
-class View:
+class FeatureSet:
     """One kind of feature for many utterances, by the hash of their content, or of content and alignment.
 
-    An utterance has one name in all views, `CONTENT` or `CONTENT+ALIGNMENT`; a view that no alignment shapes takes
+    An utterance has one name in all feature sets, `CONTENT` or `CONTENT+ALIGNMENT`; one that no alignment shapes takes
     the first part.
 
     Args:
         root: Folder of the store.
-        key: What the view holds.
+        key: What the feature set holds.
     """
 
-    def __init__(self, root: Path, key: ViewKey) -> None:
+    def __init__(self, root: Path, key: FeatureKey) -> None:
         self.key = key
         self.folder = root / key.folder
         self._places: dict[str, tuple[Path, int, tuple[int, ...]]] = {}
@@ -134,7 +134,7 @@ class View:
             ) from None
 
     def write(self, features: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write one shard, whole or not at all; what the view already holds is left out.
+        """Write one shard, whole or not at all; what the feature set already holds is left out.
 
         Raises:
             StoreError: A value does not fit float16, or the disk is full.
@@ -173,10 +173,10 @@ class View:
 
     @contextmanager
     def writing(self, *, progress: Progress = Silent()) -> Iterator[None]:
-        """Hold the view for writing, and clear what a killed process left behind.
+        """Hold the feature set for writing, and clear what a killed process left behind.
 
         Args:
-            progress: Receives a note where another process is writing the view, which is waited for.
+            progress: Receives a note where another process is writing the feature set, which is waited for.
 
         Raises:
             StoreError: This process may not write it.

@@ -198,7 +198,7 @@ class Tuner:
                 frontend.mix.standardise_by(*statistics_of(self._features(modality, sample)))
 
     def _features(self, modality: str, names: Sequence[str]) -> Iterable[torch.Tensor]:
-        recordings = replace(self.recordings, streams=(modality,))
+        recordings = replace(self.recordings, modalities=(modality,))
         for items in prefetched(recordings.load, self._groups(names), ahead=1):
             with inference(self.processes.device):
                 found = [one.cpu() for one in self.network.features(modality, items[modality])]

@@ -20,15 +20,15 @@ from emofuse.settings import FinetuneSettings
 
 Steps = Literal["utterance", "frame"]
 Items = Mapping[str, Sequence[Any]]
-"""What each stream is given of some utterances: clips `(samples,)` for `speech`, texts for `text`."""
+"""What each modality is given of some utterances: clips `(samples,)` for `speech`, texts for `text`."""
 
 
 class TunedNetwork(nn.Module):
     """Sound and words to logits. Convolutions that read sound stay as they are, all else is trained.
 
     Args:
-        head: The model above the encoders, with a layer mix for each stream that it reads.
-        encoders: Encoder of each stream; their weights are let go.
+        head: The model above the encoders, with a layer mix for each modality that it reads.
+        encoders: Encoder of each modality; their weights are let go.
         granularity: What the speech frames are pooled to, as for stored features.
         frames_per_step: Likewise.
         gradient_checkpointing: Compute the encoders' layers anew on the way back.
@@ -45,7 +45,7 @@ class TunedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.head = head
-        self.encoders = nn.ModuleDict({stream: encoder.model for stream, encoder in encoders.items()})
+        self.encoders = nn.ModuleDict({modality: encoder.model for modality, encoder in encoders.items()})
         self._sources = dict(encoders)
         self._granularity, self._frames_per_step = granularity, frames_per_step
         for encoder in encoders.values():
@@ -62,10 +62,10 @@ class TunedNetwork(nn.Module):
                 module.eval()
         return self
 
-    def features(self, stream: str, items: Sequence[Any]) -> list[torch.Tensor]:
-        """What the head reads of a stream, one `(layers, steps, width)` an utterance, on the device."""
-        states = self._sources[stream].states(items)
-        if stream == "text":
+    def features(self, modality: str, items: Sequence[Any]) -> list[torch.Tensor]:
+        """What the head reads of a modality, one `(layers, steps, width)` an utterance, on the device."""
+        states = self._sources[modality].states(items)
+        if modality == "text":
             return states
         return [
             pool_frames(one, granularity=self._granularity, frames_per_step=self._frames_per_step) for one in states

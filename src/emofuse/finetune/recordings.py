@@ -31,7 +31,7 @@ class Recordings:
         sizes: Samples of each; letters of its text where no sound is read.
         keys: What each is, as a hash of its sound, or its text.
         failed: Utterances whose sound cannot be used, and why.
-        streams: What is read of them.
+        modalities: What is read of them.
         notes: What the reader should know of some, for the process that writes the report.
     """
 
@@ -39,28 +39,28 @@ class Recordings:
     sizes: Mapping[str, float]
     keys: Mapping[str, str]
     failed: Mapping[str, AudioError]
-    streams: tuple[str, ...]
+    modalities: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def load(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """Clips and texts of some utterances."""
         items: dict[str, list[Any]] = {}
-        if "speech" in self.streams:
+        if "speech" in self.modalities:
             items["speech"] = [_clip(self.rows[name]) for name in names]
-        if "text" in self.streams:
+        if "text" in self.modalities:
             items["text"] = [self.rows[name].text or "" for name in names]
         return items
 
 
 def listen(
-    rows: Sequence[Utterance], streams: Sequence[str], processes: Alone, *, progress: Progress = Silent()
+    rows: Sequence[Utterance], modalities: Sequence[str], processes: Alone, *, progress: Progress = Silent()
 ) -> Recordings:
     """Open every recording once, each process its share, so that a bad one is known before training starts."""
-    if "speech" not in streams:
+    if "speech" not in modalities:
         sizes = {row.utterance: float(len(row.text or "")) for row in rows}
         keys = {row.utterance: row.text or "" for row in rows}
         return Recordings(
-            rows={row.utterance: row for row in rows}, sizes=sizes, keys=keys, failed={}, streams=tuple(streams)
+            rows={row.utterance: row for row in rows}, sizes=sizes, keys=keys, failed={}, modalities=tuple(modalities)
         )
     samples = torch.zeros(len(rows), dtype=torch.int64)
     letters = torch.zeros(len(rows), KEY, dtype=torch.int32)
@@ -77,7 +77,7 @@ def listen(
     # A process knows only why its own recordings failed, and all of them need to know.
     failed = {row.utterance: _failure(row) for row in rows if not counts[row.utterance]}
     marked = [row for row, count in zip(rows, processes.total(noted).tolist(), strict=True) if count]
-    texts = {row.utterance: row.text or "" if "text" in streams else "" for row in rows}
+    texts = {row.utterance: row.text or "" if "text" in modalities else "" for row in rows}
     return Recordings(
         rows={row.utterance: row for row in rows if row.utterance not in failed},
         sizes={name: float(count) for name, count in counts.items()},
@@ -85,7 +85,7 @@ def listen(
             row.utterance: bytes(code).decode() + texts[row.utterance] for row, code in zip(rows, codes, strict=True)
         },
         failed=failed,
-        streams=tuple(streams),
+        modalities=tuple(modalities),
         notes={row.utterance: _listen_to(row)[2] for row in marked} if processes.main else {},
     )
 

@@ -118,7 +118,7 @@ def finetune(
     _check_inputs(network, plan)
     if "text" in plan.modalities and plan.text.context:
         raise SettingsError("encoders are not tuned with dialogue context", where="text.context", remedy="set it to 0")
-    specifications = {stream: encoder.specification for stream, encoder in _load(plan, "cpu").items()}
+    specifications = {modality: encoder.specification for modality, encoder in _load(plan, "cpu").items()}
     recordings = listen(list(utterances(manifest)), plan.modalities, processes, progress=progress)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in recordings.failed.items()}}
     usable = manifest[manifest["utterance"].isin(list(recordings.rows))].reset_index(drop=True)
@@ -276,11 +276,11 @@ class _Job:
         """Write the tuned encoders, each as a folder that a recipe can name, and the weights of the model above."""
         from safetensors.torch import save_file
 
-        for stream, encoder in encoders.items():
-            place = folder / ENCODERS / stream
+        for modality, encoder in encoders.items():
+            place = folder / ENCODERS / modality
             with written_folder(place) as part:
                 encoder.save(part)
-            before = self.specifications[stream]
+            before = self.specifications[modality]
             write_card(
                 place,
                 title=f"{Path(before.name).name}, tuned by emofuse",
@@ -441,7 +441,7 @@ def _gather(
         },
         "text_sources": text_sources(manifest[manifest["utterance"].isin(list(protocol.utterances))]),
         "context": 0,
-        "encoders": {stream: asdict(one) for stream, one in job.specifications.items()},
+        "encoders": {modality: asdict(one) for modality, one in job.specifications.items()},
         "layer_weights": layer_mixes(done, job.root),
         "curves": curves(done, job.root),
         "recipe": dict(plan.recipe),

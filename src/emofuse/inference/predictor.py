@@ -1,4 +1,4 @@
-"""One call from a sound file (and its words) to an emotion."""
+"""One call from a recording (and its words) to an emotion."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEFAULT = Path(__file__).parent.parent / "builtin" / "model"
 """The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
 
 Sound = str | os.PathLike[str] | NDArray[Any]
-"""A sound file, or samples."""
+"""A recording, or samples."""
 
 _Read = Mapping[str, Mapping[str, torch.Tensor]]
 """What each network reads of a modality, by the names of `Batch`."""
@@ -116,11 +116,11 @@ class Predictor:
             self._check("text", self._text)
         return self._text
 
-    def _check(self, stream: str, encoder: SpeechEncoder | TextEncoder) -> None:
-        wanted, found = self.checkpoint.encoders[stream], encoder.specification
+    def _check(self, modality: str, encoder: SpeechEncoder | TextEncoder) -> None:
+        wanted, found = self.checkpoint.encoders[modality], encoder.specification
         if (wanted.revision, wanted.selected, wanted.width) != (found.revision, found.selected, found.width):
             raise CheckpointError(
-                f"the {stream} encoder has revision {found.revision[:12]}, and the model was trained on "
+                f"the {modality} encoder has revision {found.revision[:12]}, and the model was trained on "
                 f"{wanted.revision[:12]}",
                 where=found.name,
                 remedy="put back the encoder that the model was trained on, or train again",
@@ -133,7 +133,7 @@ class Predictor:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Streams without which the model cannot answer; late fusion answers from either."""
+        """Modalities without which the model cannot answer; late fusion answers from either."""
         return needs_of(self._model)
 
     @property
@@ -151,7 +151,7 @@ class Predictor:
         """Tell the emotion of one utterance.
 
         Args:
-            audio: A sound file, or mono samples at 16 kHz, `(samples,)`, as floats between -1 and 1 or signed integers.
+            audio: A recording, or mono samples at 16 kHz, `(samples,)`, as floats between -1 and 1 or signed integers.
             text: Its words; what holds no letter or digit counts as none. Where the recogniser hears none, a model that
                 needs words reads that there are none, as in training.
             alignment: When its words, syllables and phones are said; without, the aligner of the model's training
@@ -160,7 +160,7 @@ class Predictor:
 
         Raises:
             AudioError: The sound cannot be used.
-            SettingsError: A stream that the model needs is missing, text is no string, or samples have another rate.
+            SettingsError: A modality that the model needs is missing, text is no string, or samples have another rate.
             AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
             EncoderError: The CTC model that aligned its training cannot be had.
             CheckpointError: The answer is no finite number.
@@ -218,14 +218,14 @@ class Predictor:
             notes += cut_notes(self._load_text() if subwords is None else subwords, {"": text}).get("", ())
             if self.checkpoint.text.context:
                 notes.append("the model was trained on words in their dialogue, and here they are read without one")
-        for stream, value in (("speech", audio), ("text", text)):
-            if stream in takes and value is None:
-                if stream in self.needs or not inputs:
-                    raise self._lack(stream, where=audio if isinstance(audio, (str, Path)) else None)
-                if stream == "text" and spoken is not None:
+        for modality, value in (("speech", audio), ("text", text)):
+            if modality in takes and value is None:
+                if modality in self.needs or not inputs:
+                    raise self._lack(modality, where=audio if isinstance(audio, (str, Path)) else None)
+                if modality == "text" and spoken is not None:
                     continue
-                notes.append(f"no {stream} was given, so the answer rests on {' and '.join(inputs)} alone")
-            elif stream not in takes and value is not None and stream == "text":
+                notes.append(f"no {modality} was given, so the answer rests on {' and '.join(inputs)} alone")
+            elif modality not in takes and value is not None and modality == "text":
                 notes.append(f"the {self.checkpoint.name} model does not read text, so it was left out")
         scores = self._scores(inputs, Facts(text=spoken or "", alignment=alignment))
         source = str(audio) if isinstance(audio, (str, Path)) else None
@@ -323,11 +323,11 @@ class Predictor:
                 remedy="leave it out",
             )
 
-    def _lack(self, stream: str, *, where: Path | str | None = None) -> SettingsError:
+    def _lack(self, modality: str, *, where: Path | str | None = None) -> SettingsError:
         what, remedy = {
-            "speech": ("speech", "give a sound file"),
+            "speech": ("speech", "give a recording"),
             "text": ("the words", "give them with text= or --text, or use a speech or late model"),
-        }[stream]
+        }[modality]
         return SettingsError(f"the {self.checkpoint.name} model needs {what}", where=where, remedy=remedy)
 
     def _recognise(self, transcriber: Recogniser, clip: NDArray[np.float32]) -> tuple[str, str]:

@@ -42,8 +42,8 @@ from emofuse.scoring.record import AGAIN, check_result
 from emofuse.scoring.result import caution, counted
 from emofuse.scoring.table import Scores, read_scores
 
-_REPEATED = 0.99  # Share of test transcripts seen in training from which a corpus counts as fixed sentences.
-_BEYOND_CHANCE = 0.05  # Agreement of labels, as a share of the way from chance to certainty, that counts as chance.
+_REPEATED = 0.99  # Fraction of test transcripts seen in training from which a corpus counts as fixed sentences.
+_BEYOND_CHANCE = 0.05  # Agreement of labels, as a fraction of the way from chance to certainty, that counts as chance.
 
 
 def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
@@ -148,21 +148,21 @@ def _write(run: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _stem(name: str) -> str:
-    """A file name for a model or stream, whatever its own name holds."""
+    """A file name for a model or modality, whatever its own name holds."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.") or "model"
 
 
 def _model_section(run: _Run, model: str) -> _Section:
     scores = run.scores.of(model)
     drawn = list(figures(run.models[model], scores))
-    for stream, units in (run.section("layer_weights").get(model) or {}).items():
+    for modality, units in (run.section("layer_weights").get(model) or {}).items():
         if units and len(units[0]) > 1:
             drawn.append(
                 Figure(
-                    f"layers-{_stem(stream)}",
-                    f"Learned layer weights, {one_line(stream)}: mean over {_count(len(units), 'trained model')}, "
+                    f"layers-{_stem(modality)}",
+                    f"Learned layer weights, {one_line(modality)}: mean over {_count(len(units), 'trained model')}, "
                     "standard deviation (black), extremes (orange); dotted: all layers alike.",
-                    plots.layer_plot(units, _layers(run, stream, units, model=model)),
+                    plots.layer_plot(units, _layers(run, modality, units, model=model)),
                 )
             )
     if trials := run.section("curves").get(model):
@@ -176,13 +176,13 @@ def _model_section(run: _Run, model: str) -> _Section:
     return _Section(model, tuple(drawn), worst_mistakes(scores, run.manifest))
 
 
-def _layers(run: _Run, stream: str, units: Sequence[Sequence[float]], *, model: str) -> list[int]:
+def _layers(run: _Run, modality: str, units: Sequence[Sequence[float]], *, model: str) -> list[int]:
     """Number of each weighted layer in its encoder."""
     if len({len(unit) for unit in units}) != 1:
         raise ScoresError(
-            f"the {stream} layer weights of model {model!r} differ in number", where="result.json", remedy=AGAIN
+            f"the {modality} layer weights of model {model!r} differ in number", where="result.json", remedy=AGAIN
         )
-    selected = (run.section("encoders").get(stream) or {}).get("selected") or ()
+    selected = (run.section("encoders").get(modality) or {}).get("selected") or ()
     return list(selected) if len(selected) == len(units[0]) else list(range(len(units[0])))
 
 
@@ -379,11 +379,11 @@ def _warnings(run: _Run, *, empty_words: str) -> list[str]:
             f"This split is not speaker-independent: up to {_count(found, 'speaker')} are in training and test."
         )
     corpora = run.section("sources") or [name for name in str(run.result.get("corpus") or "").split(", ") if name]
-    for stream, encoder in run.section("encoders").items():
+    for modality, encoder in run.section("encoders").items():
         exposure = [str(name) for name in encoder.get("exposure") or ()]
         if seen := [one_line(corpus) for corpus in corpora if any(_same_corpus(corpus, name) for name in exposure)]:
             told.append(
-                f"The {stream} encoder {one_line(encoder.get('name', ''))} is known to have seen {_and(seen)} "
+                f"The {modality} encoder {one_line(encoder.get('name', ''))} is known to have seen {_and(seen)} "
                 "in its own training: its figures on this corpus are optimistic."
             )
     if few := caution(next(iter(run.models.values()))):

@@ -180,12 +180,12 @@ def context_of(result: Mapping[str, Any]) -> str | None:
 
 
 def encoder_rows(result: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """Stream, name and known facts of each encoder."""
+    """Modality, name and known facts of each encoder."""
     described = []
-    for stream, encoder in (result.get("encoders") or {}).items():
+    for modality, encoder in (result.get("encoders") or {}).items():
         name = str(encoder.get("name", ""))
         if name == "words":
-            described.append((stream, name, [("Trained on", "the training parts only")]))
+            described.append((modality, name, [("Trained on", "the training parts only")]))
             continue
         facts = [
             ("Revision", encoder.get("revision")),
@@ -198,7 +198,7 @@ def encoder_rows(result: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[s
             ("Stride, samples", encoder.get("stride") or None),
         ]
         rows = [(title, _plain(value)) for title, value in facts if value is not None]
-        described.append((stream, name, rows))
+        described.append((modality, name, rows))
     return described
 
 

@@ -196,11 +196,11 @@ def tiny_text_encoder(folder: Path, *, family: str = "bert", seed: int = 0) -> P
     special = (
         ["[CLS]", "[PAD]", "[SEP]", "[UNK]"] if family in {"roberta", "mpnet"} else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     )
-    pieces = [*special, "[MASK]", *_WORDS, *(letter for letter in letters if letter not in _WORDS)]
-    pieces += [f"##{letter}" for letter in letters]
+    subwords = [*special, "[MASK]", *_WORDS, *(letter for letter in letters if letter not in _WORDS)]
+    subwords += [f"##{letter}" for letter in letters]
     config = transformers.AutoConfig.for_model(
         family,
-        vocab_size=len(pieces),
+        vocab_size=len(subwords),
         hidden_size=_WIDTH,
         embedding_size=_WIDTH,
         num_hidden_layers=2,
@@ -208,12 +208,12 @@ def tiny_text_encoder(folder: Path, *, family: str = "bert", seed: int = 0) -> P
         intermediate_size=64,
         hidden_dim=64,
         max_position_embeddings=72,
-        pad_token_id=pieces.index("[PAD]"),
-        bos_token_id=pieces.index("[CLS]"),
-        eos_token_id=pieces.index("[SEP]"),
+        pad_token_id=subwords.index("[PAD]"),
+        bos_token_id=subwords.index("[CLS]"),
+        eos_token_id=subwords.index("[SEP]"),
     )
     _save(transformers.AutoModel.from_config(config).__class__, config, folder, seed=seed)
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(subwords) + "\n", encoding="utf-8")
     tokenizer = transformers.BertTokenizer(vocab=str(folder / "vocab.txt"), model_max_length=64)
     tokenizer.save_pretrained(folder)
     return folder

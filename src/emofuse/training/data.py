@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from emofuse.encoders.words import WordPieces
+from emofuse.encoders.words import Subwords
 from emofuse.errors import ManifestError
-from emofuse.features.dataset import Dataset, Reader, view_reader
+from emofuse.features.dataset import Dataset, Reader, feature_reader
 from emofuse.features.extras import EXTRAS, Facts
-from emofuse.features.store import View, ViewKey
-from emofuse.manifest import utterances, vote_shares
+from emofuse.features.store import FeatureKey, FeatureSet
+from emofuse.manifest import utterances, vote_fractions
 from emofuse.models.base import Shapes
 from emofuse.plan import ModelPlan, Plan, pools_frames, shapes_of
 from emofuse.protocols import Protocol
@@ -62,7 +62,7 @@ def facts_of(manifest: pd.DataFrame, plan: Plan, protocol: Protocol) -> dict[str
     """
     classes, merge = protocol.classes, plan.protocol.merge
     asked = {extra for one in plan.models for extra in one.inputs.extras}
-    votes = vote_shares(manifest, classes, merge=merge) if plan.learns_votes or "votes" in asked else {}
+    votes = vote_fractions(manifest, classes, merge=merge) if plan.learns_votes or "votes" in asked else {}
     columns = {one.removeprefix("values."): one for one in manifest.columns if one.startswith("values.")}
     known = manifest.set_index("utterance")
     values = {
@@ -106,10 +106,10 @@ class TrainingData:
     store: Path
     speech_settings: SpeechSettings
     text_settings: TextSettings
-    speech: Mapping[str, ViewKey] = field(default_factory=dict)
+    speech: Mapping[str, FeatureKey] = field(default_factory=dict)
     speech_keys: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, Mapping[str, NDArray[np.int32]]] = field(default_factory=dict)
-    text: Mapping[str, ViewKey] = field(default_factory=dict)
+    text: Mapping[str, FeatureKey] = field(default_factory=dict)
     text_keys: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Facts] = field(default_factory=dict)
 
@@ -128,21 +128,21 @@ class TrainingData:
         found = {"speech": self.speech, "text": self.text}
         return {modality: next(iter(keys.values())).specification for modality, keys in found.items() if keys}
 
-    def subwords(self, model: ModelPlan, names: Sequence[str]) -> WordPieces | None:
+    def subwords(self, model: ModelPlan, names: Sequence[str]) -> Subwords | None:
         """Learn subwords from the transcripts of training utterances, where the model trains its own."""
         if self.text or "text" not in model.inputs.modalities:
             return None
         settings = self.text_settings
-        return WordPieces.fit(
+        return Subwords.fit(
             [self.facts[name].text for name in names], size=settings.vocabulary, max_tokens=settings.max_tokens
         )
 
-    def shapes(self, model: ModelPlan, subwords: WordPieces | None) -> Shapes:
+    def shapes(self, model: ModelPlan, subwords: Subwords | None) -> Shapes:
         """What the model's inputs look like."""
         size = subwords.size if subwords is not None else None
         return shapes_of(model.inputs, self.speech_settings, self.encoders, subwords=size)
 
-    def dataset(self, model: ModelPlan, names: Sequence[str], subwords: WordPieces | None) -> Dataset:
+    def dataset(self, model: ModelPlan, names: Sequence[str], subwords: Subwords | None) -> Dataset:
         """Utterances with what the model reads of them."""
         readers: dict[str, Reader] = {}
         bounds, steps = None, model.inputs.steps
@@ -181,7 +181,7 @@ class TrainingData:
 
         return read
 
-    def _subword_reader(self, subwords: WordPieces) -> Reader:
+    def _subword_reader(self, subwords: Subwords) -> Reader:
         def read(name: str) -> torch.Tensor:
             return subwords.encode([self.facts[name].text])[0]
 
@@ -195,11 +195,13 @@ class TrainingData:
 
     @cached_property
     def _speech_readers(self) -> dict[str, Reader]:
-        return {name: view_reader(View(self.store, key), self.speech_keys) for name, key in self.speech.items()}
+        return {
+            name: feature_reader(FeatureSet(self.store, key), self.speech_keys) for name, key in self.speech.items()
+        }
 
     @cached_property
     def _text_readers(self) -> dict[str, Reader]:
-        return {name: view_reader(View(self.store, key), self.text_keys) for name, key in self.text.items()}
+        return {name: feature_reader(FeatureSet(self.store, key), self.text_keys) for name, key in self.text.items()}
 
 
 def _in_a_row(readers: Sequence[Reader]) -> Reader:

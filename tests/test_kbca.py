@@ -14,7 +14,7 @@ from torch import nn
 
 from emofuse.errors import SettingsError
 from emofuse.features.lexicon import word_id
-from emofuse.models.base import Shapes
+from emofuse.models.base import Batch, Shapes
 from emofuse.models.blocks.attention import Lognormal
 from emofuse.models.frontend import InputShape
 from emofuse.models.kbca import KBCA, KBCASettings
@@ -38,12 +38,12 @@ def said(*texts: str) -> Mapping[str, torch.Tensor]:
 SAID = said("Happy the table", "so very sad , sad", "sad")
 
 
-def kbca(*, deviation: float = 0.2, divergence: float = 0.1, **settings: Any) -> Any:
+def kbca(*, layers: int = 2, deviation: float = 0.2, divergence: float = 0.1, **settings: Any) -> Any:
     return make(
         "kbca",
         width=8,
         heads=2,
-        layers=2,
+        layers=layers,
         dropout=0.0,
         attention_dropout=0.0,
         **settings,
@@ -87,6 +87,8 @@ def test_a_text_that_was_cut_keeps_the_words_that_are_left(lexicon: Path) -> Non
     scores = model._from_lexicon(given, mask)
     assert scores[0].tolist() == pytest.approx([0.0, 0.6, 0.0, 0.8, 0.0, 0.0, 0.0])
     assert scores[1].tolist() == [0.0] * 7
+    nothing = batch(extras=said("", "", ""))
+    assert (model._from_lexicon(nothing, mask) == 0).all()
 
 
 def test_a_shuffled_lexicon_changes_the_prior_and_no_prediction(lexicon: Path, tmp_path: Path) -> None:
@@ -119,6 +121,16 @@ def test_the_divergence_is_that_of_all_attention_and_rises_with_progress() -> No
     for weight, expected in zip(weights, (0.1 / (1 + math.exp(3.6)), 0.05, 0.1 / (1 + math.exp(-8.4))), strict=True):
         torch.testing.assert_close(weight, expected * value)
     assert value > Lognormal(0.5, 0.9).divergence(torch.zeros(1), torch.zeros(1)).item()
+
+
+def test_the_divergence_ignores_padding() -> None:
+    model, given = kbca(layers=1).train(), batch()
+    other = {}
+    for name in ("speech", "text"):
+        values, mask = given.of(name)
+        other[name] = values.masked_fill(~mask[:, None, :, None], 5.0)
+    changed = Batch(**{**vars(given), **other})
+    torch.testing.assert_close(model(changed).aux["divergence"], model(given).aux["divergence"])
 
 
 def test_a_learned_prior_is_trained() -> None:

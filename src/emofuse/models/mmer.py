@@ -137,7 +137,7 @@ class MMER(EmotionModel):
         settings, aux = self.settings, output.aux
         found = super().losses(output, batch, progress=progress)
         if settings.ctc and batch.speech_mask is not None:
-            characters = batch.extras["characters"].clamp_min(0)
+            characters = batch.extras["characters"]
             found["ctc"] = settings.ctc * ctc(
                 aux["spelling"], batch.speech_mask, characters, utterances=batch.names or None
             )

@@ -58,7 +58,7 @@ def ctc(
     Args:
         logits: `(batch, steps, symbols)`; symbol 0 is the blank.
         mask: `(batch, steps)`, True for the valid steps, which come first.
-        targets: `(batch, length)`; 0 is padding, and comes last.
+        targets: `(batch, length)`; what is not positive is padding, and comes last.
         utterances: Names for the error.
 
     Raises:

@@ -261,7 +261,7 @@ _UNREADABLE = (
 )
 
 
-def read_scores(path: Path, *, by: str | None = None) -> Scores:
+def read_scores(path: Path | str, *, by: str | None = None) -> Scores:
     """Read a score table from Parquet or CSV, ours or another tool's.
 
     CSV may be separated by commas, semicolons, tabs or bars, also with decimal commas, in UTF-8, UTF-16 or Windows'
@@ -275,6 +275,7 @@ def read_scores(path: Path, *, by: str | None = None) -> Scores:
     Raises:
         ScoresError: The file is absent, of another kind, or breaks the rules of `make_scores`.
     """
+    path = Path(path)
     if path.is_dir():
         raise ScoresError("this is a folder", where=path, remedy="name the table in it, such as scores.parquet")
     if not path.is_file():

@@ -22,6 +22,7 @@ BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts")
 
 
+@pytest.mark.slow
 def test_the_page_on_extensions_runs_as_it_stands(
     tmp_path: Path, emo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from emofuse.models.base import Batch, EmotionModel, Inputs, Output, Shapes, Speech, Task, Text
-from emofuse.models.pooling import Pooling
+from emofuse.models.blocks.pooling import Pooling
 from emofuse.models.unimodal import Head, SpeechModel
 
 

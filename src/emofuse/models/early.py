@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from emofuse.models.base import Batch, EmotionModel, Inputs, Output, Shapes, Speech, Task, Text
-from emofuse.models.coattention import CoAttention
+from emofuse.models.blocks.coattention import CoAttention
+from emofuse.models.blocks.pooling import Pooling
 from emofuse.models.frontend import LockedDropout
-from emofuse.models.pooling import Pooling
 from emofuse.models.unimodal import Head, HeadSettings
 from emofuse.settings import Fraction, Granularity
 

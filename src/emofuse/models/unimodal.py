@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from emofuse.models.base import Batch, EmotionModel, Inputs, ModelSettings, Output, Shapes, Speech, Task, Text
-from emofuse.models.pooling import Pooling, PoolingKind
+from emofuse.models.blocks.pooling import Pooling, PoolingKind
 from emofuse.settings import Fraction, Width
 
 

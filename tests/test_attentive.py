@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from emofuse.finetune.processes import Processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +42,7 @@ from emofuse.testing import tiny_corpus, tone
 from emofuse.training.data import TrainingData
 from emofuse.training.folder import TRIALS
 from emofuse.training.loop import predict_scores
+from emofuse.training.processes import Processes
 from emofuse.training.trials import Trial, is_done
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 

@@ -132,11 +132,10 @@ class Dataset:
         extras = {extra: pad_extra([read(name) for name in names]) for extra, read in self.extras.items()}
         return Batch(names=names, truth=truth, targets=targets, extras=extras, **found)
 
-    def batches(self, size: int, *, generator: torch.Generator | None = None) -> Iterator[Batch]:
-        """All utterances once: shuffled by a generator, or in order."""
-        order = range(len(self)) if generator is None else torch.randperm(len(self), generator=generator).tolist()
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All utterances once, in order."""
         for start in range(0, len(self), size):
-            yield self.batch(list(order[start : start + size]))
+            yield self.batch(range(start, min(start + size, len(self))))
 
 
 def pad_extra(items: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from emofuse.encoders import SpeechEncoder, load_speech_encoder
-from emofuse.features.batching import padding_share, plan_batches
+from emofuse.features.batching import padding_fraction, plan_batches
 from emofuse.settings import SpeechSettings
 from emofuse.testing import tone
 
@@ -73,7 +73,7 @@ def main() -> None:
     print(f"emofuse, wav2vec2-base, batches of at most {settings.batch_seconds:.0f} s: {audio / fast:.1f} x real time")
     print(f"ratio: {slow / fast:.2f}")
     print(f"builtin:speech, the same batches: {audio / small:.1f} x real time, {fast / small:.1f} times wav2vec2-base")
-    print(f"padding: {100 * padding_share(list(lengths), groups):.1f} %")
+    print(f"padding: {100 * padding_fraction(list(lengths), groups):.1f} %")
     print(
         f"fraction of this machine's measured matrix-product peak: {100 * FLOP_PER_SECOND * audio / fast / top:.0f} %"
     )

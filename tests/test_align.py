@@ -1,4 +1,4 @@
-"""Words as they are said, their pronunciations and syllables, and the aligners that find them in the sound."""
+"""Words as they are said, their pronunciations and syllables, and the aligners that find them in the audio."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from emofuse.align.pronounce import dictionary, letters_to_phones, pronounce
 from emofuse.align.run import align_manifest
 from emofuse.align.sphinx import SphinxAligner
 from emofuse.align.syllables import ONSETS, PHONES, VOWELS, phones_by_word, syllabify
-from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.align.table import read_alignments, read_keys, write_alignments
 from emofuse.align.writers import write_files
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.corpora import read_corpus
@@ -405,7 +405,7 @@ def test_what_ctc_cannot_do_is_said(recogniser: Path, tmp_path: Path) -> None:
 
 
 def check_tier(segments: tuple[Segment, ...], duration: float) -> None:
-    """In order, without overlaps, within the sound."""
+    """In order, without overlaps, within the audio."""
     last = 0.0
     for segment in segments:
         assert last - 1e-9 <= segment.start < segment.end <= duration + 1e-9
@@ -551,7 +551,7 @@ def test_a_manifest_is_aligned_and_its_failures_are_counted(
     assert sorted(name for names in counted.problems.values() for name in names) == [
         "broken", "german", "missing", "silent", "wordless",
     ]  # fmt: skip
-    for name, problem in (("missing", "no such file"), ("silent", "no sound"), ("wordless", "no transcript")):
+    for name, problem in (("missing", "no such file"), ("silent", "no audio"), ("wordless", "no transcript")):
         assert problem in str(found[name].problem)
         assert found[name].tiers == {}
     assert counted.sources == {"sphinx": 2}
@@ -571,12 +571,12 @@ def test_what_is_aligned_is_kept_until_its_sound_or_words_change(manifest: pd.Da
         for name, one in found.items()
     }
     other = Alignment(utterance="of another manifest", tiers={}, source="sphinx", problem="none")
-    write_alignments([*marked.values(), other], out, marks=read_marks(out))
+    write_alignments([*marked.values(), other], out, keys=read_keys(out))
     again = align_manifest(manifest[:3], out, jobs=1)
     assert labels(again["one"].tiers["word"]) == labels(again["two"].tiers["word"]) == ["kept"]
     assert again["broken"].problem == found["broken"].problem
-    failed = replace(found["one"], tiers={}, problem="the aligner died of this sound; make more memory free")
-    write_alignments([failed], tmp_path / "failed.parquet", marks=read_marks(out))
+    failed = replace(found["one"], tiers={}, problem="the aligner crashed on this recording; make more memory free")
+    write_alignments([failed], tmp_path / "failed.parquet", keys=read_keys(out))
     assert align_manifest(manifest[:1], tmp_path / "failed.parquet", jobs=1)["one"].problem is None
     assert list(read_alignments(out)) == ["one", "two", "broken", "of another manifest"]
 
@@ -621,8 +621,8 @@ def test_a_process_that_dies_costs_one_utterance(tmp_path: Path) -> None:
         return run._Task(utterance=one, corpus=None, language=language, aligner="sphinx")
 
     tasks = [task("a", None), task("b", Deadly("en")), task("c", None)]
-    work, died = (partial(one, "sphinx", None, "cpu") for one in (run._in_process, run._died))
-    done = in_processes(work, tasks, jobs=2, died=died)
+    work, crashed = (partial(one, "sphinx", None, "cpu") for one in (run._in_process, run._crashed))
+    done = in_processes(work, tasks, jobs=2, crashed=crashed)
     found = {one.utterance: one.problem for one, _ in done}
     assert found.keys() == {"a", "b", "c"}
     assert "crashed" in str(found["b"])
@@ -665,7 +665,7 @@ def test_what_other_weights_have_aligned_is_aligned_again(recogniser: Path, tmp_
         (found,) = align_manifest(manifest, out, aligner="ctc", model=str(place)).values()
         kept = labels(found.tiers["word"]) == ["kept"]
         write_alignments(
-            [replace(found, tiers={"word": (Segment(start=0, end=0.1, label="kept"),)})], out, marks=read_marks(out)
+            [replace(found, tiers={"word": (Segment(start=0, end=0.1, label="kept"),)})], out, keys=read_keys(out)
         )
         return kept
 

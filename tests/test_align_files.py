@@ -25,7 +25,7 @@ from emofuse.align.fit import agreement, check_words
 from emofuse.align.readers import read_emodb, read_iemocap, with_syllables
 from emofuse.align.run import align_manifest
 from emofuse.align.shipped import AlignmentFiles
-from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.align.table import read_alignments, read_keys, write_alignments
 from emofuse.align.textgrid import read_textgrid, write_textgrid
 from emofuse.align.writers import write_files
 from emofuse.audio import SAMPLING_RATE
@@ -112,10 +112,10 @@ def test_a_table_is_read_as_it_was_written(many: list[Any]) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "alignments.parquet"
-        write_alignments(alignments, path, marks={"u0": "x"})
+        write_alignments(alignments, path, keys={"u0": "x"})
         assert read_alignments(path) == {one.utterance: one for one in alignments}
         assert list(read_alignments(path)) == [one.utterance for one in alignments]
-        assert read_marks(path) == {"u0": "x"}
+        assert read_keys(path) == {"u0": "x"}
 
 
 def test_an_independent_reader_takes_the_table(tmp_path: Path) -> None:
@@ -700,7 +700,7 @@ def test_what_is_no_table_is_refused(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_alignments([WORDS], path)
     {**EVERYWHERE, "cut": cut}[damage](path)
-    for read in (read_alignments, read_marks):
+    for read in (read_alignments, read_keys):
         with pytest.raises(AlignmentError) as caught:
             read(path)
         assert caught.value.where == str(path)
@@ -833,7 +833,7 @@ def test_an_alignment_of_a_longer_sound_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.ctm").write_text("a 1 0.5 0.6 yes\nb 1 0.5 2.0 yes\n")
     files = AlignmentFiles(tmp_path / "a.ctm")
     assert files.read(Utterance(utterance="a"), duration=1.05)["word"][0].end == 1.05
-    with pytest.raises(AlignmentError, match=r"ends at 2.50 s and the sound at 1.00 s"):
+    with pytest.raises(AlignmentError, match=r"ends at 2.50 s and the audio at 1.00 s"):
         files.read(Utterance(utterance="b"), duration=1.0)
     with pytest.raises(AlignmentError, match="no alignments here"):
         AlignmentFiles(tmp_path / "none")
@@ -963,7 +963,7 @@ def test_a_textgrid_of_a_shorter_sound_is_doubted(tmp_path: Path) -> None:
     sound = sounds(tmp_path / "audio", seconds=5.0)
     rows = [{"utterance": "a", "audio": str(sound)}]
     found = align_manifest(make_manifest(rows, source="test"), files=grids(tmp_path / "grids", LONG))
-    assert "ends before the sound" in str(found["a"].note)
+    assert "ends before the audio" in str(found["a"].note)
     assert found["a"].tiers["word"]
     assert [line for line in coverage(found.values()).doubts() if line.startswith("1 doubtful: the file of its")]
 

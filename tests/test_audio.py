@@ -1,4 +1,4 @@
-"""Decoding, mixing, resampling, spans, lengths and identities of sound files."""
+"""Decoding, mixing, resampling, spans, lengths and identities of audio files."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_channels_that_would_cancel_are_not_averaged(tmp_path: Path, name: str, 
     [
         (lambda: [NOISE, 0 * NOISE], NOISE, "1 of 2 channels is silent"),
         (lambda: [0 * NOISE, 0.001 * OTHER, NOISE], NOISE, "2 of 3 channels are silent"),
-        (lambda: [NOISE, OTHER], (NOISE + OTHER) / 2, "hold different sound"),
+        (lambda: [NOISE, OTHER], (NOISE + OTHER) / 2, "hold different audio"),
         (lambda: [NOISE, 0.5 * NOISE], 0.75 * NOISE, None),
         (lambda: [NOISE, NOISE + 0.01 * OTHER], NOISE, None),
         (lambda: [NOISE + 0.3, NOISE - 0.3], NOISE, None),
@@ -245,10 +245,10 @@ def test_channels_are_mixed_by_what_they_hold(
 
 def test_of_several_tracks_the_first_is_read_and_the_others_are_named(tmp_path: Path) -> None:
     recording = read_audio(encode(tmp_path / "a.mka", NOISE[None], codec="flac", tracks=2))
-    assert recording.notes == ("the file has 2 sound tracks, of which the first was read",)
+    assert recording.notes == ("the file has 2 audio tracks, of which the first was read",)
 
 
-# Headers and what follows the sound
+# Headers and what follows the audio
 
 
 @pytest.mark.parametrize("claimed", [8000, 16000, 16001])
@@ -288,7 +288,7 @@ def test_every_header_is_held_to_what_the_file_holds(tmp_path: Path, name: str) 
     with pytest.raises(AudioError, match="cut short"):
         load_audio(write(tmp_path / f"cut-{name}", content[: len(content) * 3 // 5]))
     longer = read_audio(write(tmp_path / f"longer-{name}", content + b"junk" * 50))
-    assert (len(longer.samples), longer.notes) == (32000, ("200 bytes after the end of the sound were not read",))
+    assert (len(longer.samples), longer.notes) == (32000, ("200 bytes after the end of the audio were not read",))
 
 
 def test_an_rf64_that_holds_more_than_it_claims_is_read_to_its_end(tmp_path: Path) -> None:
@@ -349,18 +349,18 @@ def test_sounds_in_a_row_are_all_read_and_junk_behind_them_is_not(tmp_path: Path
     content = ogg(tmp_path / "a.ogg", subtype)
     one, two = load_audio(tmp_path / "a.ogg"), read_audio(write(tmp_path / "b.ogg", content * 2))
     assert len(two.samples) == pytest.approx(2 * len(one), abs=2000)
-    assert two.notes == ("the file is 2 sounds in a row, which were all read",)
+    assert two.notes == ("the file is 2 recordings in a row, which were all read",)
     assert audio_duration(tmp_path / "b.ogg") == pytest.approx(len(two.samples) / 16000, abs=0.2)
     longer = read_audio(write(tmp_path / "c.ogg", content + b"junk" * 99))
     np.testing.assert_array_equal(longer.samples, one)
-    assert longer.notes == ("396 bytes after the end of the sound were not read",)
+    assert longer.notes == ("396 bytes after the end of the audio were not read",)
 
 
 def test_flacs_in_a_row_are_all_read(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", NOISE, SAMPLING_RATE)
     recording = read_audio(write(tmp_path / "b.flac", (tmp_path / "a.flac").read_bytes() * 2))
     np.testing.assert_allclose(recording.samples, np.tile(NOISE, 2), atol=1e-4)
-    assert recording.notes == ("the file is 2 sounds in a row, which were all read",)
+    assert recording.notes == ("the file is 2 recordings in a row, which were all read",)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mka", "flac"), ("a.webm", "libopus")])
@@ -369,12 +369,12 @@ def test_what_follows_boxes_and_what_is_lost_between_them_is_said(tmp_path: Path
     once = read_audio(tmp_path / name)
     assert once.notes == read_audio(write(tmp_path / name, content + bytes(300))).notes == ()
     notes = read_audio(write(tmp_path / name, content + b"0123456789" * 30)).notes
-    assert notes == ("300 bytes after the end of the sound were not read",)
+    assert notes == ("300 bytes after the end of the audio were not read",)
     twice = read_audio(write(tmp_path / name, content * 2))
     if name == "a.m4a":
-        assert twice.notes == (f"{len(content)} bytes after the end of the sound were not read",)
+        assert twice.notes == (f"{len(content)} bytes after the end of the audio were not read",)
     else:
-        assert "the file is several sounds in a row, which were all read" in twice.notes
+        assert "the file is several recordings in a row, which were all read" in twice.notes
         assert len(twice.samples) == pytest.approx(2 * len(once.samples), rel=0.02)
     if name == "a.webm":
         content = content[: len(content) // 2] + bytes(2000) + content[len(content) // 2 + 2000 :]

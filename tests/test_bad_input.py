@@ -146,7 +146,7 @@ def flac_with_a_hole(folder: Path) -> Path:
 
 
 RANDOM = np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8).tobytes()
-SILENT, SHORT, CUT, ALIEN = "silent", "ms of sound", "cut short", "not a recording"
+SILENT, SHORT, CUT, ALIEN = "silent", "ms of audio", "cut short", "not an audio file"
 
 
 def rate_that_changes(folder: Path) -> Path:
@@ -203,7 +203,7 @@ BAD_SOUNDS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "random bytes named raw": (lambda folder: write(folder, RANDOM, "bad.raw"), ALIEN),
     "zero bytes": (lambda folder: write(folder, bytes(5000)), ALIEN),
     "picture": (picture, ALIEN),
-    "film without sound": (silent_film, "no sound track"),
+    "film without audio": (silent_film, "no audio track"),
     "playlist": (playlist, ALIEN),
     "rate that changes midway": (rate_that_changes, "changes midway"),
 }
@@ -227,7 +227,7 @@ def test_a_bad_sound_is_one_clear_error(tmp_path: Path, kind: str, capfd: pytest
         for kind, (_, words) in BAD_SOUNDS.items()
         if words in {"no such file", "folder", "empty", "no samples", ALIEN}
     ]
-    + ["wav cut in its samples", "m4a cut, index last", "ogg cut", "mp3 cut", "rate of 1 Hz", "film without sound"],
+    + ["wav cut in its samples", "m4a cut, index last", "ogg cut", "mp3 cut", "rate of 1 Hz", "film without audio"],
 )
 def test_a_length_is_refused_like_the_sound(tmp_path: Path, kind: str) -> None:
     make, words = BAD_SOUNDS[kind]
@@ -343,7 +343,7 @@ BAD_TABLES: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "json list": ("t.ndjson", '["a"]\n', {}, "row 1 is not a JSON object"),
     "json too deep": ("t.jsonl", '{"text": ' + 100_000 * "[", {}, "row 1 is not a JSON object"),
     "only missing sounds": ("t.csv", "audio\na.wav\nb.wav\n", {}, "none of the 2 recordings"),
-    "a zero in a sound's name": ("t.jsonl", r'{"audio": "a\u0000.wav"}', {}, "none of the 1 recordings"),
+    "a zero in a recording's name": ("t.jsonl", r'{"audio": "a\u0000.wav"}', {}, "none of the 1 recordings"),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emofuse.errors import StoreError
-from emofuse.features.batching import padding_share, plan_batches
+from emofuse.features.batching import padding_fraction, plan_batches
 from emofuse.features.dataset import Dataset, feature_reader, fit_statistics, pad
 from emofuse.features.pooling import pool_frames
 from emofuse.features.store import FeatureKey, FeatureSet
@@ -44,7 +44,7 @@ def test_a_batch_is_closed_only_when_the_next_clip_does_not_fit(sizes: list[floa
 def test_no_more_padding_than_in_the_order_given() -> None:
     sizes = np.random.default_rng(0).gamma(4.0, 1.1, 2000).tolist()
     given = [list(range(start, start + 10)) for start in range(0, len(sizes), 10)]
-    assert padding_share(sizes, plan_batches(sizes, budget=60.0)) < 0.05 < padding_share(sizes, given)
+    assert padding_fraction(sizes, plan_batches(sizes, budget=60.0)) < 0.05 < padding_fraction(sizes, given)
 
 
 @few
@@ -57,7 +57,7 @@ def test_the_padding_share_is_that_of_a_plain_loop(sizes: list[float], budget: f
         for index in group:
             padding += longest - sizes[index]
             volume += longest
-    assert padding_share(sizes, groups) == pytest.approx(padding / volume if volume else 0.0, abs=1e-9)
+    assert padding_fraction(sizes, groups) == pytest.approx(padding / volume if volume else 0.0, abs=1e-9)
 
 
 @st.composite

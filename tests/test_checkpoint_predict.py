@@ -305,7 +305,7 @@ def test_a_device_that_is_not_there_is_refused(built_in: Made) -> None:
 
 def test_one_bad_file_does_not_stop_the_others(built_in: Made, late: Predictor, tmp_path: Path) -> None:
     bad = tmp_path / "notes.wav"
-    bad.write_text("this is no sound")
+    bad.write_text("this is no audio")
     files = [built_in.clip(), bad, tmp_path / "absent.wav", built_in.clip("s0_sad_0")]
     answers = list(late.predict_many(files, texts=["one", "two", "three", "four"]))
     assert [isinstance(one, AudioError) for one in answers] == [False, True, True, False]

@@ -300,7 +300,7 @@ def test_predict_notes_what_was_left_out(trained: Path, emo: Command) -> None:
 
 
 def test_one_bad_file_among_good_ones(trained: Path, emo: Command) -> None:
-    (trained / "bad [1].wav").write_text("no sound")
+    (trained / "bad [1].wav").write_text("no audio")
     files = (CLIPS[0], "bad [1].wav", "absent.wav", CLIPS[1])
     done = emo("predict", *files, "--model", "run/models/speech", "--format", "json", folder=trained)
     assert done.returncode == 1

@@ -197,7 +197,7 @@ def test_one_bad_clip_is_left_out_and_the_rest_go_on(tmp_path: Path) -> None:
     clips[5].unlink()
     clips[5].write_bytes(b"")
     clips[9].unlink()
-    clips[9].write_text("not a sound")
+    clips[9].write_text("not a recording")
     corpus = read_corpus("ravdess", tmp_path)
     assert len(corpus.manifest) == 1438
     assert [error.where for error in corpus.skipped] == [str(clips[5]), str(clips[9])]
@@ -540,7 +540,7 @@ def test_a_bad_sound_of_a_table_is_left_out(tmp_path: Path) -> None:
     path = table(tmp_path, "audio,start,end\na.wav,,\nmissing.wav,,\na.wav,0.4,0.6\n")
     corpus = read_corpus("table", path)
     assert corpus.manifest["utterance"].tolist() == ["a_row-1"]
-    assert [e.what for e in corpus.skipped] == ["no such file", "the span from 0.4 to 0.6 s lies outside the sound"]
+    assert [e.what for e in corpus.skipped] == ["no such file", "the span from 0.4 to 0.6 s lies outside the audio"]
 
 
 def test_an_absolute_path_and_a_link_are_kept(tmp_path: Path) -> None:

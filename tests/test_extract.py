@@ -163,7 +163,7 @@ def test_parts_of_one_file_are_apart(tmp_path: Path) -> None:
 
 
 def test_a_bad_file_is_reported_and_the_others_go_on(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    (tmp_path / "text.wav").write_text("this is no sound")
+    (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "empty.wav").write_bytes(b"")
     files = {"text": tmp_path / "text.wav", "empty": tmp_path / "empty.wav", "gone": tmp_path / "gone.wav"}
     worse = with_files(manifest, **files)
@@ -554,7 +554,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("killed")
     manifest = read_corpus("table", tiny_corpus(folder, speakers=3, utterances=3)).manifest
     for name in ("bad", "worse"):
-        (folder / f"{name}.wav").write_text(f"{name}, no sound")
+        (folder / f"{name}.wav").write_text(f"{name}, no audio")
     files = {name: folder / f"{name}.wav" for name in ("bad", "worse")}
     manifest = with_files(manifest, **files, again=Path(str(manifest["audio"].iloc[0])))
     manifest.loc[manifest["utterance"] == "bad", "duration"] = sorted(manifest["duration"])[-3] - 1e-3

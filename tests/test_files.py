@@ -26,7 +26,7 @@ from emofuse.checkpoint import Checkpoint, save_checkpoint
 from emofuse.encoders.words import Subwords
 from emofuse.errors import EmofuseError, OutputError
 from emofuse.features.store import FeatureKey, FeatureSet
-from emofuse.files import appended, make_folder, sweep, write_text, written_folder, written_whole
+from emofuse.files import appended, make_folder, sweep, write_text, written_atomically, written_folder
 from emofuse.locks import alone_in, alone_with, clear
 from emofuse.manifest import make_manifest, write_manifest
 from emofuse.models.base import Inputs, Shapes, Text
@@ -66,7 +66,7 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize("value", [0o022, 0o002, 0o077])
 def test_files_and_folders_follow_the_umask_whoever_writes_them(tmp_path: Path, value: int) -> None:
     with umask(value):
-        with written_whole(tmp_path / "a" / "w.safetensors") as part:
+        with written_atomically(tmp_path / "a" / "w.safetensors") as part:
             save_file({"a": np.zeros(3)}, part)
         with written_folder(tmp_path / "b") as part:
             (part / "inner").mkdir()
@@ -90,7 +90,7 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def _write_and_stop(folder: Path, stop: type[BaseException]) -> None:
-    with written_whole(folder / "file") as one, written_folder(folder / "folder") as other:
+    with written_atomically(folder / "file") as one, written_folder(folder / "folder") as other:
         one.write_text("half")
         (other / "file").write_text("half")
         raise stop
@@ -152,7 +152,7 @@ def test_any_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
 @posix
 @pytest.mark.parametrize("name", [".", "", "/", "..", "a\0b", "half \ud800"])
 def test_what_cannot_be_a_name_is_refused(name: str) -> None:
-    for way in (written_whole, written_folder, alone_with):
+    for way in (written_atomically, written_folder, alone_with):
         with pytest.raises(OutputError, match="give it a name of its own"), way(Path(name)):
             pass
 
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, full_dis
 
 
 def _write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
-    with written_whole(path) as part:
+    with written_atomically(path) as part:
         save_file(tensors, part)
 
 
@@ -204,10 +204,10 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from emofuse.files import written_folder, written_whole
+from emofuse.files import written_folder, written_atomically
 from emofuse.locks import alone_in
 folder = Path(sys.argv[1])
-with alone_in(folder), written_whole(folder / "deep" / "file") as one, written_folder(folder / "model") as other:
+with alone_in(folder), written_atomically(folder / "deep" / "file") as one, written_folder(folder / "model") as other:
     one.write_text("half")
     (other / "file").write_text("half")
     print("there", flush=True)

@@ -374,7 +374,7 @@ REPORTED = {
     "a folder for a clip": Damage(folder(CLIP), 99, CLIP, "no such file"),
     "an empty clip": Damage(raw(CLIP, lambda _: b""), 99, CLIP, "empty"),
     "a clip is cut short": Damage(raw(CLIP, lambda content: content[: len(content) // 2]), 99, CLIP, "cut short"),
-    "a clip is no sound": Damage(raw(CLIP, lambda _: b"hello"), 99, CLIP, "not"),
+    "a clip is no audio": Damage(raw(CLIP, lambda _: b"hello"), 99, CLIP, "not"),
 }
 
 
@@ -472,7 +472,7 @@ def test_a_file_of_labels_that_is_cut_between_lines_is_noted_by_name(root: Path,
     (root / LABELLED).write_text(content[: content.index(mark)])
     corpus = get(root, labels="all")
     assert (len(corpus.manifest), corpus.skipped) == (100 - lost, ())
-    told = f"{lost} sounds have no label, as where a file of EmoEvaluation is cut short: Ses01F_impro01.txt"
+    told = f"{lost} recordings have no label, as where a file of EmoEvaluation is cut short: Ses01F_impro01.txt"
     assert told in corpus.notes, corpus.notes
 
 

@@ -26,7 +26,7 @@ from emofuse.manifest import make_manifest
 from emofuse.models.ensemble import Ensemble
 from emofuse.protocols import make_protocol
 from emofuse.recipe import load_recipe
-from emofuse.scoring.calibrate import cooled, fit_temperature
+from emofuse.scoring.calibrate import apply_temperature, fit_temperature
 from emofuse.scoring.table import read_scores
 from emofuse.settings import ProtocolSettings
 from emofuse.testing import tiny_corpus
@@ -69,12 +69,12 @@ def clip_of(runs: dict[str, Path]) -> Path:
     st.integers(0, 1000),
 )
 def test_a_temperature_is_found_again(logits: Any, temperature: float, seed: int) -> None:
-    """Answers that are as sure as they ought to be get a temperature of one; made hotter, they are cooled."""
+    """Calibrated posteriors get a temperature of one; where they are over-confident, it calibrates them again."""
     rng = np.random.default_rng(seed)
     logits = np.repeat(logits + rng.standard_normal(logits.shape), 100, axis=0)
     true = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     labels = np.array([rng.choice(3, p=row) for row in true])
-    sharp = cooled(true, 1 / temperature)
+    sharp = apply_temperature(true, 1 / temperature)
     assert fit_temperature(sharp, labels) == pytest.approx(temperature, rel=0.25)
 
 
@@ -87,7 +87,7 @@ def test_the_best_temperature_is_that_of_a_search() -> None:
     targets = np.where(np.eye(4)[labels] > 0, sure, (1 - sure) / 3)
 
     def loss(temperature: float) -> float:
-        return float(-np.mean(np.sum(targets * np.log(cooled(posteriors, temperature)), axis=1)))
+        return float(-np.mean(np.sum(targets * np.log(apply_temperature(posteriors, temperature)), axis=1)))
 
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 4000))
     assert fit_temperature(posteriors, labels) == pytest.approx(min(grid, key=loss), rel=5e-3)
@@ -97,7 +97,7 @@ def test_the_best_temperature_is_that_of_a_search() -> None:
 def test_a_few_answers_that_are_all_right_make_the_next_one_no_certainty(count: int) -> None:
     posteriors = np.full((count, 3), 0.2)
     posteriors[:, 0] = 0.6
-    answer = cooled(posteriors, fit_temperature(posteriors, np.zeros(count, dtype=np.int64)))[0, 0]
+    answer = apply_temperature(posteriors, fit_temperature(posteriors, np.zeros(count, dtype=np.int64)))[0, 0]
     assert answer == pytest.approx((count + 1) / (count + 2), abs=0.01)
 
 
@@ -105,7 +105,7 @@ def test_very_sure_answers_cool_as_their_logits_do() -> None:
     logits = np.array([[90.0, 0.0, -30.0]])
     posteriors = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     cool = np.exp(logits / 20) / np.exp(logits / 20).sum()
-    np.testing.assert_allclose(cooled(posteriors, 20.0), cool, rtol=1e-9)
+    np.testing.assert_allclose(apply_temperature(posteriors, 20.0), cool, rtol=1e-9)
 
 
 # Joining
@@ -227,7 +227,7 @@ def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], joined:
     assert "not in a language that the model reads (en)" in answer.notes[0]
     assert answer.posteriors == model.predict(clip).posteriors
     alone = model.predict(text=german)
-    assert alone.modalities == ("text",), "without sound the words are all there is"
+    assert alone.modalities == ("text",), "without audio the words are all there is"
     assert "not in a language that the model reads (en), so the answer cannot be relied on" in alone.notes[0]
 
 

@@ -378,7 +378,7 @@ def test_msp_improv(tmp_path: Path) -> None:
     clip.unlink()
     (clip.parent / "MSP-IMPROV-S01A-M01-S-FM01.wav").rename(clip)
     kept = rows(read_corpus("msp-improv", tmp_path, partial=True))["MSP-IMPROV-S01A-F01-S-FM02"]
-    # One turn without a transcript has lost its sound before it.
+    # One turn without a transcript has lost its audio before it.
     assert kept["omitted"] == '[""]'
 
 
@@ -540,7 +540,7 @@ ANY_CLIP = {
     "the clip is missing": Damage(lambda _, clip: clip.unlink(), where="clip", what="no such file"),
     "a folder for the clip": Damage(lambda _, clip: to_folder(clip), where="clip", what="no such file"),
     "the clip is empty": Damage(lambda _, clip: clip.write_bytes(b""), where="clip", what="empty"),
-    "the clip is no sound": Damage(lambda _, clip: clip.write_text("hello"), where="clip", what="not"),
+    "the clip is no audio": Damage(lambda _, clip: clip.write_text("hello"), where="clip", what="not"),
     "the clip is cut short": Damage(lambda _, clip: clip.write_bytes(clip.read_bytes()[:3000]), "clip", "cut short"),
 }
 ANY_CSV = {
@@ -641,7 +641,7 @@ KINDS: dict[str, dict[str, Damage]] = {
             what="from nowhere to nowhere",
         ),
         "a segment outside its video": Damage(
-            lambda _, clip: sound(clip, seconds=1.0), where="-3g5yACwYnA.wav", what="outside the sound"
+            lambda _, clip: sound(clip, seconds=1.0), where="-3g5yACwYnA.wav", what="outside the audio"
         ),
     },
     "cbp": {

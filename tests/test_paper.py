@@ -121,7 +121,7 @@ def test_accepted_as_partial_it_is_run_and_every_name_is_told(paper: Paper) -> N
     assert "2 skipped, the rest is done" in paper.done.output
     named = {one["utterance"].partition(",")[0]: one["reason"] for one in paper.result["skipped"]}
     assert set(named) == set(DAMAGED)
-    cut = "4 sounds have no label, as where a file of EmoEvaluation is cut short: Ses02F_impro01.txt"
+    cut = "4 recordings have no label, as where a file of EmoEvaluation is cut short: Ses02F_impro01.txt"
     for note in (cut, "found 67 of 5531 utterances"):
         assert any(one.startswith(note) for one in paper.result["notes"])
         assert f"Note: {note}" in paper.done.output
@@ -130,7 +130,7 @@ def test_accepted_as_partial_it_is_run_and_every_name_is_told(paper: Paper) -> N
 def test_every_row_is_scored_on_every_utterance(paper: Paper) -> None:
     scores = read_scores(paper.out / "scores.parquet")
     names = sorted(read_manifest(paper.out / "manifest.parquet")["utterance"])
-    # Of 70 with one of the four labels, one is behind either cut, and one has no sound.
+    # Of 70 with one of the four labels, one is behind either cut, and one has no audio.
     assert len(names) == 67
     assert set(scores.models) == set(paper.result["models"]) == {*ROWS, *controls(paper)}
     for model in scores.models:

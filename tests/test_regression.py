@@ -28,7 +28,7 @@ from emofuse.report.mistakes import worst_mistakes
 from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
 from emofuse.report.plots import scatter_plot
-from emofuse.scoring.fuse import Joining, combine, fit_joining, fuse
+from emofuse.scoring.fuse import Joining, combine, fit_fusion, fuse
 from emofuse.scoring.inference import differences, estimates, intervals, paired_difference
 from emofuse.scoring.kinds import VALUES
 from emofuse.scoring.regression import concordance, influences, mean_absolute_error, pearson
@@ -378,14 +378,14 @@ def test_weights_of_values_are_tuned_by_ccc_on_other_folds() -> None:
 def test_one_joining_serves_ensembles_of_values() -> None:
     one, two = scores(), scores("two", seed=1)
     outputs = np.stack([one.outputs(), two.outputs()])
-    how = fit_joining(outputs, one.truth(), rule="mean", kind=one.kind)
+    how = fit_fusion(outputs, one.truth(), rule="mean", kind=one.kind)
     assert how == Joining("mean", (0.5, 0.5), (1.0, 1.0))
     np.testing.assert_allclose(how(outputs), (one.outputs() + two.outputs()) / 2)
     np.testing.assert_allclose(combine(outputs, [1, 3], rule="mean"), (one.outputs() + 3 * two.outputs()) / 4)
     for options, message in (({"rule": "product"}, "cannot be joined by product"),
                              ({"rule": "mean", "calibrated": True}, "have no temperature")):  # fmt: skip
         with pytest.raises(ScoresError, match=message):
-            fit_joining(outputs, one.truth(), kind=one.kind, **options)  # type: ignore[arg-type]
+            fit_fusion(outputs, one.truth(), kind=one.kind, **options)  # type: ignore[arg-type]
 
 
 # Commands.

@@ -53,7 +53,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), speakers: int = 6) -> dict[str, Any]:
-    """Scores of two models, two seeds and three folds, and a sound of `CLIP` seconds an utterance."""
+    """Scores of two models, two seeds and three folds, and a recording of `CLIP` seconds an utterance."""
     generator = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     (run / "sounds").mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     curves = [{"loss": [1.5, 1.0, 0.5][:length], "validation_ua": [0.2, 0.4, 0.6][:length]} for length in (3, 2)]
     result["curves"] = dict.fromkeys(models, curves)
     result["recipe"] = {"name": "Two models", "train": {"epochs": 5}}
-    result["skipped"] = [{"utterance": "u999", "reason": "the sound is silent"}]
+    result["skipped"] = [{"utterance": "u999", "reason": "the audio is silent"}]
     result["notes"] = ["a remark"]
     result["versions"] = {"python": "3"}
     result["command"] = "emofuse run mine --set 'train.epochs=5'"
@@ -229,7 +229,7 @@ def test_page_tells_what_must_be_known(page: Page) -> None:
         "the words carry no label information", "some/encoder is known to have seen mine",
         "sign-flip tests over the same 6 speakers", "Holm's correction over the 1 comparison",
         "100.0 % of the test transcripts occur in training word for word",
-        "No speaker of a test part occurs in training", "Dialogues are not known", "u999", "the sound is silent",
+        "No speaker of a test part occurs in training", "Dialogues are not known", "u999", "the audio is silent",
         "0123456789abcdef", "excited → happy", "MIT", "r1", "train.epochs", "emofuse run mine --set 'train.epochs=5'",
         "a remark", "0.25, 0.75", "weighted accuracy", "optimistic",
     ):  # fmt: skip

@@ -252,8 +252,8 @@ def test_writing_clears_what_a_killed_process_left(tmp_path: Path) -> None:
     die = f"""
 import os, signal
 from pathlib import Path
-from emofuse.files import written_whole
-with written_whole(Path({str(feature_set.folder / "0123456789abcdef.safetensors")!r})) as part:
+from emofuse.files import written_atomically
+with written_atomically(Path({str(feature_set.folder / "0123456789abcdef.safetensors")!r})) as part:
     part.write_bytes(b"half a sha")
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -77,7 +77,7 @@ def test_words_are_those_of_the_recogniser_and_all_else_stays(manifest: pd.DataF
 
 
 def test_a_bad_file_is_told_and_has_no_words(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    (tmp_path / "1.wav").write_text("this is no sound")
+    (tmp_path / "1.wav").write_text("this is no audio")
     (tmp_path / "2.wav").unlink()
     done = transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet")
     assert {name: Path(str(error.where)).name for name, error in done.failed.items()} == {"u1": "1.wav", "u2": "2.wav"}
@@ -210,7 +210,7 @@ def test_sounds_are_told_of_as_they_are_read_and_heard(manifest: pd.DataFrame, t
 
 def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_path: Path) -> None:
     """Sounds heard twice, files that are broken or gone, and text that is not said included."""
-    (tmp_path / "2.wav").write_text("this is no sound")
+    (tmp_path / "2.wav").write_text("this is no audio")
     gone = {**manifest.iloc[0].to_dict(), "utterance": "gone", "audio": str(tmp_path / "gone.wav")}
     twice = {**manifest.iloc[0].to_dict(), "utterance": "twice"}
     whole = make_manifest([*manifest.to_dict("records"), gone, twice], source="test")

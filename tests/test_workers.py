@@ -16,7 +16,7 @@ from emofuse.workers import process_count, usable_cores
 SCRIPT = """
 from emofuse.workers import in_processes
 
-{guard}print(sorted(in_processes(len, ["a", "bc"], jobs={jobs}, died=lambda task: "blamed")))
+{guard}print(sorted(in_processes(len, ["a", "bc"], jobs={jobs}, crashed=lambda task: "blamed")))
 """
 GUARD = "if __name__ == '__main__': "
 
@@ -53,7 +53,7 @@ def work(task):
     time.sleep(300)
 
 if __name__ == "__main__":
-    list(in_processes(work, ["a", "b"], jobs=2, died=lambda task: None))
+    list(in_processes(work, ["a", "b"], jobs=2, crashed=lambda task: None))
 """
 
 

@@ -14,7 +14,7 @@ from benchmarks.fuzz.damage import spoiled, spoiled_text
 
 from emofuse.align.readers import read_emodb, read_iemocap
 from emofuse.align.shipped import AlignmentFiles, within
-from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.align.table import read_alignments, read_keys, write_alignments
 from emofuse.align.textgrid import read_textgrid, write_textgrid
 from emofuse.align.writers import read_json, write_files
 from emofuse.types import TIERS, Alignment, Segment, Tier, Utterance
@@ -124,7 +124,7 @@ class Alignments(Kind):
                 (case / name).parent.mkdir()
                 (case / name).write_text(text, encoding="utf-8")
         else:
-            write_alignments([alignment], case / "a.parquet", marks={"a": "x"})
+            write_alignments([alignment], case / "a.parquet", keys={"a": "x"})
         for path in sorted(path for path in case.rglob("*") if path.is_file()):
             if chance.random() < 0.7:
                 raw = path.read_bytes()
@@ -136,7 +136,7 @@ class Alignments(Kind):
         """Read them with the reader of their sort, and as a folder of another aligner's files."""
         sort = parameters["sort"]
         if sort == "table":
-            read_marks(place / "a.parquet")
+            read_keys(place / "a.parquet")
             for alignment in read_alignments(place / "a.parquet").values():
                 _check(alignment.tiers)
         elif sort == "json":

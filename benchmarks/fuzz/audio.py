@@ -125,7 +125,7 @@ class Audio(Kind):
         return list(_writers(seeds))
 
     def make(self, chance: Random, seeds: Path, case: Path) -> dict[str, Any]:
-        """A sound, mostly damaged, sometimes under another's ending, and the span that is asked for."""
+        """A recording, mostly damaged, sometimes under another's ending, and the span that is asked for."""
         found = sorted(seeds.iterdir())
         path = chance.choice(found)
         content = path.read_bytes()
@@ -153,7 +153,7 @@ class Audio(Kind):
             seconds = audio_duration(path, **span)
         except AudioError:
             seconds = None
-        require(seconds is None or 0 < seconds < 1e7, f"the sound is {seconds} s long")
+        require(seconds is None or 0 < seconds < 1e7, f"the audio is {seconds} s long")
         clip = load_audio(path, **span)
         require(clip.dtype == np.float32 and clip.ndim == 1, f"samples are {clip.dtype} {clip.shape}")
         require(len(clip) >= int(SHORTEST * SAMPLING_RATE) - 1, f"there are {len(clip)} samples")

@@ -132,7 +132,7 @@ class Models(Kind):
         return {**_damage(chance, seeds, case, kinds), "text": text}
 
     def ask(self, place: Path, parameters: dict[str, Any]) -> None:
-        """Load it and ask about a sound and words."""
+        """Load it and ask about a recording and words."""
         answer = load(place, asr="none").predict(_CLIP, text=parameters["text"])
         check_posteriors(answer.posteriors)
         require(answer.label == max(answer.posteriors, key=answer.posteriors.__getitem__), f"{answer}")

@@ -1,4 +1,4 @@
-"""What a run will do and cost, measured on a few seconds of sound and a few steps of training before it starts."""
+"""What a run will do and cost, measured on a few seconds of audio and a few steps of training before it starts."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def estimate(
         store: The feature store; None is that of the run folder.
 
     Raises:
-        ManifestError: The manifest lacks the sound, text or votes that the recipe reads.
+        ManifestError: The manifest lacks the audio, text or votes that the recipe reads.
         EncoderError: An encoder cannot be had.
         ProtocolError: The manifest cannot be split as the recipe asks.
         SettingsError: The folder holds a run on another corpus.
@@ -225,7 +225,7 @@ def _align(manifest: pd.DataFrame, by: AlignSettings, jobs: int, out: Path | Non
 
 
 def _pace(manifest: pd.DataFrame, by: AlignSettings) -> float:
-    """Seconds that one process needs for a second of sound, measured on a few utterances."""
+    """Seconds that one process needs for a second of audio, measured on a few utterances."""
     durations = manifest["duration"].fillna(0)
     probe = manifest[durations.cumsum() - durations < PROBE_SECONDS]
     seconds = float(probe["duration"].fillna(0).sum())

@@ -248,7 +248,7 @@ def extract(
         alignments: By utterance, where models read phones, syllables or words.
         encoders: What encodes, where they are loaded already.
         device: Where to compute.
-        progress: Told how far the work is.
+        progress: Reports progress.
 
     Raises:
         EncoderError: An encoder cannot be had.
@@ -447,7 +447,7 @@ def run(
         columns: For `table`: the table's name for a manifest column.
         options: What is read of the corpus, as its card offers it.
         command: What the user typed, for the report.
-        progress: Told how far the work is.
+        progress: Reports progress.
 
     Raises:
         EmofuseError: The first thing that a person has to fix; `out` may hold a run on another corpus.

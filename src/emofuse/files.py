@@ -25,7 +25,7 @@ _swept: set[Path] = set()
 
 
 @contextmanager
-def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def written_atomically(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Give a place to write a file to, and put it under the file's name when all is written.
 
     The place lies in a new folder of this user's beside the file, so that no link planted there is followed; a link
@@ -42,7 +42,7 @@ def written_whole(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "figures.txt"
-        >>> with written_whole(path) as part:
+        >>> with written_atomically(path) as part:
         ...     _ = part.write_text("81.4")
         >>> path.read_text(), part.exists()
         ('81.4', False)
@@ -65,7 +65,7 @@ def written_folder(path: Path) -> Iterator[Path]:
         path: The folder; an older one stays until the new one is whole, and is replaced by it.
 
     Raises:
-        OutputError: As `written_whole`.
+        OutputError: As `written_atomically`.
 
     Example:
         >>> import tempfile
@@ -115,9 +115,9 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Write a text file in UTF-8, whole or not at all.
 
     Raises:
-        OutputError: As `written_whole`.
+        OutputError: As `written_atomically`.
     """
-    with written_whole(path, sync=sync) as part:
+    with written_atomically(path, sync=sync) as part:
         # Halves of characters, which stand for bytes of a file name, become the escapes that JSON has for them.
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
 

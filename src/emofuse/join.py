@@ -18,7 +18,7 @@ from emofuse.keep import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.report.model_card import encoder_line
-from emofuse.scoring.calibrate import cooled, fit_temperature
+from emofuse.scoring.calibrate import apply_temperature, fit_temperature
 from emofuse.scoring.fuse import Joining, cross_fits
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.table import Scores, read_scores
@@ -81,7 +81,7 @@ def _calibrated(scores: Scores) -> NDArray[np.float64]:
     found = np.empty_like(posteriors)
     for _, test, others in cross_fits(scores):
         rows = others if others.any() else test
-        found[test] = cooled(posteriors[test], fit_temperature(posteriors[rows], labels[rows]))
+        found[test] = apply_temperature(posteriors[test], fit_temperature(posteriors[rows], labels[rows]))
     return found
 
 

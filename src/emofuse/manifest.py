@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from emofuse.errors import ManifestError
-from emofuse.files import check_ending, written_whole
+from emofuse.files import check_ending, written_atomically
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
 from emofuse.types import Utterance
@@ -240,7 +240,7 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
     """Write a manifest as Parquet, whole or not at all."""
-    with written_whole(path) as part:
+    with written_atomically(path) as part:
         # Of an open file pandas takes the name, which may be none in UTF-8.
         part.write_bytes(manifest.to_parquet(None, index=False))
 

@@ -21,7 +21,7 @@ class Utterance:
 
     Attributes:
         utterance: Name, unique in its manifest.
-        audio: Sound file; None for text-only corpora.
+        audio: Audio file; None for text-only corpora.
         start: Where the utterance begins in the file, in seconds.
         end: Where it ends, in seconds; None for the end of the file.
         text: Transcript, or None.

@@ -1,4 +1,4 @@
-"""Work in other processes, of which one that dies costs no more than the one thing that it died of."""
+"""Work in other processes, where a crash costs no more than the task that caused it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AHEAD = 4  # Tasks that wait for each process.
 
 
 def in_processes(
-    work: Callable[[Task], Result], tasks: Sequence[Task], *, jobs: int, died: Callable[[Task], Result]
+    work: Callable[[Task], Result], tasks: Sequence[Task], *, jobs: int, crashed: Callable[[Task], Result]
 ) -> Iterator[Result]:
     """Do every task, in processes where that pays, and give each result as soon as it is there.
 
@@ -31,13 +31,13 @@ def in_processes(
         work: What is done to a task; a function of a module, so that other processes find it.
         tasks: What to do, in the order of beginning.
         jobs: Processes at most; with one, or a single task, all is done in this one.
-        died: The result of a task on which a process dies.
+        crashed: The result of a task on which a process crashes.
 
     Raises:
         EmofuseError: No process can be started, as in a script that is not guarded.
 
     Example:
-        >>> list(in_processes(len, ["a", "bc"], jobs=1, died=lambda task: -1))
+        >>> list(in_processes(len, ["a", "bc"], jobs=1, crashed=lambda task: -1))
         [1, 2]
     """
     jobs = min(jobs, len(tasks))
@@ -61,7 +61,7 @@ def in_processes(
         except BrokenProcessPool:
             see_that_processes_start()
             for task in running.values():
-                yield _alone(work, task, died)
+                yield _alone(work, task, crashed)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -114,12 +114,12 @@ def _quota(folder: Path, quota: str, period: str | None) -> Iterator[float]:
         yield granted
 
 
-def _alone(work: Callable[[Task], Result], task: Task, died: Callable[[Task], Result]) -> Result:
+def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task], Result]) -> Result:
     with new_pool(1) as pool:
         try:
             return pool.submit(work, task).result()
         except BrokenProcessPool:
-            return died(task)
+            return crashed(task)
 
 
 def see_that_processes_start() -> None:

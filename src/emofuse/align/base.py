@@ -143,7 +143,7 @@ def align_clip(
         >>> from emofuse.testing import tone
         >>> found = align_clip(load_aligner("sphinx"), tone(1.0, seed=0), "Hello there")
         >>> found.source, found.note
-        ('sphinx', 'the transcript hardly fits the sound; check that it is of this recording')
+        ('sphinx', 'the transcript hardly fits the audio; check that it is of this recording')
     """
     try:
         if text is None:

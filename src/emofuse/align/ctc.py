@@ -115,7 +115,7 @@ class CtcAligner(Aligner):
     Args:
         model: A Hub id or a folder with a model, its preprocessor and its tokenizer.
         device: Where to compute.
-        download: Whether the Hub may be asked for what is not in the cache.
+        download: Whether what is not in the cache may be downloaded from the Hub.
 
     Raises:
         EncoderError: The model cannot be had, or is no CTC model of letters or phones.
@@ -275,7 +275,7 @@ def model_revision(model: str, *, download: bool = True) -> str:
 
     Args:
         model: Hub id or folder.
-        download: Whether the Hub may be asked for what is not in the cache.
+        download: Whether what is not in the cache may be downloaded from the Hub.
 
     Raises:
         EncoderError: The model cannot be had.

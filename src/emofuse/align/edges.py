@@ -1,4 +1,4 @@
-"""Borders against a pause, moved to where the sound is: a model of phones lets its pauses begin late."""
+"""Boundaries at a pause, moved to where the speech is: a model of phones lets its pauses begin late."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _SHORTEST = 0.03  # Seconds that a phone keeps.
 _CLOSED = frozenset({"P", "T", "K", "B", "D", "G", "CH", "JH"})  # Silent at first, which is part of them.
 
 
-def trim_to_sound(words: Sequence[Sequence[Segment]], clip: NDArray[np.float32]) -> list[list[Segment]]:
+def trim_to_speech(words: Sequence[Sequence[Segment]], clip: NDArray[np.float32]) -> list[list[Segment]]:
     """Cut the silence off phones that stand beside a pause, or first or last.
 
     Args:
         words: ARPAbet phones of each word, in order; words without a pause between them touch.
-        clip: The sound, `(time,)` at 16 kHz.
+        clip: The audio, `(time,)` at 16 kHz.
 
     Returns:
         The same phones; only starts after and ends before a pause have moved, inwards.
 
     Example:
         >>> clip = np.concatenate([np.zeros(8000), np.sin(np.arange(8000)), np.zeros(8000)]).astype(np.float32)
-        >>> [[phone]] = trim_to_sound([[Segment(start=0.1, end=1.4, label="AH")]], clip)
+        >>> [[phone]] = trim_to_speech([[Segment(start=0.1, end=1.4, label="AH")]], clip)
         >>> round(phone.start, 2), round(phone.end, 2)
         (0.5, 1.0)
     """

@@ -1,4 +1,4 @@
-"""Whether an alignment can be of a transcript and of a sound: of its words, its pace and its length."""
+"""Whether an alignment can be of a transcript and of a recording: of its words, its pace and its length."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from emofuse.errors import AlignmentError
 from emofuse.types import Segment, Tier
 
 OTHER_WORDS = "its words are not those of the transcript"
-SHORTER = "the file of its alignment ends before the sound; check that both are of one recording at one rate"
+SHORTER = "the file of its alignment ends before the audio; check that both are of one recording at one rate"
 SOME_OTHER_WORDS = "some of its words are not those of the transcript"
-DOUBTFUL = "the transcript hardly fits the sound; check that it is of this recording"
+DOUBTFUL = "the transcript hardly fits the audio; check that it is of this recording"
 """The note on an alignment of words that may be another recording's."""
 
 _LEAST = 0.5  # Fraction of the words that must agree.
@@ -22,8 +22,8 @@ _USUAL = 0.8
 _UNKNOWN = frozenset({"unk", "spn", "oov"})  # How aligners call a word that they do not know.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _FASTEST: Mapping[Tier, int] = {"word": 20, "syllable": 30, "phone": 60}  # A second: twice as many as anyone speaks.
-_SLACK = 0.1  # Seconds that an alignment may reach past the sound, whose frames do not end with it.
-_SHORTER = 0.05  # Fraction of the sound by which a file that covers it may be shorter.
+_SLACK = 0.1  # Seconds that an alignment may reach past the audio, whose frames do not end with it.
+_SHORTER = 0.05  # Fraction of the audio by which a file that covers it may be shorter.
 
 
 def agreement(text: str, labels: Sequence[str], *, language: str | None) -> float | None:
@@ -81,18 +81,18 @@ def _check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
 
 
 def check_length(start: float, end: float, duration: float) -> float:
-    """How much later a file of alignments begins to count than its sound.
+    """How much later a file of alignments begins to count than its audio.
 
     Args:
         start: Where the file begins.
         end: Where it ends.
-        duration: Of the sound, in seconds.
+        duration: Of the audio, in seconds.
 
     Returns:
-        Seconds to take off its times: none, or its beginning where it is as long as the sound.
+        Seconds to take off its times: none, or its beginning where it is as long as the audio.
 
     Raises:
-        AlignmentError: It is of a longer sound.
+        AlignmentError: It is of a longer recording.
 
     Example:
         >>> check_length(10.0, 12.5, 2.5)
@@ -106,12 +106,12 @@ def check_length(start: float, end: float, duration: float) -> float:
         for unit, scale in (("milliseconds", 1000), ("samples", 8000), ("frames", 100)):
             if any(abs(end / one - duration) <= slack for one in _scales(scale)):
                 cause = f"its times look like {unit}: write them in seconds"
-        raise AlignmentError(f"the alignment ends at {end:.2f} s and the sound at {duration:.2f} s", remedy=cause)
+        raise AlignmentError(f"the alignment ends at {end:.2f} s and the audio at {duration:.2f} s", remedy=cause)
     return 0.0
 
 
 def is_shorter(end: float, duration: float) -> bool:
-    """Whether a file that ends in a pause, and so with its sound, is of a shorter one.
+    """Whether a file that ends in a pause, and so with its audio, is of a shorter one.
 
     Example:
         >>> is_shorter(1.7, 3.4), is_shorter(3.38, 3.4)

@@ -195,7 +195,7 @@ def _read_xlabel(path: Path) -> list[tuple[float, str]]:
         place = f"{path}, line {number}"
         if match is None:
             raise AlignmentError("the line is not time, colour and label", where=place, remedy="get the file again")
-        # What comes after a tab or a sign is how the sound is said: `d -sth` is a d without voice.
+        # What comes after a tab or a sign is how the phone is said: `d -sth` is a d without voice.
         label = re.split(r"[\t\s]", match["label"] or "", maxsplit=1)[0]
         found.append((seconds(match["time"], where=place), re.split(r"[-+\[\]]", label, maxsplit=1)[0]))
     return found

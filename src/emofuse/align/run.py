@@ -13,7 +13,7 @@ from emofuse.align.base import READ, Aligner, align_clip, aligner_class, load_al
 from emofuse.align.ctc import model_revision
 from emofuse.align.fit import check_words
 from emofuse.align.shipped import AlignmentFiles, read_shipped, ships_alignments
-from emofuse.align.table import read_alignments, read_marks, write_alignments
+from emofuse.align.table import read_alignments, read_keys, write_alignments
 from emofuse.audio import audio_duration, content_key, read_audio
 from emofuse.audio.notes import count_notes
 from emofuse.errors import AlignmentError, AudioError, EmofuseError, SettingsError
@@ -74,7 +74,7 @@ def align_manifest(
         files: Another aligner's TextGrids or CTM, instead of an aligner.
         jobs: Parallel processes for aligners that gain from them, as Sphinx does; by default one a core.
         device: Where to compute.
-        progress: Told about every utterance.
+        progress: Reports each utterance.
 
     Returns:
         Alignments by utterance, in the manifest's order.
@@ -89,18 +89,18 @@ def align_manifest(
         >>> from emofuse.manifest import make_manifest
         >>> manifest = make_manifest([{"utterance": "a", "text": "hello"}], source="example")
         >>> align_manifest(manifest)["a"].problem
-        'there is no sound; align recordings only'
+        'there is no audio; align recordings only'
     """
     _check(aligner, model, files)
     if out is not None:
         check_ending(out, ("", ".parquet"), what="alignments")
     tasks = list(_tasks(manifest, aligner))
     version = _version(aligner, model)
-    marks = {} if files else {task.utterance.utterance: mark for task in tasks if (mark := _mark(task, version))}
-    done = _kept(out, marks)
+    keys = {} if files else {task.utterance.utterance: key for task in tasks if (key := _cache_key(task, version))}
+    done = _kept(out, keys)
     others = {name: one for name, one in _there(out).items() if name not in {t.utterance.utterance for t in tasks}}
     todo = [task for task in tasks if task.utterance.utterance not in done]
-    elsewhere = {name: mark for name, mark in _marks(out).items() if name in others} if out is not None else {}
+    elsewhere = {name: key for name, key in _kept_keys(out).items() if name in others} if out is not None else {}
     progress.start(LABEL, len(tasks))
     progress.advance(LABEL, len(tasks) - len(todo))
     notes: dict[str, tuple[str, ...]] = {}
@@ -109,7 +109,7 @@ def align_manifest(
     def save() -> None:
         if out is not None:
             held = [done[name] for task in tasks if (name := task.utterance.utterance) in done]
-            write_alignments([*held, *others.values()], out, marks={**elsewhere, **marks})
+            write_alignments([*held, *others.values()], out, keys={**elsewhere, **keys})
 
     try:
         for alignment, remarks in _align(todo, model=model, files=files, jobs=process_count(jobs), device=device):
@@ -176,7 +176,7 @@ def _version(aligner: str, model: str | None) -> Any:
     return [model, code_hash(aligner_class(aligner))] if is_outside(aligner) else None
 
 
-def _mark(task: _Task, version: Any) -> str | None:
+def _cache_key(task: _Task, version: Any) -> str | None:
     """Changes with whatever shapes the alignment; None where it is read, not made, or cannot be known."""
     one = task.utterance
     if task.aligner == "shipped" or one.audio is None:
@@ -192,18 +192,18 @@ def _there(out: Path | None) -> dict[str, Alignment]:
     return read_alignments(out) if out is not None and out.exists() else {}
 
 
-def _marks(out: Path) -> dict[str, str]:
-    return read_marks(out) if out.exists() else {}
+def _kept_keys(out: Path) -> dict[str, str]:
+    return read_keys(out) if out.exists() else {}
 
 
-def _kept(out: Path | None, marks: Mapping[str, str]) -> dict[str, Alignment]:
+def _kept(out: Path | None, keys: Mapping[str, str]) -> dict[str, Alignment]:
     if out is None or not out.exists():
         return {}
-    before = _marks(out)
+    before = _kept_keys(out)
     return {
         name: alignment
         for name, alignment in _there(out).items()
-        if alignment.problem is None and name in marks and before.get(name) == marks[name]
+        if alignment.problem is None and name in keys and before.get(name) == keys[name]
     }
 
 
@@ -218,8 +218,8 @@ def _align(
     for choice in dict.fromkeys(task.aligner for task in tasks if task.aligner != "shipped"):
         mine = [task for task in tasks if task.aligner == choice]
         if aligner_class(choice).parallel:
-            work, died = (partial(one, choice, model, device) for one in (_in_process, _died))
-            yield from in_processes(work, mine, jobs=jobs, died=died)
+            work, crashed = (partial(one, choice, model, device) for one in (_in_process, _crashed))
+            yield from in_processes(work, mine, jobs=jobs, crashed=crashed)
         else:
             aligner = load_aligner(choice, model=model, device=device)
             yield from (_by(aligner, task) for task in mine)
@@ -239,7 +239,7 @@ def _by(aligner: Aligner, task: _Task) -> _Aligned:
     one = task.utterance
     try:
         if one.audio is None:
-            raise AlignmentError("there is no sound", remedy="align recordings only")
+            raise AlignmentError("there is no audio", remedy="align recordings only")
         recording = read_audio(one.audio, start=one.start, end=one.end, longest=aligner.longest)
     except EmofuseError as error:
         return Alignment(utterance=one.utterance, tiers={}, source=aligner.source, problem=error.advice), ()
@@ -260,7 +260,7 @@ def _from_files(files: AlignmentFiles, task: _Task) -> _Aligned:
 
 def _duration(one: Utterance) -> float:
     if one.audio is None:
-        raise AlignmentError("there is no sound", remedy="align recordings only")
+        raise AlignmentError("there is no audio", remedy="align recordings only")
     return audio_duration(one.audio, start=one.start, end=one.end)
 
 
@@ -274,6 +274,6 @@ def _in_process(choice: str, model: str | None, device: str, task: _Task) -> _Al
     return _by(_loaded(choice, model, device), task)
 
 
-def _died(choice: str, model: str | None, device: str, task: _Task) -> _Aligned:
+def _crashed(choice: str, model: str | None, device: str, task: _Task) -> _Aligned:
     problem = "the aligner crashed on this recording; check it, or make more memory free"
     return Alignment(utterance=task.utterance.utterance, tiers={}, source=full_name(choice), problem=problem), ()

@@ -85,13 +85,13 @@ class AlignmentFiles:
             )
         self.source = "ctm" if self._ctms else "textgrid"
         self.doubt: str | None = None
-        """Why what was read last may be of another sound; None where nothing speaks for that."""
+        """Why what was read last may be of another recording; None where nothing speaks for that."""
 
     def read(self, utterance: Utterance, *, duration: float) -> Tiers:
         """Read one utterance's alignment; syllables are made from words and ARPAbet phones where there are none.
 
         Raises:
-            AlignmentError: There is none, or it is damaged or of a longer sound.
+            AlignmentError: There is none, or it is damaged or of a longer recording.
         """
         found: dict[Tier, tuple[Segment, ...]] = {}
         name, self.doubt = tidy(utterance.utterance), None
@@ -128,7 +128,7 @@ class AlignmentFiles:
         return "those here are, such as " + ", ".join(repr(name) for name in list(dict.fromkeys(names))[:_SHOWN])
 
     def _fitted(self, grid: Grid, duration: float) -> Tiers:
-        """The tiers of a TextGrid of a sound, counted from the sound's beginning."""
+        """The tiers of a TextGrid of a recording, counted from the audio's beginning."""
         late = check_length(grid.start, grid.end, duration)
         self.doubt = SHORTER if grid.covers and is_shorter(grid.end - late, duration) else None
         if not late:
@@ -152,7 +152,7 @@ def _cut(segments: tuple[Segment, ...], start: float, end: float | None) -> tupl
 
 
 def within(tiers: Tiers, duration: float) -> Tiers:
-    """Cut what rounding lets reach past the end of the sound.
+    """Cut what rounding lets reach past the end of the audio.
 
     Raises:
         AlignmentError: More than rounding does.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emofuse.align.base import Aligner
-from emofuse.align.edges import trim_to_sound
+from emofuse.align.edges import trim_to_speech
 from emofuse.align.fit import DOUBTFUL
 from emofuse.align.normalise import is_english, spoken_words
 from emofuse.align.pronounce import pronounce
@@ -85,7 +85,7 @@ class SphinxAligner(Aligner):
         sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()
         phones = self._decode(sound, words, seconds=len(clip) / SAMPLING_RATE)
         _check_pace([phone for own in phones for phone in own])
-        phones = trim_to_sound(phones, clip)
+        phones = trim_to_speech(phones, clip)
         said = [
             Segment(start=own[0].start, end=own[-1].end, label=word) for own, word in zip(phones, words, strict=True)
         ]
@@ -138,7 +138,7 @@ class SphinxAligner(Aligner):
                     f"{seconds:.2f} s are too short for {len(words)} words", remedy="check the words and the span"
                 ) from error
             raise AlignmentError(
-                "the words do not fit the sound", remedy="check that the transcript is of this recording"
+                "the words do not fit the audio", remedy="check that the transcript is of this recording"
             ) from error
         if [word for word, _ in found] != list(words):
             raise AlignmentError(
@@ -157,7 +157,7 @@ class SphinxAligner(Aligner):
 def _check_pace(phones: Sequence[Segment]) -> None:
     lengths = [phone.end - phone.start for phone in phones]
     if len(lengths) >= _JUDGED and median(lengths) < _HASTE + _FRAME / 2:
-        raise AlignmentError("the words do not fit the sound", remedy="check that the transcript is of this recording")
+        raise AlignmentError("the words do not fit the audio", remedy="check that the transcript is of this recording")
 
 
 def _is_word(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from emofuse.errors import AlignmentError
-from emofuse.files import written_whole
+from emofuse.files import written_atomically
 from emofuse.parquet import read_frame, read_parquet
 from emofuse.types import TIERS, Alignment, Segment, Tier
 
@@ -33,13 +33,13 @@ _MARKS = "emofuse.marks"
 _REMEDY = "make it again with `emofuse align`"
 
 
-def write_alignments(alignments: Iterable[Alignment], path: Path, *, marks: Mapping[str, str] | None = None) -> None:
+def write_alignments(alignments: Iterable[Alignment], path: Path, *, keys: Mapping[str, str] | None = None) -> None:
     """Write alignments as Parquet, whole or not at all.
 
     Args:
         alignments: One for each utterance.
         path: The table.
-        marks: What each utterance was aligned from, for `read_marks`.
+        keys: What each utterance was aligned from, for `read_keys`.
 
     Example:
         >>> import tempfile
@@ -56,9 +56,9 @@ def write_alignments(alignments: Iterable[Alignment], path: Path, *, marks: Mapp
     columns = {name: [row[place] for row in rows] for place, name in enumerate(COLUMNS)}
     kinds = [pa.float64() if kind == "Float64" else pa.string() for kind in COLUMNS.values()]
     table = pa.table(columns, schema=pa.schema(list(zip(COLUMNS, kinds, strict=True))))
-    if marks is not None:
-        table = table.replace_schema_metadata({_MARKS: json.dumps(dict(marks))})
-    with written_whole(path) as part, part.open("wb") as file:
+    if keys is not None:
+        table = table.replace_schema_metadata({_MARKS: json.dumps(dict(keys))})
+    with written_atomically(path) as part, part.open("wb") as file:
         pyarrow.parquet.write_table(table, file)
 
 
@@ -115,17 +115,17 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
     }
 
 
-def read_marks(path: Path) -> dict[str, str]:
+def read_keys(path: Path) -> dict[str, str]:
     """What each utterance of a table was aligned from, as `write_alignments` was told; empty where it was not.
 
     Raises:
         AlignmentError: The file is absent or not Parquet.
     """
     try:
-        marks = json.loads((read_parquet(path).schema.metadata or {}).get(_MARKS.encode(), b"{}"))
+        keys = json.loads((read_parquet(path).schema.metadata or {}).get(_MARKS.encode(), b"{}"))
     except (ValueError, RecursionError) as error:
         raise AlignmentError("this is not a table of alignments", where=path, remedy=_REMEDY) from error
-    return {str(name): str(mark) for name, mark in marks.items()} if isinstance(marks, dict) else {}
+    return {str(name): str(key) for name, key in keys.items()} if isinstance(keys, dict) else {}
 
 
 def _frame(path: Path) -> pd.DataFrame:

@@ -69,7 +69,7 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a TextGrid with what it says of the sound; the errors are those of `read_textgrid`.
+    """Read a TextGrid with what it says of the audio; the errors are those of `read_textgrid`.
 
     Where a tier holds more intervals than it announces, as those of some aligners do, all are read.
     """
@@ -179,7 +179,7 @@ def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, durat
     Args:
         tiers: Segments in order, without overlaps.
         path: File to write.
-        duration: Of the sound, in seconds.
+        duration: Of the audio, in seconds.
     """
     from emofuse.files import write_text
 

@@ -164,7 +164,7 @@ def _transcribe(rows: Sequence[Utterance], recogniser: Recogniser, *, jobs: int)
     """The words of each recording, or why there can be none, in the order in which that is known."""
     if recogniser.parallel and min(jobs, len(rows)) > 1:
         work = partial(_in_process, recogniser.path or recogniser.name)
-        yield from in_processes(work, rows, jobs=jobs, died=_died)
+        yield from in_processes(work, rows, jobs=jobs, crashed=_crashed)
     else:
         yield from (_one(row, recogniser) for row in rows)
 
@@ -189,7 +189,7 @@ def _in_process(path: str, row: Utterance) -> _Done:
     return _one(row, recogniser)
 
 
-def _died(row: Utterance) -> _Done:
+def _crashed(row: Utterance) -> _Done:
     remedy = "check the recording, or make more memory free"
     return row, AudioError("the recogniser crashed on this recording", where=row.audio, remedy=remedy), ()
 

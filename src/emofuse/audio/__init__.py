@@ -1,4 +1,4 @@
-"""Any sound file, or a span of one, as mono float32 at 16 kHz; what cannot be used raises one clear error."""
+"""Any audio file, or a span of one, as mono float32 at 16 kHz; what cannot be used raises one clear error."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = [
     "SHORTEST",
     "Recording",
     "audio_duration",
+    "audio_files",
     "check_samples",
     "content_key",
     "load_audio",
     "read_audio",
     "read_samples",
-    "sound_files",
 ]
 
 _ENDINGS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".webm"})
@@ -67,7 +67,7 @@ class Recording:
 def read_audio(
     path: Path | str, *, start: float = 0.0, end: float | None = None, longest: float = LONGEST
 ) -> Recording:
-    """Load a sound file, or a span of it, as mono at 16 kHz, with notes for the reader.
+    """Load an audio file, or a span of it, as mono at 16 kHz, with notes for the reader.
 
     Channels are averaged, except silent and opposed ones, and the rate is converted by soxr's "HQ" resampler. Decoding
     happens in another process, so that a file that crashes its decoder costs no more than itself.
@@ -79,7 +79,7 @@ def read_audio(
         longest: Seconds that are taken at most.
 
     Raises:
-        AudioError: The file is missing, unreadable, empty, cut short, damaged, not a sound, silent, not finite, out of
+        AudioError: The file is missing, unreadable, empty, cut short, damaged, no recording, silent, not finite, out of
             range, too short or too long, or the span lies outside it.
         EmofuseError: No process can be started.
 
@@ -109,7 +109,7 @@ def read_audio(
 def load_audio(
     path: Path | str, *, start: float = 0.0, end: float | None = None, longest: float = LONGEST
 ) -> NDArray[np.float32]:
-    """Load a sound file, or a span of it, as mono at 16 kHz.
+    """Load an audio file, or a span of it, as mono at 16 kHz.
 
     See `read_audio`, which also says what the reader should know.
 
@@ -127,7 +127,7 @@ def load_audio(
 
 
 def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recording:
-    """Hold samples at 16 kHz, `(samples,)`, to what is asked of a sound file.
+    """Hold samples at 16 kHz, `(samples,)`, to what is asked of an audio file.
 
     Args:
         samples: Floats between -1 and 1, or signed integers, whose type gives their full scale.
@@ -201,19 +201,19 @@ def _unused_bits(given: NDArray[Any]) -> tuple[str, ...]:
     return ()
 
 
-def sound_files(folder: Path | str) -> list[Path]:
-    """All files below a folder whose ending is that of sound, sorted.
+def audio_files(folder: Path | str) -> list[Path]:
+    """All files below a folder whose ending is that of audio, sorted.
 
     Example:
         >>> import tempfile
-        >>> sound_files(tempfile.mkdtemp())
+        >>> audio_files(tempfile.mkdtemp())
         []
     """
     return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in _ENDINGS and path.is_file())
 
 
 def audio_duration(path: Path | str, *, start: float = 0.0, end: float | None = None) -> float:
-    """Length of a sound file, or of a span of it, in seconds, read without decoding it.
+    """Length of an audio file, or of a span of it, in seconds, read without decoding it.
 
     MP3 and AAC may come out up to a tenth of a second too long, since their encoders pad.
 
@@ -223,7 +223,7 @@ def audio_duration(path: Path | str, *, start: float = 0.0, end: float | None = 
         end: Where it ends, in seconds; None for the end of the file.
 
     Raises:
-        AudioError: The file is missing, unreadable, empty, visibly cut short or not a sound, or the span lies
+        AudioError: The file is missing, unreadable, empty, visibly cut short or not a recording, or the span lies
             outside it.
 
     Example:
@@ -247,7 +247,7 @@ def audio_duration(path: Path | str, *, start: float = 0.0, end: float | None = 
 
 
 def content_key(path: Path | str, *, start: float = 0.0, end: float | None = None) -> str:
-    """Identity of a sound: SHA-256, in hexadecimal, of the file's bytes and the span in whole microseconds.
+    """Identity of a recording: SHA-256, in hexadecimal, of the file's bytes and the span in whole microseconds.
 
     Raises:
         AudioError: The file is missing, unreadable or empty, or the span is impossible.
@@ -308,9 +308,9 @@ def _check_access(path: Path) -> int:
             "the file cannot be opened", where=repr(str(path)), remedy="check its name and disk"
         ) from error
     if kind == stat.S_IFDIR:
-        raise AudioError("this is a folder", where=path, remedy="name a sound file in it")
+        raise AudioError("this is a folder", where=path, remedy="name an audio file in it")
     if kind != stat.S_IFREG:
-        raise AudioError("this is not a regular file", where=path, remedy="save the sound to a file first")
+        raise AudioError("this is not a regular file", where=path, remedy="save the audio to a file first")
     if status.st_size == 0:
         raise AudioError("the file is empty (0 bytes)", where=path, remedy="copy or record it again")
     return status.st_size

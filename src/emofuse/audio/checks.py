@@ -14,16 +14,16 @@ SAMPLING_RATE = 16000
 """Sampling rate of everything that `load_audio` returns, in Hz."""
 
 SHORTEST = 0.025
-"""Shortest sound that can be used, in seconds: one analysis window of the speech encoders."""
+"""Shortest recording that can be used, in seconds: one analysis window of the speech encoders."""
 
 LONGEST = 3 * 3600.0
-"""Longest sound that is loaded at once, in seconds: it takes 0.7 GB."""
+"""Longest recording that is loaded at once, in seconds: it takes 0.7 GB."""
 
 LONGEST_FILE = 8 * 3600.0
 """Longest file, in seconds, of a format that must be decoded from its beginning whatever part of it is wanted."""
 
 LONGEST_UTTERANCE = 300.0
-"""Longest sound that speech encoders are given, in seconds, since their time grows with its square."""
+"""Longest recording that speech encoders are given, in seconds, since their time grows with its square."""
 
 RATES = (4000, 768000)
 """Sampling rates that are read, in Hz: a damaged header can claim any, and memory would grow with it."""
@@ -79,24 +79,24 @@ class Levels:
         """Refuse silence once all has been seen, and give notes for the reader."""
         peak = max(-self._low, self._high)
         if self._high - self._low < _QUIETEST:
-            what = "the sound is silent" + (f" (its highest sample is {peak:.1g} of full scale)" if peak > 0 else "")
+            what = "the audio is silent" + (f" (its highest sample is {peak:.1g} of full scale)" if peak > 0 else "")
             raise AudioError(what, where=self._where, remedy="check the microphone or channel, or leave it out")
         return (f"samples reach {peak:.1f} times full scale",) if peak > _HIGH else ()
 
 
 def too_short(where: Path | str, seconds: float) -> AudioError:
-    """Why a sound below `SHORTEST` is refused."""
+    """Why a recording below `SHORTEST` is refused."""
     return AudioError(
-        f"only {1000 * seconds:.1f} ms of sound",
+        f"only {1000 * seconds:.1f} ms of audio",
         where=where,
         remedy=f"leave it out, since at least {1000 * SHORTEST:.0f} ms are needed",
     )
 
 
 def too_long(where: Path | str, longest: float, seconds: float | None = None) -> AudioError:
-    """Why a sound is refused that is longer than can be used at once."""
+    """Why a recording is refused that is longer than can be used at once."""
     limit = f"{longest / 3600:g} hours" if longest >= 3600 else f"{longest / 60:g} minutes"
-    what = f"the sound is longer than {limit}"
+    what = f"the audio is longer than {limit}"
     if seconds is not None:
         what += f" ({seconds / 3600:.1f} hours)" if seconds >= 3600 else f" ({seconds / 60:.1f} minutes)"
     return AudioError(what, where=where, remedy="cut it into utterances, or give the start and end of each")
@@ -105,11 +105,11 @@ def too_long(where: Path | str, longest: float, seconds: float | None = None) ->
 def outside(where: Path | str, start: float, end: float | None) -> AudioError:
     """Why a span is refused that is not in its file."""
     span = f"from {start:g} s on" if end is None else f"from {start:g} to {end:g} s"
-    return AudioError(f"the span {span} lies outside the sound", where=where, remedy="correct its start and end")
+    return AudioError(f"the span {span} lies outside the audio", where=where, remedy="correct its start and end")
 
 
 def no_samples(where: Path | str) -> AudioError:
-    """Why an empty sound is refused."""
+    """Why an empty recording is refused."""
     return AudioError("the file holds no samples", where=where, remedy="record it again or leave it out")
 
 
@@ -118,7 +118,7 @@ def cut_short(where: Path | str) -> AudioError:
     return AudioError("the file is cut short", where=where, remedy="copy it again from its source")
 
 
-def damaged(where: Path | str, what: str = "the sound is damaged or cut short") -> AudioError:
+def damaged(where: Path | str, what: str = "the audio is damaged or cut short") -> AudioError:
     """Why a file is refused that a decoder stumbles over."""
     return AudioError(what, where=where, remedy="copy it again from its source")
 

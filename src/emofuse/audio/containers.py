@@ -1,4 +1,4 @@
-"""What the containers of sound files say of themselves: decoders play what is cut, lost or unclaimed without a word."""
+"""What the containers of audio files say of themselves: decoders play what is cut, lost or unclaimed without a word."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def survey(path: Path) -> Survey:
     """Look through a file's container.
 
     Raises:
-        AudioError: The file is cut short, visibly damaged, or only stands for a sound that is elsewhere.
+        AudioError: The file is cut short, visibly damaged, or only stands for a recording that is elsewhere.
     """
     other = stand_in(path)
     if other is not None:
@@ -79,7 +79,7 @@ def survey(path: Path) -> Survey:
 
 
 def _tag_size(file: BinaryIO) -> int:
-    """Bytes of an ID3 tag in front of a sound."""
+    """Bytes of an ID3 tag in front of a recording."""
     file.seek(0)
     head = file.read(10)
     if head[:3] != b"ID3" or len(head) < 10:
@@ -114,14 +114,14 @@ def _survey_boxes(file: BinaryIO, end: int, size: int) -> Survey:
     if not end or end >= size:
         return Survey(soundfile=False)
     if file.read(4) == _EBML:
-        return Survey(soundfile=False, notes=("the file is several sounds in a row, which were all read",))
+        return Survey(soundfile=False, notes=("the file is several recordings in a row, which were all read",))
     if _is_padding(file, end, size):
         return Survey(soundfile=False)
     return Survey(soundfile=False, notes=(_unread(size - end),))
 
 
 def _unread(count: int) -> str:
-    return f"{count} bytes after the end of the sound were not read"
+    return f"{count} bytes after the end of the audio were not read"
 
 
 def _after_chunks(file: BinaryIO, found: Samples, size: int) -> int:
@@ -161,7 +161,7 @@ def _survey_flac(file: BinaryIO) -> Survey:
             count += 1
     if count == 1:
         return Survey(soundfile=True)
-    return Survey(soundfile=False, notes=(f"the file is {count} sounds in a row, which were all read",))
+    return Survey(soundfile=False, notes=(f"the file is {count} recordings in a row, which were all read",))
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,9 @@ def _survey_ogg(path: Path, file: BinaryIO, size: int) -> Survey:
             begun = not page.first
     if lost:
         places = f"{lost} place{'s' if lost > 1 else ''}"
-        raise damaged(path, f"parts of the sound are damaged or missing (in {places}), as its pages show")
-    notes = [f"the file is {streams + 1} sounds in a row, which were all read"] * bool(streams)
-    notes += ["the sound begins in the middle of a stream"] * bool(joined)
+        raise damaged(path, f"parts of the audio are damaged or missing (in {places}), as its pages show")
+    notes = [f"the file is {streams + 1} recordings in a row, which were all read"] * bool(streams)
+    notes += ["the audio begins in the middle of a stream"] * bool(joined)
     notes += [_unread(size - place)] * (size > place)
     return Survey(soundfile=not streams and not joined, notes=tuple(notes))
 
@@ -265,7 +265,7 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
             return size
         if length == 1 and len(header) == 16:
             length = struct.unpack(">Q", header[8:])[0]
-        # What is no box of sound and reaches beyond the file is something else, not a box that was cut.
+        # What is no box of audio and reaches beyond the file is something else, not a box that was cut.
         if length < 8 or (header[4:8] not in _MP4_BOXES and position + length > size):
             break
         position += int(length)

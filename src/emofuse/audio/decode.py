@@ -44,8 +44,8 @@ Signal = Callable[[], None]
 _BLOCK = 1 << 16  # Frames decoded at once, so that a header's claim never decides how much memory is taken.
 _UNKNOWN = 1 << 62  # libsndfile gives a length beyond this where a streamed FLAC does not say.
 _OPUS_CHANNELS = 7
-_ANEW = 1.0  # Seconds by which time goes back where another sound begins in the same file.
-_GAP = 0.1  # Seconds without sound that are worth a note.
+_ANEW = 1.0  # Seconds by which time goes back where another recording begins in the same file.
+_GAP = 0.1  # Seconds without audio that are worth a note.
 _SLACK, _SHORT = 0.25, 0.03  # Seconds, and fraction of all, that a header may say too much, as encoders pad.
 _HAS_LENGTH = frozenset({"matroska", "mov", "asf", "avi", "flv"})
 
@@ -111,7 +111,7 @@ class Source:
         with closing(_open_av(self._path, self._survey)) as container:
             tracks = len(container.streams.audio)
             if tracks > 1:
-                self.notes.append(f"the file has {tracks} sound tracks, of which the first was read")
+                self.notes.append(f"the file has {tracks} audio tracks, of which the first was read")
             shape: tuple[int, int] | None = None
             due: float | None = None
             failed: Exception | None = None
@@ -146,16 +146,16 @@ class Source:
             if shape is None:
                 raise no_samples(self._path) if failed is None else damaged(self._path) from failed
             if failed is not None:
-                self.notes.append("what follows the sound, or its end, cannot be decoded and was left out")
+                self.notes.append("what follows the audio, or its end, cannot be decoded and was left out")
             seconds, stated = count / shape[0], _stated_seconds(container)
             if lost <= _GAP and stated - seconds > max(_SLACK, _SHORT * stated):
                 self.notes.append(f"its header says {stated:.2f} s, and no more than {seconds:.2f} s could be read")
             if lost:
-                self.notes.append(f"{lost:.1f} s within the sound are missing, and what is there was joined")
+                self.notes.append(f"{lost:.1f} s within the audio are missing, and what is there was joined")
 
 
 def _stated_seconds(container: Any) -> float:
-    """Length of the first sound track by the header of its file; 0 where it has none, or one that was estimated."""
+    """Length of the first audio track by the header of its file; 0 where it has none, or one that was estimated."""
     stream = container.streams.audio[0]
     if not _HAS_LENGTH & set(container.format.name.split(",")):
         return 0.0
@@ -226,21 +226,21 @@ def _open_av(path: Path, found: Survey) -> Any:
     import av
 
     try:
-        # Tags in another encoding must not stop the sound from being read; PyAV 19 sees to that by itself.
+        # Tags in another encoding must not stop the audio from being read; PyAV 19 sees to that by itself.
         lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         options = _OPTIONS | ({"ignore_length": "1"} if found.to_the_end else {})
         with plain_name(path) as place:
             container = av.open(f"file:{place}", options=options, **lenient)
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(
-            "this is not a sound file, or one too damaged to open",
+            "this is not an audio file, or one too damaged to open",
             where=path,
             remedy="use wav, flac, ogg, opus, mp3, m4a, mp4, webm or aac",
         ) from error
     if not container.streams.audio or container.streams.audio[0].codec_context is None:
         container.close()
         raise AudioError(
-            "the file has no sound track that can be decoded", where=path, remedy="choose a recording with sound"
+            "the file has no audio track that can be decoded", where=path, remedy="choose a recording with audio"
         )
     return container
 
@@ -263,7 +263,7 @@ def decode(
         Notes for the reader.
 
     Raises:
-        AudioError: The sound cannot be used.
+        AudioError: The audio cannot be used.
     """
     source = Source(path, start=start, end=end, longest=longest)
     if source.whole:

@@ -162,7 +162,7 @@ def load(path: Path, *, start: float, end: float | None, longest: float) -> tupl
     was asked for before.
 
     Raises:
-        AudioError: The sound cannot be used.
+        AudioError: The audio cannot be used.
     """
     key = None if start == 0 and end is None else identity(path)
     if key is None or _SEEKABLE.get(key):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 _FAINT = 1e-3  # Power of a channel, as part of the loudest one's, below which it is left out: -30 dB.
 _ALIKE = 0.8  # The same from which on it is as good as the loudest: -1 dB.
 _OPPOSED = 0.8  # Power of the mean, as part of what independent channels would leave: two correlate below -0.2.
-_DIFFERENT = 0.3  # Mean correlation of channels below which they hold different sound.
+_DIFFERENT = 0.3  # Mean correlation of channels below which they hold different audio.
 
 
 class Mixer:
@@ -53,7 +53,7 @@ class Mixer:
         everything = tuple(range(self.channels))
         if self.channels == 1 or self._used is not None or not self._count:
             return everything, ()
-        # A constant offset is no sound.
+        # A constant offset is no signal.
         powers = np.maximum(self._squares / self._count - (self._sums / self._count) ** 2, 0)
         *own, mean = powers.tolist()
         loudest = max(own)
@@ -70,6 +70,6 @@ class Mixer:
             silent = self.channels - len(live)
             return live, (f"{silent} of {self.channels} channels {'is' if silent == 1 else 'are'} silent, so left out",)
         if (ratio - 1) / (self.channels - 1) < _DIFFERENT:
-            what = f"the {self.channels} channels hold different sound and were averaged"
+            what = f"the {self.channels} channels hold different audio and were averaged"
             return everything, (f"{what}, so give one of them where each has its own speaker",)
         return everything, ()

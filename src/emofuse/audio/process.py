@@ -53,7 +53,7 @@ class _Decoder:
             )
         except OSError as error:
             raise EmofuseError(
-                "the process that decodes sound cannot be started",
+                "the process that decodes audio cannot be started",
                 where=sys.executable,
                 remedy="see that Python may start processes, or make memory free",
             ) from error

@@ -377,7 +377,7 @@ def demo(
 ) -> None:
     """Make a small spoken corpus, run speech, text, late and early-frame on it, report, and predict."""
     check_output(out, folder=True)
-    from emofuse.audio import sound_files
+    from emofuse.audio import audio_files
     from emofuse.cli.console import Bars, finish, say, show_predictions, typed_command
     from emofuse.demo import make_demo_corpus
     from emofuse.experiment import run as run_recipe
@@ -405,7 +405,7 @@ def demo(
     say(f'emofuse predict {last.audio} --text "{last.text}" --model {folder}')
     show_predictions([load(folder).predict(last.audio, text=last.text)])
     if recordings is not None:
-        found = sound_files(recordings)
+        found = audio_files(recordings)
         # Drawn, not counted off: corpora list their recordings in an order that repeats itself.
         chosen = random.Random(0).sample(found, min(SHOWN, len(found)))  # noqa: S311
         say("")

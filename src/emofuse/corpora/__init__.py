@@ -111,7 +111,7 @@ def read_corpus(
         partial: Accept missing and damaged files and another number of utterances than was published, with a note.
         columns: For `table`: the table's name for a manifest column, where it differs.
         options: What is read, as the card's `options` offer it, such as `{"labels": "six"}` of IEMOCAP.
-        progress: Told about each header that is read.
+        progress: Reports each header that is read.
 
     Raises:
         ManifestError: No such corpus or folder, a table that does not fit, missing or damaged files or another

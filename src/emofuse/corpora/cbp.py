@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import first_of_each, no_sound, read_lines, recordings, row_error
+from emofuse.corpora.sources import first_of_each, no_audio, read_lines, recordings, row_error
 from emofuse.errors import EmofuseError
 from emofuse.types import Segment
 
@@ -60,7 +60,7 @@ def read(root: Path) -> Listing:
     for line, values in _lines(table, errors):
         stem = Path(str(values["audio_file"])).stem
         if stem not in clips:
-            errors.append(no_sound(folder / str(values["audio_file"])))
+            errors.append(no_audio(folder / str(values["audio_file"])))
             continue
         # Two clauses of one clip are two utterances.
         name = stem if stem not in seen else f"{stem}-{line}"

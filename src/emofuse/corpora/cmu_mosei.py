@@ -10,7 +10,7 @@ from emofuse.corpora.sources import (
     Line,
     files_below,
     first_of_each,
-    no_sound,
+    no_audio,
     number,
     read_lines,
     read_table,
@@ -55,7 +55,7 @@ CARD = CorpusCard(
 
 
 def read(root: Path) -> Listing:
-    """List the segments of a table of labels, with the sound of each.
+    """List the segments of a table of labels, with the audio of each.
 
     The table is the only CSV file with a column of emotions below the folder, or `labels.csv`. It has one row a
     segment, with columns video_id, clip_id (a number within the video), anger, disgust, fear, happiness, sadness and
@@ -64,7 +64,7 @@ def read(root: Path) -> Listing:
     The label is the emotion of the highest intensity; where all are 0 it is neutral, and where the highest is shared
     there is none. Column `votes` holds the intensities.
 
-    The sound is that of the segment, `<video_id>_<clip_id>.wav`, or a span of the video's, `<video_id>.wav`. What the
+    The audio is that of the segment, `<video_id>_<clip_id>.wav`, or a span of the video's, `<video_id>.wav`. What the
     table has not of start, end and text is taken from `<video_id>.txt`, whose lines are
     `video___clip___start___end___text`. All of these lie anywhere below the folder. Segments that begin before 0, as
     some do, begin at 0.
@@ -92,7 +92,7 @@ def read(root: Path) -> Listing:
         seen.add(name)
         path = part or whole
         if path is None:
-            errors.append(no_sound(table.parent / f"{name}.wav"))
+            errors.append(no_audio(table.parent / f"{name}.wav"))
             continue
         rows.append(_row(line, told, name, path, spanned=part is None))
     return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))

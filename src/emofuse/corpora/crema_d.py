@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import first_of_each, no_sound, read_table, recordings
+from emofuse.corpora.sources import first_of_each, no_audio, read_table, recordings
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {
@@ -101,5 +101,5 @@ def _missing(folder: Path, place: Path, clips: set[str]) -> list[EmofuseError]:
     for line in lines:
         match = _NAME.fullmatch(line.values["name"])
         if match is not None and _key(match) not in clips:
-            errors.append(no_sound(place / f"{line.values['name']}.wav"))
+            errors.append(no_audio(place / f"{line.values['name']}.wav"))
     return errors

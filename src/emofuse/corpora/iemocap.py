@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emofuse.corpora.card import DIMENSIONS, GENDERS, NONE, CorpusCard, Listing, Row, listed
-from emofuse.corpora.sources import AGAIN, first_of_each, no_sound, number, read_lines, read_text, recordings, row_error
+from emofuse.corpora.sources import AGAIN, first_of_each, no_audio, number, read_lines, read_text, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
 # What the utterance's line calls the consensus of the annotators; `xxx` is none.
@@ -255,7 +255,7 @@ class _Reading:
             if not wanted or audio is None:
                 omitted.append(words.get(turn.name, ""))
                 if wanted:
-                    self.errors.append(no_sound(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
+                    self.errors.append(no_audio(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
                 continue
             if not words.get(turn.name):
                 self.wordless.append(turn.name)
@@ -290,7 +290,7 @@ class _Reading:
         yield from self.copies
         if cut := sorted(name for name, count in self.unlabelled.items() if count):
             yield (
-                f"{self.unlabelled.total()} sounds have no label, as where a file of EmoEvaluation is cut short: "
+                f"{self.unlabelled.total()} recordings have no label, as where a file of EmoEvaluation is cut short: "
                 f"{listed(cut)}"
             )
         if self.wordless:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
-from emofuse.corpora.sources import AGAIN, Line, files_below, first_of_each, no_sound, read_table, recordings, row_error
+from emofuse.corpora.sources import AGAIN, Line, files_below, first_of_each, no_audio, read_table, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
 _LABELS = {
@@ -38,7 +38,7 @@ CARD = CorpusCard(
     where="it is at https://github.com/declare-lab/MELD as MELD.Raw.tar.gz, which holds three more archives",
     citation="Poria et al., MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations, ACL, 2019",
     utterances=13706,
-    note="the published split (13,708 rows, of which two have no sound) shares its main speakers, and some clips have "
+    note="the published split (13,708 rows, of which two have no audio) shares its main speakers, and some clips have "
     "other voices, laughter or a wrong cut",
     counts={
         "session": {"train": 9988, "dev": 1108, "test": 2610},
@@ -94,7 +94,7 @@ def read(root: Path) -> Listing:
             if name in _WITHOUT_SOUND:
                 continue
             if name not in clips:
-                errors.append(no_sound(folder / split / f"{name.partition('_')[2]}.mp4"))
+                errors.append(no_audio(folder / split / f"{name.partition('_')[2]}.mp4"))
                 continue
             rows.append(_row(line, name, split, clips[name]))
     return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))

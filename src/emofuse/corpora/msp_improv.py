@@ -13,7 +13,7 @@ from emofuse.corpora.card import DIMENSIONS, GENDERS, CorpusCard, Listing, Row
 from emofuse.corpora.sources import (
     files_below,
     first_of_each,
-    no_sound,
+    no_audio,
     number,
     read_lines,
     read_words,
@@ -69,7 +69,7 @@ class _Turn:
 
 
 def read(root: Path, *, labels: str = "four") -> Listing:
-    """List the turns of `Evalution.txt` (spelt so by its publishers, or `Evaluation.txt`) that have a sound.
+    """List the turns of `Evalution.txt` (spelt so by its publishers, or `Evaluation.txt`) that have a recording.
 
     Each turn is a line such as `UTD-IMPROV-S01A-F01-R-FM01.avi; A; A:3.4; V:2.0; D:3.6 ; N:4.0;` with the consensus
     and the means of activation, valence, dominance and naturalness (NaN where they are absent), followed by one line
@@ -105,7 +105,7 @@ def read(root: Path, *, labels: str = "four") -> Listing:
         if not wanted or name not in clips:
             omitted.setdefault(_dialogue(turn), []).append(text or "")
             if wanted:
-                errors.append(no_sound(folder / f"MSP-{name}.wav"))
+                errors.append(no_audio(folder / f"MSP-{name}.wav"))
             continue
         before = omitted.pop(_dialogue(turn), None)
         rows.append(_row(turn, f"MSP-{name}", audio=clips[name], text=text, label=label, before=before))

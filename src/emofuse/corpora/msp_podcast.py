@@ -9,7 +9,7 @@ from emofuse.corpora.sources import (
     Line,
     files_below,
     first_of_each,
-    no_sound,
+    no_audio,
     number,
     read_table,
     read_words,
@@ -66,7 +66,7 @@ CARD = CorpusCard(
 
 
 def read(root: Path) -> Listing:
-    """List the rows of `labels_consensus.csv` (`labels_concensus.csv` in older releases) that have a sound.
+    """List the rows of `labels_consensus.csv` (`labels_concensus.csv` in older releases) that have a recording.
 
     The table may lie anywhere below the folder, as may the sounds (`Audios/MSP-PODCAST_0001_0008.wav`) and the
     transcripts (`Transcripts/MSP-PODCAST_0001_0008.txt`), which may be absent. Ratings go from 1 to 7. A speaker who is
@@ -94,7 +94,7 @@ def read(root: Path) -> Listing:
             continue
         seen.add(name)
         if name not in clips:
-            errors.append(no_sound(folder / "Audios" / line.values["file"]))
+            errors.append(no_audio(folder / "Audios" / line.values["file"]))
             continue
         rows.append(_row(line, name, clips[name], read_words(words.get(name), errors)))
     return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
-from emofuse.corpora.sources import first_of_each, no_sound, read_table, recordings, row_error
+from emofuse.corpora.sources import first_of_each, no_audio, read_table, recordings, row_error
 
 _LABELS = {
     "anger": "angry",
@@ -84,7 +84,7 @@ def read(root: Path) -> Listing:
             what = f"the emotion is {values['emotion']!r}, not one of {', '.join(_LABELS)}"
             errors.append(row_error(table, line.number, what))
         elif stem not in clips:
-            errors.append(no_sound(folder / "samples" / values["file"]))
+            errors.append(no_audio(folder / "samples" / values["file"]))
         else:
             rows.append(
                 {

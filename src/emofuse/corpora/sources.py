@@ -84,8 +84,8 @@ def row_error(
     return ManifestError(what, where=f"{path}, line {number}", remedy=remedy)
 
 
-def no_sound(path: Path) -> AudioError:
-    """The error for a sound that a corpus should have."""
+def no_audio(path: Path) -> AudioError:
+    """The error for a recording that a corpus should have."""
     return AudioError("no such file", where=path, remedy=AGAIN)
 
 
@@ -165,7 +165,7 @@ def recordings(folder: Path) -> dict[str, list[Path]]:
     """Recordings below a folder by their names without ending, the better kind of file first.
 
     Names are as they are, but the endings may be in whichever case. Files that macOS leaves beside others
-    (`._name.wav`) are no sounds.
+    (`._name.wav`) are no recordings.
     """
     found: dict[str, list[Path]] = {}
     for place, folders, names in os.walk(folder):

@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter1d
 
 from emofuse.demo.sentences import sentences
 from emofuse.errors import EmofuseError
-from emofuse.files import read_json, write_text, written_whole
+from emofuse.files import read_json, write_text, written_atomically
 from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
 
@@ -135,7 +135,7 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
         out: Folder for `audio/*.wav` (16 kHz) and `corpus.csv`.
         utterances_per_class: How often each speaker acts each emotion.
         seed: Decides who says what, and the variation of the voices.
-        progress: Display that is told about every utterance.
+        progress: Display that reports each utterance.
 
     Returns:
         The path of `corpus.csv`, a table with the columns `utterance`, `audio` (relative to the table), `text`,
@@ -157,7 +157,7 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
 
     def speak(line: _Line, phonemes: str) -> None:
         samples = _speak(synthesiser, phonemes, line, seed=seed)
-        with written_whole(audio / f"{line.utterance}.wav") as part:
+        with written_atomically(audio / f"{line.utterance}.wav") as part:
             soundfile.write(part, samples, SAMPLING_RATE, subtype="PCM_16", format="WAV")
 
     # Threads suffice: nearly all of the time goes to ONNX Runtime and NumPy, outside the interpreter's lock.
@@ -216,7 +216,7 @@ def _write_table(lines: list[_Line], path: Path) -> Path:
         }
         for line in lines
     ]
-    with written_whole(path) as part:
+    with written_atomically(path) as part:
         pd.DataFrame(rows).to_csv(part, index=False, lineterminator="\n")
     return path
 

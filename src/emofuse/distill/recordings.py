@@ -20,10 +20,10 @@ import pandas as pd
 import soundfile
 from numpy.typing import NDArray
 
-from emofuse.audio import SAMPLING_RATE, SHORTEST, audio_duration, load_audio, sound_files
+from emofuse.audio import SAMPLING_RATE, SHORTEST, audio_duration, audio_files, load_audio
 from emofuse.distill.settings import SpeechStudentSettings
 from emofuse.errors import AudioError, EmofuseError, ManifestError
-from emofuse.files import written_whole
+from emofuse.files import written_atomically
 from emofuse.manifest import make_manifest
 from emofuse.progress import Progress, Silent, track
 from emofuse.seeds import derive_seed
@@ -40,7 +40,7 @@ def gather(
         folders: Folder of recordings of each corpus, by the corpus's name; what follows ` (` is not part of it.
         settings: Length of pieces; number and range of copies.
         copies: Where the copies are written; those that are there already are kept.
-        progress: Told about each recording.
+        progress: Reports each recording.
 
     Returns:
         The manifest, `session` being `held-out` or `train`, and the recordings that cannot be used.
@@ -51,9 +51,9 @@ def gather(
     recordings = []
     for title, folder in folders.items():
         corpus = title.partition(" (")[0]
-        found = sound_files(folder)
+        found = audio_files(folder)
         if not found:
-            raise ManifestError("there are no recordings", where=folder, remedy="name a folder that holds sound files")
+            raise ManifestError("there are no recordings", where=folder, remedy="name a folder that holds audio files")
         recordings += [(corpus, f"{corpus}/{path.relative_to(folder).as_posix()}", path) for path in found]
     rows: list[dict[str, Any]] = []
     failed: list[EmofuseError] = []
@@ -104,7 +104,7 @@ def _copy(name: str, path: Path, settings: SpeechStudentSettings, folder: Path) 
     file = folder / f"{key}.flac"
     if not file.exists():
         changed = change_voice(load_audio(path), semitones=semitones, tempo=tempo)
-        with written_whole(file) as part:
+        with written_atomically(file) as part:
             soundfile.write(part, np.clip(changed, -1, 1), SAMPLING_RATE, format="FLAC")
     return file
 

@@ -28,7 +28,7 @@ class SpeechStudentSettings(Settings):
         masked: Share of the student's frames that are masked in training, in stretches of ten.
         descriptor: Weight of the loss on descriptors of whole clips beside that on frames.
         components: Numbers that describe a clip.
-        batch_seconds: Seconds of sound in one batch.
+        batch_seconds: Seconds of audio in one batch.
         accumulate: Batches to one step of the optimiser.
         steps: Steps in all.
         learning_rate: Peak of AdamW's rate.

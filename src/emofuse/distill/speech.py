@@ -105,7 +105,7 @@ def distill_speech(
         start: Folder of an earlier distillation, whose weights to begin with.
         device: Where to compute.
         log: What to write of each epoch beside the history, such as `tensorboard`.
-        progress: Told about each part.
+        progress: Reports each part.
 
     Raises:
         EncoderError: The teacher cannot be had.
@@ -169,7 +169,7 @@ def distill_speech(
             "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of the {specification.family} "
             f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine, and "
             f"{lessons.descriptor.components} principal components of their averages and deviations over a clip.",
-            "Exposure": f"{seconds / 3600:.1f} hours of sound of the corpora below, copies at another pitch and tempo "
+            "Exposure": f"{seconds / 3600:.1f} hours of audio of the corpora below, copies at another pitch and tempo "
             "included, and what the teacher has heard. No label and no transcript was read.",
             "Result": f"Loss on {watched} recordings {history[-1][loss]:.3f} after {settings.steps} steps "
             f"({history[0][loss]:.3f} after {min(settings.save_every, settings.steps)}).",

@@ -85,7 +85,7 @@ def distill_text(
         command: What the user typed, for the model card.
         device: Where to compute.
         log: What to write of each epoch beside the history, such as `tensorboard`.
-        progress: Told about each part.
+        progress: Reports each part.
 
     Raises:
         EncoderError: The teacher cannot be had, or is no BERT.

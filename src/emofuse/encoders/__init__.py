@@ -109,7 +109,7 @@ class TrainableEncoder(Protocol):
         """What `encode` gives, on the encoder's device and with gradients where its weights are trained."""
 
     def thaw(self) -> None:
-        """Let all weights be trained but those of convolutions that read sound."""
+        """Let all weights be trained but those of convolutions that read audio."""
 
     def save(self, folder: Path) -> None:
         """Write the encoder so that the settings can name the folder."""
@@ -145,7 +145,7 @@ def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu", downlo
     Args:
         settings: Encoder, revision, layers and precision.
         device: Where it shall compute, as torch names it.
-        download: Whether the Hub may be asked for what is not in its cache.
+        download: Whether what is not in its cache may be downloaded from the Hub.
 
     Raises:
         EncoderError: Not found, not reachable, of an unsupported family, damaged, made for another sampling rate,
@@ -178,7 +178,7 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: 
     Args:
         settings: Encoder, revision, layers and longest text.
         device: Where it shall compute, as torch names it.
-        download: Whether the Hub may be asked for what is not in its cache.
+        download: Whether what is not in its cache may be downloaded from the Hub.
 
     Raises:
         EncoderError: Not found, not reachable, of an unsupported family, damaged, without the chosen layers; or

@@ -193,7 +193,7 @@ def model_folder(name: str, *, download: bool = True) -> Path:
 
     Args:
         name: Hub id or folder.
-        download: Whether the Hub may be asked for what is not in the cache.
+        download: Whether what is not in the cache may be downloaded from the Hub.
 
     Raises:
         EncoderError: There is none.

@@ -27,7 +27,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
         name: Id of the repository.
         file: In it.
         revision: Branch, tag or commit; None for the newest.
-        download: Whether the Hub may be asked for what is not in the cache.
+        download: Whether what is not in the cache may be downloaded from the Hub.
         optional: Whether a file counts as absent where that is not known.
 
     Raises:

@@ -65,7 +65,7 @@ class LogMelEncoder:
         """Encode clips.
 
         Args:
-            clips: Mono sound at 16 kHz, each `(samples,)`.
+            clips: Mono audio at 16 kHz, each `(samples,)`.
 
         Returns:
             One float32 tensor `(1, frames, 240)` a clip.

@@ -69,7 +69,7 @@ class WaveformEncoder:
         """Encode clips together.
 
         Args:
-            clips: Mono sound at 16 kHz, each `(samples,)`.
+            clips: Mono audio at 16 kHz, each `(samples,)`.
 
         Returns:
             One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.
@@ -189,7 +189,7 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
     receptive_field, stride = frame_geometry(config)
     if checkpoint.preprocessor.get("feature_size", 1) != 1:
         raise EncoderError(
-            "the preprocessor does not hand over plain mono sound",
+            "the preprocessor does not hand over plain mono audio",
             where=checkpoint.name,
             remedy="use a checkpoint whose preprocessor_config.json has feature_size 1",
         )

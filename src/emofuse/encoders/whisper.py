@@ -61,7 +61,7 @@ class WhisperFeatures:
         """Encode clips together.
 
         Args:
-            clips: Mono sound at 16 kHz, each `(samples,)`.
+            clips: Mono audio at 16 kHz, each `(samples,)`.
 
         Returns:
             One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.

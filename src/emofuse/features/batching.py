@@ -29,11 +29,11 @@ def plan_batches(sizes: Sequence[float], *, budget: float) -> list[list[int]]:
     return groups
 
 
-def padding_share(sizes: Sequence[float], groups: Sequence[Sequence[int]]) -> float:
+def padding_fraction(sizes: Sequence[float], groups: Sequence[Sequence[int]]) -> float:
     """Fraction of the batches' volume that is padding.
 
     Example:
-        >>> padding_share([4.0, 2.0], [[0, 1]])
+        >>> padding_fraction([4.0, 2.0], [[0, 1]])
         0.25
     """
     volume = sum(max(sizes[index] for index in group) * len(group) for group in groups)

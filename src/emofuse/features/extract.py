@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, audio_duration, content_key, read_audio
 from emofuse.encoders import SpeechEncoder, Subwords, TextEncoder
 from emofuse.errors import AudioError, EmofuseError
-from emofuse.features.batching import padding_share, plan_batches
+from emofuse.features.batching import padding_fraction, plan_batches
 from emofuse.features.context import earlier_texts
 from emofuse.features.pooling import pool_frames
 from emofuse.features.segments import frame_bounds, is_pooled_in_model, pool_segments, step_bounds
@@ -447,7 +447,7 @@ def _fill(
         done += compute(shards)
         plan.unlink()
     numbers = {key: number for number, key in enumerate(key for batch in done for key in batch)}
-    padding = padding_share([sizes[key] for key in numbers], [[numbers[key] for key in batch] for batch in done])
+    padding = padding_fraction([sizes[key] for key in numbers], [[numbers[key] for key in batch] for batch in done])
     return sum(all(key in feature_set for feature_set in feature_sets) for key in numbers), padding, unfit
 
 

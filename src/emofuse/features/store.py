@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emofuse.errors import OutputError, StoreError
-from emofuse.files import write_text, written_whole
+from emofuse.files import write_text, written_atomically
 from emofuse.locks import alone_in
 from emofuse.progress import Progress, Silent
 from emofuse.settings import fingerprint
@@ -151,7 +151,7 @@ class FeatureSet:
             halves[name] = np.ascontiguousarray(values, dtype=np.float16)
         with _as_store_error():
             self._describe()
-            with written_whole(self.folder / (fingerprint(list(halves)) + SUFFIX)) as part:
+            with written_atomically(self.folder / (fingerprint(list(halves)) + SUFFIX)) as part:
                 save_file(halves, part)
         self.refresh()
 

@@ -24,7 +24,7 @@ Items = Mapping[str, Sequence[Any]]
 
 
 class TunedNetwork(nn.Module):
-    """Sound and words to logits. Convolutions that read sound stay as they are, all else is trained.
+    """Sound and words to logits. Convolutions that read audio stay as they are, all else is trained.
 
     Args:
         head: The model above the encoders, with a layer mix for each modality that it reads.

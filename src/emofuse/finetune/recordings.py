@@ -28,8 +28,8 @@ class Recordings:
 
     Attributes:
         rows: Every utterance that can be used, by name.
-        sizes: Samples of each; letters of its text where no sound is read.
-        keys: What each is, as a hash of its sound, or its text.
+        sizes: Samples of each; letters of its text where no audio is read.
+        keys: What each is, as a hash of its audio, or its text.
         failed: Utterances whose sound cannot be used, and why.
         modalities: What is read of them.
         notes: What the reader should know of some, for the process that writes the report.

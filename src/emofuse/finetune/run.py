@@ -20,7 +20,7 @@ from emofuse.distill.card import write_card
 from emofuse.encoders import TrainableEncoder, load_speech_encoder, load_text_encoder, load_trainable_encoder
 from emofuse.errors import ManifestError, SettingsError, TrainingError
 from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, check_plan
-from emofuse.files import plain_name, write_text, written_folder, written_whole
+from emofuse.files import plain_name, write_text, written_atomically, written_folder
 from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import TunedNetwork
 from emofuse.finetune.recordings import Recordings, listen
@@ -99,7 +99,7 @@ def finetune(
         command: What the user typed, for the report.
         notes: Remarks for the report.
         skipped: Utterances that were left out before, and why.
-        progress: Told about each fold.
+        progress: Reports each fold.
 
     Raises:
         SettingsError: The settings do not fit one another, or the folder holds another run.
@@ -296,7 +296,7 @@ class _Job:
                 command=self.command,
             )
         weights = {name: value.cpu().contiguous() for name, value in network.head.state_dict().items()}
-        with written_whole(folder / HEAD) as part:
+        with written_atomically(folder / HEAD) as part:
             save_file(weights, part)
 
     def _write_trial(self, folder: Path, key: str, network: TunedNetwork, tuned: Tuned, *, seconds: float) -> None:

@@ -44,7 +44,7 @@ _Read = Mapping[str, Mapping[str, torch.Tensor]]
 """What each network reads of a modality, by the names of `Batch`."""
 
 LONG = 30.0
-"""Seconds beyond which a sound is unlike what models learn from."""
+"""Seconds beyond which a recording is unlike what models learn from."""
 
 
 def load(
@@ -159,7 +159,7 @@ class Predictor:
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
 
         Raises:
-            AudioError: The sound cannot be used.
+            AudioError: The audio cannot be used.
             SettingsError: A modality that the model needs is missing, text is no string, or samples have another rate.
             AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
             EncoderError: The CTC model that aligned its training cannot be had.
@@ -186,7 +186,7 @@ class Predictor:
             notes += recording.notes
             if len(clip) > LONG * SAMPLING_RATE:
                 notes.append(
-                    f"the sound is {len(clip) / SAMPLING_RATE / 60:.1f} minutes long, and models learn from utterances "
+                    f"the audio is {len(clip) / SAMPLING_RATE / 60:.1f} minutes long, and models learn from utterances "
                     "of seconds, so cut it at pauses"
                 )
         recognised = False
@@ -231,9 +231,9 @@ class Predictor:
         source = str(audio) if isinstance(audio, (str, Path)) else None
         if not np.isfinite(scores).all():
             raise CheckpointError(
-                "the model's answer is no finite number, as its weights or the sound leave the range of numbers",
+                "the model's answer is no finite number, as its weights or the audio leave the range of numbers",
                 where=source,
-                remedy="copy the model again from where it was trained, and see whether the sound is damaged",
+                remedy="copy the model again from where it was trained, and see whether the audio is damaged",
             )
         return Prediction(
             **self.checkpoint.task.prediction(scores),
@@ -260,7 +260,7 @@ class Predictor:
             texts: The words of each, in the same order; a single one counts for all, and a single None as a file
                 for all texts.
             alignments: Of each file, for a model that reads segments, or why there is none.
-            progress: Told about each file.
+            progress: Reports each file.
 
         Raises:
             SettingsError: Another number of texts or alignments than of files, one string instead of several, or no

@@ -1,4 +1,4 @@
-"""The worst mistakes of a model, each with its sound, so that a person can hear why."""
+"""The worst mistakes of a model, each with its audio, so that a person can hear why."""
 
 from __future__ import annotations
 

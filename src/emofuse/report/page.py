@@ -17,7 +17,7 @@ import pandas as pd
 
 from emofuse.errors import ScoresError
 from emofuse.escape import one_line
-from emofuse.files import read_json, written_whole
+from emofuse.files import read_json, written_atomically
 from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
@@ -55,7 +55,7 @@ def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
 
     Args:
         run: A folder with `result.json`, `scores.parquet` and `manifest.parquet`.
-        progress: Told about each model.
+        progress: Reports each model.
 
     Returns:
         The page.
@@ -144,7 +144,7 @@ def _write(run: Path, files: Mapping[str, bytes]) -> None:
     # All are written before the first gets its name.
     with ExitStack() as stack:
         for name, content in files.items():
-            stack.enter_context(written_whole(run / name)).write_bytes(content)
+            stack.enter_context(written_atomically(run / name)).write_bytes(content)
 
 
 def _stem(name: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-HOTTEST = 20.0
+HIGHEST_TEMPERATURE = 20.0
 SMALLEST = float(np.finfo(np.float64).tiny)
 
 
@@ -41,15 +41,15 @@ def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) 
         norm = np.logaddexp.reduce(scaled, axis=1)
         return float(np.mean(norm - (target * scaled).sum(1)))
 
-    limit = np.log(HOTTEST)
+    limit = np.log(HIGHEST_TEMPERATURE)
     return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded").x))
 
 
-def cooled(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+def apply_temperature(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """Posteriors at a temperature: above one they are less sure.
 
     Example:
-        >>> cooled(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()
+        >>> apply_temperature(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()
         [[0.75, 0.25]]
     """
     if temperature == 1:

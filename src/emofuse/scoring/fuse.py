@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
-from emofuse.scoring.calibrate import cooled, fit_temperature, logs_of
+from emofuse.scoring.calibrate import apply_temperature, fit_temperature, logs_of
 from emofuse.scoring.kinds import CLASSES, Kind
 from emofuse.scoring.table import ALL, NAMES, Scores, alike, differing, over_seeds, show_apart
 
@@ -56,7 +56,7 @@ def combine(
             remedy="leave this model out, or train it again with a smaller learning rate",
         )
     if temperatures is not None:
-        outputs = np.stack([cooled(one, value) for one, value in zip(outputs, temperatures, strict=True)])
+        outputs = np.stack([apply_temperature(one, value) for one, value in zip(outputs, temperatures, strict=True)])
     weight = np.asarray(weights, dtype=np.float64)
     if rule == "mean":
         return np.asarray(np.tensordot(weight, outputs, axes=1) / weight.sum())
@@ -84,7 +84,7 @@ class Joining:
         return combine(outputs, self.weights, rule=self.rule, temperatures=self.temperatures, names=names)
 
 
-def fit_joining(
+def fit_fusion(
     outputs: Array, truth: Any, *, rule: Rule, tuned: bool = False, calibrated: bool = False, kind: Kind = CLASSES
 ) -> Joining:
     """How to join models, from outputs that must not be those that are reported (see `cross_fits`).
@@ -101,7 +101,7 @@ def fit_joining(
         ScoresError: The rule is not for this kind of outputs, or they are no probabilities that could be calibrated.
 
     Example:
-        >>> fit_joining(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
+        >>> fit_fusion(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
         Joining(rule='mean', weights=(0.5, 0.5), temperatures=(1.0, 1.0))
     """
     check_rule(rule, kind=kind, where="rule")
@@ -113,8 +113,8 @@ def fit_joining(
         temperatures = tuple(fit_temperature(one, truth) for one in outputs)
     weights = tuple([1 / models] * models)
     if tuned:
-        cool = np.stack([cooled(one, value) for one, value in zip(outputs, temperatures, strict=True)])
-        weights = search_weights(cool, truth, rule=rule, kind=kind)
+        scaled = np.stack([apply_temperature(one, value) for one, value in zip(outputs, temperatures, strict=True)])
+        weights = search_weights(scaled, truth, rule=rule, kind=kind)
     return Joining(rule, weights, temperatures)
 
 
@@ -171,7 +171,7 @@ def search_weights(outputs: Array, truth: Any, *, rule: Rule, kind: Kind = CLASS
     Tried are equal weights and a grid. Of equally good weights those nearest to equal win, so that small sets do not
     pick extremes by chance; of those equally near, the first of the grid.
 
-    The arguments are those of `fit_joining`.
+    The arguments are those of `fit_fusion`.
     """
     models = len(outputs)
     equal = tuple([1 / models] * models)
@@ -249,9 +249,9 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
     aligned, outputs = _align(tables)
     kind, truth = aligned.kind, aligned.truth()
     rule = rule or kind.rules[0]
-    how_joined, weights = parse_rule(rule, models=len(tables), kind=kind)
+    fusion, weights = parse_rule(rule, models=len(tables), kind=kind)
     if weights is not None:
-        joined = combine(outputs, weights, rule=how_joined, names=[table.models[0] for table in tables])
+        joined = combine(outputs, weights, rule=fusion, names=[table.models[0] for table in tables])
         done: dict[str, Any] = {"rule": rule, "weights": list(weights)}
     else:
         joined, chosen = np.empty(outputs.shape[1:]), {}
@@ -262,7 +262,7 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
                     where="--rule tuned",
                     remedy="give a table with folds of different utterances, or use mean, product or weights=",
                 )
-            how = fit_joining(outputs[:, others], truth[others], rule=how_joined, tuned=True, kind=kind)
+            how = fit_fusion(outputs[:, others], truth[others], rule=fusion, tuned=True, kind=kind)
             chosen[fold], joined[test] = how.weights, how(outputs[:, test])
         done = {"rule": "tuned, out of fold", "weights": {fold: list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from emofuse.delimited import WINDOWS, decoded, separator_of
 from emofuse.errors import ScoresError
 from emofuse.escape import from_cell, to_cell
-from emofuse.files import check_ending, written_whole
+from emofuse.files import check_ending, written_atomically
 from emofuse.inputs import nearest
 from emofuse.names import key, tidy, unify
 from emofuse.parquet import read_frame
@@ -348,7 +348,7 @@ def write_scores(scores: Scores, path: Path) -> None:
         OutputError: The ending is another.
     """
     check_ending(path, ENDINGS, what="scores")
-    with written_whole(path) as part:
+    with written_atomically(path) as part:
         if path.suffix.lower() == ".parquet":
             part.write_bytes(scores.frame.to_parquet(None, index=False))
             return

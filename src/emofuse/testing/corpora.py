@@ -132,7 +132,7 @@ def _write_dialogue(
         counts[gender] += 1
         tiers = _tiers(text)
         seconds = (tiers["wdseg"][-1].last + 1) * _FRAME
-        _write_sound(session / "sentences" / "wav" / dialogue / f"{name}.wav", code, gender, seconds, generator)
+        _write_audio(session / "sentences" / "wav" / dialogue / f"{name}.wav", code, gender, seconds, generator)
         _write_alignment(session / "sentences" / "ForcedAlignment" / dialogue / name, tiers)
         ratings = _RATED.get(code, (2.5, 2.5, 2.5))
         mean = ", ".join(f"{value:.4f}" for value in ratings)
@@ -211,7 +211,7 @@ def _write_alignment(stem: Path, tiers: dict[str, list[_Span]]) -> None:
     stem.with_suffix(".syseg").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _write_sound(path: Path, code: str, gender: str, seconds: float, generator: np.random.Generator) -> None:
+def _write_audio(path: Path, code: str, gender: str, seconds: float, generator: np.random.Generator) -> None:
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)

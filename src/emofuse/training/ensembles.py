@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from emofuse.plan import EnsemblePlan, Plan
 from emofuse.protocols import FINAL
-from emofuse.scoring.fuse import Array, Joining, cross_fits, fit_joining
+from emofuse.scoring.fuse import Array, Joining, cross_fits, fit_fusion
 from emofuse.scoring.table import Scores, join_scores
 
 
@@ -73,9 +73,9 @@ def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Join
     """
     if isinstance(one.weights, tuple):
         fixed = np.asarray(one.weights) / sum(one.weights)
-        found = fit_joining(outputs, truth, rule=one.rule, calibrated=one.calibrate)
+        found = fit_fusion(outputs, truth, rule=one.rule, calibrated=one.calibrate)
         return replace(found, weights=tuple(fixed.tolist()))
-    return fit_joining(outputs, truth, rule=one.rule, tuned=one.weights == "tuned", calibrated=one.calibrate)
+    return fit_fusion(outputs, truth, rule=one.rule, tuned=one.weights == "tuned", calibrated=one.calibrate)
 
 
 def fusion_notes(plan: Plan, *, folds: int) -> list[str]:

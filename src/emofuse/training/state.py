@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from emofuse.errors import CheckpointError
-from emofuse.files import plain_name, written_whole
+from emofuse.files import plain_name, written_atomically
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 """What a training goes on from while it is not done: all of it, and the weights of its best epoch."""
@@ -28,7 +28,7 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, v
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     whole = {name: value.contiguous() for name, value in tensors.items()}
-    with written_whole(path) as part:
+    with written_atomically(path) as part:
         told = json.dumps(values)
         save_file(whole, part, metadata={"progress": told, "sum": sha256(told.encode()).hexdigest()})
 
@@ -78,7 +78,7 @@ def load_state(
 def save_best(path: Path, model: nn.Module, *, fingerprint: str) -> None:
     """Write the weights of the best epoch so far."""
     weights: dict[str, Any] = {name: value.contiguous() for name, value in model.state_dict().items()}
-    with written_whole(path) as part:
+    with written_atomically(path) as part:
         save_file(weights, part, metadata={"fingerprint": fingerprint})
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError, TrainingError
-from emofuse.files import make_folder, read_json, write_text, written_whole
+from emofuse.files import make_folder, read_json, write_text, written_atomically
 from emofuse.plan import ModelPlan, pools_frames
 from emofuse.progress import Progress, Silent
 from emofuse.scoring.table import make_scores, write_scores
@@ -191,7 +191,7 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log
         from safetensors.torch import save_file
 
         weights = {name: value.cpu().contiguous() for name, value in trained.model.state_dict().items()}
-        with written_whole(folder / "model.safetensors") as part:
+        with written_atomically(folder / "model.safetensors") as part:
             save_file(weights, part)
         if subwords is not None:
             subwords.save(folder / "words.json")

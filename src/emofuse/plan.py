@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from emofuse.encoders import is_trained_with_model
@@ -66,8 +68,10 @@ class ModelPlan:
 
     @property
     def code(self) -> str:
-        """Hash of the code of a class of the user's own, which changes as they work on it."""
-        return code_hash(model_class(self.source)) if is_outside(self.source) else ""
+        """Hash of a class of the user's own, and of files that settings name, which may change under the same name."""
+        named = [value for value in dict(self.settings).values() if isinstance(value, Path) and value.is_file()]
+        held = [sha256(path.read_bytes()).hexdigest()[:16] for path in named]
+        return "".join([code_hash(model_class(self.source)) if is_outside(self.source) else "", *held])
 
 
 @dataclass(frozen=True, kw_only=True)

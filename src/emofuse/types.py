@@ -159,3 +159,8 @@ class Prediction:
     source: str | None = None
     text: str | None = None
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Posteriors of classes, or predicted values, by name."""
+        return {**self.posteriors, **self.values}

@@ -254,13 +254,13 @@ class TableWriter:
             self._notes.setdefault(note, []).append(answer.source or "")
         source, modalities = answer.source or "", " + ".join(answer.modalities)
         if self._fits:
-            posteriors = [f"{answer.posteriors[name]:.2f}" for name in self._classes]
-            self._line([source, answer.label, *posteriors, modalities])
+            scores = [f"{answer.scores[name]:.2f}" for name in self._classes]
+            self._line([source, answer.label, *scores, modalities])
             return
-        order = sorted(self._classes, key=lambda name: (name != answer.label, -answer.posteriors[name]))
+        order = sorted(self._classes, key=lambda name: (name != answer.label, -answer.scores[name]))
         if source:
             say(source)
-        say(f"  {', '.join(f'{name} {answer.posteriors[name]:.2f}' for name in order)} (from {modalities})")
+        say(f"  {', '.join(f'{name} {answer.scores[name]:.2f}' for name in order)} (from {modalities})")
 
     def close(self) -> None:
         """Say what there is to note, and of which files where it is not of all."""
@@ -295,7 +295,7 @@ def show_predictions(predictions: Sequence[Prediction]) -> None:
     """A table of predictions with the posterior of every class, and their notes."""
     if not predictions:
         return
-    table = TableWriter(list(predictions[0].posteriors), [one.source or "" for one in predictions])
+    table = TableWriter(list(predictions[0].scores), [one.source or "" for one in predictions])
     for one in predictions:
         table.add(one)
     table.close()

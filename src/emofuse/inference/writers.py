@@ -68,10 +68,10 @@ class CsvWriter(PredictionWriter):
 
     def add(self, answer: Prediction) -> None:
         """See `PredictionWriter.add`."""
-        posteriors = [f"{answer.posteriors[name]:.6f}" for name in self._classes]
+        scores = [f"{answer.scores[name]:.6f}" for name in self._classes]
         words = [_cell(one) for one in (answer.source or "", answer.label, "; ".join(answer.notes))]
         self._begin()
-        self._row([words[0], words[1], *posteriors, "+".join(answer.modalities), words[2]])
+        self._row([words[0], words[1], *scores, "+".join(answer.modalities), words[2]])
 
     def close(self) -> None:
         """See `PredictionWriter.close`."""
@@ -108,7 +108,7 @@ def format_predictions(predictions: Iterable[Prediction], *, style: str) -> str:
     """
     answers = list(predictions)
     text = io.StringIO()
-    writer = WRITERS[style](text.write, classes=list(answers[0].posteriors) if answers else [])
+    writer = WRITERS[style](text.write, classes=list(answers[0].scores) if answers else [])
     for answer in answers:
         writer.add(answer)
     writer.close()

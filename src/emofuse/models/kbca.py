@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -43,14 +44,14 @@ class KBCASettings(EarlySettings):
     shape: float = Field(default=10.0, gt=0)
     rate: float = Field(default=10.0, gt=0)
     prior: Literal["lexicon", "learned", "uniform"] = "uniform"
-    lexicon: str = ""
+    lexicon: Path | None = None
     temperature: float = Field(default=0.25, gt=0)
     unknown: float = Field(default=0.5, ge=0, le=1)
     divergence: float = Field(default=0.1, ge=0)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> KBCASettings:
-        if self.prior == "lexicon" and not self.lexicon:
+        if self.prior == "lexicon" and self.lexicon is None:
             raise ValueError("prior lexicon needs a file; name it as lexicon, or choose prior uniform or learned")
         if self.divergence and self.noise == "lognormal" and not self.deviation:
             raise ValueError("deviation 0 has an infinite divergence; set divergence to 0 as well")
@@ -161,6 +162,8 @@ class KBCA(EarlyFusion):
     @cached_property
     def _lexicon(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids of the words in order, and the intensity of each."""
-        entries = sorted((word_id(word), value) for word, value in read_lexicon(self.settings.lexicon).items())
+        entries = sorted(
+            (word_id(word), value) for word, value in read_lexicon(self.settings.lexicon or Path()).items()
+        )
         ids, intensities = zip(*entries, strict=True)
         return torch.tensor(ids), torch.tensor(intensities)

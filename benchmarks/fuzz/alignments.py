@@ -16,7 +16,7 @@ from emofuse.align.readers import read_emodb, read_iemocap
 from emofuse.align.shipped import AlignmentFiles, within
 from emofuse.align.table import read_alignments, read_keys, write_alignments
 from emofuse.align.textgrid import read_textgrid, write_textgrid
-from emofuse.align.writers import read_json, write_files
+from emofuse.align.writers import write_files
 from emofuse.types import TIERS, Alignment, Segment, Tier, Utterance
 
 _SHORT = '''File type = "ooTextFile"
@@ -106,15 +106,15 @@ class Alignments(Kind):
 
     def make(self, chance: Random, seeds: Path, case: Path) -> dict[str, Any]:
         """One sort of file, of which at least one is damaged."""
-        sort = chance.choice(("textgrid", "textgrid", "ctm", "ctm", "iemocap", "emodb", "json", "table"))
+        sort = chance.choice(("textgrid", "textgrid", "ctm", "ctm", "iemocap", "emodb", "table"))
         # A CTM has no place for a label of two words.
         alignment = _alignment(chance, _LABELS[2:] if sort == "ctm" else _LABELS)
         if sort == "textgrid":
             write_textgrid(alignment.tiers, case / "a.TextGrid", duration=3.0)
             if chance.random() < 0.4:
                 (case / "a.TextGrid").write_text(_SHORT, encoding="utf-8")
-        elif sort in ("ctm", "json"):
-            write_files([alignment], case, style=sort)  # type: ignore[arg-type]
+        elif sort == "ctm":
+            write_files([alignment], case, style=sort)
         elif sort == "iemocap":
             for ending, text in (("wdseg", _WORDS), ("syseg", _SYSEG), ("phseg", _PHONES)):
                 if chance.random() < 0.8:
@@ -139,9 +139,6 @@ class Alignments(Kind):
             read_keys(place / "a.parquet")
             for alignment in read_alignments(place / "a.parquet").values():
                 _check(alignment.tiers)
-        elif sort == "json":
-            for path in place.rglob("*.json"):
-                _check(read_json(path).tiers)
         elif sort == "iemocap":
             _check(within(read_iemocap(place / "a"), 0.9), duration=0.9)
         elif sort == "emodb":

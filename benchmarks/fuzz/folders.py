@@ -20,7 +20,8 @@ from emofuse.experiment import run
 from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.inference.predictor import load
 from emofuse.inference.writers import format_predictions
-from emofuse.settings import ModelSettings, ProtocolSettings, Recipe, SpeechSettings, TextSettings, TrainSettings
+from emofuse.recipe import EnsembleEntry, ModelEntry, Recipe
+from emofuse.settings import ProtocolSettings, SpeechSettings, TextSettings, TrainSettings
 from emofuse.testing import (
     SPEECH_FAMILIES,
     TEXT_FAMILIES,
@@ -110,11 +111,12 @@ class Models(Kind):
         def train() -> None:
             small = Recipe(
                 name="fuzz",
-                models=self._KINDS,
+                models=tuple(ModelEntry(name=name) for name in ("speech", "text", "early-frame")),
+                ensembles=(EnsembleEntry(name="late", of=("speech", "text"), rule="product"),),
                 seeds=(0,),
                 speech=SpeechSettings(encoder="logmel"),
                 text=TextSettings(encoder="words"),
-                model=ModelSettings(width=8, heads=2),
+                model={"width": 8, "heads": 2},
                 train=TrainSettings(epochs=1),
                 protocol=ProtocolSettings(kind="speakers", folds=2),
             )

@@ -37,7 +37,7 @@ from emofuse.features.pooling import pool_frames
 from emofuse.finetune.batches import micro_batches
 from emofuse.finetune.loop import Tuner
 from emofuse.finetune.network import TunedNetwork
-from emofuse.finetune.recordings import listen
+from emofuse.finetune.recordings import open_recordings
 from emofuse.finetune.run import finetune
 from emofuse.inference.predictor import load
 from emofuse.manifest import utterances
@@ -169,7 +169,7 @@ def make_tuner(
         text_settings=TextSettings(),
         facts={row.utterance: Facts(text=row.text or "", votes=(votes or {}).get(row.utterance, ())) for row in rows},
     )
-    recordings = listen(rows, network.head.reads.modalities, processes)
+    recordings = open_recordings(rows, network.head.reads.modalities, processes)
     return Tuner(
         network=network, recordings=recordings, data=data, settings=how, seed=0, processes=processes, folder=folder,
         key="test",

@@ -602,7 +602,7 @@ def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
         (
             corpus(),
             {"kind": "speakers", "folds": 7},
-            r"protocol.folds: 6 speakers cannot make 7 folds; ask for at most 6",
+            r"protocol.folds: 6 speakers cannot make 7 folds; set at most 6",
         ),
         (corpus(sessions=2), {"kind": "split"}, r"sessions are ses0, ses1, not train, dev and test; use a kind"),
         (
@@ -625,13 +625,13 @@ def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
         (
             corpus(speakers=2),
             {"kind": "speaker"},
-            r"speaker-s0 has 1 speakers outside .* 1 are wanted .*; ask for fewer",
+            r"speaker-s0 has 1 speakers outside .* 1 are wanted .*; set fewer",
         ),
-        (corpus(), {"kind": "speaker", "validation_groups": 5}, r"has 5 speakers .* 5 are wanted .*; ask for fewer"),
+        (corpus(), {"kind": "speaker", "validation_groups": 5}, r"has 5 speakers .* 5 are wanted .*; set fewer"),
         (
             corpus(sessions=2),
             {"kind": "session", "validation_by": "session"},
-            r"session-ses0 has 1 sessions outside .*; ask for fewer, or split by something finer",
+            r"session-ses0 has 1 sessions outside .*; set fewer, or split by something finer",
         ),
         (only_from("s3", "sad", corpus()), {"kind": "speaker"}, r"trains without a single 'sad' utterance; use fewer"),
     ],

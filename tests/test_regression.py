@@ -358,7 +358,7 @@ def test_values_are_joined_by_their_mean() -> None:
         np.testing.assert_allclose(ours, expected.to_numpy())
         assert joined.values == ("valence",)
         assert done["rule"] == (rule or "mean")
-    with pytest.raises(ScoresError, match=r"--rule: values cannot be joined by product; use mean"):
+    with pytest.raises(ScoresError, match=r"--rule: values cannot be fused by product; use mean"):
         fuse([one, two], rule="product")
 
 
@@ -382,7 +382,7 @@ def test_one_joining_serves_ensembles_of_values() -> None:
     assert how == Joining("mean", (0.5, 0.5), (1.0, 1.0))
     np.testing.assert_allclose(how(outputs), (one.outputs() + two.outputs()) / 2)
     np.testing.assert_allclose(combine(outputs, [1, 3], rule="mean"), (one.outputs() + 3 * two.outputs()) / 4)
-    for options, message in (({"rule": "product"}, "cannot be joined by product"),
+    for options, message in (({"rule": "product"}, "cannot be fused by product"),
                              ({"rule": "mean", "calibrated": True}, "have no temperature")):  # fmt: skip
         with pytest.raises(ScoresError, match=message):
             fit_fusion(outputs, one.truth(), kind=one.kind, **options)  # type: ignore[arg-type]
@@ -412,7 +412,7 @@ def test_commands_take_tables_of_values(tmp_path: Path) -> None:
     assert joined.exit_code == 0, joined.output
     assert "rule: mean" in joined.output
     refused = CliRunner().invoke(app, ["fuse", one, two, "--out", out, "--rule", "product"])
-    assert "values cannot be joined by product" in str(refused.exception)
+    assert "values cannot be fused by product" in str(refused.exception)
 
 
 # Reports.

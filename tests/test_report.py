@@ -306,7 +306,7 @@ def test_optional_sections_may_be_absent(tmp_path: Path) -> None:
     scores = pd.read_parquet(tmp_path / "scores.parquet").drop(columns="speaker")
     save(tmp_path, {"models": evaluate(rewrite(tmp_path, scores))})
     page = Page(write_report(tmp_path))
-    for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "How models are joined"):
+    for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "How models are fused"):
         assert absent not in page.text
     assert "Single utterances are clusters" in page.text
     assert not (tmp_path / "plots" / "speech-speakers.png").exists()
@@ -579,7 +579,7 @@ def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path
         "context": 3,
         "recipe": {**result["recipe"], "ensembles": [{"name": "late", "weights": "tuned"}]},
     }
-    for told in ("artificial: voices of X", "words by whisper base", "up to 3 earlier", "were searched"):
+    for told in ("artificial: voices of X", "transcripts by whisper base", "up to 3 earlier", "were searched"):
         assert told not in said
         assert told in paper_table({**result, **changes}, style=style)
 
@@ -718,7 +718,7 @@ def markdown_writers(run: Path) -> dict[str, str]:
     folder = run / "student"
     folder.mkdir()
     text = " ".join(HOSTILE)
-    write_card(folder, title=text, licence="MIT", heard=HOSTILE, facts={}, settings=TrainSettings(), command=text)
+    write_card(folder, title=text, licence="MIT", exposure=HOSTILE, facts={}, settings=TrainSettings(), command=text)
     card = (folder / "README.md").read_text(encoding="utf-8")
     header = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
     assert set(header) == {"license", "datasets", "library_name"}

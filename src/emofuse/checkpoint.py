@@ -172,7 +172,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
 
     Raises:
         CheckpointError: It is incomplete, damaged, of a newer format, its parts do not fit each other, or it leads to
-            files elsewhere. It is data from strangers: nothing is asked of the Hub, and no more memory taken than for
+            files elsewhere. It is data from strangers: nothing is downloaded, and no more memory taken than for
             what its files hold.
         SettingsError: A class is from outside the package, and the folder is not trusted.
     """
@@ -202,7 +202,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
             size = subwords.size if subwords is not None else None
             return network.build(shapes_of(network.inputs, speech, encoders, subwords=size), task)
 
-        # Without memory, so that settings cannot ask for more than the weights' file holds.
+        # Without memory, so that settings cannot claim more than the weights' file holds.
         with torch.device("meta"):
             model = _build(values["model"], networks, build)
         load_into(model, folder / WEIGHTS)

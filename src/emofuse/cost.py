@@ -108,7 +108,7 @@ def estimate(
     Raises:
         ManifestError: The manifest lacks the audio, text or votes that the recipe reads.
         EncoderError: An encoder cannot be had.
-        ProtocolError: The manifest cannot be split as the recipe asks.
+        ProtocolError: The manifest cannot be split as the recipe says.
         SettingsError: The folder holds a run on another corpus.
     """
     check_plan(manifest, plan)
@@ -334,7 +334,7 @@ class _Probe:
         loss = torch.stack(list(losses.values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        # An accelerator is only handed its work; a number that is asked back waits until all of it is done.
+        # An accelerator is only handed its work; a number that is read back waits until all of it is done.
         loss.item()
 
 

@@ -167,7 +167,7 @@ def load_encoders(plan: Plan, *, device: str = "cpu") -> Encoders:
 
 
 def check_encoder_settings(speech: SpeechSettings, text: TextSettings, modalities: Iterable[str]) -> None:
-    """See that no setting is asked of an encoder that has nothing of the sort.
+    """See that no setting is given to an encoder that does not have it.
 
     Raises:
         SettingsError: One is.
@@ -321,7 +321,7 @@ def train(
     that are done are not run again.
 
     Raises:
-        ProtocolError: The corpus cannot be split as asked.
+        ProtocolError: The corpus cannot be split as the settings say.
         SettingsError: The folder holds a run on another corpus, or one whose encoders are tuned.
         TrainingError: A training diverged; all others are done.
     """

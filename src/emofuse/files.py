@@ -284,7 +284,7 @@ def _sync(file: Path) -> None:
 
 @lru_cache
 def _machine() -> str:
-    """What tells the processes among which a process id means one process: the host, or the container."""
+    """Identity of the host or container in which a process id means one process."""
     with suppress(OSError):
         space = os.stat("/proc/self/ns/pid").st_ino
         return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]

@@ -36,7 +36,7 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     Args:
         speech_run: Run folder with a `speech` model.
         text_run: Run folder with a `text` model of the same classes.
-        out: Folder for the joined model.
+        out: Folder for the fused model.
 
     Raises:
         CheckpointError: A run has no such model, or classes or shapes differ.
@@ -54,13 +54,13 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in tested.values())
     how = Joining("product", weights=(0.5, 0.5), temperatures=temperatures)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
-    joined = replace(
+    fused = replace(
         fused_checkpoint("late", {"speech": speech, "text": text}, how),
         text=text.text,
         text_languages=tuple(sorted(map(str, languages))),
     )
-    save_checkpoint(joined, out, card=_card(joined, {"speech": speech_run, "text": text_run}, tested, temperatures))
-    return joined
+    save_checkpoint(fused, out, card=_card(fused, {"speech": speech_run, "text": text_run}, tested, temperatures))
+    return fused
 
 
 def _tested(run: Path, checkpoint: Checkpoint) -> Scores:
@@ -86,12 +86,12 @@ def _calibrated(scores: Scores) -> NDArray[np.float64]:
 
 
 def _card(
-    joined: Checkpoint, runs: Mapping[str, Path], tested: Mapping[str, Scores], temperatures: Sequence[float]
+    fused: Checkpoint, runs: Mapping[str, Path], tested: Mapping[str, Scores], temperatures: Sequence[float]
 ) -> str:
     lines = [
         "# emofuse `late` model of two corpora",
         "",
-        f"- **Classes**: {', '.join(map(markdown, joined.task.names))}",
+        f"- **Classes**: {', '.join(map(markdown, fused.task.names))}",
     ]
     for (modality, run), temperature in zip(runs.items(), temperatures, strict=True):
         result = read_json(run / "result.json")
@@ -123,7 +123,7 @@ def _card(
         "",
         "## Limits",
         "",
-        f"Words are read in {', '.join(map(markdown, joined.text_languages)) or 'any language'} only; in others speech "
+        f"Words are read in {', '.join(map(markdown, fused.text_languages)) or 'any language'} only; in others speech "
         "alone answers.",
         "Acted emotion is not felt emotion, and on other speakers, languages and rooms expect less than was measured.",
         "Do not use it to decide about people. The licences of its data and encoders hold for it too.",

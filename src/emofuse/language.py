@@ -1,4 +1,4 @@
-"""Which language a text is in, so that a model is not asked about words that it cannot read."""
+"""Which language a text is in, so that a model gets no text that it cannot read."""
 
 from __future__ import annotations
 

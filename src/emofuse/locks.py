@@ -71,7 +71,7 @@ def alone(argument: str, *, folder: bool = True) -> Callable[[Callable[P, T]], C
 def alone_in(folder: Path, *, waiting: Progress | None = None) -> Iterator[None]:
     """Be the only command that works in a folder, and clear what a killed one has left half-written there.
 
-    A command that is killed holds nothing. Within, the same thread may ask again.
+    A command that is killed holds nothing. The same thread may acquire it again.
 
     Args:
         folder: Made if need be.

@@ -39,8 +39,8 @@ COLUMNS: Mapping[str, str] = {
     "sources": "string",
 }
 """Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
-`text_source` says where the words come from (`reference` or the recogniser's name), and `spoken` what is heard where
-that is something else. `language` is the language that is heard.
+`text_source` says where the words come from (`reference` or the recogniser's name), and `spoken` what is said where
+that is something else. `language` is the language that is spoken.
 
 `votes` is a JSON object of annotators' labels and their counts (or intensities, where a corpus has those). `gender` is
 the speaker's, `female` or `male`, and empty where it is neither or not known.
@@ -338,7 +338,7 @@ def vote_fractions(
 
     Args:
         manifest: With column `votes`.
-        classes: In the order of the shares; votes for anything else do not count.
+        classes: In the order of the fractions; votes for anything else do not count.
         merge: Labels that count as another.
 
     Raises:
@@ -383,9 +383,9 @@ def text_sources(manifest: pd.DataFrame) -> dict[str, int]:
         >>> text_sources(make_manifest(rows, source="example"))
         {'not stated': 1, 'sphinx': 1}
     """
-    # A recogniser may have heard no words.
-    heard = manifest["text"].notna() | manifest["text_source"].notna()
-    counts = manifest["text_source"][heard].fillna("not stated").value_counts()
+    # A recogniser may have found no words.
+    transcribed = manifest["text"].notna() | manifest["text_source"].notna()
+    counts = manifest["text_source"][transcribed].fillna("not stated").value_counts()
     return {str(source): int(counts[source]) for source in sorted(counts.index)}
 
 

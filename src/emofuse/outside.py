@@ -98,16 +98,16 @@ of your own as package.module:Name or path/to/file.py:Name.
 
 
 def options_of(found: type, *, kind: str, asked: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """What a class is made with: all that the user asked for, and of what is offered, what its `__init__` takes.
+    """What a class is made with: all that the user gave, and of what is offered, what its `__init__` takes.
 
     Args:
         found: The class.
         kind: What it is, for messages.
-        asked: Values by name; those that are None were not asked for.
+        asked: Values by name; those that are None were not given.
         offered: The same.
 
     Raises:
-        SettingsError: It takes nothing of a name that was asked for, or needs one that was not.
+        SettingsError: It takes no argument of a name that was given, or needs one that was not.
 
     Example:
         >>> options_of(SettingsError, kind="error", asked={"what": "a", "where": None}, offered={"device": "cpu"})

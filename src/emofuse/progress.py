@@ -11,7 +11,7 @@ T = TypeVar("T")
 class Progress(Protocol):
     """What a progress display must offer; the command line shows these calls as bars.
 
-    Each stage is told apart by its `description`: `start` opens it with a number of steps (None: not known),
+    Each stage has its own `description`: `start` opens it with a number of steps (None: not known),
     `advance` moves it on, `finish` closes it. `note` hands over one line for the reader.
     """
 

@@ -32,7 +32,7 @@ class Protocol:
     """The folds of one corpus under one way of splitting.
 
     Attributes:
-        settings: What was asked for.
+        settings: The settings of the protocol.
         classes: The emotions, in the order of every model's outputs; none where values are predicted.
         labels: Class of every utterance that takes part; empty where values are predicted.
         names: The values that are predicted, in the order of every model's outputs; none where classes are.
@@ -154,7 +154,7 @@ def _validation_units(frame: pd.DataFrame, settings: ProtocolSettings) -> tuple[
     if settings.kind == "split":
         return ("session",)
     if settings.kind == "session":
-        # A number that was asked for is one of sessions.
+        # A number that was set is one of sessions.
         return ("session", "dialogue", "speaker") if settings.validation_groups is None else ("session",)
     talking = frame.groupby("dialogue")["speaker"].nunique().gt(1).any()
     if talking and _within(frame, "dialogue", "session") and _within(frame, "speaker", "session"):
@@ -309,7 +309,7 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
             raise ProtocolError(
                 f"{len(groups)} speakers cannot make {settings.folds} folds",
                 where="protocol.folds",
-                remedy=f"ask for at most {len(groups)}",
+                remedy=f"set at most {len(groups)}",
             )
         # Drawn, not cut from the sorted list: corpora often list one gender first.
         order = np.random.default_rng(derive_seed(0, "speakers")).permutation(len(groups))
@@ -426,7 +426,7 @@ def _carve(
             raise ProtocolError(
                 f"fold {name} has {len(groups)} {column}s outside its test set and {wanted} are wanted for validation",
                 where="protocol.validation_groups",
-                remedy="ask for fewer, or split by something finer",
+                remedy="set fewer, or split by something finer",
             )
         order = np.random.default_rng(derive_seed(0, "validation", name)).permutation(len(groups))
         chosen = [groups[i] for i in order[:wanted]]

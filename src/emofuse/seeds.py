@@ -11,7 +11,7 @@ import numpy as np
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and ask torch for deterministic operations."""
+    """Seed Python, NumPy and torch, and set torch to deterministic operations."""
     # Protocols derive seeds too, and must not wait for torch.
     import torch
 

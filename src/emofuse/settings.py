@@ -132,15 +132,15 @@ class TrainSettings(Settings):
             still near their start when early stopping ends a run at the common rate.
         weight_decay: AdamW's decay.
         batch_size: Utterances a step.
-        epochs: Most passes through the training part.
-        patience: Passes without a better validation UA before training stops.
+        epochs: Most epochs.
+        patience: Epochs without a better validation UA before training stops.
         warmup: Fraction of the steps in which the rate rises from zero; it then falls along a half cosine.
         clip: Largest norm of the gradient.
         class_weights: Weigh classes by the inverse of their frequency.
         label_smoothing: Fraction of the target spread over all classes.
         soft_labels: Learn from the fractions of the annotators' votes instead of from the label, where an utterance has
             votes for the classes; it is tested and validated on its label all the same.
-        refit: After early stopping has chosen the number of passes, train anew on training and validation
+        refit: After early stopping has chosen the number of epochs, train anew on training and validation
             together for that many.
     """
 
@@ -172,8 +172,8 @@ class FinetuneSettings(Settings):
         gradient_checkpointing: Compute the layers of the encoders anew on the way back instead of keeping what they
             gave: a third slower, in a fraction of the memory.
         precision: Arithmetic of training; what is scored is computed in float32.
-        epochs: Most passes through the training part.
-        patience: Passes without a better validation UA before training stops.
+        epochs: Most epochs.
+        patience: Epochs without a better validation UA before training stops.
         warmup: Fraction of the steps in which the rates rise from zero; they then fall along a half cosine.
         clip: Largest norm of the gradient.
         class_weights: Weigh classes by the inverse of their frequency; None does as `train`.

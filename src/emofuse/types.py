@@ -147,7 +147,7 @@ class Prediction:
         posteriors: Probability of every class by name; they sum to 1.
         values: Predicted values by name, such as valence; empty where a class is predicted.
         modalities: What the answer rests on: `speech`, `text` or both.
-        source: The file it was asked about.
+        source: The file that was predicted.
         text: The transcript that was used, if any.
         notes: Remarks for the reader, such as a modality that was left out.
     """

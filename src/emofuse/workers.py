@@ -123,7 +123,7 @@ def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task],
 
 
 def see_that_processes_start() -> None:
-    """Tell a task that kills its process from processes that die before they get to any.
+    """Distinguish a task that kills its process from processes that crash before they get to any.
 
     Raises:
         EmofuseError: They do.

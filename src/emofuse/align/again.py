@@ -65,7 +65,7 @@ here; give alignments that are made alike (--alignments FILE, or alignment= in P
             f"the model was trained with boundaries from {made}, which cannot be made here", remedy=_GIVE
         )
     model, _, revision = main.removeprefix(_CTC).rpartition(" ")
-    # A model that comes from elsewhere may name any repository, and asks nothing of the Hub.
+    # A model that comes from elsewhere may name any repository, and downloads nothing.
     if model_revision(model, download=False)[: len(revision)] != revision:
         raise AlignmentError("the CTC model that aligned the training has other weights now", where=model, remedy=_GIVE)
     return load_aligner("ctc", model=model, device=device, download=False)

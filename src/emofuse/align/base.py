@@ -100,7 +100,7 @@ def load_aligner(choice: str, *, model: str | None = None, device: str = "cpu", 
         choice: `sphinx`, `ctc`, or the path to a class of the user's own.
         model: For those that have one to choose, such as `ctc`: a Hub id or a folder.
         device: Where to compute.
-        download: Whether the Hub may be asked.
+        download: Whether models may be downloaded from the Hub.
 
     Raises:
         SettingsError: There is no such aligner, or it takes no model, or needs one.

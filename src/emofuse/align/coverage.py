@@ -20,7 +20,7 @@ class Coverage:
         aligned: How many have segments, by tier.
         problems: Names of those that have none, by reason.
         notes: Names of those whose segments are doubtful, by reason.
-        sources: How many of those that have segments have them from whom, as `Alignment.source` tells.
+        sources: How many of those that have segments have them from whom, see `Alignment.source`.
         lacking: How many have no segments in a tier though there was no problem, by tier and source.
     """
 
@@ -36,7 +36,7 @@ class Coverage:
         return self.aligned[tier] / self.utterances if self.utterances else 0.0
 
     def summary(self) -> str:
-        """One line: shares by tier, and how many utterances were aligned by whom."""
+        """One line: percentages by tier, and how many utterances were aligned by whom."""
         shares = ", ".join(f"{tier} {100 * self.share(tier):.1f} %" for tier in TIERS)
         sources = f" ({_counted(self.sources)})" if self.sources else ""
         return f"{self.utterances} utterances, aligned by {shares}{sources}"

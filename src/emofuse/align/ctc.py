@@ -271,7 +271,7 @@ def ctc_source(model: str, revision: str) -> str:
 
 
 def model_revision(model: str, *, download: bool = True) -> str:
-    """What tells a model's weights from others, wherever they lie: the commit on the Hub, or a hash of the folder.
+    """Identity of a model's weights, wherever they lie: the commit on the Hub, or a hash of the folder.
 
     Args:
         model: Hub id or folder.

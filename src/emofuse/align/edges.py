@@ -51,18 +51,18 @@ def trim_to_speech(words: Sequence[Sequence[Segment]], clip: NDArray[np.float32]
     return found
 
 
-def _later(phone: Segment, heard: NDArray[np.bool_]) -> Segment:
+def _later(phone: Segment, loud: NDArray[np.bool_]) -> Segment:
     if plain(phone.label) in _CLOSED:
         return phone
     start, last = _place(phone.start), _place(phone.end - _SHORTEST)
-    sounding = np.flatnonzero(heard[start:last])
+    sounding = np.flatnonzero(loud[start:last])
     moved = start + int(sounding[0]) if len(sounding) else last
     return phone if moved <= start else Segment(start=_seconds(moved), end=phone.end, label=phone.label)
 
 
-def _earlier(phone: Segment, heard: NDArray[np.bool_]) -> Segment:
+def _earlier(phone: Segment, loud: NDArray[np.bool_]) -> Segment:
     first, end = _place(phone.start + _SHORTEST), _place(phone.end)
-    sounding = np.flatnonzero(heard[first:end])
+    sounding = np.flatnonzero(loud[first:end])
     moved = first + int(sounding[-1]) + 1 if len(sounding) else first
     return phone if moved >= end else Segment(start=phone.start, end=_seconds(moved), label=phone.label)
 

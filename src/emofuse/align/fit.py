@@ -35,7 +35,7 @@ def agreement(text: str, labels: Sequence[str], *, language: str | None) -> floa
         language: ISO 639-1 code of the transcript; None counts as English.
 
     Returns:
-        Twice the words that agree over all words; None where nobody can tell, as of two scripts.
+        Twice the words that agree over all words; None where it is unknown, as with two scripts.
 
     Example:
         >>> agreement("Don't go, please!", ["DON'T", "GO"], language="en")
@@ -55,7 +55,7 @@ def check_words(text: str | None, tiers: Mapping[Tier, Sequence[Segment]], *, la
     """Whether an alignment's words are a transcript's, and can be spoken in their time.
 
     Returns:
-        A note where some are not; None where all are or nobody can tell.
+        A note where some are not; None where all are or it is unknown.
 
     Raises:
         AlignmentError: Most are not, or they cannot.

@@ -130,7 +130,7 @@ def align_manifest(
 def usual_aligners(manifest: pd.DataFrame) -> list[str]:
     """Who aligns each utterance unless somebody is named: the corpus, if it ships alignments, else Sphinx.
 
-    What a corpus ships is of the reference's words. Where a recogniser wrote what is heard, it would tell the
+    What a corpus ships is of the reference's words. Where a recogniser wrote the transcript, it would give the
     boundaries of words that were not recognised.
 
     Example:
@@ -141,7 +141,7 @@ def usual_aligners(manifest: pd.DataFrame) -> list[str]:
         ['shipped', 'sphinx']
     """
     ships = manifest["corpus"].fillna("").map(ships_alignments).astype(bool)
-    # Where something else is heard than what is read, a recogniser has not been asked.
+    # A recording whose spoken words differ from the transcript was not recognised.
     given = manifest["spoken"].notna() | (manifest["text_source"].fillna(REFERENCE) == REFERENCE)
     return ["shipped" if one else "sphinx" for one in ships & given]
 
@@ -159,7 +159,7 @@ def _check(aligner: str, model: str | None, files: Path | None) -> None:
 
 
 def _tasks(manifest: pd.DataFrame, aligner: str) -> Iterator[_Task]:
-    # What is heard may be other than what the models read.
+    # The spoken words may differ from what the models read.
     manifest = manifest.assign(text=manifest["spoken"].fillna(manifest["text"]))
     about = [
         manifest[name].astype("object").where(manifest[name].notna(), None).tolist() for name in ("corpus", "language")

@@ -77,7 +77,7 @@ class AlignmentFiles:
                 for path in sorted(grids, key=lambda path: (-len(path.parts), path)):
                     relative, stem = tidy(path.relative_to(place).with_suffix("").as_posix()), tidy(path.stem)
                     self._grids[relative] = path
-                    # A name that two folders share tells nothing by itself.
+                    # A name that occurs in two folders identifies nothing by itself.
                     self._grids[stem] = None if stem in self._grids and stem != relative else path
         if not self._ctms and not self._grids:
             raise AlignmentError(

@@ -39,7 +39,7 @@ _CHEAP = "a"  # The word of fewest phones.
 _STATES = 3  # Frames that a phone takes at least.
 # Nobody speaks 25 phones a second; words of another recording are squeezed like that into where they hurt least.
 _HASTE = 0.04
-_JUDGED = 8  # Phones that it takes to tell.
+_JUDGED = 8  # Phones needed for a judgement.
 # Acoustic score a frame of words. Right transcripts: median -19 (RAVDESS) and -27 (learners of English), -36 at the 5 %
 # that fit worst, -45 with noise at 5 dB; sentences of other utterances: median -60 and -46.
 _POOR = -45.0
@@ -115,7 +115,7 @@ class SphinxAligner(Aligner):
         """The phones of each word."""
         shortest = sum(len(self._decoder.lookup_word(word).split()) for word in words) * _STATES * _FRAME
         try:
-            # The front end counts one frame of its last utterance into this one's mean: make it one of this.
+            # The frontend counts one frame of its last utterance into this one's mean: make it one of this.
             self._decoder.set_align_text(_CHEAP)
             self._listen(sound)
             self._decoder.set_align_text(" ".join(words))

@@ -116,7 +116,7 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """What each utterance of a table was aligned from, as `write_alignments` was told; empty where it was not.
+    """What each utterance of a table was aligned from, as given to `write_alignments`; empty where it was not.
 
     Raises:
         AlignmentError: The file is absent or not Parquet.

@@ -83,7 +83,7 @@ def load_recogniser(choice: str | None, *, model: str | None = None, device: str
     if choice == NO_RECOGNISER or (choice is None and importlib.util.find_spec("faster_whisper") is None):
         return None
     found: type[Recogniser] = load_class(choice or "whisper", RECOGNISERS, kind="recogniser", base=Recogniser)
-    # Unless somebody asks for it, nothing is downloaded.
+    # Nothing is downloaded unless the user wants it.
     offered = {"device": device, "local": choice is None and model is None}
     try:
         recogniser = found(**options_of(found, kind="recogniser", asked={"model": model}, offered=offered))

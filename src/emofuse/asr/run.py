@@ -72,7 +72,7 @@ def transcribe_manifest(
 
     Raises:
         ManifestError: No utterance has a recording, or `out` is something else than a manifest of the corpus.
-        SettingsError: Several processes are asked for, and the recogniser works in one.
+        SettingsError: Several processes are requested, and the recogniser works in one.
     """
     if jobs is not None and jobs > 1 and not recogniser.parallel:
         raise SettingsError(

@@ -127,7 +127,7 @@ def load_audio(
 
 
 def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recording:
-    """Hold samples at 16 kHz, `(samples,)`, to what is asked of an audio file.
+    """Hold samples at 16 kHz, `(samples,)`, to the same requirements as an audio file.
 
     Args:
         samples: Floats between -1 and 1, or signed integers, whose type gives their full scale.

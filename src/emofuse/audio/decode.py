@@ -60,7 +60,7 @@ class Source:
     """Frames of a file, or of a span of it, in blocks `(frames, channels)`; a file can be gone through again.
 
     Attributes:
-        whole: Whether all of the file is decoded though a span was asked for.
+        whole: Whether all of the file is decoded though only a span was requested.
         notes: What of the file was not read, or not as its header says; complete once the blocks have been read.
     """
 

@@ -29,7 +29,7 @@ from emofuse.files import of_any_length
 
 Value = TypeVar("Value")
 
-_SETTLED = 2.0  # Seconds: file systems do not tell two changes apart that are nearer than this.
+_SETTLED = 2.0  # Seconds: file systems do not distinguish two changes closer than this.
 _FILES = 4096
 _DISK = 2 << 30  # Bytes of decoded samples that are kept in temporary files.
 _WIDTH = 4  # Bytes a sample.

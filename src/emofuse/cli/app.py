@@ -315,7 +315,7 @@ for command in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, 
 def join(
     speech_run: Annotated[Path, typer.Argument(help="Run folder with a speech model.")],
     text_run: Annotated[Path, typer.Argument(help="Run folder with a text model of the same classes.")],
-    out: Annotated[Path, typer.Option(help="Folder for the joined model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the fused model.")],
 ) -> None:
     """Join a speech and a text model of two corpora in late fusion, calibrated on what they had not seen."""
     check_output(out, folder=True)
@@ -371,7 +371,7 @@ def doctor() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("demo"),
     recordings: Annotated[
-        Path | None, typer.Option(help="Folder of recordings, a few of which the model that ships is asked about.")
+        Path | None, typer.Option(help="Folder of recordings, of which the model that ships predicts a few.")
     ] = None,
     jobs: Jobs = None,
 ) -> None:
@@ -432,7 +432,7 @@ def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
 def main() -> NoReturn:
     """Run the command line; what a person can fix ends with status 2 and one sentence."""
     make_ready()
-    verb = sys.argv[1] if sys.argv[1:] else ""
+    command = sys.argv[1] if sys.argv[1:] else ""
     try:
         status = app(standalone_mode=False)
         sys.stdout.flush()
@@ -444,7 +444,7 @@ def main() -> NoReturn:
         if not sentence:
             raise SystemExit(MISUSED) from None
         known = {command.callback.__name__ for command in app.registered_commands if command.callback} | {"distill"}
-        _fail(f"{sentence}; `emofuse {verb + ' ' if verb in known else ''}--help` lists what there is.")
+        _fail(f"{sentence}; `emofuse {command + ' ' if command in known else ''}--help` lists what there is.")
     except BrokenPipeError:
         # Whoever read has enough, as `head` does.
         let_go()
@@ -459,7 +459,7 @@ def main() -> NoReturn:
     except MemoryError:
         _fail("the memory ran out; work on less at once, or free some.")
     # typer makes this status of an interruption, in silence.
-    if status == STOPPED and verb in RESUMED:
+    if status == STOPPED and command in RESUMED:
         typer.echo("Stopped; the same command goes on from here.", err=True)
     raise SystemExit(status)
 

@@ -161,7 +161,7 @@ def _show_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, l
 
 
 def _has_width() -> bool:
-    """Whether lines have an end: those of a terminal, or where a width is asked for."""
+    """Whether lines have an end: those of a terminal, or where a width is given."""
     return OUT.is_terminal or "COLUMNS" in os.environ
 
 

@@ -86,7 +86,7 @@ def finetune(
                 progress=progress,
             )
     except EmofuseError:
-        # All processes find the same mistake, and it is told once.
+        # All processes find the same mistake, and it is reported once.
         if processes.main:
             raise
         raise typer.Exit(STOPPED_ALREADY) from None

@@ -20,7 +20,7 @@ STYLES = ("table", *WRITERS)
 
 def predict(
     files: Annotated[
-        list[str] | None, typer.Argument(help="Recordings; none where a model that reads text is asked with --text.")
+        list[str] | None, typer.Argument(help="Recordings; none where a text model predicts from --text.")
     ] = None,
     model: Annotated[
         str | None,

@@ -79,7 +79,7 @@ def _apart(first: str, second: str) -> tuple[str, str]:
 
 def fuse(
     tables: Annotated[list[str], typer.Argument(help="Score tables of one model each, or FILE:MODEL.")],
-    out: Annotated[Path, typer.Option(help="Where to write the joined scores (.parquet, .csv or .tsv).")],
+    out: Annotated[Path, typer.Option(help="Where to write the fused scores (.parquet, .csv or .tsv).")],
     rule: Annotated[
         str | None,
         typer.Option(
@@ -97,17 +97,17 @@ def fuse(
 
     check_ending(out, ENDINGS, what="scores")
     if any(out.resolve() == _place(table)[0].resolve() for table in tables):
-        raise ScoresError("the joined scores would replace a table", where=out, remedy="choose another --out")
-    joined, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
-    write_scores(joined, out)
-    result = {**describe(joined), "fusion": done}
+        raise ScoresError("the fused scores would replace a table", where=out, remedy="choose another --out")
+    fused, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
+    write_scores(fused, out)
+    result = {**describe(fused), "fusion": done}
     from emofuse.cli.console import say, show_json, show_results, warn
 
     if as_json:
         show_json(result)
         return
     show_results(result["models"])
-    for note in joined.notes:
+    for note in fused.notes:
         warn(f"Note: {note}.")
     weights = done["weights"]
     told = (

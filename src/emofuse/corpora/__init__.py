@@ -166,8 +166,8 @@ def read_corpus(
         raise ManifestError("no recording has a name in UTF-8", where=root, remedy="rename the files or their folder")
     frame = pd.DataFrame(rows)
     frame, spelt = one_spelling(frame, known=(listing.card or card).labels)
-    manifest, unheard = _with_durations(make_manifest(frame, source=listing.source), listing.source, progress)
-    return Corpus(manifest=manifest, skipped=(*listing.skipped, *odd, *unheard), notes=(*notes, *spelt))
+    manifest, unreadable = _with_durations(make_manifest(frame, source=listing.source), listing.source, progress)
+    return Corpus(manifest=manifest, skipped=(*listing.skipped, *odd, *unreadable), notes=(*notes, *spelt))
 
 
 def _card_and_reader(name: str) -> tuple[CorpusCard, Callable[..., Any]]:
@@ -184,7 +184,7 @@ def _card_and_reader(name: str) -> tuple[CorpusCard, Callable[..., Any]]:
     if not isinstance(card, CorpusCard):
         own = Path(name.rpartition(":")[0]).name.removesuffix(".py").rpartition(".")[2]
         card = CorpusCard(name=own, title=own, languages=(), modalities=("speech", "text"), labels=(),
-                          licence="not stated", where="ask its reader", citation="none")  # fmt: skip
+                          licence="not stated", where="see its reader", citation="none")  # fmt: skip
     if card.name in _READERS:
         raise SettingsError(f"{card.name} is a corpus of emofuse's own", where=name, remedy="give yours another name")
     CORPORA[card.name] = card
@@ -272,13 +272,13 @@ def _with_durations(
         except AudioError as error:
             return error
 
-    heard = manifest["audio"].notna()
-    sounds = [utterance for utterance in utterances(manifest[heard]) if utterance.audio is not None]
-    spans = zip(*((sound.audio, sound.start, sound.end) for sound in sounds), strict=True)
-    if not sounds:
+    recorded = manifest["audio"].notna()
+    recordings = [utterance for utterance in utterances(manifest[recorded]) if utterance.audio is not None]
+    spans = zip(*((one.audio, one.start, one.end) for one in recordings), strict=True)
+    if not recordings:
         return manifest, ()
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(track(pool.map(measure, *spans), "Reading headers", total=len(sounds), progress=progress))
+        results = list(track(pool.map(measure, *spans), "Reading headers", total=len(recordings), progress=progress))
     skipped = tuple(result for result in results if isinstance(result, AudioError))
     if len(skipped) == len(manifest):
         raise ManifestError(
@@ -286,6 +286,6 @@ def _with_durations(
             where=source,
             remedy="check the paths and files",
         )
-    manifest.loc[heard, "duration"] = [None if isinstance(result, AudioError) else result for result in results]
-    usable = ~(heard & manifest["duration"].isna())
+    manifest.loc[recorded, "duration"] = [None if isinstance(result, AudioError) else result for result in results]
+    usable = ~(recorded & manifest["duration"].isna())
     return manifest[usable].reset_index(drop=True), skipped

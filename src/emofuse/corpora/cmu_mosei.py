@@ -156,7 +156,7 @@ def _row(line: Line, told: dict[str, str], name: str, clip: Path, *, spanned: bo
 
 
 class _Transcripts:
-    """Times and words of segments, from one file a video that is read when it is asked for."""
+    """Times and words of segments, from one file a video that is read on first use."""
 
     def __init__(self, folder: Path, errors: list[EmofuseError]) -> None:
         self._paths = {path.stem: path for path in files_below(folder, "*.txt")}

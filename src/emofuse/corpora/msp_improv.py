@@ -45,7 +45,7 @@ CARD = CorpusCard(
     labels=tuple(_FOUR),
     values=DIMENSIONS,
     licence="research only, by agreement with UT Dallas",
-    where="ask for it at https://lab-msp.com/MSP/MSP-Improv.html and name the folder with Evalution.txt",
+    where="request it at https://lab-msp.com/MSP/MSP-Improv.html and name the folder with Evalution.txt",
     citation="Busso et al., MSP-IMPROV: An Acted Corpus of Dyadic Interactions to Study Emotion Perception, IEEE TAC, "
     "2017",
     utterances=sum(_FOUR.values()),

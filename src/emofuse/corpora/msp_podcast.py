@@ -57,7 +57,7 @@ CARD = CorpusCard(
     labels=tuple(label for label in _CODES.values() if label),
     values=DIMENSIONS,
     licence="by agreement with UT Dallas",
-    where="ask for it at https://lab-msp.com/MSP/MSP-Podcast.html and name the folder with Labels/ and Audios/",
+    where="request it at https://lab-msp.com/MSP/MSP-Podcast.html and name the folder with Labels/ and Audios/",
     citation="Lotfian and Busso, Building Naturalistic Emotionally Balanced Speech Corpus by Retrieving Emotional "
     "Speech From Existing Podcast Recordings, IEEE TAC, 2019",
     note="each release has another size, so no number is expected; the split is the published one: test is Test1, "

@@ -62,7 +62,7 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
     for needed in (voices, goemotions.CARD.name):
         if not (folder / needed).is_dir():
             raise CARD.absent(folder, f"folder {needed}")
-    heard, read_words = _VOICES[voices].read(folder / voices), goemotions.read(folder / "goemotions")
+    voiced, read_words = _VOICES[voices].read(folder / voices), goemotions.read(folder / "goemotions")
     comments: dict[str, list[Row]] = {label: [] for label in _LABELS}
     seen: set[str] = set()
     for row in read_words.rows:
@@ -79,7 +79,7 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
         raise ManifestError(
             f"there is no {absent[0]} comment in dev.tsv and test.tsv", where=folder, remedy="complete goemotions"
         )
-    fitting = [row for row in heard.rows if row["label"] in _SPEECH_LABELS]
+    fitting = [row for row in voiced.rows if row["label"] in _SPEECH_LABELS]
     # Drawn, so that it is not always the last speaker who goes without.
     for index in rng.permutation(len(fitting)):
         row = fitting[index]
@@ -101,4 +101,4 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
             f"{len(fitting) - len(rows)} clips were left out, as GoEmotions has no more comments of their label"
         )
     rows.sort(key=lambda row: str(row["utterance"]))
-    return Listing(rows=rows, source=folder, notes=(*heard.notes, *notes), card=card)
+    return Listing(rows=rows, source=folder, notes=(*voiced.notes, *notes), card=card)

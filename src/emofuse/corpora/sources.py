@@ -95,7 +95,7 @@ class Line:
 
     Attributes:
         number: Where it is in the file, counted from 1.
-        values: Cells by the names that we asked for, without blanks around them; absent columns are empty.
+        values: Cells by the requested names, without blanks around them; absent columns are empty.
     """
 
     number: int

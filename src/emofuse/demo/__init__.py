@@ -126,7 +126,7 @@ _SPEAKERS = (
 def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0, progress: Progress = _SILENT) -> Path:
     """Speak and write a corpus of 8 voices and 4 emotions, for trying the whole pipeline without licensed data.
 
-    The voice tells arousal only (angry and happy from neutral and sad), the words tell valence only (angry and sad
+    The voice carries arousal only (angry and happy from neutral and sad), the text carries valence only (angry and sad
     from happy and neutral), and a few utterances mislead on either side; so a model has to combine the two. No two
     speakers share a sentence. On one machine the same arguments give the same files; after an interruption, call it
     again.
@@ -147,7 +147,7 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
     """
     if utterances_per_class < 1:
         raise EmofuseError(
-            f"utterances_per_class is {utterances_per_class}", where="demo corpus", remedy="ask for 1 or more"
+            f"utterances_per_class is {utterances_per_class}", where="demo corpus", remedy="set 1 or more"
         )
     audio = out / "audio"
     lines = _plan(utterances_per_class=utterances_per_class, seed=seed)
@@ -163,7 +163,7 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
     # Threads suffice: nearly all of the time goes to ONNX Runtime and NumPy, outside the interpreter's lock.
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        # The synthesiser's text front end makes no promise about threads, so it stays in this one.
+        # The synthesiser's text frontend makes no promise about threads, so it stays in this one.
         spoken = pool.map(speak, missing, [" ".join(synthesiser.phonemize(line.text)) for line in missing])
         for _ in track(spoken, "Speaking the demo corpus", total=len(missing), progress=progress):
             pass
@@ -280,7 +280,7 @@ def _speak(synthesiser: Any, phonemes: str, line: _Line, *, seed: int) -> Array:
 
     moved = _FrequencyWarp(bins=len(harmonic), factor=line.speaker.formants)
     tilt = _tilt(len(harmonic), slope=manner.tilt, bandwidth=dsp.SR / 2)
-    # The network places sharp notches between the harmonics of its own pitch; at another pitch they would be heard.
+    # The network places sharp notches between the harmonics of its own pitch; at another pitch they would be audible.
     harmonic = uniform_filter1d(harmonic, 5, axis=0)
     samples = dsp.synth(
         moved.magnitude(harmonic) + tilt,
@@ -329,7 +329,7 @@ class _FrequencyWarp:
         return np.asarray(values[self._nearest], np.float32)
 
     def phase(self, phase: Array, *, turn: float) -> Array:
-        """Also turn each bin as fast as its new frequency asks (`turn` a bin and frame), or frames would cancel out."""
+        """Also turn each bin as its new frequency needs (`turn` a bin and frame), or frames would cancel out."""
         moved = (np.arange(len(phase)) - self._nearest)[:, None]
         turned = np.mod(moved * np.arange(phase.shape[1]) * turn, 2 * np.pi)
         return np.asarray(phase[self._nearest] + turned, np.float32)

@@ -21,7 +21,7 @@ def write_card(
     *,
     title: str,
     licence: str,
-    heard: Sequence[str],
+    exposure: Sequence[str],
     facts: Mapping[str, str],
     settings: BaseModel,
     command: str,
@@ -32,12 +32,12 @@ def write_card(
         folder: Of the student.
         title: First line.
         licence: Of the weights, which follows from their data's.
-        heard: What the weights have seen, with licences; `NAME (licence)` is split for the header.
+        exposure: What the weights have seen, with licences; `NAME (licence)` is split for the header.
         facts: Paragraphs by heading.
         settings: What it was made with.
         command: What makes it again.
     """
-    names = [name.partition(" (")[0] for name in heard]
+    names = [name.partition(" (")[0] for name in exposure]
     lines = ["---", f"license: {licence.lower().replace(' ', '-')}", "datasets:"]
     # JSON is YAML, so that no name of a corpus becomes another entry.
     lines += [f"- {name if re.fullmatch(_PLAIN, name) else json.dumps(name)}" for name in names]
@@ -47,7 +47,7 @@ def write_card(
     lines += [
         "## Data",
         "",
-        *(f"- {markdown(name)}" for name in heard),
+        *(f"- {markdown(name)}" for name in exposure),
         "",
         f"Licence of these weights: {licence}.",
         "",

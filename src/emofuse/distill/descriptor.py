@@ -1,4 +1,4 @@
-"""What of a clip tells emotion: averages and deviations of the teacher's hidden states, and their readout by a student.
+"""What carries emotion in a clip: means and deviations of the teacher's hidden states, and a student's readout of them.
 
 Frames of a speech encoder differ by what is said most of all, and a small student that learns them one by one spends
 itself on that. Averages and deviations over a clip leave the wording out; on their leading principal components, each
@@ -83,8 +83,8 @@ class Descriptor(nn.Module):
 class Readout(nn.Module):
     """Ridge regression from a student's moments to descriptors, refitted while the student learns.
 
-    A readout trained by gradient beside the student lags behind it, since what tells emotion has little variance and
-    wants large weights. In closed form, from the clips that were heard last, it is the best there is at any step, and
+    A readout trained by gradient beside the student lags behind it, since what carries emotion has little variance and
+    wants large weights. In closed form, from the most recent clips, it is the best there is at any step, and
     the student's gradient goes to what it cannot read yet.
 
     Args:
@@ -115,7 +115,7 @@ class Readout(nn.Module):
 
     @property
     def ready(self) -> bool:
-        """Whether more clips were heard than it has numbers to fit."""
+        """Whether more clips were seen than it has numbers to fit."""
         return float(self.sums[-1, -1]) > len(self.mean)
 
     def learn(self, values: torch.Tensor, descriptors: torch.Tensor) -> None:

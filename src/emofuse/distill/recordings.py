@@ -1,4 +1,4 @@
-"""What a speech student listens to: folders of recordings, cut to pieces, with copies at another pitch and tempo.
+"""What a speech student is trained on: folders of recordings, cut into clips, with copies at another pitch and tempo.
 
 Only sound is read. Labels, transcripts and tables in the folders are not looked at, so a student cannot have seen them.
 """
@@ -34,11 +34,11 @@ _TIME_BASE = Fraction(1, SAMPLING_RATE)
 def gather(
     folders: Mapping[str, Path], settings: SpeechStudentSettings, *, copies: Path, progress: Progress = Silent()
 ) -> tuple[pd.DataFrame, list[EmofuseError]]:
-    """List all pieces of all recordings, copies included, as a manifest.
+    """List all clips of all recordings, copies included, as a manifest.
 
     Args:
         folders: Folder of recordings of each corpus, by the corpus's name; what follows ` (` is not part of it.
-        settings: Length of pieces; number and range of copies.
+        settings: Length of clips; number and range of copies.
         copies: Where the copies are written; those that are there already are kept.
         progress: Reports each recording.
 
@@ -72,12 +72,12 @@ def gather(
         except AudioError as error:
             failed.append(error)
     if not rows:
-        raise ManifestError("no recording can be used", remedy=f"mend them; the first is {failed[0]}")
+        raise ManifestError("no recording can be used", remedy=f"fix them; the first is {failed[0]}")
     return make_manifest(rows, source="recordings"), failed
 
 
 def pieces(duration: float, *, longest: float) -> list[tuple[float, float]]:
-    """Cut a recording into equal pieces of at most `longest` seconds.
+    """Cut a recording into equal clips of at most `longest` seconds.
 
     Example:
         >>> pieces(9.0, longest=6.0)
@@ -92,7 +92,7 @@ def pieces(duration: float, *, longest: float) -> list[tuple[float, float]]:
 
 
 def drawn(purpose: str, name: str, *, share: float, seed: int) -> bool:
-    """Whether a recording falls to a share of all, whatever else is in the list."""
+    """Whether a recording falls to a fraction of all, whatever else is in the list."""
     return derive_seed(seed, purpose, name) / 2**32 < share
 
 

@@ -20,12 +20,12 @@ class SpeechStudentSettings(Settings):
         width: Width of the student.
         layers: Its transformer layers.
         heads: Its attention heads.
-        longest: Longer recordings are cut into pieces of at most so many seconds.
-        views: Share of the recordings of which a copy at another pitch and tempo is made, which the teacher hears too.
+        longest: Longer recordings are cut into clips of at most so many seconds.
+        views: Fraction of the recordings of which a copy at another pitch and tempo is made, for the teacher too.
         semitones: Most that such a copy is raised or lowered.
-        tempo: Most that it is sped up or slowed down, as a share.
-        noisy: Share of the clips that are disturbed in training, while the teacher heard them clean.
-        masked: Share of the student's frames that are masked in training, in stretches of ten.
+        tempo: Most that it is sped up or slowed down, as a fraction.
+        noisy: Fraction of the clips that are disturbed in training, while the teacher gets them clean.
+        masked: Fraction of the student's frames that are masked in training, in stretches of ten.
         descriptor: Weight of the loss on descriptors of whole clips beside that on frames.
         components: Numbers that describe a clip.
         batch_seconds: Seconds of audio in one batch.
@@ -33,8 +33,8 @@ class SpeechStudentSettings(Settings):
         steps: Steps in all.
         learning_rate: Peak of AdamW's rate.
         weight_decay: AdamW's decay.
-        warmup: Share of the steps in which the rate rises.
-        held_out: Share of the recordings that only serve to watch the loss.
+        warmup: Fraction of the steps in which the rate rises.
+        held_out: Fraction of the recordings that only serve to watch the loss.
         save_every: Steps between checkpoints.
         seed: Of everything random.
     """
@@ -76,14 +76,14 @@ class TextStudentSettings(Settings):
         width: Width of the student.
         layers: Its transformer layers.
         heads: Its attention heads.
-        max_tokens: Longest text, in word pieces.
-        teacher_epochs: Passes in which the teacher is tuned on the labels before it teaches.
+        max_tokens: Longest text, in tokens.
+        teacher_epochs: Epochs in which the teacher is tuned on the labels before it teaches.
         teacher_rate: Peak rate of that tuning.
-        epochs: Passes of the student.
+        epochs: Epochs of the student.
         batch_size: Texts a step.
         learning_rate: Peak of AdamW's rate.
         weight_decay: AdamW's decay.
-        warmup: Share of the steps in which the rate rises.
+        warmup: Fraction of the steps in which the rate rises.
         label_share: Weight of the true labels beside the teacher's.
         precision: Arithmetic of teacher and student.
         seed: Of everything random.

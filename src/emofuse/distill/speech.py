@@ -118,10 +118,10 @@ def distill_speech(
     check_log(log)
     settings = settings or SpeechStudentSettings()
     manifest, skipped = gather(folders, settings, copies=out / "copies", progress=progress)
-    heard = SpeechSettings(encoder=teacher, layers=settings.teacher_layers, precision=settings.precision)
-    encoder = load_speech_encoder(heard, device=device)
+    encoded = SpeechSettings(encoder=teacher, layers=settings.teacher_layers, precision=settings.precision)
+    encoder = load_speech_encoder(encoded, device=device)
     begun_with = digest(start / CHECKPOINT) if start else None
-    found = extract_speech(manifest, encoder, heard, store=out / "targets", progress=progress)
+    found = extract_speech(manifest, encoder, encoded, store=out / "targets", progress=progress)
     skipped += list(found.failed.values())
     usable = manifest[manifest["utterance"].isin(list(found.keys))]
     lessons = _Lessons(usable, found.feature_sets["frame"], found.keys, encoder.specification, settings, begun_with)
@@ -162,7 +162,7 @@ def distill_speech(
         folder,
         title="A small speech encoder distilled by emofuse",
         licence=licence,
-        heard=[*folders, *specification.exposure],
+        exposure=[*folders, *specification.exposure],
         facts={
             "What it is": f"A network of wav2vec 2.0's architecture with {millions:.1f} M parameters: 16 kHz sound in, "
             f"50 frames of {settings.width} numbers a second out. It is not Meta's wav2vec 2.0.",
@@ -170,10 +170,10 @@ def distill_speech(
             f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine, and "
             f"{lessons.descriptor.components} principal components of their averages and deviations over a clip.",
             "Exposure": f"{seconds / 3600:.1f} hours of audio of the corpora below, copies at another pitch and tempo "
-            "included, and what the teacher has heard. No label and no transcript was read.",
+            "included, and what the teacher was trained on. No label and no transcript was read.",
             "Result": f"Loss on {watched} recordings {history[-1][loss]:.3f} after {settings.steps} steps "
             f"({history[0][loss]:.3f} after {min(settings.save_every, settings.steps)}).",
-            "Limits": "It has heard little speech, much of it acted; far-field sound, singing and children are "
+            "Limits": "It was trained on little speech, much of it acted; far-field audio, singing and children are "
             "untested.",
         },
         settings=settings,
@@ -249,7 +249,7 @@ class _Lessons:
             rng = np.random.default_rng(derive_seed(self.settings.seed, "pass", number))
             order = [self.train[index] for index in rng.permutation(len(self.train))]
             batches = []
-            # Like lengths together within a bucket: little padding, and yet another company in each pass.
+            # Like lengths together within a bucket: little padding, and yet other neighbours in each epoch.
             for start in range(0, len(order), BUCKET):
                 batches += self.batches(order[start : start + BUCKET])
             yield from (batches[index] for index in rng.permutation(len(batches)))

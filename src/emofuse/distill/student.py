@@ -22,7 +22,7 @@ class SpeechStudent(nn.Module):
     """A `Wav2Vec2Model` and one linear head for each hidden state of the teacher that it predicts.
 
     Two convolutions stand where wav2vec 2.0 has seven: the first begins as a bank of filters on the mel scale (25 ms
-    every 10 ms), which spares learning one, and nine tenths of the front end's work. Heads serve training only, as in
+    every 10 ms), which spares learning one, and nine tenths of the frontend's work. Heads serve training only, as in
     DistilHuBERT (Chang, Yang and Lee, ICASSP 2022).
 
     Args:
@@ -90,7 +90,7 @@ class SpeechStudent(nn.Module):
 def mel_filters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Windowed waves on the mel scale, four phases each, and biases.
 
-    A rectified sum over four phases follows a band's envelope whatever the wave's own phase. The bias tells loud from
+    A rectified sum over four phases follows a band's envelope whatever the wave's own phase. Biases separate loud from
     silent after layer norm, which would otherwise scale every frame alike.
 
     Returns:

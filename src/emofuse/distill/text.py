@@ -166,7 +166,7 @@ def distill_text(
         out / STUDENT,
         title="A small text encoder distilled by emofuse",
         licence=licence,
-        heard=[f"{corpus.title} ({corpus.licence})", *checkpoint.card.exposure],
+        exposure=[f"{corpus.title} ({corpus.licence})", *checkpoint.card.exposure],
         facts={
             "What it is": f"A network of BERT's architecture with {millions:.1f} M parameters, hidden states of "
             f"{settings.width} numbers and the teacher's vocabulary. It is not Google's BERT.",

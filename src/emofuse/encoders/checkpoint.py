@@ -91,7 +91,7 @@ def open_checkpoint(
         families: Values of `model_type` that the caller can use.
         preprocessed: Whether the caller heeds `preprocessor_config.json`.
         light: Whether a built-in encoder may do without transformers.
-        download: Whether the Hub may be asked; a stranger's model may neither do so nor name a folder nearby.
+        download: Whether the Hub may be used; a stranger's model may neither do so nor name a folder nearby.
 
     Raises:
         EncoderError: Not found, not reachable, damaged, of another family, without safe weights, or made for
@@ -325,7 +325,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     rows = checkpoint.config.vocab_size
     if max(len(tokenizer), highest + 1) > rows or kinds >= getattr(checkpoint.config, "type_vocab_size", 0) > 0:
         raise EncoderError(
-            f"the tokenizer has {max(len(tokenizer), highest + 1)} pieces and the weights only {rows}",
+            f"the tokenizer has {max(len(tokenizer), highest + 1)} tokens and the weights only {rows}",
             where=checkpoint.name,
             remedy="take tokenizer and weights from the same checkpoint",
         )

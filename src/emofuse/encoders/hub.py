@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: asked only where it can answer, for no longer than people wait, and never in between."""
+"""The Hugging Face Hub: contacted only where it can answer, with a short timeout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
         optional: Whether a file counts as absent where that is not known.
 
     Raises:
-        EncoderError: There is no such repository, or it is not in the cache and the Hub cannot or may not be asked.
+        EncoderError: There is no such repository, or it is not in the cache and the Hub cannot or may not be contacted.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -80,7 +80,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
 
 
 def check_id(name: str, *, revision: str | None = None) -> None:
-    """See that a name can be the id of a model on the Hub, before anyone is asked.
+    """See that a name can be the id of a model on the Hub, before the Hub is contacted.
 
     Raises:
         EncoderError: It cannot.
@@ -133,7 +133,7 @@ def offline() -> Iterator[None]:
 
 
 def check_reachable(name: str) -> None:
-    """See that what is to be asked of the Hub can be, in time.
+    """See that the Hub can be reached in time.
 
     Raises:
         EncoderError: The Hub does not answer.

@@ -31,7 +31,7 @@ class LogMelEncoder:
         settings: Only `layers` matters, and there is one.
 
     Raises:
-        EncoderError: The settings ask for another layer than 0.
+        EncoderError: The settings choose another layer than 0.
 
     Example:
         >>> encoder = LogMelEncoder(SpeechSettings(encoder="logmel"))

@@ -143,7 +143,7 @@ class TransformerTextEncoder:
         )
         words: list[list[int | None]] = []
         for text, offsets in zip(texts, found["offset_mapping"], strict=True):
-            # A piece may begin with the space before its word.
+            # A token may begin with the space before its word.
             number = [len(text[: end or 1].split()) - 1 for _, end in offsets]
             words.append([None if start == end else one for (start, end), one in zip(offsets, number, strict=True)])
         return words

@@ -84,7 +84,7 @@ class WhisperFeatures:
         return list(self.model.layers)
 
     def thaw(self) -> None:
-        """Let all weights be trained but those of the convolutions and the fixed waves that tell positions."""
+        """Let all weights be trained but those of the convolutions and the fixed waves that encode positions."""
         self.model.requires_grad_(True)
         for fixed in (self.model.conv1, self.model.conv2, self.model.embed_positions):
             fixed.requires_grad_(False)

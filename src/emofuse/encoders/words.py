@@ -1,4 +1,4 @@
-"""The baseline text front: subwords learned from the training texts, whose embedding is trained with the model."""
+"""The baseline text frontend: subwords learned from the training texts, whose embedding is trained with the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Subwords:
 
     Args:
         pieces: The vocabulary in the order of ids, `[PAD]` and `[UNK]` first.
-        max_tokens: Longest text in pieces; what is beyond is left out.
+        max_tokens: Longest text in subwords; what is beyond is left out.
 
     Example:
         >>> subwords = Subwords.fit(["so good", "so bad"], size=50, max_tokens=8)
@@ -48,8 +48,8 @@ class Subwords:
 
         Args:
             texts: The training part's texts, and no others.
-            size: Most pieces, padding and unknown counted.
-            max_tokens: Longest text in pieces.
+            size: Most subwords, padding and unknown counted.
+            max_tokens: Longest text in subwords.
 
         Raises:
             EncoderError: The texts hold no words, or the size has no room for a letter.
@@ -60,7 +60,7 @@ class Subwords:
             for letter in _letters(word):
                 letters[letter] += count
         room = size - 2
-        # Rare signs of a large script make way, or the vocabulary would be larger than asked.
+        # Rare signs of a large script make way, or the vocabulary would be larger than requested.
         kept = {letter for letter, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:room]}
         lines = sorted(word for word in words if kept.issuperset(_letters(word)))
         if not lines:
@@ -87,7 +87,7 @@ class Subwords:
 
     @property
     def size(self) -> int:
-        """Number of pieces: rows that an embedding needs."""
+        """Number of subwords: rows that an embedding needs."""
         return len(self.subwords)
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
@@ -100,7 +100,7 @@ class Subwords:
         return [torch.tensor(encoding.ids[: self.max_tokens] or [self._unknown]) for encoding in encodings]
 
     def beyond(self, texts: Sequence[str]) -> list[int]:
-        """How many pieces of each text are left out."""
+        """How many subwords of each text are left out."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [max(0, len(encoding.ids) - self.max_tokens) for encoding in encodings]
 

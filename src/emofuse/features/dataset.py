@@ -35,7 +35,7 @@ class Batch:
         text_mask: `(batch, tokens)`, True where there is something.
         truth: Index of the true class `(batch,)`, or the true values `(batch, values)`; None in prediction.
         targets: What is learnt: the truth, or the fraction of each class in the votes, `(batch, classes)`.
-        extras: What else the model asks for by name, padded with -1 (integers) or NaN; see `features.extras`.
+        extras: What else the model requires by name, padded with -1 (integers) or NaN; see `features.extras`.
     """
 
     names: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ Reader = Callable[[str], torch.Tensor]
 
 
 class Dataset:
-    """Utterances with their truth and a reader for all that a model asks for.
+    """Utterances with their truth and a reader for all that a model requires.
 
     Args:
         names: Utterances, in order.

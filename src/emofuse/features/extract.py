@@ -207,7 +207,7 @@ def extract_text(
 ) -> Extracted:
     """Encode the transcripts of a manifest; each distinct text once, an absent one as no words.
 
-    At the granularity `word` a step is the average of a word's pieces; special tokens keep their steps. With dialogue
+    At the granularity `word` a step is the average of a word's tokens; special tokens keep their steps. With dialogue
     context the encoder reads the earlier utterances first, while steps are those of the utterance's own words; the
     same words after others are another text.
 
@@ -356,7 +356,7 @@ def _key(row: Utterance) -> str | AudioError:
 
 
 def _seconds(row: Utterance, known: float) -> float:
-    """Duration of an utterance, from its file where the manifest does not tell."""
+    """Duration of an utterance, from its file where the manifest does not state it."""
     if known > 0:
         return known
     try:
@@ -470,7 +470,7 @@ def _load_plan(path: Path, sizes: Mapping[str, float], *, budget: float) -> list
     """The plan of a run that was cut off, if it is about utterances and a budget that are still wanted.
 
     What a clip is batched with moves its features in the last bits, so a resumed run keeps the batches. A smaller
-    budget may be asked for because the first run ran out of memory.
+    budget may be set because the first run ran out of memory.
     """
     try:
         plan = read_json(path)

@@ -1,4 +1,4 @@
-"""Extras of a batch: what a model may ask for beside the features of speech and text, by name."""
+"""Extras of a batch: what a model may require beside the features of speech and text, by name."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ EXTRAS: Mapping[str, Callable[[Facts], torch.Tensor]] = {
     "values": values,
     "words": words,
 }
-"""What can be asked for, and what makes it of the facts about an utterance."""
+"""What can be required, and what makes it of the facts about an utterance."""
 
 SIZES = {"characters": len(CHARACTERS) + 1, "gender": len(GENDERS)}
 
 
 def check_extras(names: Sequence[str], *, where: str) -> None:
-    """See that all extras that a model asks for exist.
+    """See that all extras that a model requires exist.
 
     Raises:
         SettingsError: One does not.

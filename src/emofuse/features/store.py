@@ -1,4 +1,4 @@
-"""The feature store: memory-mapped shards, written whole and renamed into place."""
+"""The feature store: memory-mapped shards, written atomically."""
 
 from __future__ import annotations
 

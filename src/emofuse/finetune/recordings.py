@@ -19,7 +19,7 @@ from emofuse.types import Utterance
 
 DECODERS = 4
 KEY = 64
-LABEL = "Listening"
+LABEL = "Opening recordings"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +52,10 @@ class Recordings:
         return items
 
 
-def listen(
+def open_recordings(
     rows: Sequence[Utterance], modalities: Sequence[str], processes: Alone, *, progress: Progress = Silent()
 ) -> Recordings:
-    """Open every recording once, each process its share, so that a bad one is known before training starts."""
+    """Open every recording once, each process a part, so that a bad one is known before training starts."""
     if "speech" not in modalities:
         sizes = {row.utterance: float(len(row.text or "")) for row in rows}
         keys = {row.utterance: row.text or "" for row in rows}
@@ -67,8 +67,8 @@ def listen(
     noted = torch.zeros(len(rows), dtype=torch.int32)
     own = range(processes.number, len(rows), processes.count)
     with ThreadPoolExecutor(DECODERS) as decoders:
-        heard = decoders.map(lambda place: _listen_to(rows[place]), own)
-        for place, (count, key, notes) in track(zip(own, heard, strict=True), LABEL, total=len(own), progress=progress):
+        found = decoders.map(lambda place: _open(rows[place]), own)
+        for place, (count, key, notes) in track(zip(own, found, strict=True), LABEL, total=len(own), progress=progress):
             samples[place] = count
             noted[place] = len(notes)
             letters[place, : len(key)] = torch.tensor(list(key.encode()), dtype=torch.int32)
@@ -86,7 +86,7 @@ def listen(
         },
         failed=failed,
         modalities=tuple(modalities),
-        notes={row.utterance: _listen_to(row)[2] for row in marked} if processes.main else {},
+        notes={row.utterance: _open(row)[2] for row in marked} if processes.main else {},
     )
 
 
@@ -98,7 +98,7 @@ def _clip(row: Utterance) -> NDArray[np.float32]:
     return _recording(row).samples
 
 
-def _listen_to(row: Utterance) -> tuple[int, str, tuple[str, ...]]:
+def _open(row: Utterance) -> tuple[int, str, tuple[str, ...]]:
     """Samples and content key of a recording, and notes on it; none and nothing where it cannot be used."""
     try:
         recording = _recording(row)

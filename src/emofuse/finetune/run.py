@@ -23,7 +23,7 @@ from emofuse.experiment import Outcome, builtin_named, check_encoder_settings, c
 from emofuse.files import plain_name, write_text, written_atomically, written_folder
 from emofuse.finetune.loop import Tuned, Tuner
 from emofuse.finetune.network import TunedNetwork
-from emofuse.finetune.recordings import Recordings, listen
+from emofuse.finetune.recordings import Recordings, open_recordings
 from emofuse.inputs import nearest
 from emofuse.keep import MODELS
 from emofuse.locks import alone
@@ -85,7 +85,7 @@ def finetune(
     Every process that shares the work calls this with the same arguments; the first one writes. Score tables,
     `result.json` and `models/<model>/` are those of a run on frozen features, and the model that is kept brings its
     tuned encoders along. Folds and seeds that are done are not trained again; one that was cut off goes on from its
-    last pass.
+    last epoch.
 
     Args:
         manifest: The corpus.
@@ -105,7 +105,7 @@ def finetune(
         SettingsError: The settings do not fit one another, or the folder holds another run.
         TrainingError: A training diverged; all others are done.
         ManifestError: No utterance has what the model reads.
-        ProtocolError: The corpus cannot be split as asked.
+        ProtocolError: The corpus cannot be split as the settings say.
         EncoderError: An encoder cannot be had, or has nothing to tune.
     """
     check_log(log)
@@ -119,7 +119,7 @@ def finetune(
     if "text" in plan.modalities and plan.text.context:
         raise SettingsError("encoders are not tuned with dialogue context", where="text.context", remedy="set it to 0")
     specifications = {modality: encoder.specification for modality, encoder in _load(plan, "cpu").items()}
-    recordings = listen(list(utterances(manifest)), plan.modalities, processes, progress=progress)
+    recordings = open_recordings(list(utterances(manifest)), plan.modalities, processes, progress=progress)
     left_out = {**(skipped or {}), **{name: error.advice for name, error in recordings.failed.items()}}
     usable = manifest[manifest["utterance"].isin(list(recordings.rows))].reset_index(drop=True)
     if usable.empty:
@@ -213,7 +213,7 @@ class _Job:
         return whole and read_trial(folder).get("key") == self.key(trial)
 
     def is_done(self, trial: Trial) -> bool:
-        """The same as the first process sees it, told to all."""
+        """The value that the first process has, sent to all."""
         return bool(self.processes.total(torch.tensor(int(self.processes.main and self.finished(trial)))))
 
     def run(self, trial: Trial, progress: Progress) -> None:
@@ -285,7 +285,7 @@ class _Job:
                 place,
                 title=f"{Path(before.name).name}, tuned by emofuse",
                 licence=before.licence,
-                heard=[*self.corpora, *before.exposure],
+                exposure=[*self.corpora, *before.exposure],
                 facts={
                     "What it is": f"The {before.family} encoder {Path(before.name).name} (revision "
                     f"{before.revision[:12]}), trained further together with a model of emotion.",

@@ -78,7 +78,7 @@ def load(
 
 
 class Predictor:
-    """A trained model, ready to be asked.
+    """A trained model, ready to predict.
 
     Args:
         checkpoint: The model.
@@ -148,11 +148,11 @@ class Predictor:
         alignment: Alignment | None = None,
         sampling_rate: int = SAMPLING_RATE,
     ) -> Prediction:
-        """Tell the emotion of one utterance.
+        """Predict the emotion of one utterance.
 
         Args:
             audio: A recording, or mono samples at 16 kHz, `(samples,)`, as floats between -1 and 1 or signed integers.
-            text: Its words; what holds no letter or digit counts as none. Where the recogniser hears none, a model that
+            text: Its words; what holds no letter or digit counts as none. Where the recogniser finds none, a model that
                 needs words reads that there are none, as in training.
             alignment: When its words, syllables and phones are said; without, the aligner of the model's training
                 aligns where the model reads them, and frames stand for what it cannot align.
@@ -251,7 +251,7 @@ class Predictor:
         alignments: Iterable[Alignment | EmofuseError | None] | None = None,
         progress: Progress = Silent(),
     ) -> Iterator[Prediction | EmofuseError]:
-        """Predict the emotion of many files, one after the other, as each is asked for.
+        """Predict the emotion of many files, one after the other, lazily.
 
         Whatever is wrong with a file gives its error in the place of its answer, and the others go on.
 

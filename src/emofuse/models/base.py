@@ -139,7 +139,7 @@ class EmotionModel(nn.Module):
 
     Args:
         settings: Of the class's own type.
-        shapes: Of what `inputs` asked for.
+        shapes: Of what `inputs` requires.
         task: What it predicts.
 
     Attributes:

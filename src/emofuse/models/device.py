@@ -1,4 +1,4 @@
-"""Whether the machine can compute where it is asked to."""
+"""Whether the machine has the device that was chosen."""
 
 from __future__ import annotations
 

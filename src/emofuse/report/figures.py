@@ -40,7 +40,7 @@ def _of_classes(entry: Mapping[str, Any], scores: Scores) -> Iterator[Figure]:
     counted = "all seeds counted together" if len(entry["seeds"]) > 1 else "one seed"
     yield Figure(
         "confusion",
-        f"Confusion matrix. Each row sums to 100 %; below each share its count, {counted}.",
+        f"Confusion matrix. Each row sums to 100 %; below each percentage its count, {counted}.",
         plots.confusion_plot(entry["confusion"], entry["classes"]),
     )
     yield Figure(

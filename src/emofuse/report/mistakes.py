@@ -1,4 +1,4 @@
-"""The worst mistakes of a model, each with its audio, so that a person can hear why."""
+"""The worst mistakes of a model, each with its audio, so that a person can listen."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT
 
 
 def _wrong_classes(scores: Scores) -> pd.DataFrame:
-    """Of each utterance that is told wrongly: its class, the most probable one, and posteriors."""
+    """Each utterance that is predicted wrongly: its class, the most probable one, and posteriors."""
     classes = list(scores.classes)
     groups = scores.frame.groupby("utterance", sort=True)
     means, labels = groups[classes].mean(), groups["label"].first()

@@ -126,7 +126,7 @@ def _read(run: Path) -> _Run:
     models = check_result(result, where=path)["models"]
     scores = read_scores(run / "scores.parquet")
     for model, entry in models.items():
-        # Plots and mistakes are drawn from the scores, tables from the result: both must tell of the same answers.
+        # Plots and mistakes are drawn from the scores, tables from the result: both must be of the same predictions.
         known = model in scores.models and list(scores.names) == entry.get(scores.kind.noun)
         if not known or not _agree(entry, scores.of(model)):
             raise ScoresError(
@@ -155,14 +155,14 @@ def _stem(name: str) -> str:
 def _model_section(run: _Run, model: str) -> _Section:
     scores = run.scores.of(model)
     drawn = list(figures(run.models[model], scores))
-    for modality, units in (run.section("layer_weights").get(model) or {}).items():
-        if units and len(units[0]) > 1:
+    for modality, trials in (run.section("layer_weights").get(model) or {}).items():
+        if trials and len(trials[0]) > 1:
             drawn.append(
                 Figure(
                     f"layers-{_stem(modality)}",
-                    f"Learned layer weights, {one_line(modality)}: mean over {_count(len(units), 'trained model')}, "
+                    f"Learned layer weights, {one_line(modality)}: mean over {_count(len(trials), 'trained model')}, "
                     "standard deviation (black), extremes (orange); dotted: all layers alike.",
-                    plots.layer_plot(units, _layers(run, modality, units, model=model)),
+                    plots.layer_plot(trials, _layers(run, modality, trials, model=model)),
                 )
             )
     if trials := run.section("curves").get(model):
@@ -176,14 +176,14 @@ def _model_section(run: _Run, model: str) -> _Section:
     return _Section(model, tuple(drawn), worst_mistakes(scores, run.manifest))
 
 
-def _layers(run: _Run, modality: str, units: Sequence[Sequence[float]], *, model: str) -> list[int]:
+def _layers(run: _Run, modality: str, trials: Sequence[Sequence[float]], *, model: str) -> list[int]:
     """Number of each weighted layer in its encoder."""
-    if len({len(unit) for unit in units}) != 1:
+    if len({len(trial) for trial in trials}) != 1:
         raise ScoresError(
             f"the {modality} layer weights of model {model!r} differ in number", where="result.json", remedy=AGAIN
         )
     selected = (run.section("encoders").get(modality) or {}).get("selected") or ()
-    return list(selected) if len(selected) == len(units[0]) else list(range(len(units[0])))
+    return list(selected) if len(selected) == len(trials[0]) else list(range(len(trials[0])))
 
 
 def _render(run: _Run, sections: Sequence[_Section]) -> str:
@@ -368,7 +368,7 @@ def _agreeing(part: Mapping[str, float | None], chance: float) -> str:
 
 EMPTY_WORDS = (
     "Every transcript of the test parts occurs in training, with labels that agree no more often than by chance: the "
-    "words carry no label information in this corpus. Gains from fusing speech with words cannot be told from it."
+    "words carry no label information in this corpus. It cannot show what fusing speech with text gains."
 )
 
 

@@ -108,8 +108,8 @@ def _about(result: Mapping[str, Any]) -> list[str]:
         f"95 % intervals over {counted(first['clusters'], first['cluster'])}",
     ]
     notes = ["; ".join(about), *map(str, result.get("corpus_notes") or ()), *control_notes(result)]
-    if heard := [name for name in result.get("text_sources") or () if name != REFERENCE]:
-        notes.append(f"words by {', '.join(heard)}")
+    if recognisers := [name for name in result.get("text_sources") or () if name != REFERENCE]:
+        notes.append(f"transcripts by {', '.join(recognisers)}")
     if result.get("context"):
         notes.append(f"the text encoder read up to {result['context']} earlier utterances of the dialogue")
     if any(one.get("weights") == "tuned" for one in (result.get("recipe") or {}).get("ensembles", ())):

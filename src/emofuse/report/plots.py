@@ -209,10 +209,10 @@ def reliability_plot(confidence: Array, accuracy: Array, count: Array, *, ece: f
 
 
 def layer_plot(weights: Sequence[Sequence[float]], layers: Sequence[int]) -> Plot:
-    """Learned weight of each layer: mean over units, their standard deviation, and their extremes.
+    """Learned weight of each layer: mean over trials, their standard deviation, and their extremes.
 
     Args:
-        weights: One list a unit (fold and seed), one weight a layer.
+        weights: One list a trial (fold and seed), one weight a layer.
         layers: Number of each layer in its encoder.
     """
     shares = 100 * np.asarray(weights, dtype=np.float64)

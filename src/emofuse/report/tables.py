@@ -37,7 +37,7 @@ class Comparison:
 
 
 def percent(value: float | None) -> str:
-    """A share between 0 and 1 in percent, with one decimal.
+    """A fraction between 0 and 1 in percent, with one decimal.
 
     Example:
         >>> percent(0.6349), percent(None)
@@ -114,7 +114,7 @@ def control_notes(result: Mapping[str, Any]) -> list[str]:
     """
     controls = result.get("controls") or {}
     notes = [
-        "controls are the mean of one network with as many seeds as an ensemble joins networks, the best in validation "
+        "controls are the mean of one network with as many seeds as an ensemble has members, the best in validation "
         "first: what an ensemble adds is what it adds over them"
     ]
     for pair in result.get("comparisons") or ():

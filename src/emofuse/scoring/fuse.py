@@ -31,7 +31,7 @@ def combine(
 ) -> Array:
     """Join the outputs of several models, `(models, rows, classes or values)` to `(rows, classes or values)`.
 
-    This is the only place where outputs are joined: score tables, kept models and prediction all call it.
+    This is the only place where outputs are fused: score tables, kept models and prediction all call it.
 
     Args:
         outputs: Posteriors or values of each model.
@@ -92,7 +92,7 @@ def fit_fusion(
     Args:
         outputs: `(models, rows, classes or values)`, of utterances that no model has been trained on.
         truth: Index of the true class `(rows,)`, or true values `(rows, values)`.
-        rule: How they are joined.
+        rule: How they are fused.
         tuned: Search weights; else all weigh alike.
         calibrated: Fit a temperature for each model; else they are left as they are.
         kind: What the outputs are, as `Scores.kind` says.
@@ -191,7 +191,7 @@ def check_rule(rule: str, *, kind: Kind, where: str) -> None:
         ScoresError: It is not.
     """
     if rule not in kind.rules:
-        raise ScoresError(f"{kind.noun} cannot be joined by {rule}", where=where, remedy="use mean, or weights of one")
+        raise ScoresError(f"{kind.noun} cannot be fused by {rule}", where=where, remedy="use mean, or weights of one")
 
 
 def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, tuple[float, ...] | None]:
@@ -232,13 +232,13 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
 
     Args:
         tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
-            joined with every seed of the others, and one without folds takes those of the others.
+            fused with every seed of the others, and one without folds takes those of the others.
         rule: `mean`, `product` (of posteriors alone), `tuned`, or `weights=W1,W2,...` of a mean; by default the product
             of posteriors, and the mean of values.
-        name: Name of the joined model.
+        name: Name of the fused model.
 
     Returns:
-        The joined scores, and what was done: the rule and its weights (a fold's own where tuned).
+        The fused scores, and what was done: the rule and its weights (a fold's own where tuned).
 
     Raises:
         ScoresError: The tables do not score the same rows with the same labels, an output is not finite, the rule is
@@ -251,10 +251,10 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
     rule = rule or kind.rules[0]
     fusion, weights = parse_rule(rule, models=len(tables), kind=kind)
     if weights is not None:
-        joined = combine(outputs, weights, rule=fusion, names=[table.models[0] for table in tables])
+        fused = combine(outputs, weights, rule=fusion, names=[table.models[0] for table in tables])
         done: dict[str, Any] = {"rule": rule, "weights": list(weights)}
     else:
-        joined, chosen = np.empty(outputs.shape[1:]), {}
+        fused, chosen = np.empty(outputs.shape[1:]), {}
         for fold, test, others in cross_fits(aligned):
             if not others.any():
                 raise ScoresError(
@@ -263,10 +263,10 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
                     remedy="give a table with folds of different utterances, or use mean, product or weights=",
                 )
             how = fit_fusion(outputs[:, others], truth[others], rule=fusion, tuned=True, kind=kind)
-            chosen[fold], joined[test] = how.weights, how(outputs[:, test])
+            chosen[fold], fused[test] = how.weights, how(outputs[:, test])
         done = {"rule": "tuned, out of fold", "weights": {fold: list(value) for fold, value in chosen.items()}}
     frame = aligned.frame.assign(model=name)
-    frame[list(aligned.names)] = joined
+    frame[list(aligned.names)] = fused
     return replace(aligned, frame=frame), done
 
 

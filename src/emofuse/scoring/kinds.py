@@ -1,7 +1,7 @@
 """What a score table holds: posteriors of classes, or values.
 
 All that differs between the two stands here: which columns a table has, which metrics judge it and what each row adds
-to them, how models are joined, and the words and units in which figures are shown. Whatever works on score tables asks
+to them, how models are fused, and the words and units in which figures are shown. Whatever works on score tables asks
 the table's kind, never which of the two it is.
 """
 
@@ -101,7 +101,7 @@ class Kind(ABC):
         digits: How many.
         unit: Of figures, for a heading; empty where it is the corpus's own.
         points: What a difference is counted in, in words.
-        rules: How models may be joined; the first is the default.
+        rules: How models may be fused; the first is the default.
         calibrated: Whether an output is a probability, which a temperature calibrates.
     """
 

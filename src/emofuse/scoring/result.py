@@ -134,7 +134,7 @@ def evaluate_parts(scores: Scores, parts: Mapping[str, str]) -> dict[str, Any]:
 def describe(scores: Scores) -> dict[str, Any]:
     """A score table by itself, in the form of `result.json`: models, what was tested, versions.
 
-    The fingerprint covers folds, utterances and labels, all that a score table tells of its protocol.
+    The fingerprint covers folds, utterances and labels, all that a score table holds of its protocol.
     """
     frame = scores.frame
     return {

@@ -33,7 +33,7 @@ is a class. A table of values has columns `label.NAME` and `NAME` in place of `l
 left out."""
 
 ROW = ["model", "seed", "fold", "utterance"]
-"""What tells a row from every other."""
+"""Columns that identify a row."""
 
 ALL = "all"
 """Fold of a table that has none."""
@@ -54,7 +54,7 @@ class Scores:
             `dialogue` that are known, that of `by`, then one column a class; or, of values, `label.NAME` of each and
             one column a value.
         names: Of the classes or values, in column order.
-        by: The column to cluster by, where one was asked for.
+        by: The column to cluster by, where one was named.
         notes: What was taken for what when the table was read.
         kind: Whether it holds classes or values.
     """
@@ -230,7 +230,7 @@ def _columns(names: Sequence[str]) -> list[str]:
 
 
 def _column(name: str, names: Collection[str]) -> str:
-    """A column that was asked for, as the table spells it."""
+    """A column that was named, as the table spells it."""
     right = _columns([name])[0]
     return right if right in names else next((one for one in names if key(one) == key(name)), right)
 
@@ -298,7 +298,7 @@ def read_scores(path: Path | str, *, by: str | None = None) -> Scores:
 def _read_text(path: Path, by: str | None) -> tuple[pd.DataFrame, list[str]]:
     content = path.read_bytes()
     text, encoding = decoded(content)
-    # Lines of the table that tell how it is written; no copy of all of it is made.
+    # Lines of the table that show how it is written; no copy of all of it is made.
     sample = text.lstrip("\r\n")[:_SAMPLE]
     del text
     separator, skipped = separator_of(sample, usual="\t" if path.suffix.lower() == ".tsv" else ",")

@@ -65,7 +65,7 @@ def tone(
 
 
 def tiny_corpus(folder: Path, *, speakers: int = 4, utterances: int = 3, seed: int = 0) -> Path:
-    """A corpus of beeps whose pitch and words both tell the emotion, for the `table` reader.
+    """A corpus of beeps whose pitch and words both carry the emotion, for the `table` reader.
 
     Args:
         folder: Where to write `audio/*.wav` and `corpus.csv`.

@@ -88,7 +88,7 @@ def miniature_iemocap(folder: Path, *, seed: int = 0) -> Path:
     """IEMOCAP as USC ships it, in miniature: five sessions, ten speakers, plays and improvisations.
 
     Every session has the same four dialogues with all of the corpus's labels, `xxx` among them, so that plays share
-    their wording between sessions. The sounds are tones, whose pitch tells the emotion.
+    their wording between sessions. The sounds are tones, whose pitch carries the emotion.
 
     Args:
         folder: Where to write it.

@@ -1,1 +1,1 @@
-"""Training on stored features: one loop, and folds x seeds as independent, resumable units."""
+"""Training on stored features: one loop, and folds x seeds as independent, resumable trials."""

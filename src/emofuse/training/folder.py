@@ -90,7 +90,7 @@ def _trials(out: Path) -> Iterator[Path]:
 
 
 def _is_tuned(folder: Path) -> bool:
-    # A fold that is done may keep no more than its tables; one that was cut off has told nothing yet.
+    # A fold that is done may keep no more than its tables; an interrupted one has reported nothing yet.
     return PROCESSES in read_trial(folder) or any((folder / name).exists() for name in (ENCODERS, CHECKPOINT, BEST))
 
 

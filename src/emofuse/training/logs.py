@@ -11,7 +11,7 @@ from emofuse.types import Log
 
 
 def check_log(log: Log | None) -> None:
-    """See that the logs that were asked for can be written.
+    """See that the requested logs can be written.
 
     Raises:
         SettingsError: There is no such log, or what writes it is not installed.

@@ -77,7 +77,7 @@ class Processes(Alone):
         if device is not None:
             check_device(device)
         launched = int(os.environ.get("WORLD_SIZE", "1"))
-        # Where there is no device, accelerate takes processes that it is not told to keep on the CPU to be alone.
+        # Where there is no device, accelerate treats processes as alone unless told to keep to the CPU.
         bare = launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available()
         self._state = PartialState(cpu=device == "cpu" or (device is None and bare))
         self.number = self._state.process_index

@@ -1,4 +1,4 @@
-"""Checkpoints of a long training: weights, optimiser and progress in one safetensors file, written whole."""
+"""Checkpoints of a long training: weights, optimiser and progress in one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def load_weights(path: Path, model: nn.Module, *, parts: tuple[str, ...]) -> Non
 
 
 def digest(path: Path) -> str:
-    """What tells one checkpoint from another.
+    """Identity of a checkpoint.
 
     Raises:
         CheckpointError: There is none.

@@ -48,7 +48,7 @@ class Lessons(Protocol[Item, Loaded]):
     """What is learnt: batches in their order, losses, and what is watched after each epoch."""
 
     def steps(self, epoch: int) -> Sequence[Sequence[Part[Item]]]:
-        """Batches of an epoch, counted from 1, each in micro-batches; the same whenever and by whom it is asked."""
+        """Batches of an epoch, counted from 1, each in micro-batches; the same for every caller at any time."""
 
     def load(self, item: Item) -> Loaded:
         """Read a micro-batch."""

@@ -17,7 +17,7 @@ class CoAttentionLayer(nn.Module):
     Args:
         width: Width of both sequences.
         heads: Attention heads.
-        dropout: Share dropped in training.
+        dropout: Fraction dropped in training.
 
     Example:
         >>> layer = CoAttentionLayer(8, heads=2, dropout=0.0)

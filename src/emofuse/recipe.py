@@ -103,7 +103,9 @@ class EnsembleEntry(Settings):
 
 def _entries(value: Any) -> Any:
     # A name alone stands for a model of that name.
-    return [{"name": one} if isinstance(one, str) else one for one in value] if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [{"name": one} if isinstance(one, str) else one for one in value]
 
 
 class Recipe(Settings):

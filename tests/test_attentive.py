@@ -268,7 +268,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             for number, tier in enumerate(TIERS)
         }  # fmt: skip
         alignments[name] = Alignment(utterance=name, tiers=tiers, source="test")
-    recipe = load_recipe("fusion", overrides=[*OVERRIDES, f"models={list(TRAINED)}", "speech.frames_per_step=2"])
+    recipe = load_recipe("fusion", overrides=[*OVERRIDES, f"models={[*TRAINED, 'late']}", "speech.frames_per_step=2"])
     plan = resolve(recipe)
     features = extract(manifest, plan, folder / "store", alignments=alignments)
     out = train(manifest, plan, features, folder / "run", jobs=1).out

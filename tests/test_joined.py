@@ -85,7 +85,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A run with tuned weights on encoders in folders, whose folders are gone since, moved to another place."""
+    """A run with uneven weights on encoders in folders, whose folders are gone since, moved to another place."""
     folder = tmp_path_factory.mktemp("joined")
     speech, text = tiny_speech_encoder(folder / "speech"), tiny_text_encoder(folder / "text")
     manifest = read_corpus("table", tiny_corpus(folder / "corpus", utterances=1)).manifest
@@ -102,7 +102,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         if name != UNALIGNED
     }
     late = {"rule": "product", "weights": "tuned"}
-    asked = ensembles(late=late, multi_granularity={"weights": "tuned"}, multi_level={"calibrate": True})
+    uneven = {"weights": [0.4, 0.3, 0.2, 0.1]}
+    asked = ensembles(late=late, multi_granularity=uneven, multi_level={"calibrate": True})
     asked.append({"name": "again", "of": ["multi-granularity", "early-word"]})
     recipe = Recipe.model_validate({
         "name": "fused", "models": [*SINGLE, *EARLY], "seeds": [0], "controls": False,
@@ -216,7 +217,8 @@ def test_what_is_scored_is_what_is_saved_is_what_predicts(
 ) -> None:
     """Every ensemble, with posteriors of exactly zero."""
     late = {"rule": rule, "weights": "tuned"}
-    asked = ensembles(late=late, multi_granularity={"weights": "tuned"}, multi_level={"calibrate": True})
+    uneven = {"weights": [0.4, 0.3, 0.2, 0.1]}
+    asked = ensembles(late=late, multi_granularity=uneven, multi_level={"calibrate": True})
     asked = [{**one, "of": members[one["name"]]} for one in asked]
     plan = resolve(Recipe.model_validate({**made.plan.recipe, "ensembles": asked}))
     scored, how = fuse_members(plan, certain.tables, certain.tables)

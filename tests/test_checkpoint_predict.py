@@ -229,15 +229,16 @@ def test_the_same_samples_get_the_same_answer_in_any_file(
 @pytest.mark.parametrize(
     ("name", "rate"), [("studio.wav", 48000), ("disc.flac", 44100), ("lossy.ogg", 48000), ("lossy.mp3", 48000)]
 )
-def test_another_rate_and_format_matter_little(name: str, rate: int, built_in: Made, tmp_path: Path) -> None:
-    speech = load(built_in.model("speech"))
+def test_another_rate_and_format_matter_little(name: str, rate: int, tmp_path: Path) -> None:
+    """For the model that ships: a tiny one may be so sure of its answer that nothing moves it."""
+    speech = load(asr="none")
     soundfile.write(tmp_path / "original.wav", chord(), 16000)
     common = int(np.gcd(rate, 16000))
     other = resample_poly(chord(), rate // common, 16000 // common)
     soundfile.write(tmp_path / name, other, rate)
     expected = speech.predict(tmp_path / "original.wav")
     misread = gap(speech.predict(other.astype(np.float32)), expected)
-    assert misread > 0.005
+    assert misread > 0.1
     assert gap(speech.predict(tmp_path / name), expected) < misread / 5
 
 

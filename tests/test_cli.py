@@ -62,12 +62,6 @@ batch_size = 8
 kind = "speakers"
 folds = 2
 """
-LATE = """
-[[ensembles]]
-name = "late"
-of = ["speech", "text"]
-rule = "product"
-"""
 
 Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
@@ -136,7 +130,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     tiny_corpus(folder / "corpus", utterances=1)
-    (folder / "small.toml").write_text(RECIPE + LATE)
+    (folder / "small.toml").write_text(RECIPE)
     return folder
 
 
@@ -333,7 +327,7 @@ def test_where_no_file_can_be_used_nothing_is_done(tmp_path: Path, emo: Command)
 
 def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
-    (tmp_path / "small.toml").write_text(RECIPE + LATE)
+    (tmp_path / "small.toml").write_text(RECIPE)
     split = ("--set", "protocol.kind=session")
     done = emo("run", "small.toml", "--corpus", "table", "--root", "corpus", "--out", "out", *split, folder=tmp_path)
     assert done.returncode == 2
@@ -356,7 +350,7 @@ def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command
     assert result["protocol"]["utterances"] == 15
     assert len(result["skipped"]) == 1
     assert "s2_sad_0" in result["skipped"][0]["utterance"]
-    assert "not a recording" in result["skipped"][0]["reason"]
+    assert "not an audio file" in result["skipped"][0]["reason"]
     tested = pd.read_parquet(tmp_path / "out/scores.parquet")
     assert set(tested["utterance"]) == set(pd.read_csv(tmp_path / "corpus/corpus.csv")["utterance"]) - {"s2_sad_0"}
     assert (tmp_path / "out/report.html").exists()
@@ -388,7 +382,7 @@ def test_flags_override_the_recipe(place: Path, trained: Path, emo: Command) -> 
 
 
 def test_an_interruption_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text((RECIPE + LATE).replace("epochs = 2", "epochs = 100000\npatience = 100000"))
+    (tmp_path / "small.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 100000\npatience = 100000"))
     command = ("run", "small.toml", "--corpus", "table", "--root", place / "corpus", "--out", "out", "--jobs", 1)
     process = subprocess.Popen(
         [sys.executable, "-m", "emofuse", *map(str, command)], cwd=tmp_path, text=True, start_new_session=True,
@@ -417,7 +411,7 @@ PAIR = ("fuse", f"{SCORES}:speech", f"{SCORES}:text", "--out")
 WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown recipe": (
         ("run", "quantum", *RUN[2:]),
-        "no recipe is called 'quantum'; use one of default-speech, default-text, demo,",
+        "no recipe is called 'quantum'; use one of attention-pooling, belief, default-speech,",
     ),
     "absent recipe file": (("run", "none.toml", *RUN[2:]), "none.toml: no such recipe file"),
     "unknown corpus": ((*RUN[:3], "tabel", *RUN[4:]), "did you mean table"),

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -391,23 +392,23 @@ def test_one_joining_serves_ensembles_of_values() -> None:
 # Commands.
 
 
-def test_commands_take_tables_of_values(tmp_path: Path) -> None:
+def test_commands_take_tables_of_values(tmp_path: Path, emo: Callable[..., Any]) -> None:
     for name, options in (("one", {"noise": 0.1}), ("two", {"seed": 1, "noise": 1.5})):
         write_scores(scores(name, names=("valence", "arousal"), **options), tmp_path / f"{name}.csv")  # type: ignore[arg-type]
     one, two, out = (str(tmp_path / f"{name}.csv") for name in ("one", "two", "out"))
-    shown = CliRunner().invoke(app, ["evaluate", one], env={"COLUMNS": "200"})
-    assert shown.exit_code == 0, shown.output
+    shown = emo("evaluate", one, folder=tmp_path)
+    assert shown.returncode == 0, shown.stderr
     ccc = evaluate(read_scores(tmp_path / "one.csv"))["one"]
-    assert f"{ccc['ccc']['value']:.3f} [{ccc['ccc']['low']:.3f}, {ccc['ccc']['high']:.3f}]" in shown.output
-    assert f"{ccc['dimensions']['arousal']['mae']['value']:.3f}" in shown.output
-    assert "one, arousal" in shown.output
-    assert "%" not in shown.output.replace("95 %", "")
+    assert f"{ccc['ccc']['value']:.3f} [{ccc['ccc']['low']:.3f}, {ccc['ccc']['high']:.3f}]" in shown.stdout
+    assert f"{ccc['dimensions']['arousal']['mae']['value']:.3f}" in shown.stdout
+    assert "one, arousal" in shown.stdout
+    assert "%" not in shown.stdout.replace("95 %", "")
     told = json.loads(CliRunner().invoke(app, ["compare", one, two, "--json"]).stdout)
     assert told["ccc"]["reading"] == "higher"
     assert told["mae"]["reading"] == "lower"
-    shown = CliRunner().invoke(app, ["compare", one, two], env={"COLUMNS": "200"})
-    assert f"+{told['ccc']['value']:.3f}" in shown.output
-    assert f"{told['mae']['value']:.3f}" in shown.output
+    shown = emo("compare", one, two, folder=tmp_path)
+    assert f"+{told['ccc']['value']:.3f}" in shown.stdout
+    assert f"{told['mae']['value']:.3f}" in shown.stdout
     joined = CliRunner().invoke(app, ["fuse", one, two, "--out", out])
     assert joined.exit_code == 0, joined.output
     assert "rule: mean" in joined.output

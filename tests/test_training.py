@@ -925,7 +925,11 @@ def test_what_conflicts_with_the_corpus_is_refused_before_anything_is_computed(
     def never(*given: Any, **options: Any) -> Any:
         raise AssertionError("computed before it was refused")
 
-    for place in ("experiment.load_speech_encoder", "finetune.run.load_trainable_encoder", "finetune.run.listen"):
+    for place in (
+        "experiment.load_speech_encoder",
+        "finetune.run.load_trainable_encoder",
+        "finetune.run.open_recordings",
+    ):
         monkeypatch.setattr(f"emofuse.{place}", never)
     manifest = read_corpus("table", tiny).manifest
     plan = resolve(chosen)

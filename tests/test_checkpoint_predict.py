@@ -681,8 +681,9 @@ def test_csv_gives_back_a_row_for_each(given_: list[Prediction]) -> None:
     rows = list(csv.DictReader(io.StringIO(format_predictions(given_, style="csv"), newline="")))
     assert len(rows) == len(given_)
     for row, one in zip(rows, given_, strict=True):
-        # A cell that a spreadsheet would take for a formula begins with an apostrophe.
-        assert row["source"].removeprefix("'") == (one.source or "").removeprefix("'")
+        # A control character is an escape, and what a spreadsheet would take for a formula begins with an apostrophe.
+        written = (one.source or "").replace("\n", "\\n")
+        assert row["source"].removeprefix("'") == written.removeprefix("'")
         assert row["label"] == one.label
         assert tuple(row["modalities"].split("+")) == one.modalities
         assert row["notes"] == "; ".join(one.notes)

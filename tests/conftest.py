@@ -72,12 +72,15 @@ class CommandLine:
     def __call__(self, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
         """What a command with these arguments, typed in a folder, prints and ends with."""
         from emofuse.cli.app import main
+        from emofuse.cli.console import OUT
 
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         status = 0
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.chdir(folder)
             patch.setenv("COLUMNS", "160")
+            # The console keeps the width that it was made with, where the variable was set by then.
+            patch.setattr(OUT, "_width", 160)
             patch.setattr(sys, "argv", ["emofuse", *map(str, arguments)])
             try:
                 main()

@@ -399,7 +399,7 @@ def test_commands_take_tables_of_values(tmp_path: Path, emo: Callable[..., Any])
     shown = emo("evaluate", one, folder=tmp_path)
     assert shown.returncode == 0, shown.stderr
     ccc = evaluate(read_scores(tmp_path / "one.csv"))["one"]
-    assert f"{ccc['ccc']['value']:.3f} [{ccc['ccc']['low']:.3f}," in shown.stdout
+    assert f"{ccc['ccc']['value']:.3f} [{ccc['ccc']['low']:.3f}, {ccc['ccc']['high']:.3f}]" in shown.stdout
     assert f"{ccc['dimensions']['arousal']['mae']['value']:.3f}" in shown.stdout
     assert "one, arousal" in shown.stdout
     assert "%" not in shown.stdout.replace("95 %", "")

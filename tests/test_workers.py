@@ -32,7 +32,9 @@ def run(script: str, folder: Path, *, piped: bool) -> subprocess.CompletedProces
 def test_a_script_that_is_not_guarded_is_told_so_and_no_task_is_blamed(piped: bool, tmp_path: Path) -> None:
     done = run(SCRIPT.format(guard="", jobs=2), tmp_path, piped=piped)
     assert (done.returncode, done.stdout) == (1, "")
-    assert [line for line in done.stderr.splitlines() if line.startswith("emofuse")][-1] == (
+    # Python's own tracker may warn after all that a script says, of what a process left that could not begin.
+    said = [line for line in done.stderr.splitlines() if "resource_tracker" not in line]
+    assert said[-1] == (
         "emofuse.errors.EmofuseError: processes cannot be started here; guard the script with "
         "if __name__ == '__main__', or use jobs=1."
     )

@@ -208,7 +208,7 @@ def resolve(recipe: Recipe) -> Plan:
         ensembles.append(EnsemblePlan(**{**dict(entry), "networks": networks[entry.name]}))
     return Plan(
         title=recipe.name,
-        recipe=recipe.model_dump(mode="json", by_alias=True),
+        recipe=recipe.model_dump(mode="json"),
         not_tuned=tuple(given_unread(recipe, "finetune")),
         models=models,
         ensembles=tuple(ensembles),
@@ -270,8 +270,10 @@ def _model(entry: ModelEntry, number: int, recipe: Recipe) -> ModelPlan:
 
 def _check_shared(recipe: Recipe, models: tuple[ModelPlan, ...]) -> None:
     """See that every setting of `[model]` is one of some model's, in the recipe or beside it."""
-    kinds = [model_class(name).Settings for name in MODELS] + [type(one.settings) for one in models]
-    names = sorted({name for kind in kinds for name in kind.model_fields})
+    names = {name for one in models for name in type(one.settings).model_fields}
+    if not names.issuperset(recipe.model):
+        # The others are imported only where one of theirs may be meant.
+        names = names.union(*(model_class(name).Settings.model_fields for name in MODELS))
     for name in recipe.model:
         if name not in names:
             elsewhere = [
@@ -280,7 +282,7 @@ def _check_shared(recipe: Recipe, models: tuple[ModelPlan, ...]) -> None:
             raise SettingsError(
                 f"there is no setting model.{name} of any model",
                 where=f"recipe {recipe.name!r}",
-                remedy=nearest(f"model.{name}", [*(f"model.{one}" for one in names), *elsewhere]),
+                remedy=nearest(f"model.{name}", [*(f"model.{one}" for one in sorted(names)), *elsewhere]),
             )
 
 

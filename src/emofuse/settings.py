@@ -106,6 +106,17 @@ class AlignSettings(Settings):
     model: str | None = None
 
 
+def heads_divide_width(settings: Any) -> Any:
+    """See that attention heads share a width evenly: the validator of all settings that have `width` and `heads`.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if settings.width % settings.heads:
+        raise ValueError(f"width {settings.width} is not a multiple of heads {settings.heads}")
+    return settings
+
+
 class TaskSettings(Settings):
     """What models predict.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from emofuse.settings import Fraction, Settings
+from emofuse.settings import Fraction, Settings, heads_divide_width
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -62,11 +62,7 @@ class SpeechStudentSettings(Settings):
     save_every: int = Field(default=250, ge=1)
     seed: int = 0
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> SpeechStudentSettings:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+    _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
 
 class TextStudentSettings(Settings):

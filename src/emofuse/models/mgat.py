@@ -13,7 +13,7 @@ from emofuse.models.base import Batch, EmotionModel, Inputs, ModelSettings, Outp
 from emofuse.models.blocks.attention import Attention, Cross
 from emofuse.models.blocks.pooling import Pooling
 from emofuse.models.blocks.windows import at_levels, windows_by_fraction
-from emofuse.models.frontend import LockedDropout
+from emofuse.models.frontend import projection
 from emofuse.settings import Fraction, Width
 
 
@@ -124,8 +124,8 @@ class MGAT(EmotionModel):
         width, dropout = settings.width, settings.dropout
         self.speech = shapes.frontend("speech", width=width)
         self.text = shapes.frontend("text", width=width)
-        self.speech_projection = nn.Sequential(LockedDropout(dropout / 2), nn.Linear(self.speech.width, width))
-        self.text_projection = nn.Sequential(LockedDropout(dropout / 2), nn.Linear(self.text.width, width))
+        self.speech_projection = projection(self.speech.width, width, dropout=dropout / 2)
+        self.text_projection = projection(self.text.width, width, dropout=dropout / 2)
 
         def self_attention(layers: int) -> nn.ModuleList:
             return nn.ModuleList(

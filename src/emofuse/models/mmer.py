@@ -14,8 +14,8 @@ from emofuse.models.blocks.attention import Cross
 from emofuse.models.blocks.gates import VectorGate
 from emofuse.models.blocks.losses import ctc, info_nce, supervised_contrast
 from emofuse.models.blocks.pooling import Pooling
-from emofuse.models.frontend import LockedDropout
-from emofuse.settings import Fraction, Width
+from emofuse.models.frontend import projection
+from emofuse.settings import Fraction, Width, heads_divide_width
 from emofuse.task import Classification
 
 
@@ -48,11 +48,7 @@ class MMERSettings(ModelSettings):
     second_view: float = Field(default=0.1, ge=0)
     temperature: float = Field(default=0.07, gt=0)
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> MMERSettings:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+    _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
 
 class MMER(EmotionModel):
@@ -77,8 +73,8 @@ class MMER(EmotionModel):
         self.settings, width = settings, settings.width
         self.speech = shapes.frontend("speech", width=width)
         self.text = shapes.frontend("text", width=width)
-        self.speech_projection = nn.Sequential(LockedDropout(settings.dropout), nn.Linear(self.speech.width, width))
-        self.text_projection = nn.Sequential(LockedDropout(settings.dropout), nn.Linear(self.text.width, width))
+        self.speech_projection = projection(self.speech.width, width, dropout=settings.dropout)
+        self.text_projection = projection(self.text.width, width, dropout=settings.dropout)
 
         def block() -> Cross:
             return Cross(width, heads=settings.heads, dropout=settings.attention_dropout)

@@ -15,8 +15,8 @@ from emofuse.report.model_card import model_card
 from emofuse.scoring.fuse import Joining
 from emofuse.task import task_from
 from emofuse.training.data import TrainingData
-from emofuse.training.folder import TRIALS, folder_of, remove_models
-from emofuse.training.trials import Trial, read_trial
+from emofuse.training.folder import TRIALS, remove_models
+from emofuse.training.trials import Trial, folder_of, read_trial
 
 MODELS = "models"
 

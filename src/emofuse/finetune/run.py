@@ -48,14 +48,22 @@ from emofuse.training.folder import (
     TRIALS,
     check_corpus,
     check_tuned,
-    folder_of,
     remove_models,
 )
 from emofuse.training.logs import check_log, listeners
 from emofuse.training.loop import layer_weights
 from emofuse.training.processes import Processes
 from emofuse.training.state import CHECKPOINT, discard
-from emofuse.training.trials import Trial, curves, layer_mixes, named, read_trial, refuse_diverged, write_trial_scores
+from emofuse.training.trials import (
+    Trial,
+    curves,
+    folder_of,
+    layer_mixes,
+    named,
+    read_trial,
+    refuse_diverged,
+    write_trial_scores,
+)
 from emofuse.types import EncoderSpecification, Log
 
 VERSION = 1

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
@@ -15,7 +14,7 @@ from emofuse.files import read_json
 from emofuse.manifest import other_corpus
 from emofuse.parquet import read_frame
 from emofuse.training.state import BEST, CHECKPOINT
-from emofuse.training.trials import read_trial
+from emofuse.training.trials import folder_of, read_trial
 
 MANIFEST, RESULT, TRIALS = "manifest.parquet", "result.json", "trials"
 ENCODERS = "encoders"
@@ -64,16 +63,6 @@ def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
         return  # No manifest, or one of another version.
     if what := other_corpus(before, manifest):
         raise SettingsError(f"the folder holds a run on {what}", where=out, remedy="choose another --out")
-
-
-def folder_of(name: str) -> str:
-    """What the folder of a model is called, whose name may hold anything.
-
-    Example:
-        >>> folder_of("early-frame"), folder_of("a/b")
-        ('early-frame', 'a%2Fb')
-    """
-    return quote(name, safe=" ")
 
 
 def remove_models(folder: Path, *, but: Collection[str]) -> None:

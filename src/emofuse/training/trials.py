@@ -36,6 +36,16 @@ SHOWN = 5
 DIGITS = 5
 
 
+def folder_of(name: str) -> str:
+    """What the folder of a model, or of a fold and seed, is called, whose name may hold anything.
+
+    Example:
+        >>> folder_of("early-frame"), folder_of("a/b")
+        ('early-frame', 'a%2Fb')
+    """
+    return quote(name, safe=" ")
+
+
 @dataclass(frozen=True)
 class Trial:
     """One model to train: its plan, its split and its seed."""
@@ -52,8 +62,8 @@ class Trial:
     @property
     def folder(self) -> Path:
         """Where its results lie, below the folder of all trials."""
-        # Folds are named after speakers and sessions, and models and those may be called anything.
-        return Path(quote(self.model.name, safe=" ")) / quote(self.name, safe=" ")
+        # Folds are named after speakers and sessions.
+        return Path(folder_of(self.model.name)) / folder_of(self.name)
 
     @property
     def result(self) -> str:

@@ -173,29 +173,30 @@ def test_the_width_of_an_interval_is_that_of_the_jackknife_over_clusters() -> No
         assert ours[1] - ours[0] == pytest.approx(2 * half * slope, rel=0.05)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_intervals_hold_the_truth_as_often_as_they_say(metric: str) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     truth, predicted, _ = arrays(1, clusters=20_000, size=5)
-    right = {"ccc": concordance, "pearson": pearson, "mae": mean_absolute_error}[metric](truth, predicted)[0]
-    inside = 0
+    functions = {"ccc": concordance, "pearson": pearson, "mae": mean_absolute_error}
+    right = {name: function(truth, predicted)[0] for name, function in functions.items()}
+    inside = dict.fromkeys(METRICS, 0)
     for seed in range(400):
-        one = estimate(*arrays(100 + seed, clusters=12, size=5))[metric]
-        inside += one.low <= right <= one.high
-    assert 0.91 <= inside / 400 <= 0.985
+        for name, one in estimate(*arrays(100 + seed, clusters=12, size=5)).items():
+            inside[name] += one.low <= right[name] <= one.high
+    for name in METRICS:
+        assert 0.91 <= inside[name] / 400 <= 0.985, name
 
 
-@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("clusters", [8, 20])
-def test_tests_reject_a_true_null_as_often_as_they_say(metric: str, clusters: int) -> None:
-    rejected = 0
+def test_tests_reject_a_true_null_as_often_as_they_say(clusters: int) -> None:
+    rejected = dict.fromkeys(METRICS, 0)
     for seed in range(300):
         truth, one, number = arrays(seed, clusters=clusters, size=5)
         generator = np.random.default_rng(10_000 + seed)
         two = 0.7 * truth + generator.normal(0, 0.4, (clusters, 1))[number] + generator.normal(0, 0.5, truth.shape)
         found = differences(truth, one, two, seeds=0 * number, clusters=number, kind=VALUES)
-        rejected += found[metric].p <= 0.05
+        for name in METRICS:
+            rejected[name] += found[name].p <= 0.05
     # Of 300 tests at 5 %, 15 reject on average; 26 or more in one time of 200.
-    assert rejected <= 25
+    assert max(rejected.values()) <= 25, rejected
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -540,11 +540,14 @@ def test_searched_weights_are_the_best_and_most_even_of_all(rule: Any, models: i
         np.array(parts) / steps for parts in itertools.product(range(steps + 1), repeat=models) if sum(parts) == steps
     ]
     grid.append(np.full(models, 1 / models))
-    best = max(ua(weights) for weights in grid)
+    reached = [ua(weights) for weights in grid]
+    best = max(reached)
     found = search_weights(posteriors, labels, rule=rule)
     assert ua(found) == best
     # Nothing that is as good lies nearer to equal weights.
-    away = min(float(np.linalg.norm(weights - 1 / models)) for weights in grid if ua(weights) == best)
+    away = min(
+        float(np.linalg.norm(weights - 1 / models)) for weights, one in zip(grid, reached, strict=True) if one == best
+    )
     assert np.linalg.norm(np.array(found) - 1 / models) == pytest.approx(away)
     assert sum(found) == pytest.approx(1)
 

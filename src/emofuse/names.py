@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 _INVISIBLE = dict.fromkeys(
     (0x00AD, 0x061C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
@@ -36,13 +36,15 @@ def key(name: str) -> str:
     return tidy(unicodedata.normalize("NFKC", tidy(name)).casefold())
 
 
-def unify(names: Iterable[str], *, what: str, known: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
+def unify(
+    names: Iterable[str] | Mapping[str, int], *, what: str, known: Iterable[str] = ()
+) -> tuple[dict[str, str], list[str]]:
     """The one spelling of each name, and a note where several spellings are taken for one.
 
     A spelling in `known` is preferred, else the most frequent one, else the first.
 
     Args:
-        names: All values of a column, each as often as it occurs.
+        names: All values of a column, each as often as it occurs, or how often each occurs.
         what: What they are, in the singular, for the note.
         known: Spellings that are right, such as the classes of a table.
 

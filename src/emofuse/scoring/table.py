@@ -237,16 +237,18 @@ def _column(name: str, names: Collection[str]) -> str:
 
 def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tuple[pd.Series[Any], list[str]]:
     """A column of names as text, each in one spelling, nothing as None; and what was spelt in several ways."""
-    known = column.notna() & (column.astype("object") != "")
-    texts = column.astype("object").where(~known, column.astype(str)).where(known, None)
+    if column.dtype == "object":
+        # Values of several types, or lists, are told apart as text only.
+        column = column.astype(str).where(column.notna(), None)
+    codes, values = pd.factorize(column)
+    counts = {str(one): int(count) for one, count in zip(values, np.bincount(codes[codes >= 0]), strict=True)}
     if name in ("label", "speaker", "session", "dialogue"):
-        spelling, notes = unify(texts[known], what=name, known=classes if name == "label" else ())
+        known = {text: count for text, count in counts.items() if text}
+        spelling, notes = unify(known, what=name, known=classes if name == "label" else ())
     else:
-        spelling, notes = {text: right for text in texts[known].unique() if (right := tidy(text)) != text}, []
-    if all(text == right for text, right in spelling.items()):
-        return texts, notes
-    texts = texts.map(lambda text: spelling.get(text, text), na_action="ignore")
-    return texts.where(known & (texts != ""), None), notes
+        spelling, notes = {text: tidy(text) for text in counts}, []
+    texts = np.array([*(spelling.get(text) or None for text in counts), None], dtype="object")
+    return pd.Series(texts[codes], dtype="object"), notes
 
 
 _UNREADABLE = (

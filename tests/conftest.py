@@ -49,6 +49,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def no_report() -> Iterator[None]:
+    """Runs of this module write no page and no plots, which take longer than all else of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emofuse.experiment.write_report", lambda out, **_: out)
+        yield
+
+
 @pytest.fixture
 def full_disk() -> Callable[[int], AbstractContextManager[None]]:
     """No file takes more than so many bytes, as if the disk had no more."""

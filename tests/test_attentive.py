@@ -46,6 +46,8 @@ from emofuse.training.processes import Processes
 from emofuse.training.trials import Trial, is_done
 from emofuse.types import TIERS, Alignment, EncoderSpecification, Segment
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 LAYERS, WIDTH = 3, 4
 TASK = Classification(("angry", "happy", "sad"))
 READERS = ("speech", "concat", "early-word")

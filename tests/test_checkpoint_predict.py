@@ -42,6 +42,8 @@ from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder,
 from emofuse.training.folder import TRIALS
 from emofuse.types import Prediction
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 TRAINED = ("speech", "text", "concat", "early-frame")
 ALL = (*TRAINED, "late")
 CLASSES = {"angry", "happy", "neutral", "sad"}

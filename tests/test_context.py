@@ -32,6 +32,8 @@ from emofuse.settings import TextSettings
 from emofuse.testing import TEXT_FAMILIES, miniature_iemocap, tiny_text_encoder
 from emofuse.training.folder import MANIFEST
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 SAID = ["so good", "why you bad", "it is", "i are so very sad"]
 
 

@@ -33,6 +33,8 @@ from emofuse.testing import tiny_corpus
 from emofuse.training.folder import TRIALS
 from emofuse.types import Prediction
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FAST = ["train.epochs=2", "seeds=[0]", "speech.encoder='logmel'", "text.encoder='words'"]
 

@@ -53,6 +53,8 @@ from emofuse.training.trainer import Schedule, Trainer, rate_at
 from emofuse.training.trials import Trial, is_done, read_trial, run_trial, run_trials
 from emofuse.types import EncoderSpecification, Fold
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 LAYERS, WIDTH = 2, 5
 CLASSES = ("angry", "happy", "sad")
 TASK = Classification(CLASSES)

@@ -41,11 +41,12 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = 
         {'share': 1.0, 'agreement': 1.0, 'lookup': 1.0}
     """
     rows = frame.assign(script=frame["script"].where(scripted(frame))).set_index("utterance")
+    known = {column: rows[column].dropna().to_dict() for column in ("speaker", "dialogue", "script", "label")}
     words = {str(name): normalise(text) for name, text in rows["text"].dropna().items()}
     neighbours = _neighbours(sorted({text for text in words.values() if text}))
 
     def shared(pairs: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
-        return _shared(rows, words, neighbours, pairs)
+        return _shared(known, words, neighbours, pairs)
 
     found = shared((fold.test, (*fold.train, *fold.validation)) for fold in folds)
     found["validation"] = shared((fold.validation, fold.train) for fold in folds)
@@ -55,31 +56,31 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = 
 
 
 def _shared(
-    rows: pd.DataFrame,
+    known: Mapping[str, Mapping[Any, str]],
     words: Mapping[str, str],
     neighbours: Mapping[str, Sequence[str]] | None,
     pairs: Iterable[tuple[Sequence[str], Sequence[str]]],
 ) -> dict[str, Any]:
     """What the first of each pair of parts shares with the second."""
-    labels = rows["label"].astype("object").where(rows["label"].notna(), None).to_dict()
+    labels = known["label"]
     exact, near = _Tally(), _Tally()
     shared = {"speaker": 0, "dialogue": 0, "script": 0}
     for part, seen in pairs:
         for column in shared:
-            ours, theirs = (set(rows[column].loc[list(names)].dropna()) for names in (part, seen))
-            shared[column] = max(shared[column], len(ours & theirs))
-        known: dict[str, Counter[str | None]] = defaultdict(Counter)
+            ours, theirs = ({known[column].get(name) for name in names} for names in (part, seen))
+            shared[column] = max(shared[column], len((ours & theirs) - {None}))
+        copies_of: dict[str, Counter[str | None]] = defaultdict(Counter)
         for name in seen:
             if words.get(name):
-                known[words[name]][labels[name]] += 1
+                copies_of[words[name]][labels.get(name)] += 1
         for name in part:
             text = words.get(name)
             if not text:
                 continue
-            exact.add(known.get(text), labels[name])
+            exact.add(copies_of.get(text), labels.get(name))
             if neighbours is not None:
-                copies = sum((known[other] for other in neighbours[text] if other in known), Counter())
-                near.add(copies if text not in known else None, labels[name])
+                copies = sum((copies_of[other] for other in neighbours[text] if other in copies_of), Counter())
+                near.add(copies if text not in copies_of else None, labels.get(name))
     return {
         **{f"{column}s": count for column, count in shared.items()},
         "exact": exact.summary(),

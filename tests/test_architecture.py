@@ -56,7 +56,7 @@ ORDER = (
     "experiment",
     "finetune",
     "cost",
-    "join",
+    "combine",
     "demo",
     "doctor",
     "cli",

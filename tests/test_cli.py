@@ -20,7 +20,7 @@ import emofuse
 from emofuse.corpora import CORPORA
 from emofuse.testing import tiny_corpus
 
-VERBS = (
+COMMANDS = (
     "run",
     "prepare",
     "align",
@@ -31,7 +31,7 @@ VERBS = (
     "evaluate",
     "compare",
     "fuse",
-    "join",
+    "combine",
     "distill",
     "predict",
     "report",
@@ -112,11 +112,11 @@ finally:
 
 
 def test_every_verb_helps(tmp_path: Path, emo: Command) -> None:
-    for verb in VERBS:
-        done = good(emo(verb, "--help", folder=tmp_path))
-        assert re.search(rf"Usage: .* {verb} ", done.stdout)
+    for command in COMMANDS:
+        done = good(emo(command, "--help", folder=tmp_path))
+        assert re.search(rf"Usage: .* {command} ", done.stdout)
     shown = good(emo("--help", folder=tmp_path)).stdout
-    assert set(re.findall(r"^│ ([a-z]+) ", shown, flags=re.MULTILINE)) == set(VERBS)
+    assert set(re.findall(r"^│ ([a-z]+) ", shown, flags=re.MULTILINE)) == set(COMMANDS)
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:

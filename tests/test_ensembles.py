@@ -17,7 +17,7 @@ from emofuse.errors import ScoresError
 from emofuse.plan import EnsemblePlan, Plan, resolve
 from emofuse.protocols import FINAL
 from emofuse.recipe import Recipe
-from emofuse.scoring.fuse import Joining, combine, cross_fits, fuse
+from emofuse.scoring.fuse import Fusion, combine, cross_fits, fuse
 from emofuse.scoring.table import Scores, make_scores
 from emofuse.training.ensembles import choose_controls, extra_seeds, fuse_members, fuse_seeds, seeds_of
 
@@ -214,7 +214,7 @@ def test_weights_of_all_models_are_searched_on_the_simplex_of_all_models() -> No
 
 def test_equal_weights_ask_nobody() -> None:
     _, how = fuse_members(plan(late(), models=SINGLE), tables(SINGLE), tables(SINGLE, start=50))
-    plain = Joining("product", weights=(0.5, 0.5), temperatures=(1.0, 1.0))
+    plain = Fusion("product", weights=(0.5, 0.5), temperatures=(1.0, 1.0))
     assert how == {"late": dict.fromkeys(("fold-0", "fold-1", "fold-2", FINAL), plain)}
 
 

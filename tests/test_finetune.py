@@ -518,12 +518,12 @@ def test_two_processes_train_as_one_does(corpus: Path, manifest: pd.DataFrame, e
         f'speech.encoder="{encoders / "wav2vec2"}"',
         f'text.encoder="{encoders / "bert"}"',
     ]
-    verb = ["-m", "emofuse", "finetune", "fusion", "--corpus", "table", "--root", str(corpus), "--device", "cpu",
+    command = ["-m", "emofuse", "finetune", "fusion", "--corpus", "table", "--root", str(corpus), "--device", "cpu",
             "--fold", "speaker-s0", "--out", str(tmp_path / "two")]  # fmt: skip
     for override in overrides:
-        verb += ["--set", override]
+        command += ["--set", override]
     both = subprocess.run(
-        [sys.executable, *LAUNCH, *verb],
+        [sys.executable, *LAUNCH, *command],
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
         capture_output=True,
         text=True,
@@ -739,8 +739,8 @@ def tuned(encoders: Path, manifest: pd.DataFrame, tmp_path_factory: pytest.TempP
 def test_tables_fit_the_other_verbs(tuned: Path) -> None:
     speech, text, concat, early = (read_scores(tuned / name / "scores.parquet") for name in NAMES)
     assert [len(table.frame) for table in (speech, text, concat, early)] == [8] * 4
-    joined, _ = fuse([speech, text], rule="mean")
-    np.testing.assert_allclose(joined.posteriors(), (speech.posteriors() + text.posteriors()) / 2, atol=1e-6)
+    fused, _ = fuse([speech, text], rule="mean")
+    np.testing.assert_allclose(fused.posteriors(), (speech.posteriors() + text.posteriors()) / 2, atol=1e-6)
     assert paired_difference(early, text)["ua"].value == pytest.approx(
         float(np.mean(early.posteriors().argmax(1) == early.labels()))
         - float(np.mean(text.posteriors().argmax(1) == text.labels()))
@@ -906,8 +906,8 @@ def test_trials_tell_who_trained_them_whatever_the_result_says(
     assert {path: path.read_bytes() for path in before} == before
 
 
-@pytest.mark.parametrize("verb", ["run", "train"])
-def test_a_run_on_frozen_features_leaves_a_tuned_one_alone(verb: str, tuned: Path, corpus: Path) -> None:
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_a_run_on_frozen_features_leaves_a_tuned_one_alone(command: str, tuned: Path, corpus: Path) -> None:
     place = tuned / "speech"
     before = {path: path.stat().st_mtime_ns for path in place.rglob("*")}
     out = ["--out", str(place), "--speech-encoder", "logmel", "--text-encoder", "words"]
@@ -915,7 +915,7 @@ def test_a_run_on_frozen_features_leaves_a_tuned_one_alone(verb: str, tuned: Pat
         "run": ["--corpus", "table", "--root", str(corpus)],
         "train": ["--manifest", str(place / "manifest.parquet"), "--store", str(place / "features")],
     }
-    done = CliRunner().invoke(cli.app, [verb, "fusion", *found[verb], *out])
+    done = CliRunner().invoke(cli.app, [command, "fusion", *found[command], *out])
     assert isinstance(done.exception, SettingsError)
     assert "encoders are tuned with the model; choose another folder." in str(done.exception)
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before

@@ -42,7 +42,7 @@ from emofuse.models.frontend import (
 )
 from emofuse.plan import resolve, speech_shape
 from emofuse.recipe import Recipe
-from emofuse.scoring.fuse import Joining, combine
+from emofuse.scoring.fuse import Fusion, combine
 from emofuse.scoring.table import read_scores
 from emofuse.settings import ModelSettings, SpeechSettings, TextSettings
 from emofuse.task import Classification
@@ -471,7 +471,7 @@ def both(frames: list[torch.Tensor], tokens: list[torch.Tensor]) -> dict[str, Ba
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.2, 0.8), (1.0, 0.0)])
 def test_late_fusion_fuses_posteriors_as_score_tables_are_fused(rule: Any, weights: tuple[float, float]) -> None:
     members = {"speech": make("speech"), "text": make("text")}
-    model = Ensemble(members, Joining(rule, weights, temperatures=(1.0, 1.0)))
+    model = Ensemble(members, Fusion(rule, weights, temperatures=(1.0, 1.0)))
     assert model.needs == ()
     batches = both([hidden(4, 1), hidden(2, 2)], [hidden(3, 3), hidden(5, 4)])
     with torch.no_grad():
@@ -490,14 +490,14 @@ def test_late_fusion_fuses_posteriors_as_score_tables_are_fused(rule: Any, weigh
 
 def test_a_member_that_is_not_finite_is_refused_by_name() -> None:
     members = {"speech": make("speech"), "text": make("text")}
-    model = Ensemble(members, Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0)))
+    model = Ensemble(members, Fusion("mean", (0.5, 0.5), temperatures=(1.0, 1.0)))
     batches = both([hidden(4, 1)], [hidden(3, 3) * float("inf")])
     with torch.no_grad(), pytest.raises(ScoresError, match="the outputs of text are not finite numbers"):
         model(batches)
 
 
 def test_what_an_ensemble_cannot_do_without() -> None:
-    how = Joining("mean", (0.5, 0.5), temperatures=(1.0, 1.0))
+    how = Fusion("mean", (0.5, 0.5), temperatures=(1.0, 1.0))
     late = Ensemble({"speech": make("speech"), "text": make("text")}, how)
     seeds = Ensemble({"one": make("speech"), "two": make("speech")}, how)
     whole = Ensemble({"early-frame": make("early-frame"), "late": late}, how)

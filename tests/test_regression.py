@@ -1,4 +1,4 @@
-"""Values in place of classes: their metrics, intervals and tests, and tables that are read, compared and joined."""
+"""Values in place of classes: their metrics, intervals and tests, and tables that are read, compared and fused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from emofuse.report.mistakes import worst_mistakes
 from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
 from emofuse.report.plots import scatter_plot
-from emofuse.scoring.fuse import Joining, combine, fit_fusion, fuse
+from emofuse.scoring.fuse import Fusion, combine, fit_fusion, fuse
 from emofuse.scoring.inference import differences, estimates, intervals, paired_difference
 from emofuse.scoring.kinds import VALUES
 from emofuse.scoring.regression import concordance, influences, mean_absolute_error, pearson
@@ -346,8 +346,8 @@ def test_tables_of_two_kinds_or_of_other_values_are_not_put_together() -> None:
 
 def test_values_that_are_spelt_otherwise_are_matched() -> None:
     other = table("two", seed=1).rename(columns={"valence": "Valence", "label.valence": "label.Valence"})
-    joined, _ = fuse([scores(), make_scores(other, source="x")])
-    assert joined.names == ("valence",)
+    fused, _ = fuse([scores(), make_scores(other, source="x")])
+    assert fused.names == ("valence",)
 
 
 # Fusion.
@@ -356,11 +356,11 @@ def test_values_that_are_spelt_otherwise_are_matched() -> None:
 def test_values_are_joined_by_their_mean() -> None:
     one, two = scores(), scores("two", seed=1)
     for rule, weights in ((None, (0.5, 0.5)), ("mean", (0.5, 0.5)), ("weights=1,3", (0.25, 0.75))):
-        joined, done = fuse([one, two], rule=rule)
+        fused, done = fuse([one, two], rule=rule)
         expected = weights[0] * one.frame["valence"] + weights[1] * two.frame["valence"]
-        ours = joined.frame.sort_values(["seed", "utterance"])["valence"].to_numpy()
+        ours = fused.frame.sort_values(["seed", "utterance"])["valence"].to_numpy()
         np.testing.assert_allclose(ours, expected.to_numpy())
-        assert joined.values == ("valence",)
+        assert fused.values == ("valence",)
         assert done["rule"] == (rule or "mean")
     with pytest.raises(ScoresError, match=r"--rule: values cannot be fused by product; use mean"):
         fuse([one, two], rule="product")
@@ -368,9 +368,9 @@ def test_values_are_joined_by_their_mean() -> None:
 
 def test_weights_of_values_are_tuned_by_ccc_on_other_folds() -> None:
     good, bad = scores(noise=0.05), scores("bad", seed=1, noise=3)
-    joined, done = fuse([good, bad], rule="tuned")
+    fused, done = fuse([good, bad], rule="tuned")
     assert min(weights[0] for weights in done["weights"].values()) >= 0.9
-    assert evaluate(joined)["fused"]["ccc"]["value"] > evaluate(fuse([good, bad])[0])["fused"]["ccc"]["value"]
+    assert evaluate(fused)["fused"]["ccc"]["value"] > evaluate(fuse([good, bad])[0])["fused"]["ccc"]["value"]
     # The labels of a fold do not reach its own weights.
     frame = good.frame.copy()
     frame.loc[frame["fold"] == "f3", "label.valence"] *= -5
@@ -383,7 +383,7 @@ def test_one_joining_serves_ensembles_of_values() -> None:
     one, two = scores(), scores("two", seed=1)
     outputs = np.stack([one.outputs(), two.outputs()])
     how = fit_fusion(outputs, one.truth(), rule="mean", kind=one.kind)
-    assert how == Joining("mean", (0.5, 0.5), (1.0, 1.0))
+    assert how == Fusion("mean", (0.5, 0.5), (1.0, 1.0))
     np.testing.assert_allclose(how(outputs), (one.outputs() + two.outputs()) / 2)
     np.testing.assert_allclose(combine(outputs, [1, 3], rule="mean"), (one.outputs() + 3 * two.outputs()) / 4)
     for options, message in (({"rule": "product"}, "cannot be fused by product"),
@@ -412,9 +412,9 @@ def test_commands_take_tables_of_values(tmp_path: Path, emo: Callable[..., Any])
     shown = emo("compare", one, two, folder=tmp_path)
     assert f"+{told['ccc']['value']:.3f}" in shown.stdout
     assert f"{told['mae']['value']:.3f}" in shown.stdout
-    joined = CliRunner().invoke(app, ["fuse", one, two, "--out", out])
-    assert joined.exit_code == 0, joined.output
-    assert "rule: mean" in joined.output
+    fused = CliRunner().invoke(app, ["fuse", one, two, "--out", out])
+    assert fused.exit_code == 0, fused.output
+    assert "rule: mean" in fused.output
     refused = CliRunner().invoke(app, ["fuse", one, two, "--out", out, "--rule", "product"])
     assert "values cannot be fused by product" in str(refused.exception)
 

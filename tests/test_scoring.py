@@ -512,8 +512,8 @@ def test_joining_is_that_of_a_plain_loop(models: int, rows: int, classes: int, s
                 multiplied[column] *= max(value, float(np.finfo(np.float64).tiny)) ** (weights[model] / weights.sum())
         np.testing.assert_allclose(mean[row], added, atol=1e-12)
         np.testing.assert_allclose(product[row], np.array(multiplied) / sum(multiplied), rtol=1e-9, atol=1e-12)
-    for joined in (mean, product):
-        np.testing.assert_allclose(joined.sum(-1), 1)
+    for fused in (mean, product):
+        np.testing.assert_allclose(fused.sum(-1), 1)
 
 
 @pytest.mark.parametrize(("models", "steps"), [(2, 20), (3, 20), (4, 10), (3, 1)])
@@ -573,9 +573,9 @@ def test_a_model_that_knows_nothing_gets_little_weight() -> None:
 @pytest.mark.parametrize(("rule", "weights"), [("mean", (0.5, 0.5)), ("weights=3,1", (0.75, 0.25))])
 def test_fusion_by_weights_is_that_of_a_plain_loop(rule: str, weights: tuple[float, float]) -> None:
     one, two = table(), table(draw=1, model="two")
-    joined, done = fuse([make_scores(one, source="1"), make_scores(two, source="2")], rule=rule, name="late")
-    assert joined.models == ("late",)
-    assert len(joined.frame) == len(one)
+    fused, done = fuse([make_scores(one, source="1"), make_scores(two, source="2")], rule=rule, name="late")
+    assert fused.models == ("late",)
+    assert len(fused.frame) == len(one)
     assert done["rule"] == rule
     rows = {
         (seed, name): values
@@ -585,23 +585,23 @@ def test_fusion_by_weights_is_that_of_a_plain_loop(rule: str, weights: tuple[flo
         (seed, name): values
         for seed, name, *values in zip(two["seed"], two["utterance"], *(two[c] for c in CLASSES), strict=True)
     }
-    for row in joined.frame.to_dict("records"):
+    for row in fused.frame.to_dict("records"):
         place = (row["seed"], row["utterance"])
         expected = [weights[0] * a + weights[1] * b for a, b in zip(rows[place], others[place], strict=True)]
         assert [row[name] for name in CLASSES] == pytest.approx(expected)
-    wrong = joined.frame.merge(one, on=["seed", "fold", "utterance"], suffixes=("", "_one"))
+    wrong = fused.frame.merge(one, on=["seed", "fold", "utterance"], suffixes=("", "_one"))
     assert (wrong["label"] == wrong["label_one"]).all()
     assert (wrong["speaker"] == wrong["speaker_one"]).all()
 
 
 def test_the_product_is_the_default_and_made_of_both() -> None:
     one, two = scores(), scores(draw=1, model="two")
-    joined, _ = fuse([one, two])
+    fused, _ = fuse([one, two])
     order = ["seed", "fold", "utterance"]
     first, second = (values.frame.sort_values(order)[list(one.classes)].to_numpy() for values in (one, two))
     expected = np.sqrt(first * second)
     expected /= expected.sum(1, keepdims=True)
-    np.testing.assert_allclose(joined.frame.sort_values(order)[list(one.classes)].to_numpy(), expected)
+    np.testing.assert_allclose(fused.frame.sort_values(order)[list(one.classes)].to_numpy(), expected)
 
 
 def test_tuned_weights_of_a_fold_come_from_the_other_folds_alone() -> None:
@@ -637,7 +637,7 @@ def test_tuned_weights_of_a_fold_come_from_the_other_folds_alone() -> None:
 
 def test_tuned_weights_are_those_of_a_search_over_the_other_folds() -> None:
     one, two = scores(speakers=9), scores(draw=1, model="two", speakers=9)
-    joined, done = fuse([one, two], rule="tuned")
+    fused, done = fuse([one, two], rule="tuned")
     weights = done["weights"]
     assert isinstance(weights, dict)
     order = ["seed", "fold", "utterance"]
@@ -647,7 +647,7 @@ def test_tuned_weights_are_those_of_a_search_over_the_other_folds() -> None:
     for fold, found in weights.items():
         outside = (frames[0]["fold"] != fold).to_numpy()
         assert tuple(found) == search_weights(posteriors[:, outside], labels[outside], rule="mean")
-        rows = joined.frame[joined.frame["fold"] == fold].sort_values(order)[list(one.classes)].to_numpy()
+        rows = fused.frame[fused.frame["fold"] == fold].sort_values(order)[list(one.classes)].to_numpy()
         np.testing.assert_allclose(rows, combine(posteriors[:, ~outside], found, rule="mean"))
 
 
@@ -684,12 +684,12 @@ def test_tuning_where_a_fold_tests_all_is_refused(folds: Sequence[str]) -> None:
 def test_a_table_of_one_seed_is_joined_with_every_seed_of_the_others() -> None:
     many, single = scores(seeds=(3, 5, 7)), scores(seeds=(0,), draw=1, model="text")
     for tables in ([many, single], [single, many]):
-        joined, _ = fuse(tables, rule="mean")
-        assert sorted(joined.frame["seed"].unique()) == [3, 5, 7]
-        assert len(joined.frame) == len(many.frame)
+        fused, _ = fuse(tables, rule="mean")
+        assert sorted(fused.frame["seed"].unique()) == [3, 5, 7]
+        assert len(fused.frame) == len(many.frame)
     text = single.frame.set_index("utterance")["sad"]
     own = many.frame.set_index(["seed", "utterance"])["sad"]
-    for row in joined.frame.to_dict("records"):
+    for row in fused.frame.to_dict("records"):
         expected = (own[(row["seed"], row["utterance"])] + text[row["utterance"]]) / 2
         assert row["sad"] == pytest.approx(expected)
 
@@ -766,15 +766,15 @@ def test_a_table_of_another_tool_is_joined_with_ours(tmp_path: Path) -> None:
     assert theirs.models == ("theirs",)
     assert theirs.classes == ("sad", "angry", "happy")
     assert theirs.frame["utterance"].tolist() == two["utterance"].tolist()
-    joined, _ = fuse([theirs, ours], rule="mean")
+    fused, _ = fuse([theirs, ours], rule="mean")
     expected, _ = fuse([make_scores(two, source="2"), ours], rule="mean")
     key = ["seed", "fold", "utterance"]
     pd.testing.assert_frame_equal(
-        joined.frame.sort_values(key, ignore_index=True)[[*key, *ours.classes, "speaker"]],
+        fused.frame.sort_values(key, ignore_index=True)[[*key, *ours.classes, "speaker"]],
         expected.frame.sort_values(key, ignore_index=True)[[*key, *ours.classes, "speaker"]],
         check_dtype=False,
     )
-    assert joined.cluster == "speaker"
+    assert fused.cluster == "speaker"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -964,7 +964,7 @@ def test_one_name_is_one_name_and_it_is_said_once(suffix: str, tmp_path: Path) -
     assert result.describe(found)["notes"] == list(found.notes)
 
 
-def test_tables_that_spell_names_otherwise_are_compared_fused_and_joined() -> None:
+def test_tables_that_spell_names_otherwise_are_compared_and_fused() -> None:
     one, frame = scores(speakers=6), table(speakers=6, draw=1, model="two")
     other = frame.rename(columns={"angry": "Angry", "sad": "SAD"})
     other["label"] = other["label"].str.upper() + " "

@@ -22,7 +22,7 @@ from emofuse.models.base import EmotionModel
 from emofuse.models.ensemble import Ensemble
 from emofuse.outside import is_outside
 from emofuse.plan import ModelPlan, shapes_of
-from emofuse.scoring.fuse import Joining
+from emofuse.scoring.fuse import Fusion
 from emofuse.scoring.result import versions
 from emofuse.settings import FusionRule, SpeechSettings, TextSettings, checked
 from emofuse.task import Task, task_from
@@ -365,7 +365,7 @@ def _build(
     if record["rule"] not in get_args(FusionRule):
         raise ValueError(f"{record['rule']!r} is not a rule")
     weights, temperatures = _weights(record["weights"], count=count), _temperatures(record["temperatures"], count=count)
-    return Ensemble(members, Joining(record["rule"], weights, temperatures))
+    return Ensemble(members, Fusion(record["rule"], weights, temperatures))
 
 
 def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:
@@ -392,7 +392,7 @@ def _specification(values: dict[str, Any]) -> EncoderSpecification:
     return found
 
 
-def fused_checkpoint(name: str, members: Mapping[str, Checkpoint], how: Joining) -> Checkpoint:
+def fused_checkpoint(name: str, members: Mapping[str, Checkpoint], how: Fusion) -> Checkpoint:
     """Fuse checkpoints into that of their ensemble.
 
     Args:

@@ -12,7 +12,7 @@ from emofuse.encoders.words import Subwords
 from emofuse.files import plain_name
 from emofuse.plan import Plan
 from emofuse.report.model_card import model_card
-from emofuse.scoring.fuse import Joining
+from emofuse.scoring.fuse import Fusion
 from emofuse.task import task_from
 from emofuse.training.data import TrainingData
 from emofuse.training.folder import TRIALS, remove_models
@@ -25,7 +25,7 @@ def keep_models(
     plan: Plan,
     trials: Sequence[Trial],
     data: TrainingData,
-    how: Mapping[str, Joining],
+    how: Mapping[str, Fusion],
     result: Mapping[str, Any],
     out: Path,
 ) -> None:

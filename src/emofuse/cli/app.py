@@ -312,17 +312,17 @@ for command in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, 
 
 
 @app.command()
-def join(
+def combine(
     speech_run: Annotated[Path, typer.Argument(help="Run folder with a speech model.")],
     text_run: Annotated[Path, typer.Argument(help="Run folder with a text model of the same classes.")],
     out: Annotated[Path, typer.Option(help="Folder for the fused model.")],
 ) -> None:
-    """Join a speech and a text model of two corpora in late fusion, calibrated on what they had not seen."""
+    """Combine a speech and a text model of two corpora in late fusion, calibrated on held-out predictions."""
     check_output(out, folder=True)
     from emofuse.cli.console import say
-    from emofuse.join import join_models
+    from emofuse.combine import combine_models
 
-    join_models(speech_run, text_run, out)
+    combine_models(speech_run, text_run, out)
     say(f"{out}: late fusion; the model card {out / 'README.md'} has figures")
 
 

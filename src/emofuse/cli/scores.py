@@ -89,7 +89,7 @@ def fuse(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Join the posteriors or values of score tables, also ones that another tool made."""
+    """Fuse the posteriors or values of score tables, also those of other tools."""
     from emofuse.files import check_ending
     from emofuse.scoring.fuse import fuse as fuse_scores
     from emofuse.scoring.result import describe

@@ -11,7 +11,7 @@ from torch import nn
 from emofuse.errors import SettingsError
 from emofuse.features.dataset import Batch
 from emofuse.models.base import EmotionModel
-from emofuse.scoring.fuse import Joining
+from emofuse.scoring.fuse import Fusion
 
 
 class Ensemble(nn.ModuleList):
@@ -33,11 +33,11 @@ class Ensemble(nn.ModuleList):
         >>> members = {name: SpeechModel(SpeechModel.Settings(), shapes, task) for name in ("frames", "words")}
         >>> batches = {name: Batch(speech=torch.zeros(2, 3, steps, 8), speech_mask=torch.ones(2, steps).bool())
         ...            for name, steps in (("frames", 9), ("words", 2))}
-        >>> Ensemble(members, Joining("mean", weights=(0.5, 0.5), temperatures=(1.0, 1.0)))(batches).shape
+        >>> Ensemble(members, Fusion("mean", weights=(0.5, 0.5), temperatures=(1.0, 1.0)))(batches).shape
         torch.Size([2, 2])
     """
 
-    def __init__(self, members: Mapping[str, EmotionModel | Ensemble], how: Joining) -> None:
+    def __init__(self, members: Mapping[str, EmotionModel | Ensemble], how: Fusion) -> None:
         # By number: a module cannot be called all that a model may be.
         super().__init__(members.values())
         self.names, self.how = tuple(members), how
@@ -79,7 +79,7 @@ class Ensemble(nn.ModuleList):
         scores, weights, temperatures = zip(*given.values(), strict=True)
         # A member that is left alone answers, whatever its weight beside others.
         weights = weights if sum(weights) > 0 else (1.0,) * len(given)
-        how = Joining(self.how.rule, weights, temperatures)
+        how = Fusion(self.how.rule, weights, temperatures)
         return torch.from_numpy(how(torch.stack(scores).numpy(), names=list(given)))
 
 

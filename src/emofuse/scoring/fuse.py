@@ -1,4 +1,4 @@
-"""Late fusion: joining the posteriors, or the predicted values, of separately trained models."""
+"""Late fusion: combine the posteriors, or the predicted values, of separately trained models."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def combine(
     temperatures: Sequence[float] | None = None,
     names: Sequence[str] = (),
 ) -> Array:
-    """Join the outputs of several models, `(models, rows, classes or values)` to `(rows, classes or values)`.
+    """Fuse the outputs of several models, `(models, rows, classes or values)` to `(rows, classes or values)`.
 
     This is the only place where outputs are fused: score tables, kept models and prediction all call it.
 
     Args:
         outputs: Posteriors or values of each model.
         weights: Of each model, zero or more; their ratios count.
-        rule: `mean` is the weighted arithmetic mean, `product` the weighted geometric mean brought back to sum 1, which
-            is for posteriors alone.
-        temperatures: What each model's posteriors are calibrated by before; None, or 1, leaves outputs as they are.
+        rule: `mean` is the weighted arithmetic mean, `product` the renormalised weighted geometric mean (posteriors
+            only).
+        temperatures: Calibrate each model's posteriors first; None, or 1, leaves them unchanged.
         names: Of the models, for errors.
 
     Raises:
@@ -66,13 +66,13 @@ def combine(
 
 
 @dataclass(frozen=True)
-class Joining:
-    """How the outputs of an ensemble's members become one.
+class Fusion:
+    """How the outputs of an ensemble's members are fused.
 
     Attributes:
-        rule: `mean` or, of posteriors, `product`.
-        weights: Of the members, in their order.
-        temperatures: What each one's posteriors are calibrated by before; all 1 for values.
+        rule: `mean`, or `product` for posteriors.
+        weights: One per member, in order.
+        temperatures: One per member; all 1 for values.
     """
 
     rule: Rule
@@ -80,14 +80,14 @@ class Joining:
     temperatures: tuple[float, ...]
 
     def __call__(self, outputs: Array, *, names: Sequence[str] = ()) -> Array:
-        """Join outputs of the members, `(members, rows, classes or values)`, as `combine` does."""
+        """Fuse the outputs of the members, `(members, rows, classes or values)`."""
         return combine(outputs, self.weights, rule=self.rule, temperatures=self.temperatures, names=names)
 
 
 def fit_fusion(
     outputs: Array, truth: Any, *, rule: Rule, tuned: bool = False, calibrated: bool = False, kind: Kind = CLASSES
-) -> Joining:
-    """How to join models, from outputs that must not be those that are reported (see `cross_fits`).
+) -> Fusion:
+    """Fit a fusion on outputs that are not the reported ones (see `cross_fits`).
 
     Args:
         outputs: `(models, rows, classes or values)`, of utterances that no model has been trained on.
@@ -102,7 +102,7 @@ def fit_fusion(
 
     Example:
         >>> fit_fusion(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
-        Joining(rule='mean', weights=(0.5, 0.5), temperatures=(1.0, 1.0))
+        Fusion(rule='mean', weights=(0.5, 0.5), temperatures=(1.0, 1.0))
     """
     check_rule(rule, kind=kind, where="rule")
     if calibrated and not kind.calibrated:
@@ -115,7 +115,7 @@ def fit_fusion(
     if tuned:
         scaled = np.stack([apply_temperature(one, value) for one, value in zip(outputs, temperatures, strict=True)])
         weights = search_weights(scaled, truth, rule=rule, kind=kind)
-    return Joining(rule, weights, temperatures)
+    return Fusion(rule, weights, temperatures)
 
 
 def cross_fits(scores: Scores) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
@@ -226,7 +226,7 @@ def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, t
 
 
 def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fused") -> tuple[Scores, dict[str, Any]]:
-    """Join the score tables of several models, each of one model, into those of their late fusion.
+    """Fuse the score tables of several models, one model a table.
 
     `tuned` learns the weights of each fold from the other folds' rows only, as `cross_fits` says.
 

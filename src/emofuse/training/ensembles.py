@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from emofuse.plan import EnsemblePlan, Plan
 from emofuse.protocols import FINAL
-from emofuse.scoring.fuse import Array, Joining, cross_fits, fit_fusion
+from emofuse.scoring.fuse import Array, Fusion, cross_fits, fit_fusion
 from emofuse.scoring.table import Scores, join_scores
 
 
 def fuse_members(
     plan: Plan, tested: Mapping[str, Scores], validated: Mapping[str, Scores]
-) -> tuple[list[Scores], dict[str, dict[str, Joining]]]:
+) -> tuple[list[Scores], dict[str, dict[str, Fusion]]]:
     """Fuse the test scores of networks into those of every ensemble of a plan whose members are different models.
 
     Weights and temperatures of a fold are learned from the test scores of the other folds (see `cross_fits`), those of
@@ -40,10 +40,10 @@ def fuse_members(
     truth = first.truth()
     ensembles = [one for one in plan.ensembles if one.seeds is None]
     fused = {one.name: np.empty(outputs[first.models[0]].shape) for one in ensembles}
-    how: dict[str, dict[str, Joining]] = {name: {} for name in fused}
+    how: dict[str, dict[str, Fusion]] = {name: {} for name in fused}
 
-    def learn(known: Mapping[str, Array], wanted: NDArray[Any], *, fold: str) -> dict[str, Joining]:
-        found: dict[str, Joining] = {}
+    def learn(known: Mapping[str, Array], wanted: NDArray[Any], *, fold: str) -> dict[str, Fusion]:
+        found: dict[str, Fusion] = {}
         values = dict(known)
         for one in ensembles:
             stacked = np.stack([values[member] for member in one.of])
@@ -63,7 +63,7 @@ def fuse_members(
     return [_scores(first, name, values) for name, values in fused.items()], how
 
 
-def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Joining:
+def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Fusion:
     """How the members of an ensemble are fused, learned from answers that are not reported.
 
     Args:

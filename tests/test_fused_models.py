@@ -28,7 +28,7 @@ from emofuse.plan import Plan, resolve
 from emofuse.recipe import Recipe
 from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
-from emofuse.scoring.fuse import Joining
+from emofuse.scoring.fuse import Fusion
 from emofuse.scoring.table import Scores, make_scores
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.training.ensembles import fuse_members
@@ -86,7 +86,7 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A run with uneven weights on encoders in folders, whose folders are gone since, moved to another place."""
-    folder = tmp_path_factory.mktemp("joined")
+    folder = tmp_path_factory.mktemp("fused")
     speech, text = tiny_speech_encoder(folder / "speech"), tiny_text_encoder(folder / "text")
     manifest = read_corpus("table", tiny_corpus(folder / "corpus", utterances=1)).manifest
     # Of several tokens, so that words are not the same as tokens.
@@ -161,7 +161,7 @@ def test_it_is_fused_as_the_run_chose(made: Made) -> None:
     for name, model in (("multi-level", outer), *((one, outer.members[one]) for one in outer.names)):
         assert isinstance(model, Ensemble)
         assert model.names == MEMBERS[name]
-        assert model.how == Joining(**{key: _tuple(value) for key, value in made.how(name).items()})
+        assert model.how == Fusion(**{key: _tuple(value) for key, value in made.how(name).items()})
 
 
 def _tuple(value: Any) -> Any:
@@ -238,7 +238,7 @@ def test_what_is_scored_is_what_is_saved_is_what_predicts(
 def test_an_ensemble_of_networks_and_an_ensemble_is_kept_with_a_weight_for_each(made: Made, tmp_path: Path) -> None:
     names, weights = ALL_MODELS["multi-level"], (0.4, 0.0, 0.2, 0.1, 0.3)
     members = {name: load_checkpoint(made.model(name)) for name in names}
-    whole = fused_checkpoint("multi-level", members, Joining("mean", weights, (1.0,) * 5))
+    whole = fused_checkpoint("multi-level", members, Fusion("mean", weights, (1.0,) * 5))
     save_checkpoint(whole, tmp_path / "model", card="")
     expected = sum(
         weight * np.array(list(made.asked(made.model(name), "s0_sad_0").values()))

@@ -19,15 +19,15 @@ from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.report.model_card import encoder_line
 from emofuse.scoring.calibrate import apply_temperature, fit_temperature
-from emofuse.scoring.fuse import Joining, cross_fits
+from emofuse.scoring.fuse import Fusion, cross_fits
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.table import Scores, read_scores
 from emofuse.training.folder import MANIFEST
 
 
 @alone("out", folder=False)
-def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
-    """Join the speech model of one run and the text model of another into one late-fusion model.
+def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
+    """Combine the speech model of one run and the text model of another in one late-fusion model.
 
     Each modality's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
     and seeds of its run: answers about speakers, or texts, that the answering model had not seen, by models that were
@@ -52,7 +52,7 @@ def join_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
         )
     tested = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
     temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in tested.values())
-    how = Joining("product", weights=(0.5, 0.5), temperatures=temperatures)
+    how = Fusion("product", weights=(0.5, 0.5), temperatures=temperatures)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     fused = replace(
         fused_checkpoint("late", {"speech": speech, "text": text}, how),

@@ -1,4 +1,4 @@
-"""Models joined from two corpora, words that are recognised, and languages that are not read."""
+"""Models combined from two corpora, words that are recognised, and languages that are not read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import emofuse
 from emofuse.asr.base import Recogniser, load_recogniser
 from emofuse.asr.sphinx import SphinxRecogniser
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
+from emofuse.combine import combine_models
 from emofuse.corpora import read_corpus
 from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
 from emofuse.experiment import run
 from emofuse.inference.predictor import DEFAULT
-from emofuse.join import join_models
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
 from emofuse.models.ensemble import Ensemble
@@ -52,9 +52,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def joined(runs: dict[str, Path]) -> Path:
-    out = runs["folder"] / "joined"
-    join_models(runs["speech"], runs["text"], out)
+def combined(runs: dict[str, Path]) -> Path:
+    out = runs["folder"] / "combined"
+    combine_models(runs["speech"], runs["text"], out)
     return out
 
 
@@ -110,11 +110,11 @@ def test_very_sure_answers_cool_as_their_logits_do() -> None:
     np.testing.assert_allclose(apply_temperature(posteriors, 20.0), cool, rtol=1e-9)
 
 
-# Joining
+# Combining
 
 
-def test_a_joined_model_answers_from_either_modality_or_both(runs: dict[str, Path], joined: Path) -> None:
-    model = emofuse.load(joined, asr="none")
+def test_a_combined_model_answers_from_either_modality_or_both(runs: dict[str, Path], combined: Path) -> None:
+    model = emofuse.load(combined, asr="none")
     clip = clip_of(runs)
     alone = {"speech": emofuse.load(runs["speech"] / "models" / "speech").predict(clip),
              "text": emofuse.load(runs["text"] / "models" / "text").predict(text="a b c")}  # fmt: skip
@@ -134,8 +134,8 @@ def test_a_joined_model_answers_from_either_modality_or_both(runs: dict[str, Pat
     assert list(answer.posteriors.values()) == pytest.approx((both / both.sum()).tolist(), abs=1e-5)
 
 
-def test_temperatures_come_from_all_that_the_folds_tested(runs: dict[str, Path], joined: Path) -> None:
-    fusion = load_checkpoint(joined).model
+def test_temperatures_come_from_all_that_the_folds_tested(runs: dict[str, Path], combined: Path) -> None:
+    fusion = load_checkpoint(combined).model
     assert isinstance(fusion, Ensemble)
     for kind, temperature in zip(("speech", "text"), fusion.how.temperatures, strict=True):
         scores = read_scores(runs[kind] / "scores.parquet").of(kind)
@@ -144,8 +144,8 @@ def test_temperatures_come_from_all_that_the_folds_tested(runs: dict[str, Path],
     assert fusion.how.temperatures[0] != round(fit_temperature(validation.posteriors(), validation.labels()), 4)
 
 
-def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(joined)
+def test_a_combined_model_survives_its_folder(combined: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(combined)
     save_checkpoint(checkpoint, tmp_path / "again", card="")
     again = load_checkpoint(tmp_path / "again")
     assert isinstance(checkpoint.model, Ensemble)
@@ -153,10 +153,10 @@ def test_a_joined_model_survives_its_folder(joined: Path, tmp_path: Path) -> Non
     assert again.model.how == checkpoint.model.how
     assert 1.0 not in again.model.how.temperatures
     assert again.text_languages == checkpoint.text_languages == ("en",)
-    card = (joined / "README.md").read_text()
+    card = (combined / "README.md").read_text()
     for part in ("Temperature", "held out of training", "UA", "`logmel`", "`words`"):
         assert part in card
-    values = json.loads((joined / "settings.json").read_text())
+    values = json.loads((combined / "settings.json").read_text())
     values["model"]["temperatures"] = [0, 1]
     (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match="are no temperatures"):
@@ -181,9 +181,9 @@ def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monke
         next(listening.predict_many([clip]))
 
 
-def test_runs_that_do_not_fit_are_not_joined(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_runs_that_do_not_fit_are_not_combined(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no settings\.json"):
-        join_models(runs["text"], runs["speech"], tmp_path / "out")
+        combine_models(runs["text"], runs["speech"], tmp_path / "out")
     table = runs["folder"] / "corpus" / "corpus.csv"
     fewer = tmp_path / "fewer"
     run(
@@ -194,7 +194,7 @@ def test_runs_that_do_not_fit_are_not_joined(runs: dict[str, Path], tmp_path: Pa
         jobs=1,
     )
     with pytest.raises(CheckpointError, match="the text model happy, sad"):
-        join_models(runs["speech"], fewer, tmp_path / "out")
+        combine_models(runs["speech"], fewer, tmp_path / "out")
 
 
 # Languages
@@ -218,8 +218,8 @@ def test_foreign_words_are_known(text: str, expected: bool) -> None:
     assert not is_foreign(text, ())
 
 
-def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], joined: Path) -> None:
-    model = emofuse.load(joined, asr="none")
+def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], combined: Path) -> None:
+    model = emofuse.load(combined, asr="none")
     clip = clip_of(runs)
     german = "Der Lappen liegt auf dem Eisschrank."
     answer = model.predict(clip, text=german)
@@ -249,8 +249,8 @@ class Dictation(Recogniser):
         return self.words
 
 
-def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], joined: Path) -> None:
-    clip, checkpoint = clip_of(runs), load_checkpoint(joined)
+def test_words_that_are_not_given_are_written_down(runs: dict[str, Path], combined: Path) -> None:
+    clip, checkpoint = clip_of(runs), load_checkpoint(combined)
     model = emofuse.Predictor(checkpoint, transcriber=Dictation("what a day"))
     answer = model.predict(clip)
     assert (answer.modalities, answer.text) == (("speech", "text"), "what a day")

@@ -547,7 +547,7 @@ def test_a_manifest_is_aligned_and_its_failures_are_counted(
     counted = coverage(found.values())
     assert counted.utterances == 7
     assert counted.aligned == {"word": 2, "syllable": 2, "phone": 2}
-    assert counted.share("phone") == pytest.approx(2 / 7)
+    assert counted.fraction("phone") == pytest.approx(2 / 7)
     assert sorted(name for names in counted.problems.values() for name in names) == [
         "broken", "german", "missing", "silent", "wordless",
     ]  # fmt: skip
@@ -688,7 +688,7 @@ class TestSharedRecordings:
         manifest = read_corpus("ravdess", SHARED).manifest.sample(8, random_state=0)
         found = align_manifest(manifest, jobs=1)
         counted = coverage(found.values())
-        assert all(counted.share(tier) == 1 for tier in TIERS), counted.reasons()
+        assert all(counted.fraction(tier) == 1 for tier in TIERS), counted.reasons()
         for alignment in found.values():
             assert len(alignment.tiers["word"]) == 6
             # The last word is not drowned in the silence after it: both sentences end with "door".

@@ -492,7 +492,7 @@ def test_spans_are_decoded_anew_where_nothing_can_be_kept(tmp_path: Path, monkey
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(kept._Sound, "add", full)
+    monkeypatch.setattr(kept._Recording, "add", full)
     for _ in range(2):
         np.testing.assert_array_equal(load_audio(path, start=0.5, end=1.0), load_audio(path)[8000:16000])
 

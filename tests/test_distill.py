@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from emofuse.audio import SAMPLING_RATE, load_audio
 from emofuse.distill.augment import disturb, in_room, through_line, with_noise
 from emofuse.distill.descriptor import REMEMBERED, RIDGE, Descriptor, Readout, moments
-from emofuse.distill.recordings import change_voice, gather, pieces
+from emofuse.distill.recordings import change_voice, clips_of, gather
 from emofuse.distill.settings import SpeechStudentSettings, TextStudentSettings
 from emofuse.distill.speech import distill_speech, distillation_loss
 from emofuse.distill.student import SpeechStudent, mel_filters
@@ -83,7 +83,7 @@ class Interrupting:
 
 @given(duration=st.floats(0.03, 100), longest=st.floats(0.5, 20))
 def test_pieces_cover_a_recording(duration: float, longest: float) -> None:
-    found = pieces(duration, longest=longest)
+    found = clips_of(duration, longest=longest)
     assert found[0][0] == 0
     assert found[-1][1] == duration
     assert all(first[1] == second[0] for first, second in pairwise(found))

@@ -440,8 +440,8 @@ def test_validation_shares_no_dialogue_and_no_speaker_with_training(kind: str, n
     ("manifest", "unit", "shared", "note"),
     [
         (talks(sessions=3), "session", (0, 0), r"In fold session-0 one session trains and the others validate or test"),
-        (talks(sessions=2), "dialogue", (2, 0), r"not carved by session, since fold session-0 has 1 sessions .*wanted"),
-        (talks(sessions=2, named=False), "speaker", (0, 0), r"not carved by session, since fold session-0 has 1"),
+        (talks(sessions=2), "dialogue", (2, 0), r"not split by session, since fold session-0 has 1 sessions .*wanted"),
+        (talks(sessions=2, named=False), "speaker", (0, 0), r"not split by session, since fold session-0 has 1"),
     ],
 )
 def test_validation_is_carved_by_what_few_sessions_allow_and_says_so(

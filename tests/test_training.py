@@ -795,7 +795,7 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
     kill_and_go_on(tmp_path, start, go_on)
 
 
-def test_another_text_encoder_in_the_same_folder_leaves_no_word_pieces(tmp_path: Path) -> None:
+def test_another_text_encoder_in_the_same_folder_leaves_no_subwords(tmp_path: Path) -> None:
     table = tiny_corpus(tmp_path / "corpus", utterances=1)
     for encoder in ("words", str(tiny_text_encoder(tmp_path / "bert", family="bert"))):
         small = small_recipe(models=["text"], text={"encoder": encoder})

@@ -41,10 +41,10 @@ def test_frequent_words_are_one_piece_and_new_words_are_put_together() -> None:
     subwords = Subwords.fit(TEXTS, size=300, max_tokens=16)
     assert len(subwords.encode(["happy"])[0]) == 1
     spelled = [subwords.subwords[index] for index in subwords.encode(["happened"])[0]]
-    assert "".join(piece.removeprefix("##") for piece in spelled) == "happened"
+    assert "".join(one.removeprefix("##") for one in spelled) == "happened"
     new = [subwords.subwords[index] for index in subwords.encode(["sadder"])[0]]
     assert len(new) > 1
-    assert "".join(piece.removeprefix("##") for piece in new) == "sadder"
+    assert "".join(one.removeprefix("##") for one in new) == "sadder"
 
 
 def test_unknown_signs_and_empty_texts_are_unknown() -> None:
@@ -108,8 +108,8 @@ def test_no_words_no_vocabulary(texts: list[str]) -> None:
         "[]",
         "{}",
         json.dumps({"format": "other", "max_tokens": 4, "subwords": ["[PAD]", "[UNK]"]}),
-        json.dumps({"format": "emofuse-word-pieces-1", "max_tokens": 4, "subwords": ["a", "b"]}),
-        json.dumps({"format": "emofuse-word-pieces-1", "max_tokens": 0, "subwords": ["[PAD]", "[UNK]"]}),
+        json.dumps({"format": "emofuse-subwords-1", "max_tokens": 4, "subwords": ["a", "b"]}),
+        json.dumps({"format": "emofuse-subwords-1", "max_tokens": 0, "subwords": ["[PAD]", "[UNK]"]}),
     ],
 )
 def test_a_file_that_is_no_vocabulary_is_refused(content: str, tmp_path: Path) -> None:

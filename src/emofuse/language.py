@@ -1,4 +1,4 @@
-"""Which language a text is in, so that a model gets no text that it cannot read."""
+"""Language identification, so that a text model gets no text in a language that it does not know."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _JUDGED = 1 << 14  # Characters: the identifier counts in 16 bits, which overflo
 
 
 def is_foreign(text: str, languages: tuple[str, ...]) -> bool:
-    """Whether a text is surely in none of some languages.
+    """Whether a text is certainly in none of the languages.
 
-    Where the identifier does not know one of the languages, nothing is. Two words in Latin letters are too few to
-    tell and pass. The identifier is py3langid (Lui and Baldwin, ACL 2012); of GoEmotions' test comments it takes
-    0.3 % for foreign, of nEMO's Polish and EmoDB's German sentences all.
+    Nothing is foreign where the identifier does not know one of the languages, nor a text of one or two words in Latin
+    letters. The identifier is py3langid (Lui and Baldwin, ACL 2012). It finds 0.3 % of GoEmotions' test comments
+    foreign, and all of nEMO's Polish and EmoDB's German sentences.
 
     Args:
-        text: What is said.
+        text: The transcript.
         languages: ISO 639-1 codes.
 
     Example:
@@ -28,14 +28,14 @@ def is_foreign(text: str, languages: tuple[str, ...]) -> bool:
         >>> is_foreign("孩子们在说话", ("en",)), is_foreign("Genau!", ("en",))
         (True, False)
     """
-    # Where no letter is Latin, as in Chinese, words may stand without spaces, and fewer of them tell.
+    # Scripts such as Chinese have no spaces, and fewer characters suffice.
     latin = any("LATIN" in unicodedata.name(sign, "") for sign in text if sign.isalpha())
     if not languages or not any(map(str.isalpha, text)) or (latin and len(text.split()) < SHORTEST):
         return False
-    shares = dict(_identifier().rank(text[:_JUDGED]))
-    if not all(language in shares for language in languages):
+    posteriors = dict(_identifier().rank(text[:_JUDGED]))
+    if not all(language in posteriors for language in languages):
         return False
-    return sum(float(shares.get(language, 0.0)) for language in languages) < LEAST
+    return sum(float(posteriors.get(language, 0.0)) for language in languages) < LEAST
 
 
 @cache

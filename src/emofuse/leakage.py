@@ -1,4 +1,4 @@
-"""What the parts of a split share, which readers of its results must know."""
+"""Leakage: what the parts of a split share."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ LARGEST = 20_000
 
 
 def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = None) -> dict[str, Any]:
-    """Measure what test utterances share with the utterances that shape the model (training and validation).
+    """Measure what test utterances share with training and validation utterances.
 
     Args:
-        frame: Manifest rows that take part.
+        frame: Manifest rows that are used.
         folds: The splits.
-        final: The split of the model that is kept, which tests nothing.
+        final: The split of the kept model, without a test part.
 
     Returns:
-        `speakers`, `dialogues`, `scripts`: most that any fold shares; of scripts those whose words were given.
-        `exact`, `near`: over all test utterances with words, the `share` whose transcript occurs in training word for
-        word (near: only almost, cosine of character n-grams at least 0.8); `agreement`, how often those copies carry
-        the same label; and `lookup`, how often the most frequent label of the copies is right (one of several drawn
-        at random). Both are None where there are no labels, as values are predicted. `near` is None where there are
-        too many transcripts to compare. `validation` holds the same of what validation utterances share with training
-        utterances, `final` of those of the final split.
+        `speakers`, `dialogues`, `scripts`: the maximum over folds; scripts are those with fixed wording.
+        `exact`, `near`: over all test utterances with a transcript, the `share` (a fraction) whose transcript occurs
+        in training (near: with a cosine of character n-grams of at least 0.8, not exactly); `agreement`, how often
+        those copies have the same label; and `lookup`, how often the most frequent label of the copies is right (ties
+        are drawn at random). Both are None for regression. `near` is None where there are too many transcripts to
+        compare. `validation` is the same for validation and training utterances, `final` for those of the final split.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -61,7 +60,7 @@ def _shared(
     neighbours: Mapping[str, Sequence[str]] | None,
     pairs: Iterable[tuple[Sequence[str], Sequence[str]]],
 ) -> dict[str, Any]:
-    """What the first of each pair of parts shares with the second."""
+    """What the first part of each pair shares with the second."""
     labels = known["label"]
     exact, near = _Tally(), _Tally()
     shared = {"speaker": 0, "dialogue": 0, "script": 0}
@@ -124,7 +123,7 @@ class _Tally:
 
 
 def _neighbours(texts: list[str]) -> dict[str, list[str]] | None:
-    """For each distinct transcript the others that almost equal it; None where there are too many."""
+    """Near-duplicates of each distinct transcript; None where there are too many transcripts."""
     if len(texts) > LARGEST:
         return None
     result: dict[str, list[str]] = {text: [] for text in texts}

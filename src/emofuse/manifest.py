@@ -327,8 +327,8 @@ def parts(manifest: pd.DataFrame) -> dict[str, str]:
         >>> parts(make_manifest(rows, source="example"))
         {'script01': 'scripted', 'impro03': 'improvised'}
     """
-    told = scripted(manifest).map({True: "scripted", False: "improvised"})
-    return dict(zip(manifest["utterance"], told, strict=True))
+    part = scripted(manifest).map({True: "scripted", False: "improvised"})
+    return dict(zip(manifest["utterance"], part, strict=True))
 
 
 def vote_fractions(
@@ -352,8 +352,8 @@ def vote_fractions(
     found = {}
     spelt = {key(name): name for name in classes}
     merged = {key(old): key(new) for old, new in merge.items()}
-    told = manifest[["utterance", "votes"]].dropna()
-    for utterance, text in zip(told["utterance"], told["votes"], strict=True):
+    voted = manifest[["utterance", "votes"]].dropna()
+    for utterance, text in zip(voted["utterance"], voted["votes"], strict=True):
         counts = dict.fromkeys(classes, 0.0)
         try:
             votes = {str(label): float(count) for label, count in json.loads(text).items()}

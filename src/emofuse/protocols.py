@@ -1,4 +1,4 @@
-"""Protocols: how a corpus is split into folds, each with a validation part that is carved from training."""
+"""Protocols: split a corpus into folds, each with a validation part taken from training."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ FEW_SPEAKERS = 12
 
 @dataclass(frozen=True)
 class Protocol:
-    """The folds of one corpus under one way of splitting.
+    """One split of a corpus into folds.
 
     Attributes:
-        settings: The settings of the protocol.
-        classes: The emotions, in the order of every model's outputs; none where values are predicted.
-        labels: Class of every utterance that takes part; empty where values are predicted.
-        names: The values that are predicted, in the order of every model's outputs; none where classes are.
-        values: Those of every utterance that takes part; empty where classes are predicted.
-        folds: One split a test set.
-        final: The split of the model that is kept: everyone but validation trains it, and nothing tests it.
-        fingerprint: Changes whenever any utterance, label or fold does.
-        leakage: What training and test share, and training and validation, see `emofuse.leakage`.
-        notes: What a reader has to know about the validation part.
+        settings: Its settings.
+        classes: The emotions, in the order of model outputs; empty for regression.
+        labels: Class of every utterance that is used; empty for regression.
+        names: The predicted values, in the order of model outputs; empty for classification.
+        values: Values of every utterance that is used; empty for classification.
+        folds: One split per test set.
+        final: The split of the kept model: all but the validation part is training, and there is no test part.
+        fingerprint: Changes with any utterance, label or fold.
+        leakage: What training shares with test and with validation, see `emofuse.leakage`.
+        notes: Remarks on the validation part.
     """
 
     settings: ProtocolSettings
@@ -57,12 +57,12 @@ class Protocol:
 
     @property
     def utterances(self) -> tuple[str, ...]:
-        """Names of all that take part."""
+        """Names of the utterances that are used."""
         return tuple(self.labels or self.values)
 
     @property
     def truth(self) -> dict[str, int | tuple[float, ...]]:
-        """Index of the class of every utterance, or its values."""
+        """Class index, or values, of every utterance."""
         index = {name: number for number, name in enumerate(self.classes)}
         return {**{name: index[label] for name, label in self.labels.items()}, **self.values}
 
@@ -73,8 +73,8 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings, *, values:
     Args:
         manifest: The corpus.
         settings: How to split it.
-        values: What is predicted in place of classes, `NAME` of the columns `values.NAME`. An utterance that lacks one
-            takes no part.
+        values: Values to predict instead of classes, `NAME` of the columns `values.NAME`. An utterance that lacks one
+            is left out.
 
     Raises:
         ProtocolError: The manifest lacks the speakers, sessions, labels or values that the protocol needs.
@@ -92,9 +92,9 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings, *, values:
     labels = {} if values else dict(zip(frame["utterance"], frame["label"], strict=True))
     numbers = frame[_columns(values)].to_numpy(dtype=np.float64).tolist()
     rated = {str(name): tuple(row) for name, row in zip(frame["utterance"], numbers, strict=True)} if values else {}
-    # What is kept apart shows in the folds.
+    # The folds show the effect of `apart`.
     plain = settings.model_dump(mode="json", exclude={"apart"})
-    mark = fingerprint(plain, [*classes, *values], labels or rated, [asdict(fold) for fold in folds])
+    fingerprinted = fingerprint(plain, [*classes, *values], labels or rated, [asdict(fold) for fold in folds])
     found = leakage(frame, folds, final=final)
     notes = [*note, *_validation_notes(frame, settings, [*folds, final], found)]
     return Protocol(
@@ -105,14 +105,14 @@ def make_protocol(manifest: pd.DataFrame, settings: ProtocolSettings, *, values:
         values=rated,
         folds=tuple(folds),
         final=final,
-        fingerprint=mark,
+        fingerprint=fingerprinted,
         leakage=found,
         notes=tuple(notes),
     )
 
 
 def check_split(manifest: pd.DataFrame, settings: ProtocolSettings, *, values: Sequence[str] = ()) -> None:
-    """See that a manifest can be split, before anything is computed from it.
+    """Check that a manifest can be split, before anything is computed from it.
 
     Raises:
         ProtocolError: It cannot.
@@ -122,10 +122,10 @@ def check_split(manifest: pd.DataFrame, settings: ProtocolSettings, *, values: S
 
 
 def classes_of(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[str, ...]:
-    """The emotions that a protocol keeps of a manifest.
+    """The emotions of a manifest under a protocol.
 
     Raises:
-        ProtocolError: A label that it names is not there, or fewer than two are.
+        ProtocolError: A named label does not occur, or fewer than two do.
     """
     return _select(manifest, settings)[1]
 
@@ -133,28 +133,28 @@ def classes_of(manifest: pd.DataFrame, settings: ProtocolSettings) -> tuple[str,
 def _split(
     frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings
 ) -> tuple[ProtocolSettings, list[Fold], Fold, list[str]]:
-    """Folds and the final split by the first unit of validation that all of them allow, and why it is not the best."""
-    first, *others = _validation_units(frame, settings)
+    """Folds and the final split, with validation by the first possible column, and a note if it is not the best."""
+    first, *others = _validation_columns(frame, settings)
     note: list[str] = []
-    for unit in (first, *others):
-        chosen = settings.model_copy(update={"validation_by": unit})
+    for column in (first, *others):
+        chosen = settings.model_copy(update={"validation_by": column})
         try:
             return chosen, _folds(frame, classes, chosen), _final(frame, classes, chosen), note
         except ProtocolError as error:
-            if unit == [first, *others][-1]:
+            if column == [first, *others][-1]:
                 raise
-            note = note or [f"Validation is not carved by {first}, since {error.what}."]
-    raise AssertionError  # The last unit has returned or raised.
+            note = note or [f"Validation is not split by {first}, since {error.what}."]
+    raise AssertionError  # The last column has returned or raised.
 
 
-def _validation_units(frame: pd.DataFrame, settings: ProtocolSettings) -> tuple[str, ...]:
-    """What validation may be carved by, the best first: what shares neither speakers nor dialogues with training."""
+def _validation_columns(frame: pd.DataFrame, settings: ProtocolSettings) -> tuple[str, ...]:
+    """Columns to split validation by, best first: the best shares neither speakers nor dialogues with training."""
     if settings.validation_by != "auto":
         return (settings.validation_by,)
     if settings.kind == "split":
         return ("session",)
     if settings.kind == "session":
-        # A number that was set is one of sessions.
+        # `validation_groups` counts sessions here.
         return ("session", "dialogue", "speaker") if settings.validation_groups is None else ("session",)
     talking = frame.groupby("dialogue")["speaker"].nunique().gt(1).any()
     if talking and _within(frame, "dialogue", "session") and _within(frame, "speaker", "session"):
@@ -163,7 +163,7 @@ def _validation_units(frame: pd.DataFrame, settings: ProtocolSettings) -> tuple[
 
 
 def _within(frame: pd.DataFrame, inner: str, outer: str) -> bool:
-    """Whether no dialogue or speaker is in two sessions."""
+    """Whether every dialogue or speaker is in one session only."""
     return bool(frame[outer].notna().all() and frame.groupby(inner)[outer].nunique().le(1).all())
 
 
@@ -176,11 +176,11 @@ def _validation_notes(
         if few:
             yield f"In fold {few[0]} one session trains and the others validate or test."
     shared = {column: max(found["validation"][column], found["final"][column]) for column in ("speakers", "dialogues")}
-    told = " and ".join(f"up to {count} {column}" for column, count in shared.items() if count)
-    if told:
+    overlap = " and ".join(f"up to {count} {column}" for column, count in shared.items() if count)
+    if overlap:
         yield (
-            f"Validation shares {told} with training: the number of epochs that is chosen on it suits these, not new "
-            "ones."
+            f"Validation shares {overlap} with training: the number of epochs that is chosen on it suits these, "
+            "not new ones."
         )
 
 
@@ -190,18 +190,18 @@ def _folds(frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSett
     for name, column, values in _test_groups(frame, settings):
         test = frame[column].isin(values)
         for part, tested, rest in _divided(name, frame[test], frame[~test], parts):
-            folds.append(_carve(part, rest, tested, settings, classes))
+            folds.append(_with_validation(part, rest, tested, settings, classes))
     return folds
 
 
 def _final(frame: pd.DataFrame, classes: tuple[str, ...], settings: ProtocolSettings) -> Fold:
     if settings.kind == "split":
         frame = frame[frame["session"] != "test"]
-    return _carve(FINAL, frame, frame.iloc[:0], settings, classes)
+    return _with_validation(FINAL, frame, frame.iloc[:0], settings, classes)
 
 
 def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings:
-    """Put a definite kind in the place of `auto`, by what the corpus offers."""
+    """Replace the kind `auto` by one that suits the corpus."""
     if settings.kind != "auto":
         return settings
     speakers = set(frame["speaker"].dropna().unique())
@@ -211,7 +211,7 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     if card and card.by_session:
         return settings.model_copy(update={"kind": "session"})
     parts = {str(name): set(part.dropna()) for name, part in frame.groupby("session")["speaker"]}
-    # A split that tests nobody new, as ESD's, is for other tasks.
+    # A split without new test speakers, such as ESD's, is for other tasks.
     if {"train", "dev", "test"} <= set(parts) and not (parts["test"] and parts["test"] <= parts["train"]):
         return settings.model_copy(update={"kind": "split"})
     few = frame["speaker"].nunique() <= FEW_SPEAKERS
@@ -221,12 +221,12 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
 def _select(
     manifest: pd.DataFrame, settings: ProtocolSettings, values: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows that take part, by name, and the classes."""
+    """The rows that are used, sorted by name, and the classes."""
     if values:
         return _rated(manifest, settings, values), ()
     frame = manifest[manifest["label"].notna()].copy()
     there = set(frame["label"])
-    # A recipe may be made for several corpora, of which one at hand, or the part of it that is, lacks a label.
+    # A recipe may serve several corpora, and this one, or this part of it, may lack a label.
     known = there.union(*(card.labels for card in CORPORA.values()))
     spelt = {key(name): name for name in (*known, *there)}
     merge = {spelt.get(key(old), old): spelt.get(key(new), new) for old, new in settings.merge.items()}
@@ -250,7 +250,7 @@ def _select(
         )
     if len(classes) < 2:
         raise ProtocolError("there are fewer than two emotions", where="protocol.labels", remedy="keep at least two")
-    # In the order of names: the same utterances make the same folds, however the manifest lists them.
+    # Sorted by name: folds do not depend on the manifest's order.
     return frame[frame["label"].isin(classes)].sort_values("utterance", ignore_index=True), tuple(classes)
 
 
@@ -259,7 +259,7 @@ def _columns(values: Sequence[str]) -> list[str]:
 
 
 def _rated(manifest: pd.DataFrame, settings: ProtocolSettings, values: Sequence[str]) -> pd.DataFrame:
-    """The rows that have all of several values, by name and without labels, which say nothing where they differ."""
+    """The rows that have all of the values, sorted by name, without labels."""
     if settings.labels or settings.merge:
         raise ProtocolError(
             f"classes are chosen, where {', '.join(values)} is predicted",
@@ -284,7 +284,7 @@ def _nearest_label(name: str, labels: Collection[str]) -> str:
 
 
 def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[str, str, list[str]]]:
-    """Name, column and values of every fold's test set."""
+    """Name, column and groups of every fold's test set."""
     if settings.kind == "split":
         sessions = set(_groups(frame, "session"))
         if not {"train", "dev", "test"} <= sessions:
@@ -311,7 +311,7 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
                 where="protocol.folds",
                 remedy=f"set at most {len(groups)}",
             )
-        # Drawn, not cut from the sorted list: corpora often list one gender first.
+        # Drawn at random, since corpora often list one gender first.
         order = np.random.default_rng(derive_seed(0, "speakers")).permutation(len(groups))
         parts = np.array_split(order, settings.folds)
         return [(f"fold-{n}", column, sorted(groups[i] for i in part)) for n, part in enumerate(parts, start=1)]
@@ -350,13 +350,13 @@ def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence
 
 
 def _card(frame: pd.DataFrame) -> CorpusCard | None:
-    """What is known of the corpus of all utterances; None where they are of several, or of one that is not known."""
+    """The card of the utterances' corpus; None for several corpora or an unknown one."""
     corpora = set(frame["corpus"].dropna().unique())
     return CORPORA.get(corpora.pop()) if len(corpora) == 1 else None
 
 
 def _script_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> Mapping[str, str]:
-    """Group of every script that is to be kept apart; none where nothing is."""
+    """Group of every script that is kept apart; empty if none is."""
     if settings.apart is None:
         return {}
     scripts = sorted(frame["script"][scripted(frame)].unique())
@@ -376,7 +376,7 @@ def _script_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> Mapping[s
 def _divided(
     name: str, test: pd.DataFrame, rest: pd.DataFrame, groups: Mapping[str, str]
 ) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
-    """Name, test and rest of each part of a test set, divided where its scripts occur in the rest too."""
+    """Name, test and rest of each part of a test set; it is divided if its scripts occur in the rest too."""
     shared = set(test["script"].dropna()) & set(rest["script"].dropna())
     part = test["script"].map({script: group for script, group in groups.items() if script in shared})
     if part.isna().any():
@@ -404,12 +404,12 @@ def _groups(frame: pd.DataFrame, column: str) -> list[str]:
     return sorted(str(name) for name in frame[column].unique())
 
 
-def _carve(
+def _with_validation(
     name: str, rest: pd.DataFrame, test: pd.DataFrame, settings: ProtocolSettings, classes: Sequence[str]
 ) -> Fold:
-    """Take the validation part out of what is not tested."""
+    """Split the rest into training and validation."""
     if settings.kind == "split":
-        # Some corpora have further test sets beside these three.
+        # Some corpora have further test sets.
         rest = rest[rest["session"].isin(["train", "dev"])]
         validation = rest["session"] == "dev"
         if not validation.any():
@@ -448,6 +448,6 @@ def _carve(
 
 
 def save_protocol(protocol: Protocol, path: Path) -> None:
-    """Write a protocol as JSON, so that others can train and test on exactly the same utterances."""
+    """Write a protocol as JSON, so that others can train and test on the same utterances."""
     values = {**asdict(protocol), "settings": protocol.settings.model_dump(mode="json")}
     write_text(path, json.dumps(values, indent=1))

@@ -220,7 +220,7 @@ class ProtocolSettings(Settings):
             own split where that tests somebody new, leave-one-speaker-out for up to twelve speakers, else `speakers`.
         folds: Number of folds (`speakers`), and most groups that scripts make (`apart`).
         fixed: Speakers tested in each fold (`fixed` only); `published` for those of its card, as RAVDESS has.
-        validation_by: What the validation part is carved by. `auto` takes the protocol's own unit: `session` where
+        validation_by: Column that the validation part is split by. `auto` chooses by protocol: `session` where
             sessions are left out, or where speakers talk to each other within sessions; where too few sessions are
             left, `dialogue`, and without dialogues `speaker`; else `speaker`.
         validation_groups: How many of them go to validation; None for one in five.

@@ -1,1 +1,1 @@
-"""When the words, syllables and phones of an utterance are said: readers, aligners, writers."""
+"""Alignments of words, syllables and phones: readers, aligners, writers."""

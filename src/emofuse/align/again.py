@@ -1,4 +1,4 @@
-"""The aligner of a model's training, for recordings that it has not seen."""
+"""The aligner of a model's training data, for new recordings."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CTC = "ctc "
 
 
 def aligner_again(sources: Mapping[str, int] | None, *, device: str = "cpu", trust: bool = False) -> Aligner | None:
-    """Load the aligner that made most alignments of a training.
+    """Load the aligner that made most alignments of the training data.
 
     Args:
-        sources: Aligned utterances by `Alignment.source`; None where that is not known.
-        device: For a CTC model.
-        trust: Load an aligner from outside the package too, whose code then runs.
+        sources: Number of aligned utterances by `Alignment.source`; None if unknown.
+        device: Torch device of a CTC model.
+        trust: Also load an aligner from outside the package, which runs its code.
 
     Returns:
-        The aligner; None where training had no alignments, and frames stood for segments.
+        The aligner; None if training had no alignments and used frames as segments.
 
     Raises:
-        AlignmentError: It cannot be run: nobody knows it, files were read, its weights are others now, or it is from
-            outside the package and not trusted.
-        EncoderError: The CTC model cannot be had.
-        SettingsError: The one from outside is not there any more.
+        AlignmentError: It cannot be run: it is unknown, alignments were read from files, its weights have changed, or
+            it is from outside the package and not trusted.
+        EncoderError: The CTC model cannot be loaded.
+        SettingsError: The one from outside no longer exists.
 
     Example:
         >>> aligner_again({"sphinx": 9, "shipped": 1}).name
@@ -65,17 +65,17 @@ here; give alignments that are made alike (--alignments FILE, or alignment= in P
             f"the model was trained with boundaries from {made}, which cannot be made here", remedy=_GIVE
         )
     model, _, revision = main.removeprefix(_CTC).rpartition(" ")
-    # A model that comes from elsewhere may name any repository, and downloads nothing.
+    # A model from elsewhere may name any repository, so nothing is downloaded.
     if model_revision(model, download=False)[: len(revision)] != revision:
         raise AlignmentError("the CTC model that aligned the training has other weights now", where=model, remedy=_GIVE)
     return load_aligner("ctc", model=model, device=device, download=False)
 
 
 class GivenAlignments:
-    """Alignments that a user gives for recordings, found by the name of the recording without its ending.
+    """The user's alignments, by the stem of the recording.
 
     Args:
-        place: Table of `emofuse align`, or what its `--from` takes: a folder of TextGrids or CTMs, or a CTM.
+        place: Table of `emofuse align`, or, as for its `--from`, a folder of TextGrids or CTMs, or a CTM.
 
     Raises:
         AlignmentError: It holds no alignments.
@@ -87,7 +87,7 @@ class GivenAlignments:
         self._table = {} if self._files else {tidy(name): one for name, one in read_alignments(place).items()}
 
     def of(self, audio: Path | str) -> Alignment | EmofuseError:
-        """The alignment of a recording, or why there is none."""
+        """The alignment of a recording, or an error."""
         name = tidy(Path(audio).stem)
         try:
             if self._files is not None:

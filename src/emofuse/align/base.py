@@ -1,4 +1,4 @@
-"""The contract of an aligner, the aligners there are, and one of the user's own."""
+"""The interface of aligners, the built-in ones, and the user's own."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ ALIGNERS: Mapping[str, str] = {
 """Aligners by short name."""
 
 READ = ("auto", "shipped")
-"""Names of what is no aligner: the files that a corpus ships, and these where there are any, else Sphinx."""
+"""Choices besides aligners: alignments that a corpus ships, and these if there are any, else Sphinx."""
 
 
 class Aligner(ABC):
-    """What finds in a recording the words of its transcript, and their syllables and phones where it can.
+    """A forced aligner of words, and of syllables and phones if it can.
 
-    A subclass is made without arguments, or with those of `model`, `device` and `download` that its `__init__` names.
+    A subclass takes no arguments, or those of `model`, `device` and `download` that its `__init__` names.
 
     Attributes:
-        name: What results call it.
+        name: Name in results.
         languages: ISO 639-1 codes that it aligns; None for any.
-        parallel: Whether several processes, each with one of its own, are faster than one.
-        longest: Seconds of audio that it takes at once.
-        path: How one from outside the package is loaded again; empty for ours.
-        doubt: Why the last alignment may be of other words than are said; None where nothing speaks for that.
+        parallel: Whether several processes, each with its own aligner, are faster than one.
+        longest: Longest audio that it takes, in seconds.
+        path: Path of a class outside the package; empty for built-in ones.
+        doubt: Why the last transcript may not match its audio; None if there is no such sign.
 
     Example:
         >>> class Even(Aligner):
@@ -62,19 +62,19 @@ class Aligner(ABC):
 
     @property
     def source(self) -> str:
-        """How alignments name it: with all that it takes to make others alike."""
+        """Its name in alignments, with all that is needed to make them again."""
         return self.path or self.name
 
     @abstractmethod
     def align(
         self, clip: NDArray[np.float32], text: str, *, language: str | None = None
     ) -> Mapping[Tier, tuple[Segment, ...]]:
-        """Align a clip with its words.
+        """Align a clip with its transcript.
 
         Args:
             clip: Mono samples `(time,)` at 16 kHz.
-            text: What is said, as it is written.
-            language: ISO 639-1 code; None where it is not known.
+            text: The transcript.
+            language: ISO 639-1 code; None if unknown.
 
         Returns:
             Segments in seconds, in order, by tier: `word`, `syllable`, `phone`; pauses are left out.
@@ -98,13 +98,13 @@ def load_aligner(choice: str, *, model: str | None = None, device: str = "cpu", 
 
     Args:
         choice: `sphinx`, `ctc`, or the path to a class of the user's own.
-        model: For those that have one to choose, such as `ctc`: a Hub id or a folder.
-        device: Where to compute.
+        model: Hub id or folder, for aligners with a choice of models, such as `ctc`.
+        device: Torch device.
         download: Whether models may be downloaded from the Hub.
 
     Raises:
         SettingsError: There is no such aligner, or it takes no model, or needs one.
-        EncoderError: Its model cannot be had.
+        EncoderError: Its model cannot be loaded.
 
     Example:
         >>> load_aligner("sphinx").source
@@ -122,7 +122,7 @@ def load_again(path: str) -> Aligner:
     """Load an aligner from outside the package by its `path`; its code runs.
 
     Raises:
-        SettingsError: It is not there any more.
+        SettingsError: It no longer exists.
     """
     choice, model = without_model(path)
     return load_aligner(choice, model=model, download=False)
@@ -131,13 +131,13 @@ def load_again(path: str) -> Aligner:
 def align_clip(
     aligner: Aligner, clip: NDArray[np.float32], text: str | None, *, language: str | None = None
 ) -> Alignment:
-    """Align one clip with its words; the alignment says why there is none, or why it may be of other words.
+    """Align one clip with its transcript; the alignment states why it failed, or why it is doubtful.
 
     Args:
         aligner: Any.
         clip: Mono samples `(time,)` at 16 kHz.
-        text: What is said, as it is written.
-        language: ISO 639-1 code; None where it is not known.
+        text: The transcript.
+        language: ISO 639-1 code; None if unknown.
 
     Example:
         >>> from emofuse.testing import tone
@@ -161,7 +161,7 @@ def align_clip(
 
 
 def _checked(aligner: Aligner, tiers: Mapping[Tier, Sequence[Segment]]) -> Mapping[Tier, tuple[Segment, ...]]:
-    """What an aligner found, whose code is not ours."""
+    """Check the segments of the user's own aligner."""
     if strange := [tier for tier in tiers if tier not in TIERS]:
         raise AlignmentError(
             f"{aligner.name} has a tier {strange[0]!r}", where=aligner.path, remedy=f"name tiers {', '.join(TIERS)}"
@@ -170,7 +170,7 @@ def _checked(aligner: Aligner, tiers: Mapping[Tier, Sequence[Segment]]) -> Mappi
 
 
 def knows(known: tuple[str, ...] | None, language: str | None) -> bool:
-    """Whether an aligner or a recogniser of some languages, or of any, takes one; one that is not given is its own.
+    """Whether an aligner or a recogniser knows a language; an unknown language counts as known.
 
     Example:
         >>> [knows(("en",), language) for language in ("en-GB", "de", None)], knows(None, "de")

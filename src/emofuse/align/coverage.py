@@ -1,4 +1,4 @@
-"""How much of a corpus is aligned, and why the rest is not."""
+"""Coverage of alignments, and reasons for failures."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from emofuse.types import TIERS, Alignment, Tier
 
-_SHOWN = 3  # Names that a line lists.
+_SHOWN = 3  # Most names in a line.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """What came of an alignment.
+    """Coverage of an alignment.
 
     Attributes:
-        utterances: How many there are.
-        aligned: How many have segments, by tier.
-        problems: Names of those that have none, by reason.
-        notes: Names of those whose segments are doubtful, by reason.
-        sources: How many of those that have segments have them from whom, see `Alignment.source`.
-        lacking: How many have no segments in a tier though there was no problem, by tier and source.
+        utterances: Their number.
+        aligned: Number of utterances with segments, by tier.
+        problems: Names of utterances without segments, by reason.
+        notes: Names of utterances with doubtful segments, by reason.
+        sources: Number of aligned utterances by `Alignment.source`.
+        lacking: Number of aligned utterances without segments in a tier, by tier and source.
     """
 
     utterances: int
@@ -31,26 +31,26 @@ class Coverage:
     sources: Mapping[str, int]
     lacking: Mapping[Tier, Mapping[str, int]]
 
-    def share(self, tier: Tier) -> float:
-        """Fraction of the utterances that have segments in a tier."""
+    def fraction(self, tier: Tier) -> float:
+        """Fraction of the utterances with segments in a tier."""
         return self.aligned[tier] / self.utterances if self.utterances else 0.0
 
     def summary(self) -> str:
-        """One line: percentages by tier, and how many utterances were aligned by whom."""
-        shares = ", ".join(f"{tier} {100 * self.share(tier):.1f} %" for tier in TIERS)
+        """One line: percentages by tier, and numbers of utterances by aligner."""
+        fractions = ", ".join(f"{tier} {100 * self.fraction(tier):.1f} %" for tier in TIERS)
         sources = f" ({_counted(self.sources)})" if self.sources else ""
-        return f"{self.utterances} utterances, aligned by {shares}{sources}"
+        return f"{self.utterances} utterances, aligned by {fractions}{sources}"
 
     def reasons(self) -> list[str]:
-        """One line a problem, the most frequent first."""
+        """One line per problem, the most frequent first."""
         return _lines("not aligned", self.problems)
 
     def doubts(self) -> list[str]:
-        """One line a reason to doubt segments, the most frequent first."""
+        """One line per note, the most frequent first."""
         return _lines("doubtful", self.notes)
 
     def lacks(self) -> list[str]:
-        """One line a tier that some utterances lack though they are aligned otherwise."""
+        """One line per tier that some aligned utterances lack."""
         whole = self.utterances - sum(map(len, self.problems.values()))
         return [
             f"{tier}: {sum(sources.values())} of {whole} aligned utterances have none ({_counted(sources)})"
@@ -71,7 +71,7 @@ def _counted(sources: Mapping[str, int]) -> str:
 
 
 def coverage(alignments: Iterable[Alignment]) -> Coverage:
-    """Count what is aligned.
+    """Count aligned utterances.
 
     Example:
         >>> failed = Alignment(utterance="a", tiers={}, source="sphinx", problem="no such file; check the path")

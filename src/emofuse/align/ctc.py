@@ -1,6 +1,6 @@
-"""Forced alignment by a CTC recogniser of any language: the best path through its symbols that spells the transcript.
+"""Forced alignment by a CTC recogniser of any language: the best path of symbols that spells the transcript.
 
-Method: Viterbi over the states of Graves et al., Connectionist Temporal Classification, ICML, 2006.
+Method: Viterbi search over the states of Graves et al., Connectionist Temporal Classification, ICML, 2006.
 """
 
 from __future__ import annotations
@@ -50,23 +50,23 @@ _IPA: Mapping[str, tuple[str, ...]] = {
     "Y": ("j",),
     "ZH": ("ʒ",),
 }
-"""Symbols of the International Phonetic Alphabet for ARPAbet phones; those not here are their own small letters."""
+"""IPA symbols of ARPAbet phones; the symbols of all others are their lower-case letters."""
 
 _LETTERS_ONLY = "its symbols are neither letters nor phones"
-_POOR = -4.0  # Log of a symbol's probability over that of the best one, in the frame that fits it best.
-_ANY = -1  # A letter that the model does not know: it takes the best symbol of each frame.
+_POOR = -4.0  # Log ratio of a symbol's probability to the best one's, in the symbol's best frame.
+_ANY = -1  # A letter that the model does not know: it matches the best symbol of each frame.
 
 
 def forced_path(log_probs: NDArray[np.floating[Any]], targets: Sequence[int], *, blank: int) -> NDArray[np.int64]:
-    """Find the most probable way to say `targets` in exactly these frames.
+    """Find the most probable path of `targets` through the frames.
 
     Args:
         log_probs: Of each symbol in each frame, `(frames, symbols)`.
         targets: Symbols in order.
-        blank: The symbol that says nothing.
+        blank: The blank symbol.
 
     Returns:
-        For each frame the place in `targets` that it belongs to, or -1 for blank; shape `(frames,)`.
+        Index in `targets` of each frame, -1 for blank; shape `(frames,)`.
 
     Raises:
         AlignmentError: There are too few frames.
@@ -78,7 +78,7 @@ def forced_path(log_probs: NDArray[np.floating[Any]], targets: Sequence[int], *,
     """
     symbols = np.full(2 * len(targets) + 1, blank)
     symbols[1::2] = targets
-    # From a symbol to the next without a blank between them, unless they are the same.
+    # Transitions without a blank, unless both symbols are the same.
     leap = np.zeros(len(symbols), bool)
     leap[3::2] = symbols[3::2] != symbols[1:-2:2]
     frames = len(log_probs)
@@ -108,17 +108,17 @@ def forced_path(log_probs: NDArray[np.floating[Any]], targets: Sequence[int], *,
 
 
 class CtcAligner(Aligner):
-    """Words, with any CTC model of `transformers`; syllables and phones too where the model's symbols are phones.
+    """Align words with any CTC model of `transformers`; also syllables and phones if the model's symbols are phones.
 
-    Of words whose letters the model does not know, such as figures, each takes the best symbols that are left.
+    Words with letters that the model does not know, such as digits, match the best remaining symbols.
 
     Args:
         model: A Hub id or a folder with a model, its preprocessor and its tokenizer.
-        device: Where to compute.
-        download: Whether what is not in the cache may be downloaded from the Hub.
+        device: Torch device.
+        download: Whether to download from the Hub what is not cached.
 
     Raises:
-        EncoderError: The model cannot be had, or is no CTC model of letters or phones.
+        EncoderError: The model cannot be loaded, or is no CTC model of letters or phones.
     """
 
     name = "ctc"
@@ -129,7 +129,7 @@ class CtcAligner(Aligner):
         from emofuse.encoders.checkpoint import model_folder, quiet
         from emofuse.encoders.hub import offline
 
-        # transformers leaves part of its public face untyped.
+        # Part of the public interface of transformers is untyped.
         auto: Any = transformers
 
         self.model = model
@@ -163,7 +163,7 @@ class CtcAligner(Aligner):
     def align(
         self, clip: NDArray[np.float32], text: str, *, language: str | None = None
     ) -> Mapping[Tier, tuple[Segment, ...]]:
-        """See `Aligner.align`; no language counts as English."""
+        """See `Aligner.align`; an unknown language counts as English."""
         words = spoken_words(text, language=language)
         if not words:
             raise AlignmentError("the transcript has no words", remedy="write down what is said")
@@ -237,7 +237,7 @@ class CtcAligner(Aligner):
         return np.asarray(logits.float().log_softmax(-1).cpu().numpy())
 
     def _spans(self, path: NDArray[np.int64], count: int, samples: int) -> list[tuple[float, float]]:
-        """Seconds at which each target begins and ends."""
+        """Begin and end of each target, in seconds."""
         kernels = getattr(self._network.config, "conv_kernel", None)
         strides = getattr(self._network.config, "conv_stride", None)
         step, window = samples / len(path), samples / len(path)
@@ -247,20 +247,20 @@ class CtcAligner(Aligner):
                 window += (kernel - 1) * step
                 step *= stride
         end = samples / SAMPLING_RATE
-        # A boundary lies half-way between the middles of the frames on its sides.
-        border = (window - step) / 2
+        # A boundary is half-way between the centres of its two frames.
+        margin = (window - step) / 2
         spans = []
         for target in range(count):
             frames = np.flatnonzero(path == target)
             first, last = int(frames[0]), int(frames[-1])
-            begins = (first * step + border) / SAMPLING_RATE if first else 0.0
-            ends = ((last + 1) * step + border) / SAMPLING_RATE
+            begins = (first * step + margin) / SAMPLING_RATE if first else 0.0
+            ends = ((last + 1) * step + margin) / SAMPLING_RATE
             spans.append((round(min(begins, end), 4), round(min(ends, end), 4)))
         return spans
 
 
 def ctc_source(model: str, revision: str) -> str:
-    """How alignments by a CTC model name their source.
+    """Source of alignments by a CTC model.
 
     Example:
         >>> ctc_source("a/model", "0123456789abcdef")
@@ -271,14 +271,14 @@ def ctc_source(model: str, revision: str) -> str:
 
 
 def model_revision(model: str, *, download: bool = True) -> str:
-    """Identity of a model's weights, wherever they lie: the commit on the Hub, or a hash of the folder.
+    """Identity of a model's weights: the commit on the Hub, or a hash of the folder.
 
     Args:
         model: Hub id or folder.
-        download: Whether what is not in the cache may be downloaded from the Hub.
+        download: Whether to download from the Hub what is not cached.
 
     Raises:
-        EncoderError: The model cannot be had.
+        EncoderError: The model cannot be loaded.
     """
     from emofuse.encoders.checkpoint import content_hash, model_folder
 
@@ -296,7 +296,7 @@ def _no_model(model: str, error: Exception) -> EncoderError:
 
 
 def _phone_symbols(vocabulary: set[str]) -> dict[str, str]:
-    """The model's symbol for each ARPAbet phone; empty where its symbols are letters."""
+    """The model's symbol of each ARPAbet phone; empty if its symbols are letters."""
     arpabet = {plain(one): one for one in sorted(vocabulary, reverse=True) if plain(one) in PHONES}
     if arpabet.keys() >= PHONES:
         return arpabet

@@ -1,4 +1,4 @@
-"""Boundaries at a pause, moved to where the speech is: a model of phones lets its pauses begin late."""
+"""Move boundaries at a pause to the speech: phone models detect pauses late."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from emofuse.align.syllables import plain
 from emofuse.audio import SAMPLING_RATE
 from emofuse.types import Segment
 
-_STEP = 16  # Samples between levels: a millisecond.
-_WINDOW = 160  # Samples that a level is of.
+_STEP = 16  # Samples between levels: 1 ms.
+_WINDOW = 160  # Samples per level.
 _LOUD = 95  # Percentile of the levels that counts as loud.
 # dB below loud that count as silence, less for an end, which fades; chosen on half of benchmarks/alignment.py's speech.
 _QUIET_START, _QUIET_END = 45.0, 40.0
-_SHORTEST = 0.03  # Seconds that a phone keeps.
-_CLOSED = frozenset({"P", "T", "K", "B", "D", "G", "CH", "JH"})  # Silent at first, which is part of them.
+_SHORTEST = 0.03  # Shortest phone that remains, in seconds.
+_CLOSED = frozenset({"P", "T", "K", "B", "D", "G", "CH", "JH"})  # They begin with silence.
 
 
 def trim_to_speech(words: Sequence[Sequence[Segment]], clip: NDArray[np.float32]) -> list[list[Segment]]:
-    """Cut the silence off phones that stand beside a pause, or first or last.
+    """Trim silence from phones beside a pause, and from the first and last phone.
 
     Args:
-        words: ARPAbet phones of each word, in order; words without a pause between them touch.
+        words: ARPAbet phones of each word, in order; words without a pause between them are adjacent.
         clip: The audio, `(time,)` at 16 kHz.
 
     Returns:
-        The same phones; only starts after and ends before a pause have moved, inwards.
+        The same phones; only boundaries at pauses have moved, inwards.
 
     Example:
         >>> clip = np.concatenate([np.zeros(8000), np.sin(np.arange(8000)), np.zeros(8000)]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Whether an alignment can be of a transcript and of a recording: of its words, its pace and its length."""
+"""Check an alignment against its transcript and recording: words, speaking rate and length."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ OTHER_WORDS = "its words are not those of the transcript"
 SHORTER = "the file of its alignment ends before the audio; check that both are of one recording at one rate"
 SOME_OTHER_WORDS = "some of its words are not those of the transcript"
 DOUBTFUL = "the transcript hardly fits the audio; check that it is of this recording"
-"""The note on an alignment of words that may be another recording's."""
+"""The note on a transcript that may belong to another recording."""
 
 _LEAST = 0.5  # Fraction of the words that must agree.
 _USUAL = 0.8
-_UNKNOWN = frozenset({"unk", "spn", "oov"})  # How aligners call a word that they do not know.
+_UNKNOWN = frozenset({"unk", "spn", "oov"})  # Aligners' names of an unknown word.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _FASTEST: Mapping[Tier, int] = {"word": 20, "syllable": 30, "phone": 60}  # A second: twice as many as anyone speaks.
-_SLACK = 0.1  # Seconds that an alignment may reach past the audio, whose frames do not end with it.
+_SLACK = 0.1  # Seconds that an alignment may exceed the audio, since frames do not end with it.
 _SHORTER = 0.05  # Fraction of the audio by which a file that covers it may be shorter.
 
 
 def agreement(text: str, labels: Sequence[str], *, language: str | None) -> float | None:
-    """The fraction of a transcript's words that an alignment has, and it of the alignment's, in one order.
+    """Agreement of a transcript's words with an alignment's, in order.
 
     Args:
         text: The transcript.
@@ -35,7 +35,7 @@ def agreement(text: str, labels: Sequence[str], *, language: str | None) -> floa
         language: ISO 639-1 code of the transcript; None counts as English.
 
     Returns:
-        Twice the words that agree over all words; None where it is unknown, as with two scripts.
+        Twice the number of matching words over all words; None if unknown, as with two scripts.
 
     Example:
         >>> agreement("Don't go, please!", ["DON'T", "GO"], language="en")
@@ -52,13 +52,13 @@ def agreement(text: str, labels: Sequence[str], *, language: str | None) -> floa
 
 
 def check_words(text: str | None, tiers: Mapping[Tier, Sequence[Segment]], *, language: str | None) -> str | None:
-    """Whether an alignment's words are a transcript's, and can be spoken in their time.
+    """Check that an alignment's words are the transcript's, at a possible speaking rate.
 
     Returns:
-        A note where some are not; None where all are or it is unknown.
+        A note if some are not; None if all are or it is unknown.
 
     Raises:
-        AlignmentError: Most are not, or they cannot.
+        AlignmentError: Most are not, or the rate is impossible.
     """
     _check_pace(tiers)
     words = tiers.get("word", ())
@@ -71,7 +71,7 @@ def check_words(text: str | None, tiers: Mapping[Tier, Sequence[Segment]], *, la
 
 
 def _check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
-    """Refuse segments that nobody can speak in the time that they are given, as where times are in minutes."""
+    """Refuse segments at an impossible speaking rate, for example because times are in minutes."""
     for tier, segments in tiers.items():
         spoken = segments[-1].end - segments[0].start if segments else 0.0
         if len(segments) > 2 and len(segments) > _FASTEST[tier] * spoken:
@@ -81,15 +81,15 @@ def _check_pace(tiers: Mapping[Tier, Sequence[Segment]]) -> None:
 
 
 def check_length(start: float, end: float, duration: float) -> float:
-    """How much later a file of alignments begins to count than its audio.
+    """Offset of a file of alignments from its audio.
 
     Args:
-        start: Where the file begins.
-        end: Where it ends.
-        duration: Of the audio, in seconds.
+        start: Beginning of the file, in seconds.
+        end: End of the file.
+        duration: Of the audio.
 
     Returns:
-        Seconds to take off its times: none, or its beginning where it is as long as the audio.
+        Seconds to subtract from its times: 0, or its beginning if it is as long as the audio.
 
     Raises:
         AlignmentError: It is of a longer recording.
@@ -111,7 +111,7 @@ def check_length(start: float, end: float, duration: float) -> float:
 
 
 def is_shorter(end: float, duration: float) -> bool:
-    """Whether a file that ends in a pause, and so with its audio, is of a shorter one.
+    """Whether a file that covers its audio is of a shorter recording.
 
     Example:
         >>> is_shorter(1.7, 3.4), is_shorter(3.38, 3.4)
@@ -126,7 +126,7 @@ def _scales(scale: int) -> Sequence[int]:
 
 def _words(text: str, language: str | None) -> list[str]:
     words = [_folded(word) for word in spoken_words(text, language=language)]
-    # Where words are written without spaces between them, an aligner's are others than ours.
+    # Without spaces between words, an aligner's words differ from ours.
     return [sign for word in words for sign in (word if _UNSPACED.search(word) else [word])]
 
 

@@ -1,4 +1,4 @@
-"""Words as they are spoken: numbers, signs, abbreviations and punctuation of a transcript resolved, word by word."""
+"""Text normalisation: numbers, signs, abbreviations and punctuation of a transcript as spoken words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from emofuse.align.numbers import cardinal, digits, ordinal, plural, year
 
 _QUOTES = str.maketrans("’‘`´ʼ＇", "''''''")
 _NOISES = re.compile(r"\[[^\[\]]*\]|<[^<>]*>|\+\+[^+\s]+\+\+|\*[^*\s]+\*")
-"""Remarks that transcribers put beside the words: [LAUGHTER], <noise>, ++BREATHING++, *sighs*."""
+"""Transcribers' tags: [LAUGHTER], <noise>, ++BREATHING++, *sighs*."""
 
 _ABBREVIATIONS = {
     "mr": "mister",
@@ -48,10 +48,10 @@ _LARGE_SUM = re.compile(rf"([$€£](?:{_NUMBER}))\s+(?={_SCALE})", re.IGNORECAS
 
 
 def spoken_words(text: str, *, language: str | None = "en") -> tuple[str, ...]:
-    """Turn a transcript into the words that are said, in lower case and without punctuation.
+    """Turn a transcript into spoken words, in lower case and without punctuation.
 
-    English has its numbers, dates, times, sums of money, signs and abbreviations written out. Of other languages only
-    case and punctuation are dealt with. Remarks such as [LAUGHTER] are left out.
+    In English, numbers, dates, times, sums of money, signs and abbreviations are written out. In other languages only
+    case and punctuation are normalised. Tags such as [LAUGHTER] are left out.
 
     Args:
         text: A transcript.
@@ -61,7 +61,7 @@ def spoken_words(text: str, *, language: str | None = "en") -> tuple[str, ...]:
         >>> spoken_words("Mr. Fox's 25 hens -- gone!")
         ('mister', "fox's", 'twenty', 'five', 'hens', 'gone')
     """
-    # Where a remark stuck to a word, the word ends.
+    # A tag ends a word.
     bare = _NOISES.sub(" ", text.translate(_QUOTES))
     if not is_english(language):
         return tuple(word for token in bare.split() for word in _plain(token))
@@ -69,7 +69,7 @@ def spoken_words(text: str, *, language: str | None = "en") -> tuple[str, ...]:
 
 
 def is_english(language: str | None) -> bool:
-    """Whether a manifest's language is English, or not said.
+    """Whether a manifest's language is English or unknown.
 
     Example:
         >>> is_english("en-GB"), is_english(None), is_english("de")
@@ -79,14 +79,14 @@ def is_english(language: str | None) -> bool:
 
 
 def _plain(token: str) -> Iterator[str]:
-    for piece in re.split(r"[-‐-―/…]+|\.{2,}", unicodedata.normalize("NFC", token).lower()):
-        kept = "".join(sign for sign in piece if sign == "'" or unicodedata.category(sign)[0] in "LMN").strip("'")
+    for part in re.split(r"[-‐-―/…]+|\.{2,}", unicodedata.normalize("NFC", token).lower()):
+        kept = "".join(sign for sign in part if sign == "'" or unicodedata.category(sign)[0] in "LMN").strip("'")
         if kept:
             yield kept
 
 
 def _english(token: str) -> Iterator[str]:
-    """Words of one written word."""
+    """Spoken words of one written word."""
     token = unicodedata.normalize("NFC", token).lower()
     previous_end = 0
     for match in _PIECE.finditer(token):

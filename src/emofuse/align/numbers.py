@@ -54,7 +54,7 @@ def cardinal(number: int) -> list[str]:
 
 
 def ordinal(number: int) -> list[str]:
-    """Words of a place in an order.
+    """Words of an ordinal number.
 
     Example:
         >>> ordinal(21), ordinal(40)
@@ -67,7 +67,7 @@ def ordinal(number: int) -> list[str]:
 
 
 def year(number: int) -> list[str]:
-    """Words of a year of four figures.
+    """Words of a year of four digits.
 
     Example:
         >>> " ".join(year(1984)), " ".join(year(1905)), " ".join(year(2003)), " ".join(year(1900))
@@ -82,7 +82,7 @@ def year(number: int) -> list[str]:
 
 
 def digits(number: str) -> list[str]:
-    """Words of a row of figures, one by one.
+    """Words of digits, one by one.
 
     Example:
         >>> digits("007")

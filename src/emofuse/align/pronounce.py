@@ -1,4 +1,4 @@
-"""How English words are pronounced: the CMU dictionary, and rules for words that are not in it."""
+"""Pronunciations of English words: the CMU dictionary, and letter-to-sound rules for other words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _SIBILANTS = frozenset(["S", "Z", "SH", "ZH", "CH", "JH"])
 
 
 def dictionary_path() -> Path:
-    """Where the pocketsphinx package keeps the CMU dictionary."""
+    """Path of the CMU dictionary in the pocketsphinx package."""
     import pocketsphinx
 
     return Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
@@ -82,10 +82,10 @@ def dictionary() -> Mapping[str, Phones]:
 
 
 def pronounce(word: str) -> Phones:
-    """Pronounce a word: as the dictionary says, from parts that it knows, or by rules of spelling.
+    """Pronounce a word by the dictionary, by known parts, or by letter-to-sound rules.
 
     Args:
-        word: In lower case, as `spoken_words` gives it.
+        word: In lower case, as from `spoken_words`.
 
     Returns:
         ARPAbet phones; empty where the word has no Latin letter.
@@ -97,7 +97,7 @@ def pronounce(word: str) -> Phones:
     known = dictionary()
     if word in known:
         return known[word]
-    # Letters of other alphabets and signs have no rule; accents are left out.
+    # There are no rules for other alphabets and signs; accents are removed.
     bare = "".join(
         sign for sign in unicodedata.normalize("NFKD", word.lower()) if sign in "abcdefghijklmnopqrstuvwxyz'"
     )
@@ -131,16 +131,16 @@ def _inflected(word: str) -> Phones | None:
     if word.endswith("ed"):
         base = next((base for base in (word[:-1], *_stems(word[:-2])) if base in known), None)
         return None if base is None else _with_d(known[base])
-    for ending, sound in (("ing", "IH NG"), ("in'", "IH N"), ("in", "IH N"), ("ly", "L IY"), ("ness", "N AH S")):
+    for ending, suffix in (("ing", "IH NG"), ("in'", "IH N"), ("in", "IH N"), ("ly", "L IY"), ("ness", "N AH S")):
         if word.endswith(ending):
             stem = word.removesuffix(ending)
             base = next((base for base in (*_stems(stem), stem + "e") if base in known), None)
-            return None if base is None else (*known[base], *sound.split())
+            return None if base is None else (*known[base], *suffix.split())
     return None
 
 
 def _stems(stem: str) -> tuple[str, ...]:
-    """What stands before an ending, with a doubled last letter also single; nothing where it is very short."""
+    """Stems before an ending, also with a doubled last letter made single; none if very short."""
     if len(stem) < 3:
         return ()
     return (stem, stem[:-1]) if stem[-1] == stem[-2] else (stem,)
@@ -161,7 +161,7 @@ def _with_d(phones: Phones) -> Phones:
 
 
 def _compound(word: str) -> Phones | None:
-    """Two known words, neither of them short: the split whose shorter part is longest."""
+    """A compound of two known words, neither short: the split with the longest shorter part."""
     known = dictionary()
     splits = [place for place in range(3, len(word) - 2) if word[:place] in known and word[place:] in known]
     if not splits:

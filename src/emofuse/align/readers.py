@@ -1,4 +1,4 @@
-"""Alignments as corpora and other tools ship them: IEMOCAP's Sphinx files, EmoDB's hand labels, CTM."""
+"""Readers of alignment files: IEMOCAP's Sphinx files, EmoDB's hand labels, CTM."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Tiers = Mapping[Tier, tuple[Segment, ...]]
 _FRAME = 0.01  # Seconds; Sphinx counts frames.
 _VARIANT = re.compile(r"\(\d+\)$")
 _NOISE = re.compile(r"<s>|</s>|<sil>|sil|\+\+.*\+\+|\[.*\]|\+[^+\s]+\+", re.IGNORECASE)
-_UNKNOWN = "spn"  # The one phone of a word that the Montreal Forced Aligner does not know.
+_UNKNOWN = "spn"  # The Montreal Forced Aligner's phone of an unknown word.
 _ENDINGS: Mapping[Tier, str] = {"word": ".wdseg", "syllable": ".syseg", "phone": ".phseg"}
 
 
 def read_iemocap(stem: Path, *, offset: float = 0.0) -> dict[Tier, tuple[Segment, ...]]:
     """Read the three alignment files of an utterance of IEMOCAP; noises and pauses are left out.
 
-    Tiers whose file is absent or damaged are left out, but syllables are made from words and phones then.
+    Tiers whose file is absent or damaged are left out; syllables are then made from words and phones.
 
     Args:
         stem: Path without the ending, such as `Session1/sentences/ForcedAlignment/Ses01F_impro01/Ses01F_impro01_F000`.
-        offset: Frames to add, as `emofuse.corpora.iemocap.frame_offset` has it.
+        offset: Frames to add, from `emofuse.corpora.iemocap.frame_offset`.
 
     Raises:
         AlignmentError: All files are absent or damaged.
@@ -79,7 +79,7 @@ def emodb_of(audio: Path, duration: float) -> Tiers:
 
 
 def cbp_of(audio: Path, duration: float) -> Tiers:
-    """The words of a clip of the CommitmentBank, as its table of annotations has them.
+    """The words of a clip of the CommitmentBank, from its table of annotations.
 
     Raises:
         AlignmentError: The table is absent, or has no times of the clip's words.
@@ -116,7 +116,7 @@ def _read_frames(path: Path, tier: Tier) -> tuple[Segment, ...]:
             raise AlignmentError("there is a line below the total score", where=place, remedy="get the file again")
         else:
             segments.append(_frames(cells, tier, place))
-    # Syllables were made from the other two, and have neither header nor score.
+    # Syllable files were made from the other two, without header and score.
     if tier != "syllable" and not (begun and ended):
         lacking = "header" if not begun else "total score at its end"
         raise AlignmentError(f"the file has no {lacking}, so it is not whole", where=path, remedy="get the file again")
@@ -141,7 +141,7 @@ def _frames(cells: Sequence[str], tier: Tier, place: str) -> Segment:
         parts = re.split(r"[_\s]+", label)
         label = " ".join(parts) if PHONES.issuperset(map(plain, parts)) else label
     else:
-        # A phone may be followed by its neighbours and its place in the word.
+        # A phone may be followed by its context and its position in the word.
         label = rest[0]
     # The last frame belongs to the segment.
     return Segment(start=round(start, 4), end=round(last + _FRAME, 4), label=_VARIANT.sub("", label))
@@ -153,8 +153,8 @@ _XLABEL = re.compile(r"\s*(?P<time>\S+)\s+-?\d+(?:\s(?P<label>.*))?")
 def read_emodb(folder: Path, name: str, *, duration: float) -> dict[Tier, tuple[Segment, ...]]:
     """Read the hand labels of an EmoDB clip: phones of `lablaut`, syllables of `silb` or else `labsilb`.
 
-    A label's time is where its segment begins: sibilants have their noise there, and not before it. Closure, release
-    and aspiration of a plosive become one phone, as do the parts of a phone whose voice changes.
+    A label's time is the beginning of its segment, as the noise of sibilants shows. Closure, release and aspiration of
+    a plosive become one phone, as do the parts of a phone whose voicing changes.
 
     Args:
         folder: Of the corpus.
@@ -172,11 +172,11 @@ def read_emodb(folder: Path, name: str, *, duration: float) -> dict[Tier, tuple[
         ("syllable", folder / "labsilb" / f"{name}.labsilb"),
     )
     for tier, path in places:
-        # Of a few clips the publishers ship a file without labels.
+        # A few published files have no labels.
         if tier not in found and path.exists() and path.stat().st_size:
             starts = _read_pairs(path) if path.suffix == ".silb" else _read_xlabel(path)
             if starts:
-                found[tier] = _segments_from_starts(_joined(starts) if tier == "phone" else starts, path, duration)
+                found[tier] = _segments_from_starts(_merged(starts) if tier == "phone" else starts, path, duration)
     if not any(found.values()):
         raise AlignmentError("there are no hand labels of it", where=folder, remedy="add lablaut and silb")
     return found
@@ -195,7 +195,7 @@ def _read_xlabel(path: Path) -> list[tuple[float, str]]:
         place = f"{path}, line {number}"
         if match is None:
             raise AlignmentError("the line is not time, colour and label", where=place, remedy="get the file again")
-        # What comes after a tab or a sign is how the phone is said: `d -sth` is a d without voice.
+        # A diacritic follows a tab or a sign: `d -sth` is a voiceless d.
         label = re.split(r"[\t\s]", match["label"] or "", maxsplit=1)[0]
         found.append((seconds(match["time"], where=place), re.split(r"[-+\[\]]", label, maxsplit=1)[0]))
     return found
@@ -213,8 +213,8 @@ def _read_pairs(path: Path) -> list[tuple[float, str]]:
     return found
 
 
-def _joined(starts: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Parts of one phone under its name."""
+def _merged(starts: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Merge the parts of one phone."""
     found: list[tuple[float, str]] = []
     for start, label in starts:
         base = re.sub(r"^[!_]|asp$", "", label)
@@ -242,7 +242,7 @@ def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...
 
     Args:
         path: The file.
-        tier: What its labels are; the phones of a syllable are joined by `_`.
+        tier: What its labels are; the phones of a syllable have `_` between them.
 
     Returns:
         Segments by utterance, pauses left out; of an utterance with a damaged line, the error.
@@ -261,7 +261,7 @@ def read_ctm(path: Path, *, tier: Tier = "word") -> dict[str, tuple[Segment, ...
         try:
             own += _ctm_segments(cells, tier, f"{path}, line {number}")
         except AlignmentError as error:
-            # Of a line that is cut off in its first word nobody knows whose it is.
+            # The utterance of a line that is cut in its first field is unknown.
             if len(cells) == 1:
                 raise
             errors.setdefault(name, error)
@@ -298,9 +298,9 @@ def _ctm_segments(cells: Sequence[str], tier: Tier, place: str) -> list[Segment]
 
 
 def with_syllables(tiers: Mapping[Tier, tuple[Segment, ...]]) -> dict[Tier, tuple[Segment, ...]]:
-    """Add the syllables that words and their ARPAbet phones imply, where there are none.
+    """Add syllables from words and their ARPAbet phones, if there are none.
 
-    A word with phones of another kind is one syllable; where no word is in ARPAbet, nothing is added.
+    A word with other phones is one syllable; without any word in ARPAbet, nothing is added.
 
     Example:
         >>> word = Segment(start=0.0, end=0.2, label="oh")
@@ -318,10 +318,10 @@ def with_syllables(tiers: Mapping[Tier, tuple[Segment, ...]]) -> dict[Tier, tupl
 
 
 def _is_arpabet(words: Sequence[Sequence[str]]) -> bool:
-    """Whether the phones of some word are ARPAbet, and not those of another alphabet that look like it."""
+    """Whether the phones of some word are ARPAbet, and not a similar alphabet."""
     known = {label for word in words for label in word if label.lower() != _UNKNOWN}
     if PHONES.issuperset(map(plain, known)):
         return bool(known)
-    # IPA and SAMPA have `n ow` and `S` too, but no words in capitals with such a vowel.
+    # IPA and SAMPA also have `n ow` and `S`, but no words in capitals with such a vowel.
     bare = [{label.rstrip("012") for label in word} for word in words]
     return any(word <= PHONES and word & VOWELS for word in bare)

@@ -1,4 +1,4 @@
-"""All utterances of a manifest aligned, in parallel, and again from where it was cut off."""
+"""Align a manifest, in parallel; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 LABEL = "Aligning"
 
 _Aligned = tuple[Alignment, tuple[str, ...]]
-"""What was found, and notes on the recording."""
+"""An alignment, and notes on the recording."""
 
-_VERSION = 3  # Of what an aligner makes of the same sound and words.
+_VERSION = 3  # Changes where the same audio and words give another alignment.
 _SAVE_EVERY = 30.0  # Seconds.
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """An utterance, what else the manifest knows of it, and who aligns it."""
+    """An utterance, further facts from the manifest, and its aligner."""
 
     utterance: Utterance
     corpus: str | None
@@ -60,29 +60,29 @@ def align_manifest(
     device: str = "cpu",
     progress: Progress = Silent(),
 ) -> dict[str, Alignment]:
-    """Align every utterance of a manifest with its words.
+    """Align every utterance of a manifest with its transcript.
 
-    An utterance that cannot be aligned gets an alignment without segments that says why.
+    An utterance that cannot be aligned gets an alignment without segments that states the problem.
 
     Args:
-        manifest: One row an utterance.
-        out: Table of alignments to write, now and then and at the end. What it holds of the same sound, words,
-            aligner and weights is kept; only what failed is tried again.
-        aligner: `sphinx`, `ctc`, `shipped`, `auto`, which is as `usual_aligners` says, or the path to a class of the
-            user's own, as `emofuse.outside` loads them.
+        manifest: One row per utterance.
+        out: Table of alignments, written repeatedly and at the end. Its alignments of the same audio, words, aligner
+            and weights are kept; failed ones are tried again.
+        aligner: `sphinx`, `ctc`, `shipped`, `auto` (see `usual_aligners`), or the path to a class of the user's own
+            (see `emofuse.outside`).
         model: For `ctc`: a Hub id or a folder.
         files: Another aligner's TextGrids or CTM, instead of an aligner.
-        jobs: Parallel processes for aligners that gain from them, as Sphinx does; by default one a core.
-        device: Where to compute.
+        jobs: Processes of aligners that are faster in parallel, such as Sphinx; by default one per core.
+        device: Torch device.
         progress: Reports each utterance.
 
     Returns:
         Alignments by utterance, in the manifest's order.
 
     Raises:
-        SettingsError: The choices do not go together.
-        EncoderError: The CTC model cannot be had.
-        AlignmentError: `files` holds no alignments, or `out` is something else.
+        SettingsError: The options contradict each other.
+        EncoderError: The CTC model cannot be loaded.
+        AlignmentError: `files` holds no alignments, or `out` is no table of alignments.
         OutputError: The ending of `out` is that of another kind of file.
 
     Example:
@@ -128,10 +128,9 @@ def align_manifest(
 
 
 def usual_aligners(manifest: pd.DataFrame) -> list[str]:
-    """Who aligns each utterance unless somebody is named: the corpus, if it ships alignments, else Sphinx.
+    """Default aligner of each utterance: alignments that the corpus ships, if any, else Sphinx.
 
-    What a corpus ships is of the reference's words. Where a recogniser wrote the transcript, it would give the
-    boundaries of words that were not recognised.
+    Shipped alignments are of the reference transcript. They do not fit a recognised one.
 
     Example:
         >>> from emofuse.manifest import make_manifest
@@ -141,7 +140,7 @@ def usual_aligners(manifest: pd.DataFrame) -> list[str]:
         ['shipped', 'sphinx']
     """
     ships = manifest["corpus"].fillna("").map(ships_alignments).astype(bool)
-    # A recording whose spoken words differ from the transcript was not recognised.
+    # Where `spoken` differs from the text, the text was not recognised from this recording.
     given = manifest["spoken"].notna() | (manifest["text_source"].fillna(REFERENCE) == REFERENCE)
     return ["shipped" if one else "sphinx" for one in ships & given]
 
@@ -152,7 +151,7 @@ def _check(aligner: str, model: str | None, files: Path | None) -> None:
             f"alignments are either read or made by {aligner}", where="--from", remedy="leave out --aligner"
         )
     if aligner not in READ:
-        # Before anything else is done; what it is made with does not matter yet.
+        # Check first that it exists; its model does not matter yet.
         options_of(aligner_class(aligner), kind="aligner", asked={"model": model}, offered={})
     elif model:
         raise SettingsError("no aligner with a model is named", where="--model", remedy="add --aligner ctc")
@@ -170,22 +169,22 @@ def _tasks(manifest: pd.DataFrame, aligner: str) -> Iterator[_Task]:
 
 
 def _version(aligner: str, model: str | None) -> Any:
-    """Changes with the weights of an aligner, and with the code of one that is not ours."""
+    """Changes with the weights of an aligner, and with the code of the user's own."""
     if aligner == "ctc":
         return model_revision(model or "")
     return [model, code_hash(aligner_class(aligner))] if is_outside(aligner) else None
 
 
 def _cache_key(task: _Task, version: Any) -> str | None:
-    """Changes with whatever shapes the alignment; None where it is read, not made, or cannot be known."""
+    """Cache key of an alignment; None if it is read from files or cannot be known."""
     one = task.utterance
     if task.aligner == "shipped" or one.audio is None:
         return None
     try:
-        sound = content_key(one.audio, start=one.start, end=one.end)
+        audio = content_key(one.audio, start=one.start, end=one.end)
     except AudioError:
         return None
-    return fingerprint(_VERSION, full_name(task.aligner), version, sound, one.text, task.language)
+    return fingerprint(_VERSION, full_name(task.aligner), version, audio, one.text, task.language)
 
 
 def _there(out: Path | None) -> dict[str, Alignment]:
@@ -270,7 +269,7 @@ def _loaded(choice: str, model: str | None, device: str) -> Aligner:
 
 
 def _in_process(choice: str, model: str | None, device: str, task: _Task) -> _Aligned:
-    """Align in a process of its own, which loads the aligner once, by its name."""
+    """Align in another process, which loads the aligner once."""
     return _by(_loaded(choice, model, device), task)
 
 

@@ -1,4 +1,4 @@
-"""Alignments that come with a corpus or from another aligner, by utterance of a manifest."""
+"""Alignments of a corpus or of another aligner, by utterance of a manifest."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from emofuse.types import Segment, Tier, Utterance
 
 Tiers = Mapping[Tier, tuple[Segment, ...]]
 
-_SHOWN = 3  # Names that a message lists.
+_SHOWN = 3  # Most names in a message.
 
 
 def ships_alignments(corpus: str | None) -> bool:
-    """Whether a corpus comes with alignments that can be read.
+    """Whether a corpus ships alignments that can be read.
 
     Example:
         >>> ships_alignments("iemocap"), ships_alignments("ravdess")
@@ -32,7 +32,7 @@ def ships_alignments(corpus: str | None) -> bool:
 
 
 def read_shipped(utterance: Utterance, *, corpus: str | None, duration: float) -> Tiers:
-    """Read the alignment that a corpus ships for an utterance.
+    """Read the shipped alignment of an utterance.
 
     Raises:
         AlignmentError: The corpus ships none, or the files are absent, damaged, or of a longer recording.
@@ -72,12 +72,12 @@ class AlignmentFiles:
                 if (path := place / f"{names[0]}.ctm").is_file():
                     self._ctms[tier] = read_ctm(path, tier=tier)
             if not self._ctms:
-                # The deepest first, so that a path without a folder has the last word on its name.
+                # The deepest first, so that a path without a folder decides its name.
                 grids = (path for path in place.rglob("*") if path.suffix.lower() == ".textgrid" and path.is_file())
                 for path in sorted(grids, key=lambda path: (-len(path.parts), path)):
                     relative, stem = tidy(path.relative_to(place).with_suffix("").as_posix()), tidy(path.stem)
                     self._grids[relative] = path
-                    # A name that occurs in two folders identifies nothing by itself.
+                    # A name in two folders is ambiguous.
                     self._grids[stem] = None if stem in self._grids and stem != relative else path
         if not self._ctms and not self._grids:
             raise AlignmentError(
@@ -85,10 +85,10 @@ class AlignmentFiles:
             )
         self.source = "ctm" if self._ctms else "textgrid"
         self.doubt: str | None = None
-        """Why what was read last may be of another recording; None where nothing speaks for that."""
+        """Why the last alignment may be of another recording; None if there is no such sign."""
 
     def read(self, utterance: Utterance, *, duration: float) -> Tiers:
-        """Read one utterance's alignment; syllables are made from words and ARPAbet phones where there are none.
+        """Read one utterance's alignment; missing syllables are made from words and ARPAbet phones.
 
         Raises:
             AlignmentError: There is none, or it is damaged or of a longer recording.
@@ -101,8 +101,8 @@ class AlignmentFiles:
                 raise segments
             if segments is not None:
                 found[tier] = segments
-        sound = tidy(utterance.audio.stem) if utterance.audio else ""
-        own, of_file = self._grids.get(name), self._grids.get(sound)
+        recording = tidy(utterance.audio.stem) if utterance.audio else ""
+        own, of_file = self._grids.get(name), self._grids.get(recording)
         if own is not None and own != of_file:
             found = dict(self._fitted(read_grid(own), duration))
         elif of_file is not None:
@@ -110,7 +110,7 @@ class AlignmentFiles:
             whole = audio_duration(utterance.audio) if span and utterance.audio else duration
             tiers = self._fitted(read_grid(of_file), whole)
             found = {tier: _cut(segments, utterance.start, utterance.end) for tier, segments in tiers.items()}
-        if not found and not {name, sound}.isdisjoint(self._grids):
+        if not found and not {name, recording}.isdisjoint(self._grids):
             raise AlignmentError(
                 "two TextGrids in different folders have its name",
                 where=self._place,
@@ -123,12 +123,12 @@ class AlignmentFiles:
         return within(with_syllables(found), duration)
 
     def _examples(self) -> str:
-        """What utterances are called here."""
+        """Examples of names here."""
         names = [*self._grids, *(name for rows in self._ctms.values() for name in rows)]
         return "those here are, such as " + ", ".join(repr(name) for name in list(dict.fromkeys(names))[:_SHOWN])
 
     def _fitted(self, grid: Grid, duration: float) -> Tiers:
-        """The tiers of a TextGrid of a recording, counted from the audio's beginning."""
+        """The tiers of a recording's TextGrid, relative to the beginning of the audio."""
         late = check_length(grid.start, grid.end, duration)
         self.doubt = SHORTER if grid.covers and is_shorter(grid.end - late, duration) else None
         if not late:
@@ -142,7 +142,7 @@ class AlignmentFiles:
 
 
 def _cut(segments: tuple[Segment, ...], start: float, end: float | None) -> tuple[Segment, ...]:
-    """Segments whose middles lie in a span of the file, counted from the span's beginning."""
+    """Segments whose centre is in a span of the file, relative to the span's beginning."""
     last = math.inf if end is None else end
     return tuple(
         Segment(start=max(one.start - start, 0.0), end=min(one.end, last) - start, label=one.label)
@@ -152,10 +152,10 @@ def _cut(segments: tuple[Segment, ...], start: float, end: float | None) -> tupl
 
 
 def within(tiers: Tiers, duration: float) -> Tiers:
-    """Cut what rounding lets reach past the end of the audio.
+    """Clip segments that exceed the audio by rounding.
 
     Raises:
-        AlignmentError: More than rounding does.
+        AlignmentError: They exceed it by more.
     """
     last = max((segments[-1].end for segments in tiers.values() if segments), default=0.0)
     check_length(0.0, last, duration)

@@ -1,4 +1,4 @@
-"""Forced alignment of English by PocketSphinx, which needs nothing beside its package."""
+"""Forced alignment of English by PocketSphinx, without download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from emofuse.errors import AlignmentError
 from emofuse.language import is_foreign
 from emofuse.types import Segment, Tier
 
-# Emotional speech strays from the model: a search that prunes, or that goes over its own lattice again, loses the path.
+# Emotional speech fits the model badly: with pruning, or a second search of the lattice, the path is lost.
 _SEARCH = {
     "lm": None,
     "cmn": "batch",
@@ -31,17 +31,17 @@ _SEARCH = {
     "fwdflat": False,
     "loglevel": "FATAL",
 }
-_FRAME = 0.01  # Seconds from frame to frame.
+_FRAME = 0.01  # Frame step in seconds.
 _WINDOW = 410 / SAMPLING_RATE
-# A frame speaks for the middle of its window, and a boundary lies half-way between the frames on its sides.
+# A frame's time is the centre of its window; a boundary is half-way between two frames.
 _BORDER = (_WINDOW - _FRAME) / 2
-_CHEAP = "a"  # The word of fewest phones.
-_STATES = 3  # Frames that a phone takes at least.
-# Nobody speaks 25 phones a second; words of another recording are squeezed like that into where they hurt least.
+_CHEAP = "a"  # The word with the fewest phones.
+_STATES = 3  # Fewest frames of a phone.
+# Phones a second: impossible speech, but words of another recording are squeezed like that.
 _HASTE = 0.04
-_JUDGED = 8  # Phones needed for a judgement.
-# Acoustic score a frame of words. Right transcripts: median -19 (RAVDESS) and -27 (learners of English), -36 at the 5 %
-# that fit worst, -45 with noise at 5 dB; sentences of other utterances: median -60 and -46.
+_JUDGED = 8  # Fewest phones for a judgement.
+# Acoustic score per frame of words. Right transcripts: median -19 (RAVDESS) and -27 (learners of English), -36 at the
+# 5th percentile, -45 with noise at 5 dB; transcripts of other utterances: median -60 and -46.
 _POOR = -45.0
 
 
@@ -53,7 +53,7 @@ class SphinxAligner(Aligner):
     Example:
         >>> from emofuse.testing import tone
         >>> tiers = SphinxAligner().align(tone(1.0, seed=0), "Hello there")
-        >>> [segment.label for segment in tiers["syllable"]]  # In what is no speech, the times mean nothing.
+        >>> [segment.label for segment in tiers["syllable"]]  # Without speech, the times mean nothing.
         ['HH AH', 'L OW', 'DH EH R']
     """
 
@@ -70,7 +70,7 @@ class SphinxAligner(Aligner):
     def align(
         self, clip: NDArray[np.float32], text: str, *, language: str | None = None
     ) -> Mapping[Tier, tuple[Segment, ...]]:
-        """See `Aligner.align`; without a language, the words are English unless they surely are of another one."""
+        """See `Aligner.align`; without a language, the words count as English unless they certainly are not."""
         if not is_english(language):
             raise AlignmentError(
                 f"the language is {language}, and Sphinx knows English only",
@@ -82,8 +82,8 @@ class SphinxAligner(Aligner):
                 remedy="align with --aligner ctc and a model of their language, or give their language as en",
             )
         words = self._words(text)
-        sound = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()
-        phones = self._decode(sound, words, seconds=len(clip) / SAMPLING_RATE)
+        samples = (np.clip(clip, -1, 1) * 32767).astype(np.int16).tobytes()
+        phones = self._decode(samples, words, seconds=len(clip) / SAMPLING_RATE)
         _check_pace([phone for own in phones for phone in own])
         phones = trim_to_speech(phones, clip)
         said = [
@@ -96,7 +96,7 @@ class SphinxAligner(Aligner):
         }
 
     def _words(self, text: str) -> tuple[str, ...]:
-        """The spoken words, all of which the decoder's dictionary knows afterwards."""
+        """The spoken words, after adding them to the decoder's dictionary."""
         words = spoken_words(text)
         if not words:
             raise AlignmentError("the transcript has no words", remedy="write down what is said")
@@ -111,19 +111,19 @@ class SphinxAligner(Aligner):
                 self._decoder.add_word(word, " ".join(phones), True)
         return words
 
-    def _decode(self, sound: bytes, words: Sequence[str], *, seconds: float) -> list[list[Segment]]:
+    def _decode(self, samples: bytes, words: Sequence[str], *, seconds: float) -> list[list[Segment]]:
         """The phones of each word."""
         shortest = sum(len(self._decoder.lookup_word(word).split()) for word in words) * _STATES * _FRAME
         try:
-            # The frontend counts one frame of its last utterance into this one's mean: make it one of this.
+            # The frontend's mean includes one frame of the previous utterance: make it one of this.
             self._decoder.set_align_text(_CHEAP)
-            self._listen(sound)
+            self._listen(samples)
             self._decoder.set_align_text(" ".join(words))
-            self._listen(sound)
+            self._listen(samples)
             # The first pass finds the words and pauses; the second, their phones.
             self._decoder.set_alignment()
-            self._listen(sound)
-            # Entries are read while the alignment is held: without it, their memory is gone.
+            self._listen(samples)
+            # Keep the alignment while its entries are read, since it owns their memory.
             alignment = self._decoder.get_alignment()
             found, score, frames = [], 0, 0
             for entry in alignment:
@@ -146,10 +146,10 @@ class SphinxAligner(Aligner):
             )
         return [phones for _, phones in found]
 
-    def _listen(self, sound: bytes) -> None:
+    def _listen(self, samples: bytes) -> None:
         self._decoder.start_utt()
         try:
-            self._decoder.process_raw(sound, full_utt=True)
+            self._decoder.process_raw(samples, full_utt=True)
         finally:
             self._decoder.end_utt()
 
@@ -168,5 +168,5 @@ def _is_word(name: str) -> bool:
 def _segment(phone: Any, end: float) -> Segment:
     start = 0.0 if phone.start == 0 else phone.start * _FRAME + _BORDER
     stop = (phone.start + phone.duration) * _FRAME + _BORDER
-    # Rounded, since a tenth of a millisecond is finer than any aligner and sums of hundredths are not exact.
+    # Rounded to 0.1 ms, since sums of hundredths are not exact.
     return Segment(start=round(min(start, end), 4), end=round(min(stop, end), 4), label=phone.name)

@@ -49,7 +49,7 @@ ONSETS = frozenset(
     [(phone,) for phone in CONSONANTS - {"NG"}]
     + [tuple(one.split()) for one in f"{_PAIRS}, {_TRIPLES}".replace("\n", " ").split(",")]
 )
-"""What an English syllable may begin with, before its vowel."""
+"""Legal onsets of English syllables."""
 
 
 def plain(phone: str) -> str:
@@ -63,16 +63,16 @@ def plain(phone: str) -> str:
 
 
 def syllabify(phones: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Divide the phones of one word into syllables: each consonant joins the vowel after it where English allows.
+    """Divide the phones of one word into syllables.
 
-    The maximal onset principle (Kahn, 1976): between two vowels, the second takes the longest legal onset.
+    Maximal onset principle (Kahn, 1976): between two vowels, the second takes the longest legal onset.
 
     Args:
         phones: ARPAbet, with or without stress marks.
 
     Returns:
-        The phones, each once and in order, with one vowel a syllable; a word without a vowel is one syllable, as is one
-        with a phone that is no ARPAbet, such as the `spn` of an unknown word.
+        The phones in order, with one vowel per syllable; a word without a vowel is one syllable, as is one with a phone
+        outside ARPAbet, such as `spn` of an unknown word.
 
     Example:
         >>> [" ".join(one) for one in syllabify("EH K S T R AH".split())]
@@ -94,7 +94,7 @@ def syllabify(phones: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def syllable_segments(words: Iterable[Sequence[Segment]]) -> tuple[Segment, ...]:
-    """Join the phones of each word into segments, one a syllable.
+    """Merge the phones of each word into segments, one per syllable.
 
     Args:
         words: The phones of each word, in order.
@@ -116,9 +116,9 @@ def syllable_segments(words: Iterable[Sequence[Segment]]) -> tuple[Segment, ...]
 
 
 def phones_by_word(words: Sequence[Segment], phones: Sequence[Segment]) -> list[list[Segment]]:
-    """Phones of each word by where their middles lie; phones outside all words make no word.
+    """Phones of each word, by their centres; phones outside all words are left out.
 
-    Both must be in the order of time and free of overlaps.
+    Both must be sorted and free of overlaps.
 
     Example:
         >>> word = Segment(start=0.0, end=0.2, label="a")

@@ -1,4 +1,4 @@
-"""The alignments of a corpus as one Parquet table: one row a segment."""
+"""The alignments of a corpus as one Parquet table, one row per segment."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ COLUMNS: Mapping[str, str] = {
     "note": "string",
 }
 """Columns of the table and their types. Times are seconds from the beginning of the utterance. An utterance without
-segments has one row without tier, a tier without segments one row without times; `problem` says why, and `note` what is
-doubtful about segments."""
+segments has one row without tier, a tier without segments one row without times; `problem` states why, and `note` why
+segments are doubtful."""
 
-_MARKS = "emofuse.marks"
+_KEYS = "emofuse.keys"
 _REMEDY = "make it again with `emofuse align`"
 
 
 def write_alignments(alignments: Iterable[Alignment], path: Path, *, keys: Mapping[str, str] | None = None) -> None:
-    """Write alignments as Parquet, whole or not at all.
+    """Write alignments as Parquet, atomically.
 
     Args:
         alignments: One for each utterance.
         path: The table.
-        keys: What each utterance was aligned from, for `read_keys`.
+        keys: Cache key of each utterance, for `read_keys`.
 
     Example:
         >>> import tempfile
@@ -57,7 +57,7 @@ def write_alignments(alignments: Iterable[Alignment], path: Path, *, keys: Mappi
     kinds = [pa.float64() if kind == "Float64" else pa.string() for kind in COLUMNS.values()]
     table = pa.table(columns, schema=pa.schema(list(zip(COLUMNS, kinds, strict=True))))
     if keys is not None:
-        table = table.replace_schema_metadata({_MARKS: json.dumps(dict(keys))})
+        table = table.replace_schema_metadata({_KEYS: json.dumps(dict(keys))})
     with written_atomically(path) as part, part.open("wb") as file:
         pyarrow.parquet.write_table(table, file)
 
@@ -90,14 +90,14 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
     columns = [frame[name].astype("object").where(frame[name].notna(), None) for name in COLUMNS]
     for number, row in enumerate(zip(*columns, strict=True), start=1):
         name, tier, start, end, label, source, problem, note = row
-        told = (source, problem, note)
-        wrong = _wrong(*row) or (name in about and about[name] != told and "another source, problem or note")
+        given = (source, problem, note)
+        wrong = _wrong(*row) or (name in about and about[name] != given and "another source, problem or note")
         if not wrong and start is not None:
             before = tiers.get(name, {}).get(tier, [])
             wrong = "a segment that begins before the one above it" if before and start < before[-1].start else ""
         if wrong:
             raise AlignmentError(f"row {number} has {wrong}", where=path, remedy=_REMEDY)
-        about[name] = told
+        about[name] = given
         own = tiers.setdefault(name, {})
         if tier is not None:
             segments = own.setdefault(tier, [])
@@ -116,13 +116,13 @@ def read_alignments(path: Path) -> dict[str, Alignment]:
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """What each utterance of a table was aligned from, as given to `write_alignments`; empty where it was not.
+    """Cache keys of utterances, as given to `write_alignments`; empty without them.
 
     Raises:
         AlignmentError: The file is absent or not Parquet.
     """
     try:
-        keys = json.loads((read_parquet(path).schema.metadata or {}).get(_MARKS.encode(), b"{}"))
+        keys = json.loads((read_parquet(path).schema.metadata or {}).get(_KEYS.encode(), b"{}"))
     except (ValueError, RecursionError) as error:
         raise AlignmentError("this is not a table of alignments", where=path, remedy=_REMEDY) from error
     return {str(name): str(key) for name, key in keys.items()} if isinstance(keys, dict) else {}
@@ -138,7 +138,7 @@ def _frame(path: Path) -> pd.DataFrame:
 
 
 def _wrong(name: Any, tier: Any, start: Any, end: Any, label: Any, source: Any, problem: Any, note: Any) -> str:
-    """What is wrong with a row by itself; empty where nothing is."""
+    """What is wrong with a single row; empty if nothing is."""
     if not isinstance(name, str) or not name.strip():
         return "no name in column 'utterance'"
     if tier is not None and tier not in TIERS:

@@ -1,4 +1,4 @@
-"""What the readers of alignment files have in common."""
+"""Helpers of the readers of alignment files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from emofuse.errors import AlignmentError
 from emofuse.files import stand_in
 from emofuse.types import Segment
 
-_LARGEST = 64 << 20  # Bytes; no text file of alignments comes near.
-# Seconds by which boundaries may overlap that were rounded to hundredths, beginning and length apart.
+_LARGEST = 64 << 20  # Bytes; far more than any text file of alignments.
+# Seconds of overlap due to rounding, where beginning and length are rounded to hundredths separately.
 _SLACK = 0.01 + 1e-6
 
 
 def read_text(path: Path) -> str:
-    """Read a text file whole: UTF-16 if it says so, else UTF-8, and what that cannot be is Latin 1.
+    """Read a text file: UTF-16 with a byte order mark, else UTF-8, else Latin 1.
 
     Args:
         path: The file.
@@ -45,7 +45,7 @@ def read_text(path: Path) -> str:
 
 
 def seconds(cell: str, *, where: str, scale: float = 1.0) -> float:
-    """A time in a text file.
+    """Read a time of a text file.
 
     Raises:
         AlignmentError: It is not a number of zero or more.
@@ -66,7 +66,7 @@ def seconds(cell: str, *, where: str, scale: float = 1.0) -> float:
 def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file") -> tuple[Segment, ...]:
     """Check that segments follow each other; an overlap of up to 10 ms is rounding.
 
-    There, the earlier segment ends where the later one begins.
+    The earlier segment then ends where the later one begins.
 
     Raises:
         AlignmentError: A segment ends before it begins, or two overlap.

@@ -1,4 +1,4 @@
-"""Praat's TextGrid, long and short, as the Montreal Forced Aligner and Praat write it."""
+"""Praat's TextGrid, long and short, from Praat or the Montreal Forced Aligner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES: Mapping[Tier, tuple[str, ...]] = {
     "syllable": ("syllables", "syllable", "syl"),
     "phone": ("phones", "phone", "segments", "phonemes"),
 }
-"""What tiers are called in TextGrids; MFA puts `speaker - ` before it. The first is what is written."""
+"""Names of tiers; MFA adds the prefix `speaker - `. The first is written."""
 
 PAUSES = frozenset({"", "sil", "sp", "SIL", "<eps>", "<sil>", "<p:>", "#"})
 
@@ -36,7 +36,7 @@ def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:
         path: Long or short text format, in UTF-8 or UTF-16.
 
     Returns:
-        The tiers that are there, by the names in `NAMES`, whatever their case.
+        The tiers whose names are in `NAMES`, in any case.
 
     Raises:
         AlignmentError: The file is absent, no TextGrid, cut short or contradicts itself.
@@ -56,10 +56,10 @@ class Grid:
     """A TextGrid.
 
     Attributes:
-        tiers: As `read_textgrid` gives them.
-        start: Where it begins, in seconds.
-        end: Where it ends.
-        covers: Whether one of these tiers ends in a pause, as those do that cover the whole sound.
+        tiers: As from `read_textgrid`.
+        start: Beginning in seconds.
+        end: End in seconds.
+        covers: Whether one of these tiers ends in a pause, and so covers the whole audio.
     """
 
     tiers: dict[Tier, tuple[Segment, ...]]
@@ -69,9 +69,9 @@ class Grid:
 
 
 def read_grid(path: Path) -> Grid:
-    """Read a TextGrid with what it says of the audio; the errors are those of `read_textgrid`.
+    """Read a TextGrid with its times; errors as in `read_textgrid`.
 
-    Where a tier holds more intervals than it announces, as those of some aligners do, all are read.
+    If a tier holds more intervals than it announces, as from some aligners, all are read.
     """
     text = read_text(path)
     if "ooTextFile" not in text[:200] or "TextGrid" not in text[:400]:
@@ -126,17 +126,17 @@ def _tier(name: str) -> Tier | None:
 
 
 class _Tokens:
-    """The values of a TextGrid in order; long format is short format with remarks between the values."""
+    """The values of a TextGrid in order; the long format adds names between the values of the short one."""
 
     def __init__(self, text: str, path: Path) -> None:
         body = text.split("TextGrid", 1)[1].lstrip('"')
-        # Remarks such as `intervals [12]:` hold numbers that are no values.
+        # Names such as `intervals [12]:` hold numbers that are no values.
         self._found = (one for one in _TOKEN.finditer(body) if one[0] != "<exists>" and not one[0].startswith("["))
         self._path = path
         self._ahead = next(self._found, None)
 
     def more(self) -> bool:
-        """Whether a value is left."""
+        """Whether there is another value."""
         return self._ahead is not None
 
     def at_number(self) -> bool:
@@ -160,7 +160,7 @@ class _Tokens:
         return self._next("text").replace('""', '"')
 
     def number(self) -> float:
-        # Where a comma is the decimal mark, some programs write it here too.
+        # Some programs write a decimal comma.
         value = float(self._next("number").replace(",", "."))
         if not math.isfinite(value):
             raise AlignmentError("a time is not finite", where=self._path, remedy=_REMEDY)
@@ -174,7 +174,7 @@ class _Tokens:
 
 
 def write_textgrid(tiers: Mapping[Tier, Sequence[Segment]], path: Path, *, duration: float) -> None:
-    """Write tiers as a TextGrid in the long format; what lies between segments becomes empty intervals.
+    """Write tiers as a TextGrid in the long format, with empty intervals between segments.
 
     Args:
         tiers: Segments in order, without overlaps.

@@ -1,4 +1,4 @@
-"""Alignments as files that other tools read: TextGrid, CTM, JSON."""
+"""Write alignments as TextGrid, CTM or JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emofuse.types import TIERS, Alignment, Segment, Tier
 
 
 class AlignmentWriter(ABC):
-    """What writes alignments into a folder."""
+    """A writer of alignments."""
 
     extension: ClassVar[str]
 
@@ -26,10 +26,10 @@ class AlignmentWriter(ABC):
 
         Args:
             alignments: Those that have segments.
-            durations: Of utterances in seconds, where they are known.
+            durations: Of utterances in seconds, where known.
 
         Raises:
-            AlignmentError: A name or a label cannot stand in a file of this kind.
+            AlignmentError: The format cannot hold a name or a label.
         """
 
 

@@ -1,1 +1,1 @@
-"""What is said in a recording: for the user without a transcript, and for a corpus with a recogniser's words."""
+"""Speech recognition: transcripts of recordings and of corpora."""

@@ -1,4 +1,4 @@
-"""The contract of a recogniser, the recognisers there are, and one of the user's own."""
+"""The interface of recognisers, the built-in ones, and the user's own."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ NO_RECOGNISER = "none"
 
 
 class Recogniser(ABC):
-    """What writes down the words of a recording.
+    """A speech recogniser.
 
-    A subclass is made without arguments, or with those of `model`, `device` and `local` that its `__init__` names.
+    A subclass takes no arguments, or those of `model`, `device` and `local` that its `__init__` names.
 
     Attributes:
-        name: What messages call it.
-        languages: ISO 639-1 codes of what it writes, whatever is spoken; None for any.
-        parallel: Whether several processes, each with one of its own, are faster than one.
-        path: How one from outside the package is loaded again; empty for ours.
+        name: Name in messages.
+        languages: ISO 639-1 codes of its transcripts; None for any.
+        parallel: Whether several processes, each with its own recogniser, are faster than one.
+        path: Path of a class outside the package; empty for built-in ones.
 
     Example:
         >>> class Same(Recogniser):
@@ -50,17 +50,17 @@ class Recogniser(ABC):
 
     @property
     def source(self) -> str:
-        """How manifests name it, in the column `text_source`."""
+        """Its name in the manifest's column `text_source`."""
         return self.name
 
     @property
     def key(self) -> str:
-        """Changes with whatever shapes its words."""
+        """A key that changes with its transcripts."""
         return f"{self.path} {code_hash(type(self))}" if self.path else self.source
 
     @abstractmethod
     def transcribe(self, clip: NDArray[np.float32]) -> str:
-        """The words of a 16 kHz mono clip `(samples,)`; empty where there are none."""
+        """The transcript of a 16 kHz mono clip `(samples,)`; empty if there are no words."""
 
 
 def load_recogniser(choice: str | None, *, model: str | None = None, device: str = "cpu") -> Recogniser | None:
@@ -68,13 +68,13 @@ def load_recogniser(choice: str | None, *, model: str | None = None, device: str
 
     Args:
         choice: `whisper`, `sphinx`, the path to a class of the user's own, or `none`; None takes whisper where it is
-            installed with a model at hand, else none.
-        model: For those that have one to choose, such as whisper: a name, Hub id or folder.
-        device: Where to compute.
+            installed with a model in the cache, else none.
+        model: Name, Hub id or folder, for recognisers with a choice of models, such as whisper.
+        device: Torch device.
 
     Raises:
         SettingsError: There is no such recogniser, or it has no model to choose.
-        EncoderError: It cannot be had.
+        EncoderError: It cannot be loaded.
 
     Example:
         >>> load_recogniser("sphinx").name, load_recogniser("none")
@@ -83,7 +83,7 @@ def load_recogniser(choice: str | None, *, model: str | None = None, device: str
     if choice == NO_RECOGNISER or (choice is None and importlib.util.find_spec("faster_whisper") is None):
         return None
     found: type[Recogniser] = load_class(choice or "whisper", RECOGNISERS, kind="recogniser", base=Recogniser)
-    # Nothing is downloaded unless the user wants it.
+    # Download nothing unless the user asks for it.
     offered = {"device": device, "local": choice is None and model is None}
     try:
         recogniser = found(**options_of(found, kind="recogniser", asked={"model": model}, offered=offered))
@@ -97,6 +97,6 @@ def load_recogniser(choice: str | None, *, model: str | None = None, device: str
 
 
 def load_again(path: str) -> Recogniser | None:
-    """Load a recogniser in another process, by its `path`, or by its name where it is ours."""
+    """Load a recogniser in another process, by its `path` or, if built in, its name."""
     choice, model = without_model(path)
     return load_recogniser(choice, model=model)

@@ -1,20 +1,20 @@
-"""Doubts about what a recogniser wrote, or whether a transcript belongs to its recording."""
+"""Checks of recognised words, and of transcripts against their recordings."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-_LEVEL = 400  # Samples of a frame whose level is measured.
-_JUDGED = 10  # Frames that it takes to judge.
-_SILENCE = -60.0  # dB of full scale, which the loudest frames of speech exceed.
+_LEVEL = 400  # Samples per frame.
+_JUDGED = 10  # Least number of frames.
+_SILENCE = -60.0  # dBFS; the loudest frames of speech exceed it.
 _LOW = -35.0
-_STEADY = 3.0  # dB between loud and quiet frames, of which speech has ten times as many.
-_LETTERS = 40.0  # A second; fast speech has 20.
+_STEADY = 3.0  # dB between loud and quiet frames; speech has ten times as much.
+_LETTERS = 40.0  # Letters a second; fast speech has 20.
 
 
 def is_steady(clip: NDArray[np.float32]) -> bool:
-    """Whether a clip is that of a silent room: its level is very low, or low and always the same.
+    """Whether a clip is silence or steady noise: its level is very low, or low and constant.
 
     Args:
         clip: Mono samples `(time,)` at 16 kHz.
@@ -33,7 +33,7 @@ def is_steady(clip: NDArray[np.float32]) -> bool:
 
 
 def check_pace(text: str, *, seconds: float) -> list[str]:
-    """Say that a transcript cannot be of a recording, where nobody speaks so fast.
+    """Warn where a transcript is too long for its recording.
 
     Example:
         >>> check_pace("Oh no", seconds=0.5), len(check_pace("Nobody says all of this in half a second", seconds=0.5))

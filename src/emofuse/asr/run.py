@@ -1,4 +1,4 @@
-"""A manifest whose words a recogniser writes down, in parallel, and again from where it was cut off."""
+"""Transcribe a manifest with a recogniser, in parallel; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ IN_SILENCE = "words were recognised in what is silence or a steady hiss"
 NO_WORDS = "no words were recognised"
 
 _Done = tuple[Utterance, str | AudioError, tuple[str, ...]]
-"""A recording, its words or why there are none, and notes on it."""
+"""An utterance, its transcript or an error, and notes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcribed:
-    """A manifest whose words a recogniser has written down.
+    """A transcribed manifest.
 
     Attributes:
-        manifest: With its words in `text` and its name in `text_source`, which says where it recognised words in
-            silence; the rest is as before.
-        failed: Utterances whose recording or language the recogniser cannot use, and why; they have no words.
+        manifest: With recognised transcripts in `text` and the recogniser in `text_source`, which also states where
+            words were recognised in silence; the rest is unchanged.
+        failed: Utterances whose recording or language the recogniser cannot use, and why; they have no transcript.
         computed: How many recordings were transcribed now, not found in the journal.
     """
 
@@ -57,21 +57,21 @@ def transcribe_manifest(
     jobs: int | None = None,
     progress: Progress = Silent(),
 ) -> Transcribed:
-    """Write a manifest with the words of a recogniser in the place of its transcripts.
+    """Write a manifest with recognised transcripts.
 
-    The words go into a journal beside `out` at once, by the recording's content and the recogniser's key: a run that
-    was cut off goes on from there, and a manifest that has grown pays for what is new. An utterance without a
-    recording, or whose text is not what its recording says (column `spoken`), keeps its words and their source.
+    A journal beside `out` keeps each transcript at once, by the recording's content and the recogniser's key: an
+    interrupted run resumes, and only new recordings are transcribed when a manifest grows. An utterance without a
+    recording, or whose recording says something else (column `spoken`), keeps its text and its source.
 
     Args:
-        manifest: Whose recordings to transcribe.
+        manifest: Its recordings are transcribed.
         recogniser: The recogniser.
         out: Manifest to write.
-        jobs: Parallel processes for a recogniser that gains from them; by default one a core. Others have one process.
-        progress: Receives each recording, as it is read and as it is transcribed.
+        jobs: Processes of a recogniser that is faster in parallel; by default one per core. Others use one.
+        progress: Reports each recording that is read or transcribed.
 
     Raises:
-        ManifestError: No utterance has a recording, or `out` is something else than a manifest of the corpus.
+        ManifestError: No utterance has a recording, or `out` is not a manifest of the corpus.
         SettingsError: Several processes are requested, and the recogniser works in one.
     """
     if jobs is not None and jobs > 1 and not recogniser.parallel:
@@ -86,15 +86,15 @@ def transcribe_manifest(
     mine = recogniser.key
     known = _transcribed_before(journal)
     failed: dict[str, EmofuseError] = _foreign(manifest, spoken, recogniser)
-    sounds: dict[str, str] = {}
+    recordings: dict[str, str] = {}
     readable = [row for row in spoken if row.utterance not in failed]
     for row in track(readable, "Reading audio files", total=len(readable), progress=progress):
         try:
-            sounds[row.utterance] = content_key(row.audio or "", start=row.start, end=row.end)
+            recordings[row.utterance] = content_key(row.audio or "", start=row.start, end=row.end)
         except AudioError as error:
             failed[row.utterance] = error
-    first = {sounds[row.utterance]: row for row in reversed(spoken) if row.utterance in sounds}
-    new = [row for row in first.values() if (mine, sounds[row.utterance]) not in known][::-1]
+    first = {recordings[row.utterance]: row for row in reversed(spoken) if row.utterance in recordings}
+    new = [row for row in first.values() if (mine, recordings[row.utterance]) not in known][::-1]
     unusable: dict[str, AudioError] = {}
     notes: dict[str, tuple[str, ...]] = {}
     progress.start(LABEL, len(first))
@@ -102,21 +102,21 @@ def transcribe_manifest(
     try:
         with appended(journal) as file:
             for row, found, remarks in _transcribe(new, recogniser, jobs=process_count(jobs)):
-                sound = sounds[row.utterance]
+                recording = recordings[row.utterance]
                 notes[row.utterance] = remarks
                 if isinstance(found, AudioError):
-                    unusable[sound] = found
+                    unusable[recording] = found
                 else:
-                    line = {"recogniser": mine, "sound": sound, "text": found, "silence": IN_SILENCE in remarks}
-                    # A line of its own, whatever was cut off before.
+                    line = {"recogniser": mine, "recording": recording, "text": found, "silence": IN_SILENCE in remarks}
+                    # Begin a new line, since an interrupted run may have left half a line.
                     file.write(f"\n{json.dumps(line)}\n")
                     file.flush()
-                    known[mine, sound] = (found, IN_SILENCE in remarks)
+                    known[mine, recording] = (found, IN_SILENCE in remarks)
                 progress.advance(LABEL)
     finally:
         progress.finish(LABEL)
-    failed |= {name: unusable[sound] for name, sound in sounds.items() if sound in unusable}
-    texts = {name: known[mine, sound] for name, sound in sounds.items() if sound not in unusable}
+    failed |= {name: unusable[recording] for name, recording in recordings.items() if recording in unusable}
+    texts = {name: known[mine, recording] for name, recording in recordings.items() if recording not in unusable}
     for name, (text, silent) in texts.items():
         said = (IN_SILENCE,) if silent else () if text else (NO_WORDS,)
         notes[name] = tuple(dict.fromkeys((*notes.get(name, ()), *said)))
@@ -137,7 +137,7 @@ def transcribe_manifest(
                 }
             ),
         ),
-        # What was said between these utterances has not been transcribed.
+        # Speech between these utterances has not been transcribed.
         omitted=None,
     ).astype({"text": "string", "text_source": "string", "omitted": "string"})
     write_manifest(written, out)
@@ -145,7 +145,7 @@ def transcribe_manifest(
 
 
 def _foreign(manifest: pd.DataFrame, rows: Sequence[Utterance], recogniser: Recogniser) -> dict[str, EmofuseError]:
-    """Utterances in a language that the recogniser does not write."""
+    """Utterances in a language that the recogniser does not know."""
     languages = manifest.set_index("utterance")["language"].dropna()
     known = ", ".join(recogniser.languages or ())
     remedy = "use --asr whisper with a model of many languages, such as base"
@@ -161,7 +161,7 @@ def _foreign(manifest: pd.DataFrame, rows: Sequence[Utterance], recogniser: Reco
 
 
 def _transcribe(rows: Sequence[Utterance], recogniser: Recogniser, *, jobs: int) -> Iterator[_Done]:
-    """The words of each recording, or why there can be none, in the order in which that is known."""
+    """The transcript of each recording, or an error, in order of completion."""
     if recogniser.parallel and min(jobs, len(rows)) > 1:
         work = partial(_in_process, recogniser.path or recogniser.name)
         yield from in_processes(work, rows, jobs=jobs, crashed=_crashed)
@@ -171,10 +171,10 @@ def _transcribe(rows: Sequence[Utterance], recogniser: Recogniser, *, jobs: int)
 
 def _one(row: Utterance, recogniser: Recogniser) -> _Done:
     try:
-        recording = read_audio(row.audio or "", start=row.start, end=row.end)
-        text = recogniser.transcribe(recording.samples)
-        silent = bool(text) and is_steady(recording.samples)
-        return row, text, (*recording.notes, *([IN_SILENCE] * silent))
+        audio = read_audio(row.audio or "", start=row.start, end=row.end)
+        text = recogniser.transcribe(audio.samples)
+        silent = bool(text) and is_steady(audio.samples)
+        return row, text, (*audio.notes, *([IN_SILENCE] * silent))
     except AudioError as error:
         return row, error, ()
 
@@ -183,7 +183,7 @@ _loaded = cache(load_again)
 
 
 def _in_process(path: str, row: Utterance) -> _Done:
-    """Transcribe in a process of its own, which loads the recogniser once, by its name."""
+    """Transcribe in another process, which loads the recogniser once."""
     recogniser = _loaded(path)
     assert recogniser is not None  # noqa: S101
     return _one(row, recogniser)
@@ -195,13 +195,13 @@ def _crashed(row: Utterance) -> _Done:
 
 
 def _transcribed_before(journal: Path) -> dict[tuple[str, str], tuple[str, bool]]:
-    """The words, and whether they were found in silence, by recogniser and recording."""
+    """Transcripts, and whether they were recognised in silence, by recogniser and recording."""
     known: dict[tuple[str, str], tuple[str, bool]] = {}
     if journal.exists():
         with journal.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                # A process that was killed may have left half a line behind, whose recording is transcribed again.
+                # A killed process may have left half a line; its recording is transcribed again.
                 with suppress(ValueError, KeyError, TypeError):
                     one = json.loads(line)
-                    known[one["recogniser"], one["sound"]] = (str(one["text"]), one.get("silence") is True)
+                    known[one["recogniser"], one["recording"]] = (str(one["text"]), one.get("silence") is True)
     return known

@@ -11,7 +11,7 @@ from emofuse.asr.base import Recogniser
 
 
 class SphinxRecogniser(Recogniser):
-    """PocketSphinx with its own US English model; it needs nothing beside its package, and errs often.
+    """PocketSphinx with its own US English model; it needs no download, and makes many errors.
 
     Example:
         >>> isinstance(SphinxRecogniser().transcribe(np.zeros(16000, np.float32)), str)
@@ -30,7 +30,7 @@ class SphinxRecogniser(Recogniser):
     def transcribe(self, clip: NDArray[np.float32]) -> str:
         """See `Recogniser.transcribe`."""
         samples = (np.clip(clip, -1, 1) * 32767).astype(np.int16)
-        # The frontend counts a frame of its last utterance into this one's mean: let it forget.
+        # Reset the frontend, whose mean includes a frame of the last utterance.
         self._decoder.reinit_feat()
         self._decoder.start_utt()
         self._decoder.process_raw(samples.tobytes(), full_utt=True)

@@ -16,7 +16,7 @@ WHISPER = "base.en"
 
 
 class WhisperRecogniser(Recogniser):
-    """Whisper by faster-whisper, in the language that is spoken.
+    """Whisper by faster-whisper, in the spoken language.
 
     Args:
         model: A name such as `base.en`, a Hub id, or a folder in CTranslate2's format.
@@ -24,7 +24,7 @@ class WhisperRecogniser(Recogniser):
         local: Look in the local cache only.
 
     Raises:
-        EncoderError: faster-whisper is not installed, or the model cannot be had.
+        EncoderError: faster-whisper is not installed, or the model cannot be loaded.
     """
 
     name = "whisper"
@@ -36,7 +36,7 @@ class WhisperRecogniser(Recogniser):
             raise EncoderError(
                 "faster-whisper is not installed", where="--asr whisper", remedy="run pip install faster-whisper"
             ) from error
-        # What is at hand is taken without asking the Hub.
+        # Try the cache before the Hub.
         for ask in (False,) if local or Path(model).is_dir() else (False, True):
             if ask:
                 if model not in available_models():
@@ -53,7 +53,7 @@ class WhisperRecogniser(Recogniser):
                 where=model,
                 remedy="give a name such as base.en while the Hub can be reached, or a folder",
             ) from reason
-        # Models differ in what they write.
+        # The source names the model, since transcripts depend on it.
         self._source = f"whisper {Path(model).name}"
         self.languages = None if self._model.model.is_multilingual else ("en",)
 

@@ -1,4 +1,4 @@
-"""Any audio file, or a span of one, as mono float32 at 16 kHz; what cannot be used raises one clear error."""
+"""Load any audio file, or a span, as mono float32 at 16 kHz; unusable audio raises one clear error."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _DIGESTS: kept.Kept[Any] = kept.Kept()
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Sound that can be used, and what its reader should know of it.
+    """Usable audio, and notes on it.
 
     Attributes:
         samples: Mono at 16 kHz, `(samples,)`, finite, full scale at 1.
-        notes: What of the file was not read, or was read otherwise than it says; how its channels differ.
+        notes: Parts of the file that were not read, wrong headers, and differences between channels.
     """
 
     samples: NDArray[np.float32]
@@ -67,16 +67,16 @@ class Recording:
 def read_audio(
     path: Path | str, *, start: float = 0.0, end: float | None = None, longest: float = LONGEST
 ) -> Recording:
-    """Load an audio file, or a span of it, as mono at 16 kHz, with notes for the reader.
+    """Load an audio file, or a span of it, as mono at 16 kHz, with notes.
 
     Channels are averaged, except silent and opposed ones, and the rate is converted by soxr's "HQ" resampler. Decoding
-    happens in another process, so that a file that crashes its decoder costs no more than itself.
+    runs in another process, so that a crash of a decoder affects this file only.
 
     Args:
         path: A file that libsndfile (wav, flac, ogg, opus) or FFmpeg (mp3, m4a, mp4, webm, aac) can decode.
-        start: Where to begin, in seconds.
-        end: Where to end, in seconds; None for the end of the file.
-        longest: Seconds that are taken at most.
+        start: Beginning in seconds.
+        end: End in seconds; None for the end of the file.
+        longest: Longest audio to load, in seconds.
 
     Raises:
         AudioError: The file is missing, unreadable, empty, cut short, damaged, no recording, silent, not finite, out of
@@ -111,7 +111,7 @@ def load_audio(
 ) -> NDArray[np.float32]:
     """Load an audio file, or a span of it, as mono at 16 kHz.
 
-    See `read_audio`, which also says what the reader should know.
+    See `read_audio`, which also returns notes.
 
     Raises:
         AudioError: As for `read_audio`.
@@ -127,11 +127,11 @@ def load_audio(
 
 
 def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recording:
-    """Hold samples at 16 kHz, `(samples,)`, to the same requirements as an audio file.
+    """Check samples at 16 kHz, `(samples,)`, like those of an audio file.
 
     Args:
         samples: Floats between -1 and 1, or signed integers, whose type gives their full scale.
-        longest: Seconds that are taken at most.
+        longest: Longest audio to accept, in seconds.
 
     Raises:
         AudioError: They are neither, not mono, not finite, on another scale, silent, too short or too long.
@@ -144,7 +144,7 @@ def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recordin
     try:
         given = np.asarray(samples)
     except (ValueError, TypeError, RuntimeError) as error:
-        # Rows of different lengths, or a tensor of torch that is not in plain memory.
+        # Rows of different lengths, or a torch tensor outside CPU memory.
         reason = str(error).partition("\n")[0].rstrip(".")
         what = f"samples are of type {type(samples).__name__} and no array ({reason})"
         raise AudioError(what, where=where, remedy="pass an array of numpy") from error
@@ -170,7 +170,7 @@ def read_samples(samples: NDArray[Any], *, longest: float = LONGEST) -> Recordin
 
 
 def check_samples(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Samples at 16 kHz as they are used; see `read_samples`.
+    """Checked samples at 16 kHz; see `read_samples`.
 
     Raises:
         AudioError: As for `read_samples`.
@@ -183,7 +183,7 @@ def check_samples(samples: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _check_scale(where: Path, given: NDArray[Any]) -> None:
-    """Refuse wide integers that hold the values of narrow ones, numpy's usual type for both."""
+    """Refuse wide integers with values of narrow ones."""
     bits = 8 * given.dtype.itemsize
     peak = max(-int(given.min()), int(given.max()))
     if bits > 16 and 0 < peak <= 1 << (bits - 16):
@@ -202,7 +202,7 @@ def _unused_bits(given: NDArray[Any]) -> tuple[str, ...]:
 
 
 def audio_files(folder: Path | str) -> list[Path]:
-    """All files below a folder whose ending is that of audio, sorted.
+    """All audio files below a folder, by their endings, sorted.
 
     Example:
         >>> import tempfile
@@ -213,14 +213,14 @@ def audio_files(folder: Path | str) -> list[Path]:
 
 
 def audio_duration(path: Path | str, *, start: float = 0.0, end: float | None = None) -> float:
-    """Length of an audio file, or of a span of it, in seconds, read without decoding it.
+    """Length of an audio file, or of a span of it, in seconds, without decoding.
 
     MP3 and AAC may come out up to a tenth of a second too long, since their encoders pad.
 
     Args:
         path: A file that `load_audio` takes.
-        start: Where the span begins, in seconds.
-        end: Where it ends, in seconds; None for the end of the file.
+        start: Beginning of the span, in seconds.
+        end: Its end, in seconds; None for the end of the file.
 
     Raises:
         AudioError: The file is missing, unreadable, empty, visibly cut short or not a recording, or the span lies
@@ -292,7 +292,7 @@ def _check_span(path: Path, *, start: float, end: float | None) -> None:
 
 
 def _check_access(path: Path) -> int:
-    """Size of a readable file with something in it."""
+    """Size of a readable, non-empty file."""
     try:
         status = os.stat(of_any_length(path))
         kind = stat.S_IFMT(status.st_mode)

@@ -1,4 +1,4 @@
-"""What samples must be to be used, wherever they come from."""
+"""Checks of samples."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ LONGEST = 3 * 3600.0
 """Longest recording that is loaded at once, in seconds: it takes 0.7 GB."""
 
 LONGEST_FILE = 8 * 3600.0
-"""Longest file, in seconds, of a format that must be decoded from its beginning whatever part of it is wanted."""
+"""Longest file, in seconds, of a format that must be decoded from its beginning for any part."""
 
 LONGEST_UTTERANCE = 300.0
-"""Longest recording that speech encoders are given, in seconds, since their time grows with its square."""
+"""Longest utterance for speech encoders, in seconds, since their time grows with its square."""
 
 RATES = (4000, 768000)
-"""Sampling rates that are read, in Hz: a damaged header can claim any, and memory would grow with it."""
+"""Accepted sampling rates, in Hz: a damaged header can state any, and memory grows with it."""
 
 SLACK = 0.01
-"""Seconds that a span may reach past the end, since tables round their times."""
+"""Seconds that a span may exceed the end, since tables round times."""
 
 _QUIETEST = 2e-5  # Range of samples, below one step of 16-bit audio (3e-5).
-_HIGHEST = 8.0  # No resampler, codec or mixing desk leaves samples that far beyond full scale.
+_HIGHEST = 8.0  # No resampler, codec or mixer exceeds full scale that far.
 _HIGH = 2.0
 
 
 class Levels:
-    """Looks at blocks of mono samples as they pass.
+    """Checks blocks of mono samples.
 
     Args:
         where: The file, for messages.
 
     Raises:
-        AudioError: Samples are not finite, or so far out of range that they are on another scale or damaged.
+        AudioError: Samples are not finite, or so far out of range that they are damaged or on another scale.
     """
 
     def __init__(self, where: Path | str) -> None:
@@ -70,13 +70,13 @@ class Levels:
         return low, high
 
     def see(self, block: NDArray[np.float32]) -> None:
-        """Check a block, `(samples,)`, and remember how loud it is."""
+        """Check a block, `(samples,)`, and update the peak."""
         if block.size:
             low, high = self.check(block)
             self._low, self._high = min(self._low, low), max(self._high, high)
 
     def check_loud(self) -> tuple[str, ...]:
-        """Refuse silence once all has been seen, and give notes for the reader."""
+        """Refuse silence after the last block, and return notes."""
         peak = max(-self._low, self._high)
         if self._high - self._low < _QUIETEST:
             what = "the audio is silent" + (f" (its highest sample is {peak:.1g} of full scale)" if peak > 0 else "")
@@ -85,7 +85,7 @@ class Levels:
 
 
 def too_short(where: Path | str, seconds: float) -> AudioError:
-    """Why a recording below `SHORTEST` is refused."""
+    """The error for a recording below `SHORTEST`."""
     return AudioError(
         f"only {1000 * seconds:.1f} ms of audio",
         where=where,
@@ -94,7 +94,7 @@ def too_short(where: Path | str, seconds: float) -> AudioError:
 
 
 def too_long(where: Path | str, longest: float, seconds: float | None = None) -> AudioError:
-    """Why a recording is refused that is longer than can be used at once."""
+    """The error for a recording that is too long."""
     limit = f"{longest / 3600:g} hours" if longest >= 3600 else f"{longest / 60:g} minutes"
     what = f"the audio is longer than {limit}"
     if seconds is not None:
@@ -103,28 +103,28 @@ def too_long(where: Path | str, longest: float, seconds: float | None = None) ->
 
 
 def outside(where: Path | str, start: float, end: float | None) -> AudioError:
-    """Why a span is refused that is not in its file."""
+    """The error for a span outside its file."""
     span = f"from {start:g} s on" if end is None else f"from {start:g} to {end:g} s"
     return AudioError(f"the span {span} lies outside the audio", where=where, remedy="correct its start and end")
 
 
 def no_samples(where: Path | str) -> AudioError:
-    """Why an empty recording is refused."""
+    """The error for an empty recording."""
     return AudioError("the file holds no samples", where=where, remedy="record it again or leave it out")
 
 
 def cut_short(where: Path | str) -> AudioError:
-    """Why a file is refused that ends before its headers say."""
+    """The error for a truncated file."""
     return AudioError("the file is cut short", where=where, remedy="copy it again from its source")
 
 
 def damaged(where: Path | str, what: str = "the audio is damaged or cut short") -> AudioError:
-    """Why a file is refused that a decoder stumbles over."""
+    """The error for a file that cannot be decoded."""
     return AudioError(what, where=where, remedy="copy it again from its source")
 
 
 def check_rate(where: Path | str, rate: int) -> None:
-    """Refuse a sampling rate that no recording has.
+    """Refuse an impossible sampling rate.
 
     Raises:
         AudioError: It is such a rate.

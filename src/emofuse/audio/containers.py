@@ -1,4 +1,4 @@
-"""What the containers of audio files say of themselves: decoders play what is cut, lost or unclaimed without a word."""
+"""Survey of containers: decoders silently accept truncated files, lost parts and trailing data."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from emofuse.audio.headers import Samples, find_samples
 from emofuse.errors import AudioError
 from emofuse.files import stand_in
 
-# First bytes of what libsndfile decodes here. MP3 is not among them, though it could: it takes the length from the
-# first frames and drops what is beyond.
+# First bytes of formats that libsndfile decodes here. Not MP3: libsndfile takes its length from the first frames and
+# drops the rest.
 _SOUNDFILE_HEADS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"NIST")
 _RIFF_HEADS = (b"RIFF", b"RF64", b"RIFX", b"FORM")
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"moof", b"free")
 _EBML = b"\x1aE\xdf\xa3"
 
 # PCM, ADPCM, float, A-law, mu-law, IMA ADPCM, GSM, and the tag that refers to a longer one. Of other codecs in WAV,
-# such as MP3, libsndfile counts frames that it then does not give.
+# such as MP3, libsndfile counts more frames than it returns.
 _SOUNDFILE_TAGS = frozenset({1, 2, 3, 6, 7, 0x11, 0x31, 0xFFFE})
 _FIXED_TAGS = frozenset({1, 3, 6, 7, 0xFFFE})
 
@@ -37,9 +37,9 @@ class Survey:
     """How a file should be decoded.
 
     Attributes:
-        soundfile: Whether libsndfile may have it; else FFmpeg.
-        to_the_end: Whether the length in a WAV's header is to be ignored.
-        notes: What of the file is not read, or not as its header says.
+        soundfile: Whether libsndfile decodes it; else FFmpeg.
+        to_the_end: Whether to ignore the length in a WAV's header.
+        notes: Parts that are not read, and wrong headers.
     """
 
     soundfile: bool
@@ -48,10 +48,10 @@ class Survey:
 
 
 def survey(path: Path) -> Survey:
-    """Look through a file's container.
+    """Survey a file's container.
 
     Raises:
-        AudioError: The file is cut short, visibly damaged, or only stands for a recording that is elsewhere.
+        AudioError: The file is cut short, visibly damaged, or only refers to another file.
     """
     other = stand_in(path)
     if other is not None:
@@ -79,7 +79,7 @@ def survey(path: Path) -> Survey:
 
 
 def _tag_size(file: BinaryIO) -> int:
-    """Bytes of an ID3 tag in front of a recording."""
+    """Bytes of an ID3 tag before a recording."""
     file.seek(0)
     head = file.read(10)
     if head[:3] != b"ID3" or len(head) < 10:
@@ -88,8 +88,8 @@ def _tag_size(file: BinaryIO) -> int:
 
 
 def _survey_chunks(file: BinaryIO, found: Samples, size: int) -> Survey:
-    """What a header says of a file whose samples it counts."""
-    # Of Wave64 libsndfile reads what follows the samples too.
+    """Survey of a file whose header counts samples."""
+    # libsndfile also reads what follows the samples of Wave64.
     wide = found.chunks is not None and found.chunks.inclusive
     fits = found.code in _SOUNDFILE_TAGS and not wide
     if found.length is None:
@@ -109,7 +109,7 @@ def _survey_chunks(file: BinaryIO, found: Samples, size: int) -> Survey:
 
 
 def _survey_boxes(file: BinaryIO, end: int, size: int) -> Survey:
-    """What an MP4 or Matroska file holds after its last box or segment; of several Matroska files all are read."""
+    """Survey of MP4 or Matroska: trailing data is noted; concatenated Matroska files are all read."""
     file.seek(end)
     if not end or end >= size:
         return Survey(soundfile=False)
@@ -125,10 +125,10 @@ def _unread(count: int) -> str:
 
 
 def _after_chunks(file: BinaryIO, found: Samples, size: int) -> int:
-    """Where what follows the samples is no longer chunks."""
+    """End of the chunks that follow the samples."""
     if found.chunks is None:
         return found.end
-    # Not all writers pad an odd length.
+    # Some writers do not pad an odd length.
     places = []
     for place in {found.end, found.chunks.after(found.begin, found.end - found.begin)}:
         file.seek(place)
@@ -175,7 +175,7 @@ class _Page:
 
 def _survey_ogg(path: Path, file: BinaryIO, size: int) -> Survey:
     last: dict[int, int] = {}
-    streams = lost = joined = 0
+    streams = lost = cut = 0
     begun = False
     place = file.tell()
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -187,24 +187,24 @@ def _survey_ogg(path: Path, file: BinaryIO, size: int) -> Survey:
                 last.pop(page.stream, None)
             before = last.get(page.stream, page.number - 1)
             if page.number > before + 1:
-                # Recordings of broadcasts begin with the headers, and go on where the listener came in.
-                joined, lost = (joined + 1, lost) if before < 2 else (joined, lost + 1)
+                # Recordings of broadcasts have the headers, and then begin in the middle.
+                cut, lost = (cut + 1, lost) if before < 2 else (cut, lost + 1)
             last[page.stream] = page.number
             begun = not page.first
     if lost:
         places = f"{lost} place{'s' if lost > 1 else ''}"
         raise damaged(path, f"parts of the audio are damaged or missing (in {places}), as its pages show")
     notes = [f"the file is {streams + 1} recordings in a row, which were all read"] * bool(streams)
-    notes += ["the audio begins in the middle of a stream"] * bool(joined)
+    notes += ["the audio begins in the middle of a stream"] * bool(cut)
     notes += [_unread(size - place)] * (size > place)
-    return Survey(soundfile=not streams and not joined, notes=tuple(notes))
+    return Survey(soundfile=not streams and not cut, notes=tuple(notes))
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _pages(content: mmap.mmap, place: int) -> Iterator[_Page]:
-    """Whole pages of an Ogg file; what lies between them is damaged or something else."""
+    """Complete pages of an Ogg file; other bytes are damaged or something else."""
     while (place := content.find(b"OggS\0", place)) >= 0:
         header = content[place : place + 27]
         if len(header) < 27:
@@ -212,7 +212,7 @@ def _pages(content: mmap.mmap, place: int) -> Iterator[_Page]:
         flags, _, stream, number, check, count = struct.unpack("<BqIIIB", header[5:])
         end = place + 27 + count + sum(content[place + 27 : place + 27 + count])
         page = header[:22] + bytes(4) + header[26:] + content[place + 27 : end]
-        # Ogg's checksum is zlib's of reversed bits, without its ones at both ends.
+        # Ogg's checksum is zlib's with reversed bits and without the initial and final inversion.
         found = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
         if int(f"{found:032b}"[::-1], 2) == check and end <= len(content):
             yield _Page(place, end, bool(flags & 2), stream, number)
@@ -257,15 +257,15 @@ def _mp4_end(file: BinaryIO, size: int) -> int:
     while position < size:
         file.seek(position)
         header = file.read(16)
-        # Another file begins, of which nothing is read.
+        # Another file begins, which is not read.
         if len(header) < 8 or not header[4:8].isalnum() or (position and header[4:8] == b"ftyp"):
             break
         length = struct.unpack(">I", header[:4])[0]
-        if length == 0:  # The last box, which ends with the file.
+        if length == 0:  # The last box ends with the file.
             return size
         if length == 1 and len(header) == 16:
             length = struct.unpack(">Q", header[8:])[0]
-        # What is no box of audio and reaches beyond the file is something else, not a box that was cut.
+        # An unknown box beyond the end of the file is trailing data, not a truncated box.
         if length < 8 or (header[4:8] not in _MP4_BOXES and position + length > size):
             break
         position += int(length)

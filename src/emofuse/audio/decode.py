@@ -1,6 +1,6 @@
-"""Decoding in blocks: any file or span to mono at 16 kHz, in memory that does not grow with its length.
+"""Decode any file or span in blocks to mono at 16 kHz, in constant memory.
 
-All of this runs in a process of its own, since decoders written in C can be crashed by what they are given.
+This runs in a process of its own, since damaged files can crash decoders in C.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ Block = NDArray[np.float32]
 Emit = Callable[[Block], None]
 Signal = Callable[[], None]
 
-_BLOCK = 1 << 16  # Frames decoded at once, so that a header's claim never decides how much memory is taken.
-_UNKNOWN = 1 << 62  # libsndfile gives a length beyond this where a streamed FLAC does not say.
+_BLOCK = 1 << 16  # Frames decoded at once, so that memory never depends on a header.
+_UNKNOWN = 1 << 62  # libsndfile returns a greater length for a streamed FLAC without a length.
 _OPUS_CHANNELS = 7
-_ANEW = 1.0  # Seconds by which time goes back where another recording begins in the same file.
-_GAP = 0.1  # Seconds without audio that are worth a note.
-_SLACK, _SHORT = 0.25, 0.03  # Seconds, and fraction of all, that a header may say too much, as encoders pad.
+_ANEW = 1.0  # Seconds by which time jumps back at the next recording of the same file.
+_GAP = 0.1  # Seconds of missing audio that are noted.
+_SLACK, _SHORT = 0.25, 0.03  # Seconds, and fraction of all, by which a header may exceed the audio, since encoders pad.
 _HAS_LENGTH = frozenset({"matroska", "mov", "asf", "avi", "flv"})
 
-# FFmpeg also opens playlists, which would make it read other files or addresses: only plain containers are allowed.
+# Plain containers only: FFmpeg also opens playlists, which refer to other files or addresses.
 _CONTAINERS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,wv"
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
 
@@ -57,11 +57,11 @@ _SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl
 
 
 class Source:
-    """Frames of a file, or of a span of it, in blocks `(frames, channels)`; a file can be gone through again.
+    """Frames of a file or a span, in blocks `(frames, channels)`; can be iterated again.
 
     Attributes:
-        whole: Whether all of the file is decoded though only a span was requested.
-        notes: What of the file was not read, or not as its header says; complete once the blocks have been read.
+        whole: Whether the whole file is decoded for a span.
+        notes: Parts that were not read, and wrong headers; complete after the last block.
     """
 
     def __init__(self, path: Path, *, start: float, end: float | None, longest: float) -> None:
@@ -151,11 +151,11 @@ class Source:
             if lost <= _GAP and stated - seconds > max(_SLACK, _SHORT * stated):
                 self.notes.append(f"its header says {stated:.2f} s, and no more than {seconds:.2f} s could be read")
             if lost:
-                self.notes.append(f"{lost:.1f} s within the audio are missing, and what is there was joined")
+                self.notes.append(f"{lost:.1f} s within the audio are missing; the rest was concatenated")
 
 
 def _stated_seconds(container: Any) -> float:
-    """Length of the first audio track by the header of its file; 0 where it has none, or one that was estimated."""
+    """Length of the first audio track by the header; 0 if missing or estimated."""
     stream = container.streams.audio[0]
     if not _HAS_LENGTH & set(container.format.name.split(",")):
         return 0.0
@@ -169,7 +169,7 @@ def _changing(path: Path, what: str) -> AudioError:
 
 
 def _frames(frame: Any) -> Block:
-    """Samples of FFmpeg's frame, taken as they are: its own conversions need to know the channels' layout."""
+    """Raw samples of FFmpeg's frame, since its conversions need a known channel layout."""
     from av.audio.plane import AudioPlane
 
     kind = frame.format.name.removesuffix("p")
@@ -177,9 +177,9 @@ def _frames(frame: Any) -> Block:
         raise ValueError(kind)
     channels, count = frame.layout.nb_channels, frame.samples
     if " channels (" in frame.layout.name:
-        # What such a layout shares with its frame PyAV would free a second time, so it is never freed.
+        # PyAV would free memory twice that such a layout shares with its frame, so it is never freed.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
-    # Not by `frame.planes`, which reads beyond the list of eight or more.
+    # Not by `frame.planes`, which reads out of bounds for eight or more.
     plane: Any = AudioPlane
     if frame.format.is_planar:
         planes = [np.frombuffer(plane(frame, channel), _SAMPLES[kind], count) for channel in range(channels)]
@@ -206,16 +206,16 @@ def _surveyed(path: Path) -> Survey:
 
 
 def _open_soundfile(path: Path, found: Survey) -> Any | None:
-    """The file opened by libsndfile, or None where FFmpeg should have it."""
+    """The file opened by libsndfile; None if FFmpeg should decode it."""
     if not found.soundfile:
         return None
     try:
         with plain_name(path) as place:
             file = soundfile.SoundFile(place)
-    except (soundfile.SoundFileError, TypeError):  # TypeError: it takes a name in .raw for headerless samples.
+    except (soundfile.SoundFileError, TypeError):  # TypeError: libsndfile treats a name in .raw as headerless samples.
         return None
-    # It cannot read what was written to a pipe, so that its header leaves the length open: FLAC, or WAV with a 0; nor,
-    # though it opens it, Opus of more than 7 channels.
+    # It cannot read files that were written to a pipe, without a length: FLAC, or WAV with a 0; nor Opus of more than 7
+    # channels, though it opens it.
     if not 0 < file.frames < _UNKNOWN or (file.subtype == "OPUS" and file.channels > _OPUS_CHANNELS):
         file.close()
         return None
@@ -226,7 +226,7 @@ def _open_av(path: Path, found: Survey) -> Any:
     import av
 
     try:
-        # Tags in another encoding must not stop the audio from being read; PyAV 19 sees to that by itself.
+        # Ignore tags in another encoding; PyAV 19 does so itself.
         lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
         options = _OPTIONS | ({"ignore_length": "1"} if found.to_the_end else {})
         with plain_name(path) as place:
@@ -252,15 +252,15 @@ def decode(
 
     Args:
         path: The file.
-        emit: Takes each block.
-        start: Where to begin, in seconds.
-        end: Where to end; None for the end of the file.
-        longest: Seconds that may be emitted.
-        whole: Called first where the whole file will be emitted, of which the caller cuts the span.
-        again: Called where all blocks so far are void, since the channels must be mixed otherwise.
+        emit: Receives each block.
+        start: Beginning in seconds.
+        end: End in seconds; None for the end of the file.
+        longest: Most seconds to emit.
+        whole: Called first if the whole file will be emitted, from which the caller cuts the span.
+        again: Called if all blocks so far are void, since the channels must be mixed differently.
 
     Returns:
-        Notes for the reader.
+        Notes.
 
     Raises:
         AudioError: The audio cannot be used.
@@ -272,14 +272,14 @@ def decode(
     if used is not None:
         again()
         levels = _pass(source, path, emit, used=used)[2]
-    # Of a whole file that is cut, the span has to be loud, not the file.
+    # The span must not be silent; the rest of the file may be.
     return (*source.notes, *notes, *(() if source.whole else levels.check_loud()))
 
 
 def _pass(
     source: Source, path: Path, emit: Emit, *, used: tuple[int, ...] | None = None
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...], Levels]:
-    """Go through a file once; gives the channels to use instead, if others should be."""
+    """Decode a file once; return the channels to use instead, if any."""
     levels = Levels(path)
     mixer: Mixer | None = None
     resampler: Any = None
@@ -305,7 +305,7 @@ def _pass(
 
 
 def length(path: Path) -> float:
-    """Length of a file in seconds, read without decoding it.
+    """Length of a file in seconds, without decoding.
 
     Raises:
         AudioError: The file cannot be used.
@@ -320,7 +320,7 @@ def length(path: Path) -> float:
 
 
 def _packet_seconds(path: Path, found: Survey) -> float:
-    """Length from the packets themselves: some containers state none, others a guess."""
+    """Length from the packets: some containers state none, others an estimate."""
     import av
 
     with closing(_open_av(path, found)) as container:

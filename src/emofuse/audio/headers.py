@@ -1,4 +1,4 @@
-"""Where the samples of a WAV, RF64, Wave64, AIFF, CAF or AU file begin, and how many bytes its header says they are."""
+"""Position and size of the samples of WAV, RF64, Wave64, AIFF, CAF and AU files, by their headers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _STREAMED = (0, 0xFFFFFFFF, (1 << 64) - 1)
 
 @dataclass(frozen=True)
 class Chunks:
-    """How the chunks of a container are written.
+    """Format of a container's chunks.
 
     Attributes:
-        first: Byte at which they begin.
+        first: Byte of the first chunk.
         header: Name and length of a chunk, for `struct`.
-        inclusive: Whether the length counts the header.
-        align: Multiple of bytes at which each begins.
-        samples: Name of the chunk that holds the samples.
+        inclusive: Whether the length includes the header.
+        align: Alignment in bytes.
+        samples: Name of the chunk of samples.
     """
 
     first: int
@@ -28,17 +28,17 @@ class Chunks:
     samples: bytes = b"data"
 
     def read(self, file: BinaryIO) -> tuple[bytes, int] | None:
-        """Name and length of the content of the chunk at the file's position; None where none is."""
+        """Name and content length of the chunk at the file's position; None if there is none."""
         size = struct.calcsize(self.header)
         content = file.read(size)
         if len(content) < size:
             return None
         name, length = struct.unpack(self.header, content)
-        # The names of Wave64 are 16 bytes, of which the first four are those of WAV.
+        # Names in Wave64 have 16 bytes; the first four are those of WAV.
         return name[:4], length - size * self.inclusive
 
     def after(self, begin: int, length: int) -> int:
-        """Where the next chunk begins."""
+        """Beginning of the next chunk."""
         return begin + length + -length % self.align
 
 
@@ -57,11 +57,11 @@ class Samples:
     """Samples of a file by its header.
 
     Attributes:
-        chunks: How the container's chunks are written; None where it has none.
+        chunks: Format of the container's chunks; None if it has none.
         begin: First byte of the samples.
-        length: How many bytes they are; None where the writer did not know.
-        code: Codec, as WAV numbers them.
-        second: Bytes a second; 0 where it is not known.
+        length: Their bytes; None if the writer did not know.
+        code: WAV's number of the codec.
+        second: Bytes a second; 0 if unknown.
     """
 
     chunks: Chunks | None
@@ -72,7 +72,7 @@ class Samples:
 
     @property
     def end(self) -> int:
-        """Byte after the last; 0 where the header does not say."""
+        """Byte after the last sample; 0 if the header does not state it."""
         return 0 if self.length is None else self.begin + self.length
 
 

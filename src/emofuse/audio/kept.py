@@ -1,4 +1,4 @@
-"""What is known of files that were looked at before, so that many spans of one recording cost it once."""
+"""Cache of decoded files, so that many spans of one recording cost one decoding."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Value = TypeVar("Value")
 
 _SETTLED = 2.0  # Seconds: file systems do not distinguish two changes closer than this.
 _FILES = 4096
-_DISK = 2 << 30  # Bytes of decoded samples that are kept in temporary files.
+_DISK = 2 << 30  # Most bytes of decoded samples in temporary files.
 _WIDTH = 4  # Bytes a sample.
 
 
 def identity(path: Path) -> Hashable | None:
-    """What changes whenever a file does; None where that cannot be known yet, since it was just written."""
+    """Identity of a file's state; None if it was written too recently to tell changes apart."""
     try:
         status = of_any_length(path).stat()
-    except OSError:  # Gone since it was looked for, which opening it will say.
+    except OSError:  # Deleted meanwhile; opening it raises the error.
         return None
     if time.time() - status.st_mtime < _SETTLED:
         return None
@@ -47,7 +47,7 @@ def identity(path: Path) -> Hashable | None:
 
 
 class Kept(Generic[Value]):
-    """A value of each of many files, but of none that was just written.
+    """A cache of one value per file, except for files that were just written.
 
     Example:
         >>> lengths = Kept()
@@ -60,19 +60,19 @@ class Kept(Generic[Value]):
         self._values: dict[Hashable, Value] = {}
 
     def get(self, key: Hashable | None) -> Value | None:
-        """What is kept of a file."""
+        """The value of a file."""
         return None if key is None else self._values.get(key)
 
     def put(self, key: Hashable | None, value: Value) -> None:
-        """Keep something of a file."""
+        """Keep a file's value."""
         if key is not None:
             if len(self._values) >= _FILES:
                 self._values.clear()
             self._values[key] = value
 
 
-class _Sound:
-    """All samples of a file, in a temporary file that goes when nobody holds it, even if this process is killed."""
+class _Recording:
+    """All samples of a file, in a temporary file that vanishes with its last user, even after a kill."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -95,17 +95,17 @@ class _Sound:
             return np.frombuffer(bytearray(self._file.read((last - first) * _WIDTH)), dtype="<f4")
 
 
-_SOUNDS: OrderedDict[Hashable, _Sound] = OrderedDict()
+_RECORDINGS: OrderedDict[Hashable, _Recording] = OrderedDict()
 _LOCK = threading.Lock()
 _BUSY: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
 _SEEKABLE: Kept[bool] = Kept()
 
 
 def _forget() -> None:
-    """In a forked process: a lock may be held by a thread that is not there, and a file's place is the parent's too."""
+    """Reset in a forked process: locks may be held by threads of the parent, and file positions are shared with it."""
     global _LOCK
     _LOCK = threading.Lock()
-    _SOUNDS.clear()
+    _RECORDINGS.clear()
     _BUSY.clear()
 
 
@@ -114,35 +114,35 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Collected:
-    """What comes from a decoder: the samples that are wanted; and all of them, where it can only give a whole file."""
+    """Output of a decoder: the requested samples, and all samples if it must decode the whole file."""
 
     def __init__(self, first: int, last: int | None, *, most: int, keep: bool) -> None:
         self._first, self._last, self._most, self._keep = first, last, most, keep
         self.whole = False
-        self.sound: _Sound | None = None
+        self.recording: _Recording | None = None
         self.samples = 0
         self.wanted = bytearray()
 
     def take(self, kind: bytes, content: bytes) -> None:
         try:
             self._take(kind, content)
-        except OSError:  # No temporary file can be had, or the disk is full: the next span is decoded anew.
-            self.sound = None
+        except OSError:  # No temporary file, or the disk is full: the next span is decoded again.
+            self.recording = None
             if kind == BLOCK:
                 self._want(content)
 
     def _take(self, kind: bytes, content: bytes) -> None:
         if kind == WHOLE:
             self.whole = True
-            self.sound = _Sound() if self._keep else None
+            self.recording = _Recording() if self._keep else None
         elif kind == AGAIN:
             self.samples = 0
             self.wanted.clear()
-            if self.sound is not None:
-                self.sound.clear()
+            if self.recording is not None:
+                self.recording.clear()
         elif kind == BLOCK:
-            if self.sound is not None:
-                self.sound.add(content)
+            if self.recording is not None:
+                self.recording.add(content)
             self._want(content)
 
     def _want(self, content: bytes) -> None:
@@ -158,8 +158,7 @@ class _Collected:
 def load(path: Path, *, start: float, end: float | None, longest: float) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Samples at 16 kHz of a file or a span of it, and notes for the reader.
 
-    Files of which no part can be decoded alone are decoded whole, once; what is cut of them does not depend on what
-    was asked for before.
+    Files that do not support seeking are decoded as a whole, once; a span does not depend on earlier requests.
 
     Raises:
         AudioError: The audio cannot be used.
@@ -169,13 +168,13 @@ def load(path: Path, *, start: float, end: float | None, longest: float) -> tupl
         return _decoded(path, None, start=start, end=end, longest=longest)
     with _BUSY[key]:
         with _LOCK:
-            sound = _SOUNDS.get(key)
-            if sound is not None:
-                _SOUNDS.move_to_end(key)
-        if sound is None:
+            recording = _RECORDINGS.get(key)
+            if recording is not None:
+                _RECORDINGS.move_to_end(key)
+        if recording is None:
             return _decoded(path, key, start=start, end=end, longest=longest)
-    first, last = _bounds(path, sound.samples, start=start, end=end, longest=longest)
-    return _checked(path, sound.cut(first, last), sound.notes)
+    first, last = _bounds(path, recording.samples, start=start, end=end, longest=longest)
+    return _checked(path, recording.cut(first, last), recording.notes)
 
 
 def _decoded(
@@ -189,18 +188,18 @@ def _decoded(
     if not collected.whole:
         _SEEKABLE.put(key, True)
         return samples, notes
-    if collected.sound is not None and key is not None:
-        collected.sound.notes = notes
-        _keep(key, collected.sound)
+    if collected.recording is not None and key is not None:
+        collected.recording.notes = notes
+        _keep(key, collected.recording)
     _bounds(path, collected.samples, start=start, end=end, longest=longest)
     return _checked(path, samples, notes)
 
 
-def _keep(key: Hashable, sound: _Sound) -> None:
+def _keep(key: Hashable, recording: _Recording) -> None:
     with _LOCK:
-        _SOUNDS[key] = sound
-        while len(_SOUNDS) > 1 and sum(one.samples for one in _SOUNDS.values()) * _WIDTH > _DISK:
-            _SOUNDS.popitem(last=False)
+        _RECORDINGS[key] = recording
+        while len(_RECORDINGS) > 1 and sum(one.samples for one in _RECORDINGS.values()) * _WIDTH > _DISK:
+            _RECORDINGS.popitem(last=False)
 
 
 def _bounds(path: Path, samples: int, *, start: float, end: float | None, longest: float) -> tuple[int, int]:

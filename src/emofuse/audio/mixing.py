@@ -1,22 +1,22 @@
-"""Channels mixed to one, and what they say about each other: silent, opposed or different ones change the answer."""
+"""Mix channels to mono; silent, opposed and different channels are detected."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-_FAINT = 1e-3  # Power of a channel, as part of the loudest one's, below which it is left out: -30 dB.
-_ALIKE = 0.8  # The same from which on it is as good as the loudest: -1 dB.
-_OPPOSED = 0.8  # Power of the mean, as part of what independent channels would leave: two correlate below -0.2.
-_DIFFERENT = 0.3  # Mean correlation of channels below which they hold different audio.
+_FAINT = 1e-3  # Power relative to the loudest channel below which a channel is left out: -30 dB.
+_ALIKE = 0.8  # The same, above which it is as good as the loudest: -1 dB.
+_OPPOSED = 0.8  # Power of the mean relative to independent channels: two correlate below -0.2.
+_DIFFERENT = 0.3  # Mean correlation below which channels hold different audio.
 
 
 class Mixer:
-    """Mixes blocks of frames to one channel and remembers how the channels are related.
+    """Mixes blocks of frames to one channel and collects statistics of the channels.
 
     Args:
         channels: Number of channels.
-        used: Which of them are averaged; all by default.
+        used: Channels to average; all by default.
 
     Example:
         >>> tone = np.sin(np.arange(100) / 3)
@@ -35,12 +35,12 @@ class Mixer:
         self._squares = np.zeros(channels + 1)
 
     def mix(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Average the channels of a block, `(frames, channels)`; gives `(frames,)`."""
+        """Average the channels of a block, `(frames, channels)` to `(frames,)`."""
         if self.channels == 1:
             return block[:, 0]
         if self._used is not None:
             return np.asarray(block[:, self._used].mean(axis=1, dtype=np.float64), dtype=np.float32)
-        # In 64 bits neither sums nor squares of what a float32 can hold overflow.
+        # In float64, sums and squares of float32 do not overflow.
         mean = block.mean(axis=1, dtype=np.float64)
         both = np.concatenate([block, mean[:, None]], axis=1, dtype=np.float64)
         self._count += len(block)
@@ -49,7 +49,7 @@ class Mixer:
         return np.asarray(mean, dtype=np.float32)
 
     def verdict(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Channels that should be averaged, and notes for the reader, once all blocks have been mixed."""
+        """Channels to average, and notes, after the last block."""
         everything = tuple(range(self.channels))
         if self.channels == 1 or self._used is not None or not self._count:
             return everything, ()
@@ -62,7 +62,7 @@ class Mixer:
         live = tuple(channel for channel in everything if own[channel] >= _FAINT * loudest)
         ratio = mean * self.channels**2 / sum(own)
         if len(live) > 1 and ratio < _OPPOSED:
-            # The first of those that are about as loud as the loudest, which may be so by its noise.
+            # The first of the loudest channels within 1 dB, since noise may make one the loudest.
             best = next(channel for channel in live if own[channel] > _ALIKE * loudest)
             what = f"the {self.channels} channels are of opposite phase and would cancel"
             return (best,), (f"{what}, so channel {best + 1} was used alone",)

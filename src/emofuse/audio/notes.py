@@ -1,18 +1,18 @@
-"""Notes on many recordings, counted by what they say."""
+"""Notes on many recordings, counted by text."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 
-_SHOWN = 3  # Names that a line lists.
+_SHOWN = 3  # Most names in a line.
 
 
 def count_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
-    """One line a kind of note, the most frequent first; notes that differ in numbers alone are of one kind.
+    """One line per kind of note, the most frequent first; notes of one kind differ in numbers only.
 
     Args:
-        notes: Of each recording, by its name.
+        notes: Of each recording, by name.
 
     Example:
         >>> count_notes({"a": ["2 bytes were not read"], "b": ["9 bytes were not read"], "c": []})

@@ -1,4 +1,4 @@
-"""Decoders in processes of their own, started once and used again, of which a crash costs no more than one file."""
+"""Decoders in reusable processes, so that a crash affects one file only."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from emofuse.workers import usable_cores
 Take = Callable[[bytes, bytes], None]
 
 PATIENCE = 60.0
-"""Seconds that a decoder may be silent before it is given up."""
+"""Seconds without an answer after which a decoder is stopped."""
 
 MOST = 4
-"""Decoders at most, in each process that uses some."""
+"""Most decoders per process."""
 
 _START = "import sys; sys.path[:] = sys.argv[1:]; from emofuse.audio.worker import serve; serve()"
 
 
 class _CrashError(Exception):
-    """A decoder ended, or was ended, before it had answered."""
+    """A decoder ended, or was stopped, before it answered."""
 
 
 class _Decoder:
-    """One such process."""
+    """A decoder process."""
 
     def __init__(self) -> None:
-        # The same modules as here, wherever they were found; not through `multiprocessing`, which would run the
-        # main script again and so ask for a guard in it.
+        # With this process's module path; not by `multiprocessing`, which would run the main script again and need a
+        # guard in it.
         command = [sys.executable, "-c", _START, *(one or os.getcwd() for one in sys.path)]
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         try:
@@ -89,7 +89,7 @@ class _Decoder:
             self._deadline = None
 
     def end(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -98,7 +98,7 @@ class _Decoder:
                     pipe.close()
 
     def leave(self) -> None:
-        """Forget a process that belongs to the parent of this one."""
+        """Forget a process of the parent."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -113,7 +113,7 @@ def _whole(pipe: IO[bytes], count: int) -> bytes:
 
 
 class _Pool:
-    """Decoders that wait for work; as many as are used at the same time, but no more than pays."""
+    """Idle decoders: as many as were used at the same time, up to a limit."""
 
     def __init__(self) -> None:
         self._idle: list[_Decoder] = []
@@ -122,7 +122,7 @@ class _Pool:
     def ask(self, request: Mapping[str, Any], *, take: Take) -> tuple[bool, dict[str, Any]]:
         with self._free:
             try:
-                # One that ended while it had nothing to do says nothing of this file.
+                # If it ended while idle, this file is not the cause.
                 answer = self._by(self._idle.pop(), request, take)
             except IndexError:
                 answer = self._by(_Decoder(), request, take)
@@ -135,7 +135,7 @@ class _Pool:
         try:
             answer = decoder.ask(request, take=take)
         except BaseException:
-            # Also where the caller was interrupted: what the process would still send is no answer to another.
+            # Also after an interrupt: a late answer would be taken for that to the next request.
             decoder.end()
             raise
         self._idle.append(decoder)
@@ -183,7 +183,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def start_decoder() -> None:
-    """Start a decoder before it is needed, as it gets ready while other things are loaded.
+    """Start a decoder in advance, while other things are loaded.
 
     Raises:
         EmofuseError: No process can be started.
@@ -197,15 +197,15 @@ def ask(
     *,
     take: Take = lambda kind, content: None,
 ) -> dict[str, Any]:
-    """Have a file decoded, or its length found, in another process.
+    """Decode a file, or find its length, in another process.
 
     Args:
         path: The file.
-        request: What `worker` is asked.
-        take: Takes each message before the last, by its kind.
+        request: Request to `worker`.
+        take: Receives each message before the last, with its kind.
 
     Raises:
-        AudioError: The file cannot be used, or the decoder ends over it.
+        AudioError: The file cannot be used, or crashes the decoder.
         EmofuseError: No process can be started.
     """
     try:

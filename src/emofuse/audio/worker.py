@@ -1,4 +1,4 @@
-"""The process that decodes: it reads requests from its standard input until that ends, and can be lost at any time."""
+"""The decoder process: it reads requests from standard input until that ends, and may crash at any time."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from emofuse.audio.decode import decode, length
 from emofuse.errors import AudioError
 
 HEADER = struct.Struct("<cI")
-"""What precedes each message: its kind, and how many bytes it has."""
+"""Header of each message: its kind and its size in bytes."""
 
 WHOLE, BLOCK, AGAIN, DONE, REFUSED = b"w", b"b", b"a", b"d", b"r"
-"""The whole file follows, not the span; samples; all samples so far are void; the answer; why there is none."""
+"""The whole file follows, not the span; samples; all samples so far are void; the answer; an error."""
 
-_MEMORY = 2 << 30  # Bytes beyond what the process has when it starts.
-_SECONDS = 600  # Of processor time a request may take between two messages, should the parent be gone.
+_MEMORY = 2 << 30  # Bytes beyond the process's memory at its start.
+_SECONDS = 600  # Most processor time between two messages, in case the parent is gone.
 
 
 def serve() -> None:
-    """Answer requests, one JSON object a line, until there are no more."""
-    # Decoders may print; and Ctrl-C is for the parent, whose end ends this process too.
+    """Answer requests, one JSON object per line, until input ends."""
+    # Decoders may print; Ctrl-C is for the parent, and this process ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     silent = os.open(os.devnull, os.O_WRONLY)
@@ -72,7 +72,7 @@ def _answer(request: Mapping[str, Any], answers: BinaryIO) -> None:
 
 
 def _other(path: Path, error: Exception) -> AudioError:
-    """Bindings of decoders raise whatever they come to; no such thing may cost more than this file."""
+    """Decoders' bindings raise any exception; it must affect this file only."""
     if isinstance(error, MemoryError):
         return AudioError("decoding it takes too much memory", where=path, remedy="convert it to wav or flac first")
     return damaged(path)
@@ -104,7 +104,7 @@ _GIVEN: dict[int, int] = {}
 
 
 def _lower(resource: Any, kind: int, limit: int) -> None:
-    """Set a limit, though never above the one that the process was started with."""
+    """Set a limit, never above the process's initial one."""
     soft, hard = resource.getrlimit(kind)
     given = _GIVEN.setdefault(kind, soft)
     ceilings = [one for one in (given, hard) if one != resource.RLIM_INFINITY]

@@ -110,12 +110,12 @@ def fuse(
     for note in fused.notes:
         warn(f"Note: {note}.")
     weights = done["weights"]
-    told = (
+    listed = (
         "; ".join(f"fold {fold}: {_listed(one)}" for fold, one in weights.items())
         if isinstance(weights, dict)
         else _listed(weights)
     )
-    say(f"rule: {done['rule']}; weights: {told}; written to {out}")
+    say(f"rule: {done['rule']}; weights: {listed}; written to {out}")
 
 
 def _listed(weights: Iterable[float]) -> str:

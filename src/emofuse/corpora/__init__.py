@@ -1,4 +1,4 @@
-"""Corpora: one file each, all of which return the same manifest."""
+"""Corpora: one file each, all with the same manifest."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ _MODULES = (
     table,
 )
 
-# Each reader takes the folder, and by name the options that its card has.
+# Each reader takes the folder and the options of its card, by name.
 _READERS: Mapping[str, Callable[..., Listing]] = {module.CARD.name: module.read for module in _MODULES}
 
 CORPORA: dict[str, CorpusCard] = {module.CARD.name: module.CARD for module in _MODULES}
-"""What is known about each corpus, by its name; one of the user's own is added when it is read."""
+"""Card of each corpus, by name; the user's own are added when they are read."""
 
-_THREADS = 8  # Headers are small reads, so the wait is for the disk.
+_THREADS = 8  # Reading headers is bound by the disk.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Corpus:
 
     Attributes:
         manifest: One row an utterance, with the columns of `emofuse.manifest.COLUMNS`.
-        skipped: One error for each sound, other file or row that was left out, since it is missing or damaged.
+        skipped: One error for each recording, other file or row that is missing or damaged.
         notes: Remarks for the reader.
     """
 
@@ -77,12 +77,12 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
     def unread(self, root: Path) -> dict[str, str]:
-        """Why each was left out, by its place in the corpus, since what has no row has no name.
+        """Why each was left out, by path, since a file without a row has no name.
 
         Args:
-            root: The folder that was read; what lies elsewhere goes by the file's name.
+            root: The folder that was read; files elsewhere are listed by name.
         """
-        # Names alone recur: those of MELD's clips do in train, dev and test.
+        # File names alone are not unique: MELD's recur in train, dev and test.
         return {_inside(Path(error.where or ""), root): error.advice for error in self.skipped}
 
 
@@ -103,7 +103,7 @@ def read_corpus(
 
     Args:
         name: A name in `CORPORA`, the path of a reader of the user's own (`package.module:read` or
-            `path/to/file.py:read`), or several joined by `+`, such as `ravdess+emodb`. A reader takes the folder, and
+            `path/to/file.py:read`), or several with `+`, such as `ravdess+emodb`. A reader takes the folder, and
             by name the options that the card has, and returns a table or a list with the columns of a manifest; the
             card is `CARD` of its module, where there is one.
         root: The corpus's folder or the folder that holds it (of several: the folder that holds them all under their
@@ -192,7 +192,7 @@ def _card_and_reader(name: str) -> tuple[CorpusCard, Callable[..., Any]]:
 
 
 def _listing(found: Any, root: Path) -> Listing:
-    """What a reader returned: ours give a listing, the user's a table or a list of rows."""
+    """A reader's result: built-in readers return a listing, the user's a table or a list of rows."""
     import pandas as pd
 
     if isinstance(found, pd.DataFrame):
@@ -201,7 +201,7 @@ def _listing(found: Any, root: Path) -> Listing:
 
 
 def _is_utf8(row: Mapping[str, object]) -> bool:
-    """Whether all of a row can be stored: the name of a file may hold any bytes."""
+    """Whether a row can be stored; a file's name may hold any bytes."""
     try:
         " ".join(map(str, row.values())).encode()
     except UnicodeEncodeError:
@@ -218,7 +218,7 @@ def _read_several(
     options: Mapping[str, str],
     progress: Progress,
 ) -> Corpus:
-    """Corpora under each other; utterances and speakers are named after their corpus, since numbers recur."""
+    """Concatenate corpora; utterances and speakers get the corpus's name as a prefix, since numbers recur."""
     import pandas as pd
 
     from emofuse.manifest import make_manifest, one_spelling

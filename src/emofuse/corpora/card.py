@@ -1,4 +1,4 @@
-"""What is known about a corpus before its files are read, and the check of the files against it."""
+"""Cards of corpora, and the check of files against them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from emofuse.inputs import nearest
 Row = dict[str, Any]
 
 NONE = "none"
-"""How counts call an absent value."""
+"""Name of an absent value in counts."""
 
 GENDERS: Mapping[str, str] = {"F": "female", "M": "male"}
-"""How a manifest calls what publishers begin with these letters."""
+"""Manifest names of genders, by the publishers' first letter."""
 
 DIMENSIONS = ("valence", "arousal", "dominance")
-"""What is usually rated beside classes; arousal is also called activation."""
+"""The usual dimensions; arousal is also called activation."""
 
-_SHOWN = 6  # Differences, files or rows that one message lists.
+_SHOWN = 6  # Most items in a message.
 
 
 def listed(items: Sequence[str]) -> str:
@@ -47,21 +47,21 @@ class CorpusCard:
         languages: ISO 639-1 codes.
         modalities: `speech`, `text` or both.
         labels: Emotions, as the manifest spells them.
-        values: What is rated by a number, `NAME` of the manifest's columns `values.NAME`.
+        values: Rated dimensions, `NAME` of the manifest's columns `values.NAME`.
         licence: Terms of use.
         where: How to get it.
         citation: What to cite.
-        utterances: How many there are; None where that is open.
-        speakers: How many there are; None where that is open or not known.
-        note: What a reader of results must know.
+        utterances: Their number; None if it varies.
+        speakers: Their number; None if it varies or is unknown.
+        note: A caution for readers of results.
         counts: Utterances for each value of a manifest column, or of several such as `session+label`, whose values
-            are then joined by a plus too.
-        options: What may be chosen when the corpus is read, and the values; the first is the default.
-        sources: Corpora that it is put together from.
+            have a plus in between too.
+        options: Options of the reader and their values; the first is the default.
+        sources: Corpora that it combines.
         folds: Speakers tested in each published fold; empty where there are none.
-        by_session: Whether two actors a session talk to each other, so that the community leaves one session out.
-        alignments: Path, as `emofuse.outside` takes it, of a function that reads what the corpus ships: it takes an
-            utterance's audio file and its duration in seconds and returns segments by tier; None where it ships none.
+        by_session: Whether sessions are dialogues of two actors, where the convention is to leave one session out.
+        alignments: Path, as in `emofuse.outside`, of a function that reads the shipped alignments: it takes an
+            utterance's audio file and its duration in seconds and returns segments by tier; None if there are none.
 
     Example:
         >>> card = CorpusCard(name="tiny", title="Tiny", languages=("en",), modalities=("text",),
@@ -107,7 +107,7 @@ class CorpusCard:
         return {name: options.get(name, values[0]) for name, values in self.options.items()}
 
     def differences(self, rows: list[Row]) -> str:
-        """How rows differ from what is expected, in words; empty where they do not."""
+        """Differences between rows and expected counts, as text; empty if there are none."""
         wrong = []
         for name, expected in self.counts.items():
             columns = name.split("+")
@@ -122,16 +122,16 @@ class CorpusCard:
         return f"found {len(rows)} of {self.utterances} utterances" + (f" ({listed(wrong)})" if wrong else "")
 
     def folder(self, root: Path, *inside: str) -> Path:
-        """The corpus's folder, as an absolute path: `root` itself, or the folder in it that bears the corpus's name.
+        """The corpus's folder, as an absolute path: `root` itself, or the folder in it with the corpus's name.
 
         Args:
-            root: What the user named.
-            inside: Folders to step into where they are there, as publishers pack them.
+            root: The user's path.
+            inside: Subfolders of the publisher's archive to enter if they exist.
 
         Raises:
             ManifestError: There is no such folder.
         """
-        # Links are left as they are: a download cache links names with an ending to contents without one.
+        # Do not resolve links: a download cache links names with an ending to files without one.
         root = Path(os.path.abspath(root.expanduser()))
         if not root.is_dir():
             what = "this is not a folder" if root.exists() else "no such folder"
@@ -153,10 +153,10 @@ class Listing:
 
     Attributes:
         rows: One mapping of manifest columns an utterance.
-        source: Where they come from, for error messages.
+        source: Their origin, for error messages.
         notes: Remarks for the reader.
         skipped: One error for each file or row that is missing or damaged.
-        card: What is expected of this choice of options, where that is not the corpus's own card.
+        card: The card of this choice of options, if it differs from the corpus's own.
     """
 
     rows: list[Row]
@@ -166,10 +166,10 @@ class Listing:
     card: CorpusCard | None = None
 
     def incomplete(self, differences: str) -> str:
-        """What is missing or damaged, in words, by name; empty where nothing is.
+        """What is missing or damaged, as text; empty if nothing is.
 
         Args:
-            differences: What the card found.
+            differences: From the card.
         """
         if not self.skipped:
             return differences

@@ -1,4 +1,4 @@
-"""The spoken part of the CommitmentBank: how much speakers of Switchboard believe what a clause says."""
+"""The spoken part of the CommitmentBank: to what degree speakers of Switchboard believe a clause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emofuse.types import Segment
 
 TABLE = "annotations.jsonl"
 
-# The rounded mean, with the two middle steps of each side taken together, as Murzaku et al. make strata of it.
+# The rounded mean, with the two middle steps of each side merged, as in the strata of Murzaku et al.
 _CLASSES = {-3: "disbelieved", -2: "doubted", -1: "doubted", 0: "open", 1: "suspected", 2: "suspected", 3: "believed"}
 _NEEDED = ("speaker", "words", "word_times", "cb_val", "number", "clip_start", "clip_end", "audio_file")
 
@@ -28,7 +28,7 @@ CARD = CorpusCard(
     modalities=("speech", "text"),
     labels=tuple(dict.fromkeys(_CLASSES.values())),
     values=("belief",),
-    licence="sounds by agreement with the LDC (Switchboard)",
+    licence="recordings by agreement with the LDC (Switchboard)",
     where=f"name the folder with {TABLE} of https://github.com/cogstates/multimodal-belief and the clips that it lists",
     citation="Murzaku, Soubki and Rambow, Multimodal Belief Prediction, Interspeech, 2024",
     utterances=337,
@@ -41,9 +41,9 @@ CARD = CorpusCard(
 def read(root: Path) -> Listing:
     """List the rows of `annotations.jsonl` that name a dialogue and have a clip anywhere below the folder.
 
-    A row has `number` (the dialogue), `speaker`, `words` (a list, or text), `word_times` (a list of begin and end in
-    seconds of the dialogue, one a word), `cb_val` (the belief), `clip_start` and `clip_end` in seconds of the dialogue,
-    and `audio_file`, the clip. The one published row without `number` is left out.
+    A row has `number` (the dialogue), `speaker`, `words` (a list, or text), `word_times` (begin and end of each
+    word in seconds of the dialogue), `cb_val` (the belief), `clip_start` and `clip_end` (seconds of the dialogue), and
+    `audio_file` (the clip). The one published row without `number` is left out.
 
     Raises:
         ManifestError: There is no such folder, or no table in it.
@@ -82,13 +82,13 @@ def read(root: Path) -> Listing:
 
 
 def table_in(folder: Path) -> Path | None:
-    """The table of annotations in a folder, in whichever case its name is; None where there is none."""
+    """The table of annotations in a folder, in any case; None if there is none."""
     return next((path for path in sorted(folder.iterdir()) if path.name.lower() == TABLE), None)
 
 
 @lru_cache(maxsize=4)
 def word_segments(table: Path) -> Mapping[str, tuple[Segment, ...]]:
-    """The words inside each clip, in seconds from the clip's beginning, by the clip's name without ending.
+    """The words of each clip, in seconds from its beginning, by the clip's stem.
 
     Args:
         table: `annotations.jsonl`.
@@ -108,7 +108,7 @@ def word_segments(table: Path) -> Mapping[str, tuple[Segment, ...]]:
 
 
 def _lines(table: Path, errors: list[EmofuseError]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Rows that can be used, with their numbers; an error for each that cannot, and nothing for one of no dialogue."""
+    """Usable rows with their numbers, and an error for each other one; rows without a dialogue are ignored."""
     for count, line in enumerate(read_lines(table), start=1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""CMU-MOSEI: people speak to their cameras; a crowd judged how strong each of six emotions is."""
+"""CMU-MOSEI: monologues on video; a crowd rated the intensity of six emotions."""
 
 from __future__ import annotations
 
@@ -57,17 +57,16 @@ CARD = CorpusCard(
 def read(root: Path) -> Listing:
     """List the segments of a table of labels, with the audio of each.
 
-    The table is the only CSV file with a column of emotions below the folder, or `labels.csv`. It has one row a
+    The table is the only CSV file with a column of emotions below the folder, or `labels.csv`. It has one row per
     segment, with columns video_id, clip_id (a number within the video), anger, disgust, fear, happiness, sadness and
     surprise (intensities from 0 to 3), and may have start and end in seconds, text, and split (train, valid or test).
 
-    The label is the emotion of the highest intensity; where all are 0 it is neutral, and where the highest is shared
-    there is none. Column `votes` holds the intensities.
+    The label is the emotion of the highest intensity; where all are 0 it is neutral, and on a tie there is
+    none. Column `votes` holds the intensities.
 
-    The audio is that of the segment, `<video_id>_<clip_id>.wav`, or a span of the video's, `<video_id>.wav`. What the
-    table has not of start, end and text is taken from `<video_id>.txt`, whose lines are
-    `video___clip___start___end___text`. All of these lie anywhere below the folder. Segments that begin before 0, as
-    some do, begin at 0.
+    The audio is that of the segment, `<video_id>_<clip_id>.wav`, or a span of the video's, `<video_id>.wav`. Start, end
+    and text that the table lacks are taken from `<video_id>.txt`, whose lines are `video___clip___start___end___text`.
+    All files may be anywhere below the folder. A negative start becomes 0.
 
     Raises:
         ManifestError: There is no such folder, or no table in it, or it lacks columns.
@@ -83,9 +82,9 @@ def read(root: Path) -> Listing:
     for line in lines:
         video, clip = line.values["video"], line.values["clip"]
         name = f"{video}_{clip}"
-        told = {**transcripts.of(video, clip), **{key: value for key, value in line.values.items() if value}}
+        fields = {**transcripts.of(video, clip), **{key: value for key, value in line.values.items() if value}}
         whole, part = clips.get(video), clips.get(name)
-        what = _fault(line, told, spanned=part is None) or (f"{name} occurs twice" if name in seen else "")
+        what = _fault(line, fields, spanned=part is None) or (f"{name} occurs twice" if name in seen else "")
         if what:
             errors.append(row_error(table, line.number, what))
             continue
@@ -94,7 +93,7 @@ def read(root: Path) -> Listing:
         if path is None:
             errors.append(no_audio(table.parent / f"{name}.wav"))
             continue
-        rows.append(_row(line, told, name, path, spanned=part is None))
+        rows.append(_row(line, fields, name, path, spanned=part is None))
     return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))
 
 
@@ -117,7 +116,7 @@ def _intensities(line: Line) -> dict[str, float | None]:
     return {label: number(line.values[label]) for label in _EMOTIONS}
 
 
-def _fault(line: Line, told: dict[str, str], *, spanned: bool) -> str:
+def _fault(line: Line, fields: dict[str, str], *, spanned: bool) -> str:
     for label, value in _intensities(line).items():
         if value is None or not 0 <= value <= _STRONGEST:
             return f"{_EMOTIONS[label][0]} is {line.values[label]!r}, not a number from 0 to 3"
@@ -126,29 +125,29 @@ def _fault(line: Line, told: dict[str, str], *, spanned: bool) -> str:
     if line.values["split"] and line.values["split"].lower() not in _SPLITS:
         return f"the split is {line.values['split']!r}, not train, valid or test"
     if spanned:
-        start, end = number(told.get("start", "")), number(told.get("end", ""))
+        start, end = number(fields.get("start", "")), number(fields.get("end", ""))
         if start is None or end is None or end <= max(start, 0.0):
-            return f"the segment lasts from {told.get('start') or 'nowhere'} to {told.get('end') or 'nowhere'}"
+            return f"the segment lasts from {fields.get('start') or 'nowhere'} to {fields.get('end') or 'nowhere'}"
     return ""
 
 
-def _row(line: Line, told: dict[str, str], name: str, clip: Path, *, spanned: bool) -> Row:
+def _row(line: Line, fields: dict[str, str], name: str, clip: Path, *, spanned: bool) -> Row:
     intensities = {label: value or 0.0 for label, value in _intensities(line).items()}
     highest = max(intensities.values())
     strongest = [label for label, value in intensities.items() if value == highest]
     label = "neutral" if highest == 0 else strongest[0] if len(strongest) == 1 else None
-    start, end = number(told.get("start", "")), number(told.get("end", ""))
+    start, end = number(fields.get("start", "")), number(fields.get("end", ""))
     return {
         "utterance": name,
         "audio": str(clip),
         "start": max(start, 0.0) if spanned and start is not None else None,
         "end": end if spanned else None,
-        "text": told.get("text"),
-        "text_source": "reference" if told.get("text") else None,
+        "text": fields.get("text"),
+        "text_source": "reference" if fields.get("text") else None,
         "language": "en",
         "label": label,
         "votes": json.dumps({label: value for label, value in intensities.items() if value}),
-        # Nearly every video has a speaker of its own.
+        # Nearly every video has its own speaker.
         "speaker": line.values["video"],
         "session": _SPLITS.get(line.values["split"].lower()),
         "dialogue": line.values["video"],
@@ -156,7 +155,7 @@ def _row(line: Line, told: dict[str, str], name: str, clip: Path, *, spanned: bo
 
 
 class _Transcripts:
-    """Times and words of segments, from one file a video that is read on first use."""
+    """Times and transcripts of segments, from one file per video, read on first use."""
 
     def __init__(self, folder: Path, errors: list[EmofuseError]) -> None:
         self._paths = {path.stem: path for path in files_below(folder, "*.txt")}
@@ -164,7 +163,7 @@ class _Transcripts:
         self._read: dict[str, dict[str, dict[str, str]]] = {}
 
     def of(self, video: str, clip: str) -> dict[str, str]:
-        """`start`, `end` and `text` of a segment, as far as they are known."""
+        """`start`, `end` and `text` of a segment, where known."""
         if video not in self._read:
             self._read[video] = self._segments(self._paths.get(video))
         return self._read[video].get(clip, {})

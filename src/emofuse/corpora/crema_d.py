@@ -45,14 +45,14 @@ CARD = CorpusCard(
     citation="Cao et al., CREMA-D: Crowd-Sourced Emotional Multimodal Actors Dataset, IEEE TAC, 2014",
     utterances=7442,
     speakers=91,
-    note="every sentence is said in every emotion, so the words say nothing about the label, which is the emotion that "
+    note="every sentence is said in every emotion, so the text carries no label information, which is the emotion that "
     "was acted; there is no common split, so folds are made of speakers",
     counts={"label": {label: 1087 if label == "neutral" else 1271 for label in _LABELS.values()}},
 )
 
 
 def read(root: Path) -> Listing:
-    """List the clips in `AudioWAV`, or below the folder; where `SentenceFilenames.csv` is there, all that it names.
+    """List the clips in `AudioWAV`, or below the folder; with `SentenceFilenames.csv`, all that it names.
 
     Raises:
         ManifestError: There is no such folder, or no clip in it.
@@ -90,7 +90,7 @@ def _key(match: re.Match[str]) -> str:
 
 
 def _missing(folder: Path, place: Path, clips: set[str]) -> list[EmofuseError]:
-    """What `SentenceFilenames.csv` names and is not there."""
+    """Clips that `SentenceFilenames.csv` names and that are missing."""
     table = folder / "SentenceFilenames.csv"
     if not table.exists():
         return []

@@ -43,7 +43,7 @@ CARD = CorpusCard(
     citation="Burkhardt et al., A Database of German Emotional Speech, Interspeech, 2005",
     utterances=535,
     speakers=10,
-    note="every sentence is said in every emotion, so the words say nothing about the label",
+    note="every sentence is said in every emotion, so the text carries no label information",
     counts={
         "speaker": {
             "03": 49,

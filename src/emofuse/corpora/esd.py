@@ -33,7 +33,7 @@ def _card(speakers: int, languages: tuple[str, ...]) -> CorpusCard:
         "Speech Dataset, ICASSP, 2021",
         utterances=each * _SENTENCES,
         speakers=speakers,
-        note="every sentence is said in every emotion, so the words say nothing about the label; the published split "
+        note="every sentence is said in every emotion, so the text carries no label information; the published split "
         "shares speakers, so split by speaker to compare with others",
         counts={
             "label": dict.fromkeys(_LABELS.values(), speakers * _SENTENCES),
@@ -50,7 +50,7 @@ def read(root: Path, *, language: str = "all") -> Listing:
     """List the clips of the speakers' folders, such as `0011/Angry/train/0011_000401.wav`.
 
     The folders `train`, `evaluation` and `test` may be absent: the split, in column `session` with `evaluation` as
-    `dev`, goes by the sentence. Transcripts are read as UTF-8, UTF-16, GB 18030 or Windows-1252, as they come;
+    `dev`, goes by the sentence. Transcripts may be UTF-8, UTF-16, GB 18030 or Windows-1252;
     column `script` holds language and sentence.
 
     Args:
@@ -106,9 +106,9 @@ def _label(path: Path) -> str | None:
 
 
 def _words(path: Path, speaker: str, errors: list[EmofuseError]) -> dict[str, str]:
-    """Transcripts by clip; a line holds the clip, its words and its emotion, with tabs or blanks between.
+    """Transcripts by clip; a line holds clip, text and emotion, separated by tabs or spaces.
 
-    As published, some lines are not so: these are left out.
+    Some published lines differ; they are left out.
     """
     try:
         lines = read_lines(path, "gb18030" if _SPEAKERS[speaker] == "zh" else "cp1252")

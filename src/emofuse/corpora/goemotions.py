@@ -1,4 +1,4 @@
-"""GoEmotions: Reddit comments with 28 labels, of which one comment may have several; text alone."""
+"""GoEmotions: Reddit comments with one or more of 28 labels; text only."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _lines(path: Path) -> list[str]:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _bad(path, "the file cannot be read as UTF-8") from error
-    # Comments hold quotes and Unicode line separators, so neither a CSV reader nor splitlines will do.
+    # Comments hold quotes and Unicode line separators, so neither a CSV reader nor splitlines works.
     return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 

@@ -1,4 +1,4 @@
-"""IEMOCAP: ten actors in five sessions act plays and improvise, in English; several annotators judge each utterance."""
+"""IEMOCAP: ten actors in five sessions act and improvise, in English; several annotators rate each utterance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emofuse.corpora.card import DIMENSIONS, GENDERS, NONE, CorpusCard, Listing,
 from emofuse.corpora.sources import AGAIN, first_of_each, no_audio, number, read_lines, read_text, recordings, row_error
 from emofuse.errors import EmofuseError, ManifestError
 
-# What the utterance's line calls the consensus of the annotators; `xxx` is none.
+# Codes of the annotators' consensus; `xxx` is none.
 _CODES: Mapping[str, str | None] = {
     "ang": "angry",
     "hap": "happy",
@@ -27,7 +27,7 @@ _CODES: Mapping[str, str | None] = {
     "oth": "other",
     "xxx": None,
 }
-# What an annotator's line calls it.
+# Names in an annotator's line.
 _VOTES = {
     "anger": "angry",
     "happiness": "happy",
@@ -66,7 +66,7 @@ _NAME = re.compile(rf"(?P<dialogue>{_DIALOGUE.pattern})_(?P<gender>[FM])\w+")
 _VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
 _RATING = re.compile(r"A-(\w+):\s*val\s*(.*?);\s*act\s*(.*?);\s*dom\s*(.*?);")
 _WORDS = re.compile(r"(Ses\w+)\s*\[.*?\]\s*:\s*(.*)")
-_EXAMPLE = 40  # Signs of a line that a note shows.
+_EXAMPLE = 40  # Characters of a line in a note.
 _ALIGNMENTS = (".wdseg", ".syseg", ".phseg")
 _TIMEINFO = Path("Documentation", "timeinfo.txt")
 _OFFSET = re.compile(r"\+\s*(\d{1,2}(?:\.\d+)?)\s*\)\s*(?:/\s*100\b|\*\s*0?\.01\b)")
@@ -107,16 +107,16 @@ def read(root: Path, *, labels: str = "four", part: str = "all", votes: str = "o
 
     Text is read as UTF-8 or, where it is not that, as Windows-1252; recordings may end in `.WAV`. Transcripts keep
     their tags, such as `[LAUGHTER]`. Column `script` holds the play (`script01`) or the situation (`impro03`), which
-    recur in all sessions, and `dialogue` the recording. The rows of a dialogue stand in the order in which they are
-    said, and column `omitted` has the words of those that were left out between them.
+    recur in all sessions, and `dialogue` the recording. The rows of a dialogue are in order of time, and column
+    `omitted` has the transcripts of those that were left out between them.
 
     Args:
         root: `IEMOCAP_full_release`, or the folder that holds it.
         labels: `four` (5,531 utterances, excited counted as happy), `six` (7,380, with excited and frustrated) or
             `all` (10,039; the 2,507 on which annotators did not agree have votes and no label).
         part: `all`, `improvised` or `scripted`.
-        votes: Whose votes and ratings are counted: of the `others`, on whom the published label rests, or of `all`,
-            with the actors' own.
+        votes: Whose votes and ratings count: those of the `others`, who define the published label, or of `all`,
+            the actors included.
 
     Raises:
         ManifestError: There is no such folder, or no session in it.
@@ -160,7 +160,7 @@ def frame_offset(folder: Path) -> float | None:
 
 
 def _expected(labels: str, part: str) -> CorpusCard:
-    """What was published about a choice: sessions and labels crossed, where they are known so."""
+    """Published counts of a choice, by session and label where they are known."""
     names = tuple(name for name in _SETS[labels] if name)
     counts: Mapping[str, Mapping[str, int]] = {}
     utterances: int | None = None
@@ -184,7 +184,7 @@ def _expected(labels: str, part: str) -> CorpusCard:
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """One utterance as EmoEvaluation has it; `votes` and `rated` begin with the annotator."""
+    """One utterance of EmoEvaluation; `votes` and `rated` begin with the annotator."""
 
     name: str
     gender: str
@@ -197,7 +197,7 @@ class _Turn:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """What was found so far."""
+    """The state of the reader."""
 
     folder: Path
     labels: str
@@ -286,7 +286,7 @@ class _Reading:
             omitted.clear()
 
     def notes(self) -> Iterator[str]:
-        """Remarks on what is there and what is not."""
+        """Notes on what is missing or unusual."""
         yield from self.copies
         if cut := sorted(name for name, count in self.unlabelled.items() if count):
             yield (
@@ -352,7 +352,7 @@ class _Reading:
             self.errors.append(ManifestError("there is no utterance in it", where=path, remedy=AGAIN))
 
     def _turn(self, path: Path, count: int, line: str, dialogue: str) -> _Turn | None:
-        """The utterance that a line begins, or None and an error."""
+        """The utterance of a line, or None and an error."""
         match = _TURN.fullmatch(line)
         if match is None:
             self.errors.append(row_error(path, count, "the line is not [START - END] NAME EMOTION [V, A, D]"))
@@ -378,7 +378,7 @@ class _Reading:
         return _Turn(name=name, gender=named["gender"], start=begins, code=code, ratings=ratings)
 
     def _lines(self, path: Path) -> list[str]:
-        """A file's lines, or none and an error; of a folder that is missing its own error is enough."""
+        """A file's lines, or none and an error; a missing folder has one error only."""
         try:
             return read_lines(path) if path.parent.is_dir() else []
         except ManifestError as error:
@@ -386,7 +386,7 @@ class _Reading:
             return []
 
     def _words(self, path: Path) -> dict[str, str]:
-        """Transcripts by utterance; remarks between the utterances bear no name."""
+        """Transcripts by utterance; remarks between utterances have no name."""
         found: dict[str, str] = {}
         for line in self._lines(path):
             if match := _WORDS.fullmatch(line.strip()):
@@ -395,7 +395,7 @@ class _Reading:
 
 
 def _files(folder: Path, endings: Sequence[str]) -> dict[str, Path]:
-    """Files of a folder by their names, with the ending in lower case."""
+    """Files of a folder by name, with a lower-case ending."""
     if not folder.is_dir():
         return {}
     paths = (path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())

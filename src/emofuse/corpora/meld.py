@@ -25,7 +25,7 @@ _COLUMNS = {
     "dialogue": ("Dialogue_ID",),
     "utterance": ("Utterance_ID",),
 }
-# As published, one clip cannot be played and one is missing; both are neutral.
+# In the published archive one clip is broken and one is missing; both are neutral.
 _WITHOUT_SOUND = frozenset({"train_dia125_utt3", "dev_dia110_utt7"})
 
 CARD = CorpusCard(
@@ -124,7 +124,7 @@ def _row(line: Line, name: str, split: str, clip: Path) -> Row:
 
 
 def _clips(folder: Path, notes: list[str]) -> dict[str, Path]:
-    """Clips by split and name; the folder that is nearest to a clip and names a split decides."""
+    """Clips by split and name; the nearest folder with the name of a split decides."""
     found: dict[str, list[Path]] = {}
     for stem, paths in recordings(folder).items():
         for path in paths:

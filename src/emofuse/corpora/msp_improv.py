@@ -1,4 +1,4 @@
-"""MSP-IMPROV: twelve actors improvise towards twenty target sentences in four emotions; a crowd judges each turn."""
+"""MSP-IMPROV: twelve actors improvise towards twenty target sentences in four emotions; a crowd rates each turn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VOTES = {"angry": "angry", "happy": "happy", "neutral": "neutral", "sad": "sad"
 _FOUR = {"angry": 792, "happy": 2644, "neutral": 3477, "sad": 885}
 _TABLES = ("Evalution.txt", "Evaluation.txt")
 
-# Target sentence and emotion, who speaks, kind of recording (P between takes, R read, S improvised, T improvised
+# Target sentence and emotion, speaker, kind of recording (P between takes, R read, S improvised, T improvised
 # target), the pair in its order, and the turn.
 _NAME = re.compile(
     r"(?:UTD|MSP)-IMPROV-(?P<scene>S\d\d[AHNS])-(?P<actor>[FM]\d\d)-(?P<kind>[PRST])-(?P<pair>[FM]{2})(?P<turn>\d+)"
@@ -60,7 +60,7 @@ CARD = CorpusCard(
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """One turn as the table has it; `votes` by judge, since the file has some lines twice."""
+    """One turn of the table; `votes` by annotator, since the file has some lines twice."""
 
     name: re.Match[str]
     code: str
@@ -69,12 +69,13 @@ class _Turn:
 
 
 def read(root: Path, *, labels: str = "four") -> Listing:
-    """List the turns of `Evalution.txt` (spelt so by its publishers, or `Evaluation.txt`) that have a recording.
+    """List the turns of `Evalution.txt` (the published spelling, or `Evaluation.txt`) that have a recording.
 
     Each turn is a line such as `UTD-IMPROV-S01A-F01-R-FM01.avi; A; A:3.4; V:2.0; D:3.6 ; N:4.0;` with the consensus
     and the means of activation, valence, dominance and naturalness (NaN where they are absent), followed by one line
-    for each judge. Sounds are called `MSP-IMPROV-S01A-F01-R-FM01.wav` or `UTD-...`, anywhere below the folder, and so
-    are transcripts, as `.txt`. Column `script` holds the target sentence where its wording was given (kinds R and T).
+    per annotator. Recordings (`MSP-IMPROV-S01A-F01-R-FM01.wav` or `UTD-...`) and transcripts (the same names with
+    `.txt`) may be anywhere below the folder. Column `script` holds the target sentence of kinds R and T, whose wording
+    was given.
 
     Args:
         root: The folder with the table, or one that holds it.
@@ -90,11 +91,11 @@ def read(root: Path, *, labels: str = "four") -> Listing:
     rows: list[Row] = []
     errors: list[EmofuseError] = []
     turns = _turns(tables[0], errors)
-    sounds: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for stem, paths in recordings(folder).items():
-        sounds.setdefault(stem.partition("-")[2], []).extend(paths)
+        by_name.setdefault(stem.partition("-")[2], []).extend(paths)
     notes: list[str] = []
-    clips = first_of_each(sounds, notes)
+    clips = first_of_each(by_name, notes)
     words = {path.stem.partition("-")[2]: path for path in files_below(folder, "*-IMPROV-*.txt")}
     omitted: dict[str, list[str]] = {}
     for turn in turns:

@@ -1,4 +1,4 @@
-"""MSP-Podcast: turns of podcasts with natural emotion, judged by a crowd."""
+"""MSP-Podcast: turns of podcasts with natural emotion, rated by a crowd."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ CARD = CorpusCard(
 def read(root: Path) -> Listing:
     """List the rows of `labels_consensus.csv` (`labels_concensus.csv` in older releases) that have a recording.
 
-    The table may lie anywhere below the folder, as may the sounds (`Audios/MSP-PODCAST_0001_0008.wav`) and the
-    transcripts (`Transcripts/MSP-PODCAST_0001_0008.txt`), which may be absent. Ratings go from 1 to 7. A speaker who is
-    called Unknown has no name here.
+    The table, the recordings (`Audios/MSP-PODCAST_0001_0008.wav`) and the optional transcripts
+    (`Transcripts/MSP-PODCAST_0001_0008.txt`) may be anywhere below the folder. Ratings are from 1 to 7. The speaker
+    Unknown becomes an unknown speaker.
 
     Raises:
         ManifestError: There is no such folder, or no table in it.

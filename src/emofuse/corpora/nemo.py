@@ -36,7 +36,7 @@ CARD = CorpusCard(
     citation="Christop, nEMO: Dataset of Emotional Speech in Polish, LREC-COLING, 2024",
     utterances=4481,
     speakers=9,
-    note="every sentence is said in every emotion, so the words say nothing about the label",
+    note="every sentence is said in every emotion, so the text carries no label information",
     counts={
         "speaker": {
             "EB0": 539,

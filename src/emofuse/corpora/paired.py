@@ -1,4 +1,4 @@
-"""Paired: real emotional speech and real emotional sentences of the same label, joined at random. It is artificial."""
+"""Paired: real emotional speech and text of the same label, paired at random. It is artificial."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ CARD = CorpusCard(
     licence="that of the voices' corpus and of GoEmotions (CC BY 4.0)",
     where="name a folder that holds goemotions and one of ravdess, nemo and emodb",
     citation=f"{ravdess.CARD.citation}; {goemotions.CARD.citation}",
-    note="artificial: nobody said these words in this voice, each clip having been given a comment of the same label; "
-    "it shows whether fusion works when both modalities carry something, and nothing about real conversations",
+    note="artificial: nobody said this text in this voice, since each clip is paired with a comment of the same label; "
+    "it shows whether fusion works when both modalities are informative, and nothing about real conversations",
     options={"voices": tuple(_VOICES)},
     sources=(*_VOICES, goemotions.CARD.name),
 )
 
 
 def read(root: Path, *, voices: str = "ravdess") -> Listing:
-    """Give every clip of a corpus of acted speech a comment of GoEmotions with the same label.
+    """Pair every clip of a corpus of acted speech with a comment of GoEmotions of the same label.
 
-    No comment is given twice, so that folds that share no speaker share no sentence either; clips for which none is
-    left are left out. Comments come from the development and test splits, since text encoders learn from the training
-    split. What is said in the clip stands in column `spoken`, for alignment.
+    No comment is used twice, so that folds that share no speaker share no text either; surplus clips are left out.
+    Comments come from the development and test splits, since text encoders learn from the training split. Column
+    `spoken` holds the clip's own transcript, for alignment.
 
     Args:
         root: Folder that holds `goemotions` and the voices' corpus under their names.
@@ -80,7 +80,7 @@ def read(root: Path, *, voices: str = "ravdess") -> Listing:
             f"there is no {absent[0]} comment in dev.tsv and test.tsv", where=folder, remedy="complete goemotions"
         )
     fitting = [row for row in voiced.rows if row["label"] in _SPEECH_LABELS]
-    # Drawn, so that it is not always the last speaker who goes without.
+    # Drawn at random, so that not always the last speaker lacks comments.
     for index in rng.permutation(len(fitting)):
         row = fitting[index]
         label = _SPEECH_LABELS[str(row["label"])]

@@ -11,7 +11,7 @@ from emofuse.corpora.sources import first_of_each, recordings
 _LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _SENTENCES = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 _SPEAKERS = tuple(f"{actor:02d}" for actor in range(1, 25))
-# Modality 03 is sound alone and channel 01 speech; songs and video of the same actors lie in the same folders.
+# Modality 03 is audio only and channel 01 is speech; songs and videos of the same actors are in the same folders.
 _NAME = re.compile(r"03-01-(0[1-8])-0[12]-(0[12])-0[12]-(\d\d)")
 
 CARD = CorpusCard(
@@ -25,7 +25,7 @@ CARD = CorpusCard(
     citation="Livingstone and Russo, The Ryerson Audio-Visual Database of Emotional Speech and Song, PLOS ONE, 2018",
     utterances=1440,
     speakers=24,
-    note="every sentence is said in every emotion, so the words say nothing about the label",
+    note="every sentence is said in every emotion, so the text carries no label information",
     counts={
         "speaker": dict.fromkeys(_SPEAKERS, 60),
         "label": {label: 96 if label == "neutral" else 192 for label in _LABELS},
@@ -43,7 +43,7 @@ CARD = CorpusCard(
 
 
 def read(root: Path) -> Listing:
-    """List the clips below a folder, in whichever way its actors' folders are nested.
+    """List the clips below a folder, however its actors' folders are nested.
 
     Raises:
         ManifestError: There is no such folder, or no clip in it.

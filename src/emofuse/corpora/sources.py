@@ -1,4 +1,4 @@
-"""Publishers' files as they come: text in whichever encoding, tables with a header, sounds by their names."""
+"""Read publishers' files: text in several encodings, tables with a header, recordings by name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from emofuse.files import stand_in
 from emofuse.names import key, tidy
 
 AGAIN = "copy or download it again"
-"""The remedy where a publisher's file is not as it was."""
+"""The remedy for a damaged file of a publisher."""
 
-# Published tables such as those of MELD have Windows' punctuation that was taken for Latin 1: as control characters.
+# Published tables such as MELD's have Windows' punctuation that was decoded as Latin 1: control characters.
 _PUNCTUATION = {code: sign for code in range(0x80, 0xA0) if (sign := bytes([code]).decode("cp1252", "ignore"))}
 
 _SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".mp4", ".avi")  # The better first.
@@ -28,7 +28,7 @@ _SOUNDS = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".m4a", ".mp4", ".avi")  # 
 def read_text(path: Path, *encodings: str) -> str:
     """The text of a file, in the first encoding that fits it.
 
-    Control characters that stand for Windows' punctuation become what was written.
+    Control characters that stand for Windows' punctuation are restored.
 
     Args:
         path: The file.
@@ -57,16 +57,16 @@ def read_text(path: Path, *encodings: str) -> str:
 
 
 def read_lines(path: Path, *encodings: str) -> list[str]:
-    """The lines of a file, with either system's ends; the errors are those of `read_text`."""
+    """The lines of a file, with any line ends; errors as in `read_text`."""
     return [line.removesuffix("\r") for line in read_text(path, *encodings).split("\n")]
 
 
 def read_words(path: Path | None, errors: list[EmofuseError]) -> str | None:
-    """A transcript that has a file of its own, on one line; None where that is absent, empty or damaged.
+    """A transcript from a file of its own, on one line; None if the file is absent, empty or damaged.
 
     Args:
         path: The file, if there is one.
-        errors: Where an error goes.
+        errors: An error is appended here.
     """
     if path is None or (path.is_file() and path.stat().st_size == 0):
         return None
@@ -80,7 +80,7 @@ def read_words(path: Path | None, errors: list[EmofuseError]) -> str | None:
 def row_error(
     path: Path, number: int, what: str, *, remedy: str = "fix that line, or download the file again"
 ) -> ManifestError:
-    """The error for one line of a file, by its number (counted from 1)."""
+    """The error for one line of a file, by number (from 1)."""
     return ManifestError(what, where=f"{path}, line {number}", remedy=remedy)
 
 
@@ -94,8 +94,8 @@ class Line:
     """One line of a table.
 
     Attributes:
-        number: Where it is in the file, counted from 1.
-        values: Cells by the requested names, without blanks around them; absent columns are empty.
+        number: Line number, from 1.
+        values: Stripped cells by the requested names; absent columns are empty.
     """
 
     number: int
@@ -151,7 +151,7 @@ def read_table(
 
 
 def number(text: str) -> float | None:
-    """A finite number, or nothing; a comma is its decimal mark, since no table of a corpus has thousands.
+    """A finite number, or None; a comma is a decimal comma, since no corpus has thousands separators.
 
     Example:
         >>> number("2.5"), number("2,5"), number("NaN"), number("soon")
@@ -162,10 +162,9 @@ def number(text: str) -> float | None:
 
 
 def recordings(folder: Path) -> dict[str, list[Path]]:
-    """Recordings below a folder by their names without ending, the better kind of file first.
+    """Recordings below a folder by stem, the better file format first.
 
-    Names are as they are, but the endings may be in whichever case. Files that macOS leaves beside others
-    (`._name.wav`) are no recordings.
+    Endings may be in any case. Files that macOS adds (`._name.wav`) are no recordings.
     """
     found: dict[str, list[Path]] = {}
     for place, folders, names in os.walk(folder):
@@ -180,7 +179,7 @@ def recordings(folder: Path) -> dict[str, list[Path]]:
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Files below a folder whose names fit a pattern, in whichever case, in order.
+    """Files below a folder whose names match a pattern, in any case, sorted.
 
     Example:
         >>> import tempfile
@@ -190,7 +189,7 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
         ['LABELS.CSV']
     """
     fits = re.compile(fnmatch.translate(pattern), re.IGNORECASE).match
-    # A folder of such a name is refused where it is read.
+    # A folder of such a name is refused when it is read.
     walk = ((place, name) for place, folders, names in os.walk(folder) for name in (*folders, *names))
     return sorted(Path(place, name) for place, name in walk if fits(name))
 
@@ -200,7 +199,7 @@ def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict
 
     Args:
         found: As `recordings` lists them.
-        notes: Where it is said that some are there more than once.
+        notes: A note on duplicates is appended here.
 
     Example:
         >>> notes: list[str] = []
@@ -217,5 +216,5 @@ def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict
 
 
 def _below(path: Path, other: Path) -> str:
-    """A path as far as it differs from another."""
+    """The part of a path that differs from another."""
     return str(path.relative_to(os.path.commonpath([path.parent, other.parent])))

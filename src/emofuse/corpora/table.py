@@ -103,7 +103,7 @@ def read(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
 
 
 def _valued(name: str) -> str:
-    """A column's name as the manifest spells it, where it is one of a value."""
+    """The manifest's spelling of a value column."""
     from emofuse.manifest import VALUES
 
     plain = tidy(name)
@@ -111,7 +111,7 @@ def _valued(name: str) -> str:
 
 
 def _check_labels(table: list[Row], column: str, path: Path) -> None:
-    """Refuse labels that are all numbers, which may be names of classes or a value to predict."""
+    """Refuse labels that are all numbers: they may be classes or a value to predict."""
     cells = [cell for row in table if (cell := row.get(column)) is not None and str(cell).strip()]
     plain = [str(cell) for cell in cells if not isinstance(cell, bool)]
     if plain and not any(map(math.isnan, numbers(plain)[0])):
@@ -140,7 +140,7 @@ def _find(root: Path) -> Path:
 
 
 def _taken(names: list[str], columns: Mapping[str, str], known: tuple[str, ...], path: Path) -> dict[str, str]:
-    """The table's column for each manifest column that it has."""
+    """The table's column for each manifest column."""
     for column, theirs in columns.items():
         if column not in known:
             raise ManifestError(f"{column!r} is not a manifest column", where=path, remedy=nearest(column, known))
@@ -150,7 +150,7 @@ def _taken(names: list[str], columns: Mapping[str, str], known: tuple[str, ...],
                 where=path,
                 remedy=nearest(theirs, [name for name in names if name]) if any(names) else "name your columns",
             )
-    # A name that is spelt just so comes before one that differs by case, spaces or its Unicode form.
+    # An exact name precedes one that differs by case, spaces or Unicode form.
     spelt = {key(name): name for name in reversed(names)} | {name: name for name in names}
     wanted = {column: columns.get(column, column) for column in known}
     taken = {
@@ -191,7 +191,7 @@ def _value(value: Any, kind: str, place: str, path: Path) -> Any:
         return number
     if isinstance(value, (dict, list, tuple, bytes)):
         raise ManifestError(f"{place} is a {type(value).__name__}", where=path, remedy="it must be plain text")
-    # Where a whole number is absent in some row, a column of numbers holds fractions.
+    # A column of whole numbers with a gap holds floats.
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     if not text.isascii():
         try:
@@ -207,7 +207,7 @@ _GENDERS = {"female": "female", "f": "female", "woman": "female", "male": "male"
 def _votes(value: Any, place: str, path: Path) -> str:
     try:
         votes = json.loads(value) if isinstance(value, (str, bytes)) else value
-        # Parquet gives every row the keys of all rows, with nothing where a row has none.
+        # Parquet gives every row the keys of all rows, None where it has none.
         counts = {str(label): count for label, count in votes.items() if count is not None}
         if not all(math.isfinite(count) and count >= 0 for count in counts.values()):
             raise ValueError(counts)
@@ -219,7 +219,7 @@ def _votes(value: Any, place: str, path: Path) -> str:
 
 
 def _names(rows: list[Row]) -> list[str]:
-    """Names by the recording, with as much of its folder or row as makes them unique."""
+    """Names by recording, with its folder or row where needed to be unique."""
     width = len(str(len(rows)))
     files = [Path(row["audio"]) if row.get("audio") else None for row in rows]
     counted = [f"row-{number:0{width}d}" for number in range(1, len(rows) + 1)]
@@ -235,7 +235,7 @@ def _names(rows: list[Row]) -> list[str]:
 
 
 def _to_numbers(table: list[Row], column: str) -> list[str]:
-    """Put numbers in the place of their text, and say where their decimal mark is a comma."""
+    """Convert text to numbers, and note decimal commas."""
     written = [cells for cells in table if isinstance(cells.get(column), str)]
     values, decimal = numbers(cells[column] for cells in written)
     for cells, value in zip(written, values, strict=True):
@@ -245,7 +245,7 @@ def _to_numbers(table: list[Row], column: str) -> list[str]:
 
 
 def _sound(folder: Path, cell: str, folders: dict[str, dict[str, list[str]]]) -> str:
-    """The file that a cell names: as it is written, else with Windows' separators, or under another spelling."""
+    """The file of a cell: as written, else with Windows' separators, or in another spelling."""
     named = cell if os.path.exists(folder / os.path.expanduser(cell)) else cell.replace("\\", "/")
     path = os.path.abspath(folder / os.path.expanduser(named))
     if os.path.exists(path):

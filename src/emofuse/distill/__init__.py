@@ -1,1 +1,1 @@
-"""Small encoders learnt from large ones: what `builtin:speech` and `builtin:text` were made with."""
+"""Distillation of small encoders; `builtin:speech` and `builtin:text` were made by it."""

@@ -1,4 +1,4 @@
-"""Disturbances that leave the emotion alone: noise, rooms, gain and narrow bands, as on real lines."""
+"""Augmentation that preserves the emotion: noise, rooms, gain and telephone bands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Clip = NDArray[np.float32]
 
 
 def disturb(clip: Clip, rng: np.random.Generator) -> Clip:
-    """Change a clip as a line, a room or a crowd would; its length and timing stay.
+    """Change a clip as a telephone line, a room or a crowd would, and keep its length and timing.
 
     Args:
         clip: 16 kHz mono, `(samples,)`.
@@ -44,7 +44,7 @@ def with_noise(clip: Clip, *, decibels: float, slope: float, rng: np.random.Gene
 
 
 def in_room(clip: Clip, *, seconds: float, rng: np.random.Generator) -> Clip:
-    """Add the echo of a synthetic room: noise that falls by 60 dB in so many seconds, after the direct sound."""
+    """Add the echo of a synthetic room: decaying noise (60 dB in `seconds`) after the direct path."""
     time = np.arange(max(2, int(seconds * SAMPLING_RATE))) / SAMPLING_RATE
     response = rng.standard_normal(len(time)) * 10 ** (-3 * time / seconds)
     response *= rng.uniform(0.1, 0.6) / (np.linalg.norm(response) + 1e-12)

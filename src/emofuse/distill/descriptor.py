@@ -1,8 +1,8 @@
-"""What carries emotion in a clip: means and deviations of the teacher's hidden states, and a student's readout of them.
+"""Descriptors of a clip: means and deviations of the teacher's hidden states, and a student's readout of them.
 
-Frames of a speech encoder differ by what is said most of all, and a small student that learns them one by one spends
-itself on that. Averages and deviations over a clip leave the wording out; on their leading principal components, each
-scaled alike, they say who speaks and how.
+Frames of a speech encoder differ mostly by phonetic content, and a small student spends its capacity on that. Means
+and deviations over a clip discard the content; their leading principal components, scaled to unit variance, describe
+speaker and style.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ class Descriptor(nn.Module):
         self.mean = nn.Buffer(torch.from_numpy(table.mean(0)))
         deviation = _varying(self.mean, torch.from_numpy(table.std(0)), width=width)
         self.scale = nn.Buffer((deviation + 1e-4).reciprocal().where(deviation > 0, 0.0))
-        # The last component of as many clips holds nothing but rounding.
+        # With as many components as clips, the last holds only rounding errors.
         self.components = max(1, min(components, len(table) - 1, table.shape[1]))
         found = PCA(self.components, svd_solver="randomized", random_state=seed)
         found.fit((table - table.mean(0)) * self.scale.numpy())
         variance = found.explained_variance_
-        # A component without variance is rounding in a direction drawn at random.
+        # A component without variance is a random direction.
         scale = np.sqrt(np.where(variance > SMALLEST * variance.max(), variance, np.inf))
         self.basis = nn.Buffer(torch.from_numpy((found.components_ / scale[:, None]).T.astype(np.float32)))
 
@@ -84,8 +84,8 @@ class Readout(nn.Module):
     """Ridge regression from a student's moments to descriptors, refitted while the student learns.
 
     A readout trained by gradient beside the student lags behind it, since what carries emotion has little variance and
-    wants large weights. In closed form, from the most recent clips, it is the best there is at any step, and
-    the student's gradient goes to what it cannot read yet.
+    needs large weights. The closed form, from the most recent clips, is optimal at every step, and the student's
+    gradient goes to what the readout cannot predict yet.
 
     Args:
         width: Of the student's moments.
@@ -119,7 +119,7 @@ class Readout(nn.Module):
         return float(self.sums[-1, -1]) > len(self.mean)
 
     def learn(self, values: torch.Tensor, descriptors: torch.Tensor) -> None:
-        """Take in clips, and forget older ones little by little."""
+        """Add clips, with exponential forgetting of older ones."""
         both = torch.cat([values, descriptors, torch.ones(len(values), 1, device=values.device)], dim=1)
         both = both.detach().double()
         self.sums.mul_((1 - 1 / REMEMBERED) ** len(values)).add_(both.T @ both)
@@ -131,7 +131,7 @@ class Readout(nn.Module):
         covariance = self.sums[:-1, :-1] / self.sums[-1, -1] - mean[:, None] * mean
         deviation = covariance.diagonal()[:width].clamp(min=0).sqrt()
         varying = _varying(mean[:width], deviation, width=width // 2)
-        # What is constant is correlated with nothing, and so is given no weight.
+        # A constant moment gets no weight.
         scale = deviation.where(varying > 0, torch.inf)
         system = covariance[:width, :width] / scale[:, None] / scale
         system = system + RIDGE * torch.eye(width, dtype=system.dtype, device=system.device)

@@ -1,6 +1,6 @@
-"""What a speech student is trained on: folders of recordings, cut into clips, with copies at another pitch and tempo.
+"""Training data of a speech student: folders of recordings, cut into clips, with copies at another pitch and tempo.
 
-Only sound is read. Labels, transcripts and tables in the folders are not looked at, so a student cannot have seen them.
+Only audio is read. Labels, transcripts and tables in the folders are never opened, so a student cannot learn them.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def gather(
     rows: list[dict[str, Any]] = []
     failed: list[EmofuseError] = []
     for corpus, name, path in track(recordings, "Preparing recordings", total=len(recordings), progress=progress):
-        part = "held-out" if drawn("held-out", name, share=settings.held_out, seed=settings.seed) else "train"
+        part = "held-out" if drawn("held-out", name, fraction=settings.held_out, seed=settings.seed) else "train"
         try:
             versions = {name: path}
-            if part == "train" and drawn("copy", name, share=settings.views, seed=settings.seed):
+            if part == "train" and drawn("copy", name, fraction=settings.views, seed=settings.seed):
                 versions[f"{name}#copy"] = _copy(name, path, settings, copies)
             for version, file in versions.items():
                 rows += [
                     {"utterance": f"{version}@{start:g}", "corpus": corpus, "audio": str(file.absolute()),
                      "start": start, "end": end, "duration": end - start, "session": part}
-                    for start, end in pieces(audio_duration(file), longest=settings.longest)
+                    for start, end in clips_of(audio_duration(file), longest=settings.longest)
                 ]  # fmt: skip
         except AudioError as error:
             failed.append(error)
@@ -76,24 +76,24 @@ def gather(
     return make_manifest(rows, source="recordings"), failed
 
 
-def pieces(duration: float, *, longest: float) -> list[tuple[float, float]]:
+def clips_of(duration: float, *, longest: float) -> list[tuple[float, float]]:
     """Cut a recording into equal clips of at most `longest` seconds.
 
     Example:
-        >>> pieces(9.0, longest=6.0)
+        >>> clips_of(9.0, longest=6.0)
         [(0.0, 4.5), (4.5, 9.0)]
     """
     count = max(1, int(np.ceil(duration / longest - 1e-9)))
     if duration / count < SHORTEST:
         count = 1
-    # Whole milliseconds: what a table holds must name the same samples again.
+    # Whole milliseconds, so that a table names the same samples again.
     edges = [round(duration * index / count, 3) for index in range(count)] + [duration]
     return list(pairwise(edges))
 
 
-def drawn(purpose: str, name: str, *, share: float, seed: int) -> bool:
-    """Whether a recording falls to a fraction of all, whatever else is in the list."""
-    return derive_seed(seed, purpose, name) / 2**32 < share
+def drawn(purpose: str, name: str, *, fraction: float, seed: int) -> bool:
+    """Whether a recording belongs to a random fraction of all, independent of the others."""
+    return derive_seed(seed, purpose, name) / 2**32 < fraction
 
 
 def _copy(name: str, path: Path, settings: SpeechStudentSettings, folder: Path) -> Path:
@@ -110,7 +110,7 @@ def _copy(name: str, path: Path, settings: SpeechStudentSettings, folder: Path) 
 
 
 def change_voice(clip: NDArray[np.float32], *, semitones: float, tempo: float) -> NDArray[np.float32]:
-    """Speak a clip higher or lower and faster or slower, by FFmpeg's filters.
+    """Shift the pitch and tempo of a clip, by FFmpeg's filters.
 
     Args:
         clip: 16 kHz mono, `(samples,)`.
@@ -123,7 +123,7 @@ def change_voice(clip: NDArray[np.float32], *, semitones: float, tempo: float) -
     """
     ratio = 2.0 ** (semitones / 12)
     graph = av.filter.Graph()
-    # Played at another rate a voice changes pitch and tempo together; atempo takes the tempo back.
+    # Resampling changes pitch and tempo together; atempo restores the tempo.
     chain = [
         graph.add_abuffer(sample_rate=SAMPLING_RATE, format="flt", layout="mono", time_base=_TIME_BASE),
         graph.add("asetrate", str(round(SAMPLING_RATE * ratio))),

@@ -20,11 +20,11 @@ class SpeechStudentSettings(Settings):
         width: Width of the student.
         layers: Its transformer layers.
         heads: Its attention heads.
-        longest: Longer recordings are cut into clips of at most so many seconds.
-        views: Fraction of the recordings of which a copy at another pitch and tempo is made, for the teacher too.
+        longest: Longest clip in seconds; longer recordings are cut.
+        views: Fraction of the recordings that get a copy at another pitch and tempo, for the teacher too.
         semitones: Most that such a copy is raised or lowered.
         tempo: Most that it is sped up or slowed down, as a fraction.
-        noisy: Fraction of the clips that are disturbed in training, while the teacher gets them clean.
+        noisy: Fraction of the clips that are augmented in training; the teacher gets them clean.
         masked: Fraction of the student's frames that are masked in training, in stretches of ten.
         descriptor: Weight of the loss on descriptors of whole clips beside that on frames.
         components: Numbers that describe a clip.
@@ -34,7 +34,7 @@ class SpeechStudentSettings(Settings):
         learning_rate: Peak of AdamW's rate.
         weight_decay: AdamW's decay.
         warmup: Fraction of the steps in which the rate rises.
-        held_out: Fraction of the recordings that only serve to watch the loss.
+        held_out: Fraction of the recordings that are held out to monitor the loss.
         save_every: Steps between checkpoints.
         seed: Of everything random.
     """
@@ -73,7 +73,7 @@ class TextStudentSettings(Settings):
         layers: Its transformer layers.
         heads: Its attention heads.
         max_tokens: Longest text, in tokens.
-        teacher_epochs: Epochs in which the teacher is tuned on the labels before it teaches.
+        teacher_epochs: Epochs of the teacher's tuning on the labels.
         teacher_rate: Peak rate of that tuning.
         epochs: Epochs of the student.
         batch_size: Texts a step.

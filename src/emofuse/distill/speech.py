@@ -57,12 +57,12 @@ LOWER = "lower learning_rate"
 
 @dataclass(frozen=True, kw_only=True)
 class Distilled:
-    """What distillation leaves.
+    """Result of a distillation.
 
     Attributes:
         folder: The student, as `transformers` and emofuse load it.
         history: Training and held-out losses at each checkpoint, one every `save_every` steps.
-        seconds: Sound that was listened to, copies included.
+        seconds: Length of all clips, copies included.
         skipped: Recordings that could not be used.
     """
 
@@ -95,8 +95,7 @@ def distill_speech(
     same weights.
 
     Args:
-        folders: Folder of recordings of each corpus, by its name, as `nEMO (CC BY-NC-SA 4.0)`; nothing but sound is
-            read.
+        folders: Folder of recordings of each corpus, by its name, as `nEMO (CC BY-NC-SA 4.0)`; only audio is read.
         teacher: Any speech encoder of emofuse.
         out: Folder for copies, the teacher's features, checkpoints and the student.
         settings: How.
@@ -104,12 +103,12 @@ def distill_speech(
         command: What the user typed, for the model card.
         start: Folder of an earlier distillation, whose weights to begin with.
         device: Where to compute.
-        log: What to write of each epoch beside the history, such as `tensorboard`.
+        log: Where to log each epoch beside the history, such as `tensorboard`.
         progress: Reports each part.
 
     Raises:
-        EncoderError: The teacher cannot be had.
-        SettingsError: What writes the log is not installed.
+        EncoderError: The teacher cannot be loaded.
+        SettingsError: The logger is not installed.
         ManifestError: A folder holds no recordings.
         CheckpointError: The checkpoint in `out` is of other recordings or settings, or that in `start` is missing or
             of a student of another shape.
@@ -164,7 +163,7 @@ def distill_speech(
         licence=licence,
         exposure=[*folders, *specification.exposure],
         facts={
-            "What it is": f"A network of wav2vec 2.0's architecture with {millions:.1f} M parameters: 16 kHz sound in, "
+            "What it is": f"A network of wav2vec 2.0's architecture with {millions:.1f} M parameters: 16 kHz audio in, "
             f"50 frames of {settings.width} numbers a second out. It is not Meta's wav2vec 2.0.",
             "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of the {specification.family} "
             f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine, and "
@@ -197,7 +196,7 @@ def save_student(student: SpeechStudent, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Batch:
-    sound: torch.Tensor
+    waves: torch.Tensor
     lengths: torch.Tensor
     targets: torch.Tensor
     mask: torch.Tensor
@@ -208,18 +207,18 @@ _Item = tuple[int, list[Utterance]]
 
 
 class _Lessons:
-    """Clips with what the teacher makes of them."""
+    """Clips and the teacher's hidden states."""
 
     def __init__(
         self,
         manifest: pd.DataFrame,
-        view: FeatureSet,
+        features: FeatureSet,
         keys: Mapping[str, str],
         teacher: EncoderSpecification,
         settings: SpeechStudentSettings,
         begun_with: str | None,
     ) -> None:
-        self._view, self._keys, self.teacher, self.settings = view, keys, teacher, settings
+        self._features, self._keys, self.teacher, self.settings = features, keys, teacher, settings
         self._duration = dict(zip(manifest["utterance"], manifest["duration"], strict=True))
         rows = list(utterances(manifest))
         held_out = set(manifest["utterance"][manifest["session"] == "held-out"])
@@ -230,7 +229,7 @@ class _Lessons:
             if row.utterance in held_out and total < WATCHED_SECONDS:
                 self.watched.append(row)
                 total += self._duration[row.utterance]
-        self.fingerprint = fingerprint(sorted(keys.values()), view.key.folder, settings, begun_with)
+        self.fingerprint = fingerprint(sorted(keys.values()), features.key.folder, settings, begun_with)
         rng = np.random.default_rng(derive_seed(settings.seed, "statistics"))
         order = rng.permutation(len(self.train))
         self.mean, deviation = statistics_of(self._target(self.train[index]) for index in order[:SAMPLED])
@@ -240,7 +239,7 @@ class _Lessons:
         self.descriptor = Descriptor(clips, components=settings.components, seed=settings.seed)
 
     def _target(self, row: Utterance) -> torch.Tensor:
-        return torch.from_numpy(self._view.read(self._keys[row.utterance])).float()
+        return torch.from_numpy(self._features.read(self._keys[row.utterance])).float()
 
     def endless(self) -> Iterator[list[Utterance]]:
         """Batches of training clips, all of them again and again, the same every time."""
@@ -268,9 +267,9 @@ class _Lessons:
             if rng is not None and rng.random() < self.settings.noisy:
                 clip = disturb(clip, rng)
             clips.append(torch.from_numpy(normalise(clip)))
-        sound = nn.utils.rnn.pad_sequence(clips, batch_first=True)
+        waves = nn.utils.rnn.pad_sequence(clips, batch_first=True)
         targets, mask = pad([(self._target(row) - self.mean[:, None]) * self.scale[:, None] for row in rows])
-        return _Batch(sound, torch.tensor([len(clip) for clip in clips]), targets, mask)
+        return _Batch(waves, torch.tensor([len(clip) for clip in clips]), targets, mask)
 
 
 def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -333,20 +332,20 @@ class _Teaching:
     def _losses(self, batch: _Batch, *, learning: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Of frames, and of descriptors of clips; while learning, of a random stretch of each clip as well."""
         with arithmetic(self.device, precision=self.settings.precision):
-            predicted, states = self.student(batch.sound.to(self.device), batch.lengths.to(self.device))
+            predicted, states = self.student(batch.waves.to(self.device), batch.lengths.to(self.device))
         targets, mask = batch.targets[:, :, self.shift :].to(self.device), batch.mask[:, self.shift :].to(self.device)
         frames = min(predicted.shape[2], targets.shape[2])
         targets, mask, states = targets[:, :, :frames], mask[:, :frames], states[:, None, :frames].float()
         loss = distillation_loss(predicted[:, :, :frames].float(), targets, mask)
         taught = targets * self.lessons.deviation[:, None].to(self.device) + self.lessons.mean[:, None].to(self.device)
         readout = self.student.readout
-        told = []
+        described = []
         for part in [mask, stretches(mask)] if learning else [mask]:
             own, descriptors = moments(states, part), self.descriptor(taught, part)
-            told.append(F.smooth_l1_loss(readout(own), descriptors))
+            described.append(F.smooth_l1_loss(readout(own), descriptors))
             if learning and part is mask:
                 readout.learn(own, descriptors)
-        return loss, torch.stack(told).mean() if readout.ready else torch.zeros((), device=self.device)
+        return loss, torch.stack(described).mean() if readout.ready else torch.zeros((), device=self.device)
 
     def evaluate(self) -> dict[str, float]:
         """Losses on recordings that are not learnt from; none where all are."""

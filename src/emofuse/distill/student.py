@@ -71,19 +71,19 @@ class SpeechStudent(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(width, target_width) for _ in range(targets))
         self.readout = Readout(2 * width, components)
 
-    def forward(self, sound: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, waves: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the teacher.
 
         Args:
-            sound: `(batch, samples)`, each clip of zero mean and unit variance, padded with zeros.
+            waves: `(batch, samples)`, each clip of zero mean and unit variance, padded with zeros.
             lengths: Samples of each clip, `(batch,)`.
 
         Returns:
             Hidden states of the teacher, `(batch, targets, frames, target_width)`, and the student's own last one, as
             its features hold it, `(batch, frames, width)`.
         """
-        mask = torch.arange(sound.shape[1], device=sound.device) < lengths[:, None]
-        found = self.encoder(sound, attention_mask=mask.long(), output_hidden_states=True)
+        mask = torch.arange(waves.shape[1], device=waves.device) < lengths[:, None]
+        found = self.encoder(waves, attention_mask=mask.long(), output_hidden_states=True)
         return torch.stack([head(found.last_hidden_state) for head in self.heads], dim=1), found.hidden_states[-1]
 
 

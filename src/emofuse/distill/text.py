@@ -41,7 +41,7 @@ LOWER = "lower learning_rate and teacher_rate"
 
 @dataclass(frozen=True, kw_only=True)
 class DistilledText:
-    """What distillation leaves.
+    """Result of a distillation.
 
     Attributes:
         folder: The student, as `transformers` and emofuse load it.
@@ -69,28 +69,28 @@ def distill_text(
     log: Log | None = None,
     progress: Progress = Silent(),
 ) -> DistilledText:
-    """Tune a BERT-like teacher on GoEmotions' training split, then train a small BERT to take after it.
+    """Tune a BERT-like teacher on GoEmotions' training split, then distil a small BERT from it.
 
     The student predicts the teacher's last hidden states token by token (mean squared error, as TinyBERT does: Jiao
-    et al., Findings of EMNLP 2020, eq. 8) and its answers on the 28 labels, beside the labels themselves. Its
+    et al., Findings of EMNLP 2020, eq. 8) and its posteriors on the 28 labels, and the labels themselves. Its
     embeddings begin as the principal components of the teacher's. The test split is not read.
 
     Args:
         root: Folder of GoEmotions.
-        teacher: A BERT with the vocabulary that the student shall have, by Hub id or folder.
+        teacher: A BERT, by Hub id or folder; the student takes its vocabulary.
         out: Folder for the tuned teacher, checkpoints and the student.
         settings: How.
         partial: Accept another number of comments than was published.
         licence: Of the weights, for the model card.
         command: What the user typed, for the model card.
         device: Where to compute.
-        log: What to write of each epoch beside the history, such as `tensorboard`.
+        log: Where to log each epoch beside the history, such as `tensorboard`.
         progress: Reports each part.
 
     Raises:
-        EncoderError: The teacher cannot be had, or is no BERT.
-        SettingsError: What writes the log is not installed.
-        ManifestError: GoEmotions is not there or damaged.
+        EncoderError: The teacher cannot be loaded, or is no BERT.
+        SettingsError: The logger is not installed.
+        ManifestError: GoEmotions is missing or damaged.
         CheckpointError: A checkpoint in `out` is of another teacher or other settings.
     """
     from transformers import AutoModel
@@ -230,7 +230,7 @@ class _Batch:
 
 
 class _Tagger(nn.Module):
-    """A BERT, averaged over tokens, with one answer a label."""
+    """A BERT, averaged over tokens, with one output per label."""
 
     def __init__(self, encoder: Any, labels: int) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ def _small_bert(teacher: Any, settings: TextStudentSettings) -> Any:
 
 @dataclass(frozen=True)
 class _Lessons:
-    """What the trainer is given: GoEmotions, with losses that teacher and student differ in."""
+    """GoEmotions as lessons for the trainer; teacher and student differ in `losses_of`."""
 
     train: _Texts
     dev: _Texts
@@ -318,7 +318,7 @@ def _student_losses(
     valid = batch.mask.bool()
     hidden = F.mse_loss(reader(states)[valid].float(), wanted[valid].float()) / wanted[valid].float().var()
     targets = fraction * batch.labels + (1 - fraction) * answers.float().sigmoid()
-    # A label is right in one of 28 places: without the factor the hidden states would drown it.
+    # One of 28 labels is positive: without the factor the loss on hidden states would dominate.
     answered = F.binary_cross_entropy_with_logits(logits.float(), targets) * batch.labels.shape[1] / 4
     return {"hidden": hidden, "answers": answered}
 

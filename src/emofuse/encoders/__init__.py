@@ -1,6 +1,6 @@
 """Speech and text encoders: from the Hugging Face Hub, a local folder, or built in.
 
-Whatever the family, the features of a clip or text are the same alone and in any batch, up to rounding.
+Features of a clip or text do not depend on its batch, up to rounding.
 
 Example:
     >>> import numpy as np
@@ -47,26 +47,26 @@ __all__ = [
 
 
 class SpeechEncoder(Protocol):
-    """What turns clips into frames."""
+    """A speech encoder: clips to frames."""
 
     specification: EncoderSpecification
 
     def frames(self, samples: int) -> int:
-        """Frames of a clip of that many samples; one at least."""
+        """Number of frames of a clip; at least one."""
 
     def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
         """Encode 16 kHz mono clips together.
 
         Args:
-            clips: Each `(samples,)`; one that is too short for a frame is padded with silence to one.
+            clips: Each `(samples,)`; one that is shorter than a frame is padded with silence.
 
         Returns:
-            One float32 CPU tensor `(selected layers, frames, width)` a clip.
+            One float32 CPU tensor `(selected layers, frames, width)` per clip.
         """
 
 
 class TextEncoder(Protocol):
-    """What turns texts into tokens; it reads `max_tokens` of each, special ones counted."""
+    """A text encoder: texts to tokens. It reads at most `max_tokens` of each, special tokens included."""
 
     specification: EncoderSpecification
     max_tokens: int
@@ -75,26 +75,26 @@ class TextEncoder(Protocol):
         """Encode texts together; an empty text is allowed.
 
         Args:
-            texts: What is said.
-            earlier: For each text what was said before it, the oldest first; empty for no context at all. It is read
-                before the text, and has no tokens of its own in what is returned.
+            texts: The transcripts.
+            earlier: The preceding texts of each text, the oldest first; empty for no context. They are context only:
+                none of their tokens is returned.
 
         Returns:
-            One float32 CPU tensor `(selected layers, tokens, width)` a text, special tokens kept.
+            One float32 CPU tensor `(selected layers, tokens, width)` per text, special tokens included.
         """
 
     def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
-        """Which word of its text each token is of, counted as the spaces part them; None for special tokens."""
+        """Index of each token's whitespace-separated word; None for special tokens."""
 
     def beyond(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens of each text are beyond `max_tokens`, and left out."""
+        """Number of tokens of each text that exceed `max_tokens` and are left out."""
 
 
 class TrainableEncoder(Protocol):
-    """An encoder with weights of its own, of either modality, as fine-tuning needs it.
+    """A speech or text encoder with weights, for fine-tuning.
 
     Attributes:
-        specification: What the encoder publishes.
+        specification: Its specification.
         model: The module of `transformers`, on its device.
     """
 
@@ -103,20 +103,20 @@ class TrainableEncoder(Protocol):
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Transformer layers, the one next to the input first."""
+        """Transformer layers, from input to output."""
 
     def states(self, items: Sequence[Any], /) -> list[torch.Tensor]:
-        """What `encode` gives, on the encoder's device and with gradients where its weights are trained."""
+        """As `encode`, but on the encoder's device and with gradients for trainable weights."""
 
     def thaw(self) -> None:
-        """Let all weights be trained but those of convolutions that read audio."""
+        """Unfreeze all weights but those of the convolutional frontend."""
 
     def save(self, folder: Path) -> None:
-        """Write the encoder so that the settings can name the folder."""
+        """Write the encoder to a folder that settings can name."""
 
 
 def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: str = "cpu") -> TrainableEncoder:
-    """Load an encoder that fine-tuning can train; a built-in one as its like in `transformers`.
+    """Load an encoder for fine-tuning; a built-in one as its equivalent in `transformers`.
 
     Raises:
         EncoderError: As `load_speech_encoder` and `load_text_encoder`, or it has no weights to train.
@@ -144,8 +144,8 @@ def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu", downlo
 
     Args:
         settings: Encoder, revision, layers and precision.
-        device: Where it shall compute, as torch names it.
-        download: Whether what is not in its cache may be downloaded from the Hub.
+        device: Torch device.
+        download: Whether to download from the Hub what is not cached.
 
     Raises:
         EncoderError: Not found, not reachable, of an unsupported family, damaged, made for another sampling rate,
@@ -177,12 +177,12 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: 
 
     Args:
         settings: Encoder, revision, layers and longest text.
-        device: Where it shall compute, as torch names it.
-        download: Whether what is not in its cache may be downloaded from the Hub.
+        device: Torch device.
+        download: Whether to download from the Hub what is not cached.
 
     Raises:
         EncoderError: Not found, not reachable, of an unsupported family, damaged, without the chosen layers; or
-            `words`, which is no encoder by itself.
+            `words`, which is trained with the model.
 
     Example:
         >>> load_text_encoder(TextSettings(encoder="words"))
@@ -201,7 +201,7 @@ def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: 
 
 
 def _tried(load: Callable[[], Encoder], item: Any, *, name: str) -> Encoder:
-    """Load an encoder and see that it can be computed: its folder may hold settings that no weights contradict."""
+    """Load an encoder and run it once: some wrong settings show only then."""
     try:
         encoder = load()
         if not name.startswith(BUILTIN):

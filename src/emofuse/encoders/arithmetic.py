@@ -1,4 +1,4 @@
-"""How encoders compute: in one stated precision, and without gradients unless they are trained."""
+"""Precision and gradients of encoders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inference(device: torch.device, *, precision: str = "float32") -> Iterator[N
 
 @contextmanager
 def arithmetic(device: torch.device, *, precision: str = "float32") -> Iterator[None]:
-    """Compute in `float32`, or in `bfloat16` where autocast allows it, with whatever gradients there are.
+    """Compute in `float32`, or in `bfloat16` where autocast allows it; gradients are unchanged.
 
     Example:
         >>> with arithmetic(torch.device("cpu"), precision="bfloat16"):
@@ -33,20 +33,20 @@ def arithmetic(device: torch.device, *, precision: str = "float32") -> Iterator[
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"))
         if device.type == "cuda" and precision == "float32":
-            # cuDNN convolutions default to TF32, whose ten bits would make a clip depend on its batch again.
+            # cuDNN convolutions default to TF32, whose ten bits would make features depend on the batch.
             stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
         yield
 
 
 def to_features(states: list[torch.Tensor], lengths: list[int]) -> list[torch.Tensor]:
-    """Cut a batch of hidden states into one tensor a clip.
+    """Split a batch of hidden states into one tensor per clip.
 
     Args:
         states: The chosen hidden states, each `(clips, frames, width)`.
         lengths: Valid frames of each clip.
 
     Returns:
-        One float32 tensor `(layers, frames, width)` a clip, without padding and with memory of its own.
+        One float32 tensor `(layers, frames, width)` per clip, without padding, in memory of its own.
 
     Example:
         >>> [tuple(clip.shape) for clip in to_features([torch.zeros(2, 5, 4)] * 3, [5, 2])]

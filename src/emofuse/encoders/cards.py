@@ -1,6 +1,6 @@
-"""What is known of well-known checkpoints: their licence and the corpora that their training saw.
+"""Licences and training corpora of well-known checkpoints.
 
-Only statements of the weights' own publishers are listed; an encoder that is not here is `unknown`, not free.
+Only statements of the weights' publishers are listed; the licence of any other encoder is `unknown`, not free.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CARDS: dict[str, Card] = {
     "microsoft/wavlm-large": Card(exposure=("Libri-Light", "GigaSpeech", "VoxPopuli")),
 }
 
-# The Hub still answers to the names that these had before they moved under an owner.
+# Old names, without an owner, that the Hub still accepts.
 _FORMER_NAMES = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
     "bert-base-cased": "google-bert/bert-base-cased",
@@ -58,7 +58,7 @@ _FORMER_NAMES = {
 
 
 def find_card(name: str) -> Card:
-    """The card of a Hub id; an empty one where nothing certain is known.
+    """The card of a Hub id; an empty one if it is not listed.
 
     Example:
         >>> find_card("bert-base-uncased").exposure
@@ -72,7 +72,7 @@ def find_card(name: str) -> Card:
 
 
 def read_card(folder: Path) -> Card | None:
-    """The card in a folder's README.md, as the Hub writes it: `license` and `datasets` of its first block."""
+    """The card in a folder's README.md: `license` and `datasets` of its YAML header."""
     from huggingface_hub import metadata_load
 
     readme = folder / "README.md"

@@ -1,4 +1,4 @@
-"""Where an encoder's files are, whether they may be used, and loading them without running anyone's pickle."""
+"""Find, check and load an encoder's files, without unpickling."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _TOKENIZER_FILES = (
 )
 _AGAIN = "fetch or write the files anew"
 _LONGEST_JSON = 8 << 20
-_MOST_TOKENS = 128 << 20  # Bytes of a tokenizer's file.
+_MOST_TOKENS = 128 << 20  # Bytes.
 _ATTENTION = (None, "eager", "sdpa")
-_SLACK = 1 << 20  # Numbers that a network holds besides its weights, such as those of positions.
+_SLACK = 1 << 20  # Numbers of a network besides its weights, such as positions.
 CONTENT = (".json", ".safetensors", ".txt", ".model")
-"""Endings of the files of a folder that decide an encoder's features."""
+"""Endings of files that affect an encoder's features."""
 # Weights that no hidden state depends on; an encoder may come without them.
 _UNUSED_WEIGHTS = ("masked_spec_embed", "pooler.")
 
@@ -53,14 +53,14 @@ class Checkpoint:
 
     Attributes:
         name: Hub id, the folder's full path, or the name of a built-in encoder.
-        place: The folder that transformers is given, also of an encoder of the Hub.
+        place: The folder for transformers, also for an encoder of the Hub.
         revision: The commit, or a hash of the folder's files.
         family: `model_type` of the configuration.
-        config: Configuration object of `transformers`; of the built-in speech encoder plain values, which come sooner.
+        config: Configuration object of `transformers`; plain values for the built-in speech encoder, which load faster.
         preprocessor: Contents of `preprocessor_config.json`; empty if there is none.
         safetensors: Whether the weights are safetensors.
-        card: What is known of the weights.
-        light: Whether `config` is plain values, as the built-in module wants them and transformers does not.
+        card: Licence and training corpora of the weights.
+        light: Whether `config` is plain values, for the built-in module.
     """
 
     name: str
@@ -83,15 +83,15 @@ def open_checkpoint(
     light: bool = True,
     download: bool = True,
 ) -> Checkpoint:
-    """Find an encoder by Hub id or folder and read what it says about itself.
+    """Find an encoder by Hub id or folder and read its configuration.
 
     Args:
         encoder: Hub id or folder.
         revision: Branch, tag or commit of a Hub id; None for the newest.
-        families: Values of `model_type` that the caller can use.
-        preprocessed: Whether the caller heeds `preprocessor_config.json`.
-        light: Whether a built-in encoder may do without transformers.
-        download: Whether the Hub may be used; a stranger's model may neither do so nor name a folder nearby.
+        families: Supported values of `model_type`.
+        preprocessed: Whether to read `preprocessor_config.json`.
+        light: Whether a built-in encoder may load without transformers.
+        download: Whether the Hub may be used; a model from elsewhere may neither use it nor name a relative folder.
 
     Raises:
         EncoderError: Not found, not reachable, damaged, of another family, without safe weights, or made for
@@ -104,7 +104,7 @@ def open_checkpoint(
         if encoder.strip() and (download or folder.is_absolute()) and folder.is_dir():
             return _open_folder(folder.resolve(), families=families)
     except (OSError, RuntimeError) as error:
-        # RuntimeError: the home of a user who is not known here.
+        # RuntimeError: the home folder of an unknown user.
         raise EncoderError(
             f"the folder cannot be read ({getattr(error, 'strerror', error)})",
             where=encoder,
@@ -124,7 +124,7 @@ def _builtin_folder(encoder: str) -> Path:
     )
     name = encoder.removeprefix(BUILTIN)
     if name not in known:
-        # The names alone: what they all begin with makes any of them the nearest.
+        # Compare without the prefix, which all of them have.
         close = difflib.get_close_matches(name, known, n=1)
         names = ", ".join(BUILTIN + one for one in known)
         remedy = f"did you mean {BUILTIN}{close[0]}" if close else f"use one of {names}"
@@ -168,7 +168,7 @@ def _open_hub(
     found = fetch(name, "config.json", revision=revision, download=download)
     if found is None:
         raise EncoderError("the repository has no config.json", where=name, remedy="give the id of a model")
-    # Snapshots lie in folders named after their commit; it pins the other files to the same state.
+    # A snapshot's folder is named after its commit, which pins the other files.
     folder, commit = found.parent, found.parent.name
     family = _check_family(_read_json(found) or {}, where=name, families=families)
     preprocessor = fetch(name, "preprocessor_config.json", revision=commit, download=download) if preprocessed else None
@@ -189,11 +189,11 @@ def _open_hub(
 
 
 def model_folder(name: str, *, download: bool = True) -> Path:
-    """The folder of a model with safetensors weights: itself, or the snapshot of one on the Hub, with all its files.
+    """The folder of a model with safetensors weights, or the snapshot of one on the Hub.
 
     Args:
         name: Hub id or folder.
-        download: Whether what is not in the cache may be downloaded from the Hub.
+        download: Whether to download from the Hub what is not cached.
 
     Raises:
         EncoderError: There is none.
@@ -210,7 +210,7 @@ def model_folder(name: str, *, download: bool = True) -> Path:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Names of the files that hold the weights: one, or the shards that an index names.
+    """Names of the weights' files: one, or the shards of an index.
 
     Raises:
         EncoderError: The index is damaged, or names files elsewhere.
@@ -234,7 +234,7 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
     Args:
         checkpoint: What to load.
         model_class: A class of `transformers` with `from_pretrained`.
-        device: Where the model shall live.
+        device: Torch device.
         **options: Passed on to `from_pretrained`.
 
     Raises:
@@ -261,7 +261,7 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not any(part in key for part in _UNUSED_WEIGHTS))
     if missing:
-        # transformers fills missing weights with random numbers and goes on; features of those would be noise.
+        # transformers fills missing weights with random numbers; their features would be noise.
         raise EncoderError(
             f"{len(missing)} weights are missing, such as {missing[0]}",
             where=checkpoint.name,
@@ -271,7 +271,7 @@ def load_weights(checkpoint: Checkpoint, model_class: Any, *, device: torch.devi
 
 
 def _check_size(checkpoint: Checkpoint, model_class: Any) -> None:
-    """See that the configuration describes no more than the weights' files hold, before memory is taken for it.
+    """Check that the configuration describes no more than the weights' files hold, before memory is allocated.
 
     Raises:
         ValueError: It does, or a file is damaged.
@@ -297,10 +297,10 @@ def _check_size(checkpoint: Checkpoint, model_class: Any) -> None:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Any:
-    """Load the tokenizer beside the weights, which runs no code of anyone's.
+    """Load the tokenizer beside the weights, without running code from its folder.
 
     Raises:
-        EncoderError: There is none, or it gives tokens that the weights do not know.
+        EncoderError: There is none, or it has more tokens than the weights.
     """
     from transformers import AutoTokenizer
 
@@ -314,7 +314,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             highest = max([*tokenizer.get_vocab().values(), *sample["input_ids"]], default=0)
             kinds = max(sample.get("token_type_ids") or [0])
     except BaseException as error:
-        # What fails in Rust is no Exception.
+        # A panic in Rust is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise EncoderError(
@@ -333,7 +333,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
 
 def content_hash(folder: Path) -> str:
-    """Hash of the files of a folder that decide its features: configurations, tokenizer and safetensors weights."""
+    """Hash of the files that affect features: configurations, tokenizer and safetensors weights."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in CONTENT and path.is_file():
@@ -348,7 +348,7 @@ def _configuration(folder: Path, *, name: str) -> Any:
     from transformers import AutoConfig
 
     values = _read_json(folder / "config.json") or {}
-    # Each of these would load more than the files that are checked here: an adapter's base, kernels, other arithmetic.
+    # Each of these loads more than the files that are checked here: an adapter's base, kernels, other arithmetic.
     attention = [value for key, value in values.items() if key.strip("_").startswith("attn_implementation")]
     if (folder / "adapter_config.json").is_file() or "quantization_config" in values:
         raise EncoderError("this is an adapter, or quantised", where=name, remedy="give an encoder with plain weights")
@@ -378,7 +378,7 @@ def _check_rate(preprocessor: dict[str, Any], *, where: str) -> dict[str, Any]:
     rate = preprocessor.get("sampling_rate", SAMPLING_RATE)
     if rate != SAMPLING_RATE:
         raise EncoderError(
-            f"the encoder was made for sound at {rate} Hz", where=where, remedy=f"use one made for {SAMPLING_RATE} Hz"
+            f"the encoder was made for audio at {rate} Hz", where=where, remedy=f"use one made for {SAMPLING_RATE} Hz"
         )
     for name, most in (("n_fft", 1 << 14), ("feature_size", 1 << 10), ("chunk_length", 600), ("hop_length", 1 << 14)):
         value = preprocessor.get(name, 1)
@@ -425,7 +425,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from writing to the terminal: what matters in its reports is raised as an error instead."""
+    """Silence transformers; its relevant reports are raised as errors instead."""
     import transformers.utils
 
     logging: Any = transformers.utils.logging

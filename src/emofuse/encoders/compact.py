@@ -1,7 +1,7 @@
-"""wav2vec 2.0 with layer norms as one small module of torch, for the encoder that ships.
+"""wav2vec 2.0 with layer norms as one small torch module, for the built-in encoder.
 
-Importing the same network from transformers costs more processor time than loading it and encoding a clip. Weights have
-the names that transformers gives them, and a test holds both to the same hidden states.
+Importing transformers takes longer than loading this network and encoding a clip. Weights have the same names as in
+transformers, and a test compares the hidden states of both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emofuse.weights import check_finite
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward pass gives, with the names of transformers.
+    """Output of a forward pass, with the names of transformers.
 
     Attributes:
         last_hidden_state: `(clips, frames, width)`.
@@ -62,10 +62,10 @@ class CompactWav2Vec2(nn.Module):
         self.encoder.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
     def forward(
-        self, sound: torch.Tensor, *, attention_mask: torch.Tensor, output_hidden_states: bool = True
+        self, waves: torch.Tensor, *, attention_mask: torch.Tensor, output_hidden_states: bool = True
     ) -> Output:
-        """Encode `(clips, samples)`; the mask `(clips, samples)` is 1 where there is sound."""
-        hidden = sound[:, None]
+        """Encode `(clips, samples)`; the mask `(clips, samples)` is 1 for valid samples."""
+        hidden = waves[:, None]
         lengths = attention_mask.sum(1)
         for layer in self.feature_extractor.conv_layers:  # type: ignore[union-attr]
             hidden = layer(hidden)

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: contacted only where it can answer, with a short timeout."""
+"""Access to the Hugging Face Hub, with a short timeout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emofuse.errors import EncoderError
 _PATIENCE = 2.0  # Seconds.
 _REVISION = re.compile(r"\w(?:[\w.-]|/(?!\.)){0,199}")
 _LEGACY = re.compile("(bert|roberta|distil|xlm|albert|camembert|electra|gpt|openai|t5|ctrl|transfo)", re.IGNORECASE)
-"""How ids begin that have no owner: those of the first models only, and there will be no new ones."""
+"""Beginnings of ids without an owner: only the oldest models have such ids."""
 _COMMIT = re.compile("[0-9a-f]{40}")
 _REMEDY = "give a local folder that holds the model, or a built-in encoder: builtin:speech, builtin:text"
 _TOO_MANY = 429
@@ -21,14 +21,14 @@ _reached: set[str] = set()
 
 
 def fetch(name: str, file: str, *, revision: str | None, download: bool = True, optional: bool = False) -> Path | None:
-    """A file of a repository on the Hub, from the cache where possible; None if the repository does not have it.
+    """A file of a Hub repository, from the cache where possible; None if the repository lacks it.
 
     Args:
         name: Id of the repository.
-        file: In it.
+        file: Path in the repository.
         revision: Branch, tag or commit; None for the newest.
-        download: Whether what is not in the cache may be downloaded from the Hub.
-        optional: Whether a file counts as absent where that is not known.
+        download: Whether to download from the Hub what is not cached.
+        optional: Whether to treat a file as absent where that is unknown.
 
     Raises:
         EncoderError: There is no such repository, or it is not in the cache and the Hub cannot or may not be contacted.
@@ -45,7 +45,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
     check_id(name, revision=revision)
     known = try_to_load_from_cache(name, file, revision=revision)
     if known is not None and (not download or (revision is not None and _COMMIT.fullmatch(revision))):
-        # A commit cannot have changed since.
+        # A commit never changes.
         return Path(known) if isinstance(known, str) else None
     if not download:
         if optional:
@@ -71,7 +71,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
             remedy="check id and revision, log in with `hf auth login` if it is not public, or " + _REMEDY,
         ) from error
     except EntryNotFoundError as error:
-        # Its local kind says only that the file is not in the cache, not that the repository lacks it.
+        # The local error says only that the file is not cached, not that the repository lacks it.
         if isinstance(error, LocalEntryNotFoundError) and not optional:
             raise _unreachable(name) from error
         return None
@@ -80,7 +80,7 @@ def fetch(name: str, file: str, *, revision: str | None, download: bool = True, 
 
 
 def check_id(name: str, *, revision: str | None = None) -> None:
-    """See that a name can be the id of a model on the Hub, before the Hub is contacted.
+    """Check that a name can be the id of a model on the Hub, before the Hub is contacted.
 
     Raises:
         EncoderError: It cannot.
@@ -110,7 +110,7 @@ builtin:text.
 
 
 def fetch_all(name: str, files: Sequence[str], *, revision: str, download: bool = True) -> None:
-    """See that those of some files that a repository has are in its snapshot.
+    """Fetch those of several files that a repository has into its snapshot.
 
     Raises:
         EncoderError: As `fetch`.
@@ -121,7 +121,7 @@ def fetch_all(name: str, files: Sequence[str], *, revision: str, download: bool 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Keep the libraries of the Hub from asking it anything, as they do unasked even of a model in a local folder."""
+    """Stop the Hub's libraries from contacting it, which they do even for a model in a local folder."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -133,7 +133,7 @@ def offline() -> Iterator[None]:
 
 
 def check_reachable(name: str) -> None:
-    """See that the Hub can be reached in time.
+    """Check that the Hub can be reached in time.
 
     Raises:
         EncoderError: The Hub does not answer.
@@ -147,7 +147,7 @@ def check_reachable(name: str) -> None:
 def _is_reachable(place: str) -> bool:
     """Whether the Hub answers at once; its own library would try for half a minute."""
     if place not in _reached:
-        # A thread, as looking up a host's name knows no limit of time.
+        # In a thread, since a host name's lookup has no timeout.
         thread = threading.Thread(target=_ask, args=(place,), daemon=True)
         thread.start()
         thread.join(_PATIENCE)
@@ -166,7 +166,7 @@ def _ask(place: str) -> None:
         if error.code < 500 and error.code != _TOO_MANY:
             _reached.add(place)
     except URLError as error:
-        # Whom to trust is set up elsewhere for the Hub's own library.
+        # Certificates are configured elsewhere for the Hub's own library.
         if isinstance(error.reason, ssl.SSLError):
             _reached.add(place)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Which hidden states of an encoder are kept: the setting `layers`, read against a real encoder."""
+"""The setting `layers`: which hidden states of an encoder are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
         encoder: Name of the encoder, for messages.
 
     Returns:
-        Indices of the chosen hidden states, rising.
+        Indices of the chosen hidden states, ascending.
 
     Raises:
         EncoderError: The choice cannot be read, or names a hidden state that the encoder does not have.

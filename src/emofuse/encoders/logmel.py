@@ -1,4 +1,4 @@
-"""The baseline speech encoder, which needs no download: log-mel energies with their first and second differences."""
+"""The baseline speech encoder, without download: log-mel energies with deltas and delta-deltas."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FLOOR = 1e-10
 class LogMelEncoder:
     """80 log-mel energies a frame, with delta and delta-delta: 240 numbers, 50 times a second.
 
-    Frame i covers samples `[320 i, 320 i + 400)`. Every clip is computed by itself, so batches change nothing.
+    Frame i covers samples `[320 i, 320 i + 400)`. Every clip is computed alone, so batches change nothing.
 
     Args:
         settings: Only `layers` matters, and there is one.
@@ -53,12 +53,12 @@ class LogMelEncoder:
             receptive_field=WINDOW,
             licence="Apache-2.0",
         )
-        # A periodic Hann window, as everywhere in spectral analysis.
+        # A periodic Hann window, as usual in spectral analysis.
         self._window = np.hanning(WINDOW + 1)[:-1]
         self._filters = mel_filters()
 
     def frames(self, samples: int) -> int:
-        """Frames of a clip of that many samples; one at least."""
+        """Number of frames of a clip; at least one."""
         return 1 + (max(samples, WINDOW) - WINDOW) // STRIDE
 
     def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
@@ -68,7 +68,7 @@ class LogMelEncoder:
             clips: Mono audio at 16 kHz, each `(samples,)`.
 
         Returns:
-            One float32 tensor `(1, frames, 240)` a clip.
+            One float32 tensor `(1, frames, 240)` per clip.
         """
         return [self._encode(clip) for clip in clips]
 
@@ -83,7 +83,7 @@ class LogMelEncoder:
 
 
 def deltas(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Slope of each column over five rows, by least squares; the first and last row count on beyond the ends.
+    """Slope of each column over five rows, by least squares; the first and last rows are repeated at the ends.
 
     Example:
         >>> deltas(np.arange(6.0)[:, None])[:, 0].round(2).tolist()

@@ -1,8 +1,8 @@
-"""What keeps padding out of a clip's own frames where the models in `transformers` let it in.
+"""Masks that keep padding out of valid frames where `transformers` does not.
 
-Three places mix padding into valid frames although an attention mask is given: a group norm over time, a stack of
-padded convolutions, and a batch norm before a padded convolution. The masks here close them; features of a clip are
-then the same alone and in any batch, up to rounding.
+Three layers mix padding into valid frames in spite of the attention mask: a group norm over time, a stack of padded
+convolutions, and a batch norm before a padded convolution. With these masks, features of a clip do not depend on its
+batch, up to rounding.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch.nn import functional as F
 
 
 class ValidLengths(threading.local):
-    """Valid frames of each clip in the batch that this thread is encoding; masks read it during a forward pass."""
+    """Valid frames of each clip of this thread's current batch; masks read it during a forward pass."""
 
     def __init__(self) -> None:
         self.frames: tuple[int, ...] = ()
 
     def set(self, frames: Sequence[int]) -> None:
-        """Announce the next batch."""
+        """Set the lengths of the next batch."""
         self.frames = tuple(frames)
 
 
 class MaskedGroupNorm(nn.Module):
-    """A group norm whose statistics are taken over the valid frames of each clip only; padding becomes zero.
+    """A group norm over the valid frames of each clip; padding becomes zero.
 
     Args:
-        norm: The layer to stand in for; its weights are shared.
-        valid: Where the lengths of the batch under way are announced.
+        norm: The layer to replace; its weights are shared.
+        valid: Lengths of the current batch.
 
     Example:
         >>> valid = ValidLengths()
@@ -49,8 +49,8 @@ class MaskedGroupNorm(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise `(clips, channels, frames)`."""
         total = features.shape[-1]
-        # One clip at a time runs the very kernel that the clip alone would run, and needs no second full-size copy
-        # for masked sums, which in this layer would be the largest array of the whole encoder.
+        # One clip at a time uses the same kernel as the clip alone, and needs no second full-size array for masked
+        # sums: in this layer it would be the largest of the whole encoder.
         clips = [
             F.pad(self.norm(features[clip : clip + 1, :, :length]), (0, total - length))
             for clip, length in enumerate(self._valid.frames)
@@ -79,7 +79,7 @@ def frame_mask(lengths: Sequence[int], *, total: int, device: torch.device) -> t
 
 
 def mask_convolution_inputs(module: nn.Module, valid: ValidLengths) -> None:
-    """Make every convolution inside `module` see zeros where the batch is padded, as it would at a clip's own end."""
+    """Zero the padding before every convolution inside `module`, as at the end of a single clip."""
 
     def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (mask_frames(inputs[0], valid.frames), *inputs[1:])

@@ -1,4 +1,4 @@
-"""Text encoders: BERT and its kin."""
+"""Text encoders: BERT and related models."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class TransformerTextEncoder:
     Args:
         model: A model of `transformers` from one of `FAMILIES`.
         tokenizer: Its tokenizer.
-        specification: What the encoder publishes.
-        max_tokens: Longest text in tokens, special ones counted; what is beyond is left out.
-        device: Where the model lives.
+        specification: Its specification.
+        max_tokens: Longest text in tokens, special tokens included; the rest is left out.
+        device: The model's device.
     """
 
     def __init__(
@@ -48,24 +48,24 @@ class TransformerTextEncoder:
         self._device = device
 
     def encode(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
-        """Encode texts together; an empty one has its special tokens only.
+        """Encode texts together; an empty one has special tokens only.
 
-        Earlier texts and the text are the two segments of a pair. Too long a pair loses its oldest words, and the
-        text's own words are those that it has alone.
+        Earlier texts and the text are the two segments of a pair. A pair that is too long loses its oldest tokens;
+        the text keeps the tokens that it has without context.
 
         Args:
-            texts: What is said.
-            earlier: For each text what was said before it, the oldest first; empty for no context at all.
+            texts: The transcripts.
+            earlier: The preceding texts of each text, the oldest first; empty for no context.
 
         Returns:
-            One float32 tensor `(layers, tokens, width)` a text, in memory of the CPU: its own tokens and the special
-            ones around them.
+            One float32 CPU tensor `(layers, tokens, width)` per text: its own tokens and the special tokens around
+            them.
         """
         with inference(self._device):
             return [states.cpu() for states in self.states(texts, earlier=earlier)]
 
     def states(self, texts: Sequence[str], *, earlier: Sequence[Sequence[str]] = ()) -> list[torch.Tensor]:
-        """The same on the encoder's device, with gradients where its weights are trained."""
+        """As `encode`, but on the encoder's device and with gradients for trainable weights."""
         contexts = self._contexts(texts, earlier)
         alone = [place for place in range(len(texts)) if place not in contexts]
         found = dict(zip(alone, self._states([texts[place] for place in alone]), strict=True))
@@ -76,14 +76,14 @@ class TransformerTextEncoder:
         return [found[place] for place in range(len(texts))]
 
     def _contexts(self, texts: Sequence[str], earlier: Sequence[Sequence[str]]) -> dict[int, tuple[str, int]]:
-        """Context and own tokens of the texts, by their place, that have a context and room for a token of it."""
-        joined = [f" {self._tokenizer.sep_token} ".join(one) for one in earlier]
-        if not any(joined):
+        """Context and number of own tokens, by index, of texts that have a context and room for it."""
+        contexts = [f" {self._tokenizer.sep_token} ".join(one) for one in earlier]
+        if not any(contexts):
             return {}
         own = [len(ids) for ids in self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens).input_ids]
         special = [self._tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True)]
         room = self.max_tokens - (special[1] - special[0])
-        places = zip(joined, own, strict=True)
+        places = zip(contexts, own, strict=True)
         return {place: (context, size) for place, (context, size) in enumerate(places) if context and size < room}
 
     def _states(self, texts: Sequence[str], contexts: Sequence[str] = ()) -> list[torch.Tensor]:
@@ -91,7 +91,7 @@ class TransformerTextEncoder:
         if not texts:
             return []
         side = self._tokenizer.truncation_side
-        # Of a context the end is kept, of a text by itself the beginning.
+        # A context keeps its end, a text alone its beginning.
         self._tokenizer.truncation_side = "left" if contexts else side
         try:
             tokens = self._tokenizer(
@@ -112,12 +112,12 @@ class TransformerTextEncoder:
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Transformer layers, the one next to the embeddings first."""
+        """Transformer layers, from input to output."""
         model = self.model
         return list(model.transformer.layer if self.specification.family == "distilbert" else model.encoder.layer)
 
     def thaw(self) -> None:
-        """Let all weights be trained."""
+        """Unfreeze all weights."""
         self.model.requires_grad_(True)
 
     def save(self, folder: Path) -> None:
@@ -127,23 +127,23 @@ class TransformerTextEncoder:
         self._tokenizer.save_pretrained(folder)
 
     def beyond(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens of each text are left out."""
+        """Number of tokens of each text that are left out."""
         if not texts:
             return []
         found = self._tokenizer(list(texts), truncation=False, padding=False, verbose=False).input_ids
         return [max(0, len(ids) - self.max_tokens) for ids in found]
 
     def word_of_tokens(self, texts: Sequence[str]) -> list[list[int | None]]:
-        """Which word of its text each token is of, as the spaces part them; None for special tokens.
+        """Index of each token's whitespace-separated word; None for special tokens.
 
-        A tokenizer's own words end at an apostrophe, while an aligner's do not: `don't` is one word here.
+        A tokenizer splits words at apostrophes, an aligner does not: `don't` is one word here.
         """
         found = self._tokenizer(
             list(texts), truncation=True, max_length=self.max_tokens, return_offsets_mapping=True, padding=False
         )
         words: list[list[int | None]] = []
         for text, offsets in zip(texts, found["offset_mapping"], strict=True):
-            # A token may begin with the space before its word.
+            # A token may include the space before its word.
             number = [len(text[: end or 1].split()) - 1 for _, end in offsets]
             words.append([None if start == end else one for (start, end), one in zip(offsets, number, strict=True)])
         return words

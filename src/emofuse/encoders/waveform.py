@@ -1,4 +1,4 @@
-"""Speech encoders that read the waveform itself: wav2vec 2.0, HuBERT, WavLM and data2vec-audio."""
+"""Speech encoders on waveforms: wav2vec 2.0, HuBERT, WavLM and data2vec-audio."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 
 
 class WaveformEncoder:
-    """A self-supervised speech encoder whose features of a clip do not depend on the batch that it is in.
+    """A self-supervised speech encoder whose features do not depend on the batch.
 
     Args:
         model: A model of `transformers` from one of `FAMILIES`; its padding-sensitive layers are replaced in place.
-        specification: What the encoder publishes.
+        specification: Its specification.
         normalise: Whether each clip is scaled to zero mean and unit variance first.
-        device: Where the model lives.
+        device: The model's device.
         precision: `float32` or `bfloat16`.
     """
 
@@ -58,11 +58,11 @@ class WaveformEncoder:
         if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             first.layer_norm = MaskedGroupNorm(first.layer_norm, self._after_first)
         mask_convolution_inputs(model.encoder.pos_conv_embed, self._after_all)
-        # An adapter shortens the last hidden state only; frames shall mean the same time in every layer.
+        # An adapter shortens the last hidden state only; frames must have the same times in every layer.
         model.adapter = None
 
     def frames(self, samples: int) -> int:
-        """Frames of a clip of that many samples; one at least."""
+        """Number of frames of a clip; at least one."""
         return self._lengths(samples)[-1]
 
     def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
@@ -72,13 +72,13 @@ class WaveformEncoder:
             clips: Mono audio at 16 kHz, each `(samples,)`.
 
         Returns:
-            One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.
+            One float32 tensor `(layers, frames, width)` per clip, on the CPU.
         """
         with inference(self._device, precision=self._precision):
             return [states.cpu() for states in self.states(clips)]
 
     def states(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
-        """The same on the encoder's device, with gradients where its weights are trained."""
+        """As `encode`, but on the encoder's device and with gradients for trainable weights."""
         if not clips:
             return []
         lengths = [max(len(clip), self.specification.receptive_field) for clip in clips]
@@ -89,7 +89,7 @@ class WaveformEncoder:
         self._after_first.set([counts[0] for counts in frames])
         self._after_all.set([counts[-1] for counts in frames])
         if self.model.training:
-            # SpecAugment in transformers refuses a batch that is shorter than one of its masks.
+            # SpecAugment in transformers fails on a batch that is shorter than one of its masks.
             longest = max(self._after_all.frames)
             self.model.config.apply_spec_augment = self._masks_time and longest >= self.model.config.mask_time_length
         output = self.model(
@@ -97,24 +97,24 @@ class WaveformEncoder:
             attention_mask=frame_mask(lengths, total=samples.shape[1], device=self._device).long(),
             output_hidden_states=True,
         )
-        # Releases of transformers differ in whether the last entry has passed the final layer norm; this one has.
+        # The last entry includes the final layer norm in some versions of transformers only; here it always does.
         states = [*output.hidden_states[:-1], output.last_hidden_state]
         return to_features([states[layer] for layer in self.specification.selected], list(self._after_all.frames))
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Transformer layers, the one next to the convolutions first."""
+        """Transformer layers, from input to output."""
         return list(self.model.encoder.layers)
 
     def thaw(self) -> None:
-        """Let all weights be trained but those of the convolutions that read the waveform."""
+        """Unfreeze all weights but those of the convolutional frontend."""
         self.model.requires_grad_(True)
         self.model.feature_extractor._freeze_parameters()
-        # A layer that LayerDrop skips leaves no hidden state, and the others would be taken for their neighbours.
+        # LayerDrop leaves out the hidden state of a skipped layer, which would shift the indices of the others.
         self.model.config.layerdrop = 0.0
 
     def save(self, folder: Path) -> None:
-        """Write the encoder as `save_pretrained` of transformers does, under the names that its weights came with."""
+        """Write the encoder as `save_pretrained` does, with the original names of its weights."""
         config, first = self.model.config, self.model.feature_extractor.conv_layers[0]
         config.apply_spec_augment = self._masks_time
         if getattr(config, "add_adapter", False):
@@ -140,7 +140,7 @@ class WaveformEncoder:
 
 
 def normalise(clip: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale a clip to zero mean and unit variance, as the feature extractors of these families do.
+    """Scale a clip to zero mean and unit variance, as these families' feature extractors do.
 
     Example:
         >>> normalise(np.array([1.0, 3.0], np.float32)).round(3).tolist()
@@ -153,7 +153,7 @@ def normalise(clip: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def write_preprocessor(folder: Path, *, normalise: bool = True) -> None:
-    """Write the `preprocessor_config.json` that belongs beside the weights of these families."""
+    """Write the `preprocessor_config.json` of these families."""
     values = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": normalise,
@@ -181,7 +181,7 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
         EncoderError: The weights or the choice of layers cannot be used.
     """
     if checkpoint.family == "wavlm":
-        # Its attention hands torch a boolean and a float mask, which torch remarks on although both are heeded.
+        # WavLM's attention uses a boolean and a float mask; torch applies both, but warns.
         warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
     config = checkpoint.config
     layers = config.num_hidden_layers + 1

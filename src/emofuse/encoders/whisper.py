@@ -1,4 +1,4 @@
-"""Whisper's encoder, run on the clip itself instead of on thirty padded seconds."""
+"""Whisper's encoder on the clip's own length, without padding to thirty seconds."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FAMILIES = ("whisper",)
 
 
 class WhisperFeatures:
-    """Whisper's encoder as a source of frames, 50 a second.
+    """Whisper's encoder: 50 frames a second.
 
-    A clip longer than Whisper's window of thirty seconds is encoded window by window, and the frames are joined.
+    A clip longer than Whisper's window of thirty seconds is encoded window by window, and the frames are concatenated.
     Whisper centres frame i on sample 320 i: its first frame begins half a window before the clip.
 
     Args:
         model: A `WhisperEncoder` of `transformers`, with attention that takes boolean masks (`sdpa`).
         extractor: Its `WhisperFeatureExtractor`.
-        specification: What the encoder publishes.
-        device: Where the model lives.
+        specification: Its specification.
+        device: The model's device.
         precision: `float32` or `bfloat16`.
     """
 
@@ -54,7 +54,7 @@ class WhisperFeatures:
         self._window = model.config.max_source_positions * specification.stride
 
     def frames(self, samples: int) -> int:
-        """Frames of a clip of that many samples; one at least."""
+        """Number of frames of a clip; at least one."""
         return max(1, samples // self.specification.stride)
 
     def encode(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
@@ -64,13 +64,13 @@ class WhisperFeatures:
             clips: Mono audio at 16 kHz, each `(samples,)`.
 
         Returns:
-            One float32 tensor `(layers, frames, width)` a clip, in memory of the CPU.
+            One float32 tensor `(layers, frames, width)` per clip, on the CPU.
         """
         with inference(self._device, precision=self._precision):
             return [states.cpu() for states in self.states(clips)]
 
     def states(self, clips: Sequence[NDArray[np.float32]]) -> list[torch.Tensor]:
-        """The same on the encoder's device, with gradients where its weights are trained."""
+        """As `encode`, but on the encoder's device and with gradients for trainable weights."""
         if not clips:
             return []
         windows = [self._windows(clip) for clip in clips]
@@ -80,11 +80,11 @@ class WhisperFeatures:
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Transformer layers, the one next to the convolutions first."""
+        """Transformer layers, from input to output."""
         return list(self.model.layers)
 
     def thaw(self) -> None:
-        """Let all weights be trained but those of the convolutions and the fixed waves that encode positions."""
+        """Unfreeze all weights but those of the convolutions and the sinusoidal positions."""
         self.model.requires_grad_(True)
         for fixed in (self.model.conv1, self.model.conv2, self.model.embed_positions):
             fixed.requires_grad_(False)
@@ -96,26 +96,26 @@ class WhisperFeatures:
         self._extractor.save_pretrained(folder)
 
     def log_mel(self, clip: NDArray[np.float32]) -> torch.Tensor:
-        """Log-mel spectrogram of a clip of one window at most: that of the padded window, cropped to the clip.
+        """Log-mel spectrogram of a clip of at most one window: that of the padded window, cropped to the clip.
 
         Returns:
             `(mels, 2 * frames)`.
         """
         hop, size = self._extractor.hop_length, self._extractor.n_fft
-        # Whisper limits the spectrogram to 8 decades below its loudest value over the whole window. Padding beyond
-        # the last frame that sees the clip lies at the floor and cannot be that, so it need not be computed.
+        # Whisper clips the spectrogram 8 decades below the maximum of the whole window. Padding is at the floor and
+        # never the maximum, so it need not be computed.
         padded = min(self._window, (len(clip) + size) // hop * hop + 2 * hop)
-        sound = np.pad(clip, (0, padded - len(clip)))
+        padded_clip = np.pad(clip, (0, padded - len(clip)))
         # The extractor multiplies matrices too, and must not do so in bfloat16.
         with torch.autocast("cpu", enabled=False):
-            mel = self._extractor(sound, sampling_rate=SAMPLING_RATE, padding="do_not_pad", return_tensors="np")
+            mel = self._extractor(padded_clip, sampling_rate=SAMPLING_RATE, padding="do_not_pad", return_tensors="np")
         features = torch.from_numpy(np.asarray(mel["input_features"][0], dtype=np.float32))
         return features[:, : 2 * self.frames(len(clip))]
 
     def _windows(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         starts = range(0, max(len(clip), 1), self._window)
         windows = [clip[start : start + self._window] for start in starts]
-        # A rest too short for a frame of its own would be counted as one by `frames`.
+        # `frames` counts a remainder that is shorter than a frame as one.
         return [window for i, window in enumerate(windows) if i == 0 or len(window) >= self.specification.stride]
 
     def _encode_mels(self, mels: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -139,7 +139,7 @@ class WhisperFeatures:
 
 
 def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, device: torch.device) -> WhisperFeatures:
-    """Load the encoder from a folder that holds just it, or from a whole Whisper checkpoint.
+    """Load the encoder alone, or that of a whole Whisper checkpoint.
 
     Raises:
         EncoderError: The weights, the preprocessor or the choice of layers cannot be used.
@@ -151,7 +151,7 @@ def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, de
     layers = config.encoder_layers + 1
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
     extractor_class: Any = WhisperFeatureExtractor
-    # Dither is noise that is drawn anew: the same clip would have other features each time.
+    # Dither is random: the same clip would have different features each time.
     extractor = extractor_class(**{"feature_size": config.num_mel_bins, **checkpoint.preprocessor, "dither": 0.0})
     stride = 2 * extractor.hop_length
     if extractor.feature_size != config.num_mel_bins or extractor.n_samples != config.max_source_positions * stride:

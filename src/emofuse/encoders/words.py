@@ -1,4 +1,4 @@
-"""The baseline text frontend: subwords learned from the training texts, whose embedding is trained with the model."""
+"""The baseline text frontend: subwords of the training texts, embedded by the model itself."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NAME = "words"
 PADDING = "[PAD]"
 UNKNOWN = "[UNK]"
 _PREFIX = "##"
-_FORMAT = "emofuse-word-pieces-1"
+_FORMAT = "emofuse-subwords-1"
 
 
 class Subwords:
-    """Lower-cased texts as ids of subwords; id 0 is padding, id 1 is what the vocabulary does not know.
+    """Lower-cased texts as subword ids; id 0 is padding, id 1 is unknown.
 
     Args:
-        pieces: The vocabulary in the order of ids, `[PAD]` and `[UNK]` first.
-        max_tokens: Longest text in subwords; what is beyond is left out.
+        subwords: The vocabulary in the order of ids, `[PAD]` and `[UNK]` first.
+        max_tokens: Longest text in subwords; the rest is left out.
 
     Example:
         >>> subwords = Subwords.fit(["so good", "so bad"], size=50, max_tokens=8)
@@ -37,7 +37,7 @@ class Subwords:
         self.subwords = tuple(subwords)
         self.max_tokens = max_tokens
         self._unknown = self.subwords.index(UNKNOWN)
-        vocabulary = {piece: index for index, piece in enumerate(self.subwords)}
+        vocabulary = {subword: index for index, subword in enumerate(self.subwords)}
         self._tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix=_PREFIX))
         self._tokenizer.normalizer = _normalizer()
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -48,11 +48,11 @@ class Subwords:
 
         Args:
             texts: The training part's texts, and no others.
-            size: Most subwords, padding and unknown counted.
+            size: Most subwords, padding and unknown included.
             max_tokens: Longest text in subwords.
 
         Raises:
-            EncoderError: The texts hold no words, or the size has no room for a letter.
+            EncoderError: The texts hold no words, or the size is too small for one letter.
         """
         words = _count_words(texts)
         letters: Counter[str] = Counter()
@@ -60,7 +60,7 @@ class Subwords:
             for letter in _letters(word):
                 letters[letter] += count
         room = size - 2
-        # Rare signs of a large script make way, or the vocabulary would be larger than requested.
+        # Drop rare characters of a large script, or the vocabulary would exceed its size.
         kept = {letter for letter, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:room]}
         lines = sorted(word for word in words if kept.issuperset(_letters(word)))
         if not lines:
@@ -71,8 +71,8 @@ class Subwords:
             )
         tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        # The trainer numbers letters in the order in which its hash table, seeded anew in every process, yields the
-        # words, and breaks ties between merges by those numbers. Letters named in advance keep one order.
+        # The trainer breaks ties between merges by letter ids, whose order depends on a hash seed that differs between
+        # processes. Letters that are given in advance have a fixed order.
         trainer = trainers.WordPieceTrainer(
             vocab_size=size,
             min_frequency=2,
@@ -87,20 +87,20 @@ class Subwords:
 
     @property
     def size(self) -> int:
-        """Number of subwords: rows that an embedding needs."""
+        """Number of subwords."""
         return len(self.subwords)
 
     def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Turn texts into ids.
 
         Returns:
-            One int64 tensor `(tokens,)` a text; a text without words is one `[UNK]`.
+            One int64 tensor `(tokens,)` per text; an empty text is one `[UNK]`.
         """
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [torch.tensor(encoding.ids[: self.max_tokens] or [self._unknown]) for encoding in encodings]
 
     def beyond(self, texts: Sequence[str]) -> list[int]:
-        """How many subwords of each text are left out."""
+        """Number of subwords of each text that are left out."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [max(0, len(encoding.ids) - self.max_tokens) for encoding in encodings]
 

@@ -11,11 +11,11 @@ from emofuse.errors import ManifestError
 
 
 def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str, ...]]:
-    """Words of the utterances that came before each one in its dialogue, the oldest first.
+    """Texts of the utterances that precede each one in its dialogue, the oldest first.
 
     A dialogue's rows stand in the order in which they are said; where all of them are stretches of one recording,
-    their `start` decides. Words of utterances that the manifest leaves out, as for their label, count where column
-    `omitted` tells them. An utterance without words takes its place among the earlier ones and adds nothing.
+    their `start` decides. Texts of utterances that the manifest leaves out, as for their label, count where column
+    `omitted` holds them. An utterance without a text keeps its place among the earlier ones and adds nothing.
 
     Args:
         manifest: Of whole dialogues.
@@ -53,13 +53,13 @@ def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str,
     return found
 
 
-def _omitted(name: str, told: str) -> list[str]:
+def _omitted(name: str, text: str) -> list[str]:
     try:
-        texts = json.loads(told)
+        texts = json.loads(text)
     except ValueError:
         texts = None
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
         raise ManifestError(
-            f"column 'omitted' of utterance {name!r} is {told!r}", remedy='write a JSON list such as ["Are you ready?"]'
+            f"column 'omitted' of utterance {name!r} is {text!r}", remedy='write a JSON list such as ["Are you ready?"]'
         )
     return [one.strip() for one in texts]

@@ -262,11 +262,12 @@ def learning_plot(curves: Sequence[Mapping[str, Sequence[float]]]) -> Plot:
             axes.locator_params(axis="x", integer=True)
             _clean(axes, "y")
 
-    told = []
+    captions = []
     for name in names:
         mean = _mean_curve([np.asarray(curve[name], dtype=np.float64) for curve in curves])
-        told.append(f"{_curve_title(name)} from {mean[0]:.3g} to {mean[-1]:.3g} in {len(mean)} epochs")
-    return _plot(draw, width=3.9 * len(names), height=2.9, alt=f"Learning curves, mean over trials: {'; '.join(told)}")
+        captions.append(f"{_curve_title(name)} from {mean[0]:.3g} to {mean[-1]:.3g} in {len(mean)} epochs")
+    alt = f"Learning curves, mean over trials: {'; '.join(captions)}"
+    return _plot(draw, width=3.9 * len(names), height=2.9, alt=alt)
 
 
 def _mean_curve(lines: Sequence[Array]) -> Array:

@@ -314,16 +314,16 @@ def _with_folds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     bare = [set(frame["fold"]) == {ALL} for frame in frames]
     if all(bare) or not any(bare):
         return list(frames)
-    told = frames[bare.index(False)].set_index(["seed", "utterance"])["fold"]
-    if not told.index.is_unique:
+    known = frames[bare.index(False)].set_index(["seed", "utterance"])["fold"]
+    if not known.index.is_unique:
         raise ScoresError(
             f"table {bare.index(True) + 1} has no folds, and table {bare.index(False) + 1} tests utterance "
-            f"{told.index[told.index.duplicated()][0][1]!r} in several",
+            f"{known.index[known.index.duplicated()][0][1]!r} in several",
             remedy="add the column fold",
         )
 
     def folds(frame: pd.DataFrame) -> pd.Series[str]:
-        return told.reindex(pd.MultiIndex.from_frame(frame[["seed", "utterance"]])).fillna(ALL)
+        return known.reindex(pd.MultiIndex.from_frame(frame[["seed", "utterance"]])).fillna(ALL)
 
     return [
         frame.assign(fold=folds(frame).to_numpy()) if without else frame

@@ -277,13 +277,13 @@ class Classes(Kind):
             return np.bincount(cell, values, minlength=count * classes).reshape(count, classes).astype(np.float64)
 
         there, hits = table(), table(hit)
-        told = np.stack([np.bincount(seeds, column, minlength=count) for column in answers.T], axis=1)
+        predicted = np.stack([np.bincount(seeds, column, minlength=count) for column in answers.T], axis=1)
         occurring = (there > 0).sum(1)
         recalls = hits / np.maximum(there, 1)
         by_row = 1 / (there.sum(1)[seeds] * count)
         by_class = 1 / (there.ravel()[cell] * occurring[seeds] * count)
-        scale = np.where(there > 0, 1 / np.maximum(there + told, 1), 0) / (occurring[:, None] * count)
-        f1 = 2 * hits / np.maximum(there + told, 1)
+        scale = np.where(there > 0, 1 / np.maximum(there + predicted, 1), 0) / (occurring[:, None] * count)
+        f1 = 2 * hits / np.maximum(there + predicted, 1)
         wrong = (f1 * scale)[seeds]
         change = (2 * hit - f1.ravel()[cell]) * scale.ravel()[cell] - np.einsum("rc,rc->r", wrong, answers)
         accuracy = hits.sum(1) / there.sum(1)

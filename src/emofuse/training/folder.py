@@ -84,8 +84,8 @@ def _is_tuned(folder: Path) -> bool:
 
 
 def _is_frozen(folder: Path) -> bool:
-    told = read_trial(folder)
-    return bool(told) and PROCESSES not in told
+    trial = read_trial(folder)
+    return bool(trial) and PROCESSES not in trial
 
 
 def _result(out: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class Processes(Alone):
         if device is not None:
             check_device(device)
         launched = int(os.environ.get("WORLD_SIZE", "1"))
-        # Where there is no device, accelerate treats processes as alone unless told to keep to the CPU.
+        # Where there is no device, accelerate treats processes as alone unless it is set to the CPU.
         bare = launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available()
         self._state = PartialState(cpu=device == "cpu" or (device is None and bare))
         self.number = self._state.process_index
@@ -115,8 +115,8 @@ class Processes(Alone):
         """See `Alone.sum_gradients`.
 
         One message of all gradients, after the last micro-batch of a step. `DistributedDataParallel` would send them
-        in many while they are computed, but must be told in advance which weights will have none, takes every
-        process to have as many utterances, and quarrels with weights that are used again on the way back.
+        in many while they are computed, but must know in advance which weights have none, assumes that every
+        process has as many utterances, and fails with weights that are recomputed in the backward pass.
         """
         if self.count == 1:
             return

@@ -29,8 +29,8 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, v
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     whole = {name: value.contiguous() for name, value in tensors.items()}
     with written_atomically(path) as part:
-        told = json.dumps(values)
-        save_file(whole, part, metadata={"progress": told, "sum": sha256(told.encode()).hexdigest()})
+        encoded = json.dumps(values)
+        save_file(whole, part, metadata={"progress": encoded, "sum": sha256(encoded.encode()).hexdigest()})
 
 
 def load_state(

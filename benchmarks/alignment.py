@@ -3,7 +3,7 @@
     python benchmarks/alignment.py flite --texts sentences.tsv [--count 100] [--voices slt,rms,awb,kal16]
     python benchmarks/alignment.py hibari [--count 60]
     python benchmarks/alignment.py lab arctic_a0009.wav arctic_a0009_phone.lab "He turned sharply ..."
-    python benchmarks/alignment.py corpus ravdess --root data/ravdess [--share 3]
+    python benchmarks/alignment.py corpus ravdess --root data/ravdess [--one-in 3]
     python benchmarks/alignment.py corpus table --root sentences.tsv --audio speech/{}.opus [--count 500]
 
 `flite` is the synthesiser of that name (Debian's package), which reports the times at which it sets its phones; the
@@ -11,8 +11,8 @@ texts come from a table with a column `text`. `hibari` is the synthesiser of the
 plans, exposed with the onnx package, come in steps of 25 ms and give spaces and stress marks a part of their own, so
 read its 50 ms. `lab` takes a recording with an HTS label file.
 
-Shares are over the starts and ends of all reference words and phones; a phone that the aligner's pronunciation lacks
-counts as wrong. The figures are of every second utterance; whatever was chosen was chosen on the others. Shares are
+Fractions are over the starts and ends of all reference words and phones; a phone that the aligner's pronunciation lacks
+counts as wrong. The figures are of every second utterance; whatever was chosen was chosen on the others. Fractions are
 given as they are, and less the median error of the others: a constant lag between the reference and the aligner.
 """
 
@@ -140,16 +140,16 @@ def errors(reference: Reference, aligner: SphinxAligner) -> tuple[list[float], l
 
 def from_flite(texts: Sequence[str], voice: str) -> Iterator[Reference]:
     with tempfile.TemporaryDirectory() as folder:
-        sound = Path(folder) / "said.wav"
+        audio = Path(folder) / "said.wav"
         for number, text in enumerate(texts):
-            command = ["flite", "-psdur", "-voice", voice, "-t", text, "-o", str(sound)]
+            command = ["flite", "-psdur", "-voice", voice, "-t", text, "-o", str(audio)]
             printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             phones, before = [], 0.0
             for label, end in re.findall(r"(\S+?):([\d.]+)", printed):
                 if label not in PAUSES:
                     phones.append(Segment(start=before, end=float(end), label=label))
                 before = float(end)
-            yield Reference(name=f"{voice}{number}", clip=load_audio(sound), text=text, phones=phones)
+            yield Reference(name=f"{voice}{number}", clip=load_audio(audio), text=text, phones=phones)
 
 
 def from_hibari(texts: Sequence[str]) -> Iterator[Reference]:
@@ -179,14 +179,14 @@ def from_hibari(texts: Sequence[str]) -> Iterator[Reference]:
             elif sign in IPA:
                 phones.append(Segment(start=start, end=end, label=sign))
             elif sign in "ˈˌ" and sign:
-                continue  # A stress mark's share goes to the phone that it stands before.
+                continue  # A stress mark's time goes to the phone that it stands before.
             start = end
         phones = [Segment(start=one.start, end=one.end, label=IPA[one.label]) for one in phones]
         clip = soxr.resample(samples, dsp.SR, SAMPLING_RATE)
         yield Reference(name=f"hibari{number}", clip=clip, text=text, phones=phones)
 
 
-def from_lab(sound: Path, labels: Path, text: str) -> Reference:
+def from_lab(audio: Path, labels: Path, text: str) -> Reference:
     phones = []
     for line in labels.read_text(encoding="utf-8").splitlines():
         start, end, context = line.split()
@@ -194,7 +194,7 @@ def from_lab(sound: Path, labels: Path, text: str) -> Reference:
         name = label[1] if label else context
         if name not in PAUSES:
             phones.append(Segment(start=int(start) / 1e7, end=int(end) / 1e7, label=name))
-    return Reference(name=sound.stem, clip=load_audio(sound), text=text, phones=phones)
+    return Reference(name=audio.stem, clip=load_audio(audio), text=text, phones=phones)
 
 
 def measured(references: Sequence[Reference]) -> tuple[list[float], list[float], int]:
@@ -214,7 +214,7 @@ def measured(references: Sequence[Reference]) -> tuple[list[float], list[float],
     return words, phones, failed
 
 
-def show_shares(references: Sequence[Reference]) -> None:
+def show_fractions(references: Sequence[Reference]) -> None:
     chosen, shown = (references[::2], references[1::2]) if len(references) > 1 else ([], references)
     shift = float(np.median([gap for gap in measured(chosen)[1] if np.isfinite(gap)])) if chosen else 0.0
     words, phones, failed = measured(shown)
@@ -222,12 +222,12 @@ def show_shares(references: Sequence[Reference]) -> None:
     print(f"{len(shown)} utterances, {seconds:.0f} s, {failed} not aligned")
     for name, gaps in (("word", words), ("phone", phones)):
         middle = 1000 * np.median([gap for gap in gaps if np.isfinite(gap)])
-        print(f"{len(gaps)} {name} boundaries: {shares(gaps, 0.0)}; median error {middle:+.0f} ms")
+        print(f"{len(gaps)} {name} boundaries: {fractions(gaps, 0.0)}; median error {middle:+.0f} ms")
         if chosen:
-            print(f"    less {1000 * shift:+.0f} ms, the median of the others: {shares(gaps, shift)}")
+            print(f"    less {1000 * shift:+.0f} ms, the median of the others: {fractions(gaps, shift)}")
 
 
-def shares(gaps: Sequence[float], shift: float) -> str:
+def fractions(gaps: Sequence[float], shift: float) -> str:
     close = np.abs(np.asarray(gaps) - shift)
     return ", ".join(
         f"{100 * np.mean(close <= limit + 1e-9):.1f} % within {1000 * limit:.0f} ms" for limit in TOLERANCES
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--voices", default="slt,rms,awb,kal16")
     parser.add_argument("--root", type=Path)
     parser.add_argument("--audio")
-    parser.add_argument("--share", type=int, default=1, help="take one utterance in so many, drawn at random")
+    parser.add_argument("--one-in", type=int, default=1, help="take one utterance in N, drawn at random")
     options = parser.parse_args()
     if options.what == "flite":
         table = pd.read_csv(options.texts, sep="\t", dtype=str)
@@ -277,14 +277,14 @@ def main() -> None:
         drawn = [str(text) for text in np.random.default_rng(0).permutation(texts)[: options.count]]
         for voice in options.voices.split(","):
             print(f"flite {voice}:")
-            show_shares(list(from_flite(drawn, voice)))
+            show_fractions(list(from_flite(drawn, voice)))
     elif options.what == "hibari":
         pool = [*sentences("negative"), *sentences("positive")]
         drawn = [str(text) for text in np.random.default_rng(0).permutation(pool)[: options.count]]
-        show_shares(list(from_hibari(drawn)))
+        show_fractions(list(from_hibari(drawn)))
     elif options.what == "lab":
-        sound, labels, text = options.names
-        show_shares([from_lab(Path(sound), Path(labels), text)])
+        audio, labels, text = options.names
+        show_fractions([from_lab(Path(audio), Path(labels), text)])
     else:
         if options.audio:
             table = pd.read_csv(options.root, sep="\t", dtype=str)
@@ -295,7 +295,7 @@ def main() -> None:
             manifest = make_manifest(rows, source=options.root).sample(options.count, random_state=0)
         else:
             manifest = read_corpus(options.names[0], options.root).manifest
-            manifest = manifest.sample(len(manifest) // options.share, random_state=0)
+            manifest = manifest.sample(len(manifest) // options.one_in, random_state=0)
         show_coverage(manifest)
 
 

@@ -221,8 +221,8 @@ def kill(names: Sequence[str], kills: int, *, seed: int) -> dict[str, tuple[int,
             lost = []
             for _ in range(kills):
                 shutil.rmtree(place / OUT, ignore_errors=True)
-                if told := kill_and_repeat(COMMANDS[name], place, runs[1], chance):
-                    lost.append(told)
+                if failure := kill_and_repeat(COMMANDS[name], place, runs[1], chance):
+                    lost.append(failure)
             found[name] = (kills, lost)
     return found
 
@@ -236,9 +236,9 @@ def main() -> None:
     names = options.commands.split(",")
     failures = 0
     for number, name in enumerate(names):
-        share = options.kills // len(names) + (number < options.kills % len(names))
+        part = options.kills // len(names) + (number < options.kills % len(names))
         begun = time.monotonic()
-        count, lost = kill([name], share, seed=options.seed)[name]
+        count, lost = kill([name], part, seed=options.seed)[name]
         failures += len(lost)
         print(f"{name}: {count} kills, {len(lost)} losses, {time.monotonic() - begun:.0f} s", flush=True)
         for one in lost:

@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --runs 5
 
-Prints one JSON object: the median of the runs, and the share that importing torch alone takes in the same way.
+Prints one JSON object: the median of the runs, and the fraction that importing torch alone takes.
 """
 
 from __future__ import annotations

@@ -137,16 +137,16 @@ def test_words_are_pronounced(word: str, phones: str) -> None:
     assert " ".join(pronounce(word)) == phones
 
 
-def test_endings_take_the_sound_before_them() -> None:
+def test_endings_depend_on_the_phone_before_them() -> None:
     known = dictionary()
-    for base, ending, sound in (
+    for base, ending, suffix in (
         ("selfie", "s", "Z"),
         ("emoji", "'s", "Z"),
         ("blog", "'s", "Z"),
         ("text", "ed", "IH D"),
     ):
         if base in known:
-            assert pronounce(base + ending) == (*known[base], *sound.split())
+            assert pronounce(base + ending) == (*known[base], *suffix.split())
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyz'éß", min_size=1, max_size=14))
@@ -506,7 +506,7 @@ def test_what_sphinx_cannot_do_is_said(
     assert sphinx.align(speech[FIRST], FIRST)["word"]
 
 
-def test_words_that_are_squeezed_into_the_sound_do_not_fit_it(sphinx: SphinxAligner, speech: dict[str, Clip]) -> None:
+def test_words_that_are_squeezed_into_the_audio_do_not_fit_it(sphinx: SphinxAligner, speech: dict[str, Clip]) -> None:
     long = "Everybody remembered what the extraordinary archbishop of Canterbury promised"
     with pytest.raises(AlignmentError, match=r"do not fit|too short"):
         sphinx.align(speech[FIRST], long)
@@ -563,7 +563,7 @@ def test_the_number_of_processes_changes_nothing(manifest: pd.DataFrame) -> None
     assert align_manifest(manifest, jobs=2) == align_manifest(manifest, jobs=1)
 
 
-def test_what_is_aligned_is_kept_until_its_sound_or_words_change(manifest: pd.DataFrame, tmp_path: Path) -> None:
+def test_what_is_aligned_is_kept_until_its_audio_or_words_change(manifest: pd.DataFrame, tmp_path: Path) -> None:
     out = tmp_path / "alignments.parquet"
     found = align_manifest(manifest[:3], out, jobs=1)
     marked = {
@@ -699,11 +699,11 @@ class TestSharedRecordings:
         found = align_manifest(manifest, aligner="sphinx", jobs=1)
         assert all("knows en only" in str(one.problem) for one in found.values())
 
-    def test_hand_labels_begin_where_the_sound_does(self) -> None:
+    def test_hand_labels_begin_where_the_audio_does(self) -> None:
         """Read as beginnings, sibilants have their noise; read as ends, they would not."""
         manifest = read_corpus("emodb", SHARED).manifest[::20]
         found = align_manifest(manifest)
-        shares = []
+        fractions = []
         for name, path in zip(manifest["utterance"], manifest["audio"], strict=True):
             clip = load_audio(path)
             for phone in found[name].tiers.get("phone", ()):
@@ -711,13 +711,13 @@ class TestSharedRecordings:
                     part = clip[int(phone.start * SAMPLING_RATE) : int(phone.end * SAMPLING_RATE)]
                     energy = np.abs(np.fft.rfft(part * np.hanning(len(part)))) ** 2
                     high = np.fft.rfftfreq(len(part), 1 / SAMPLING_RATE) > 3500
-                    shares.append(energy[high].sum() / energy.sum())
-        assert len(shares) > 20
-        assert np.median(shares) > 0.5
+                    fractions.append(energy[high].sum() / energy.sum())
+        assert len(fractions) > 20
+        assert np.median(fractions) > 0.5
 
 
 def test_an_aligner_does_not_take_another_s_work_for_its_own(tmp_path: Path) -> None:
-    """Read from a file in between, an utterance is aligned anew when Sphinx is asked for."""
+    """Read from a file in between, an utterance is aligned again when Sphinx is asked for."""
     clip = tmp_path / "a.wav"
     soundfile.write(clip, tone(1.0, seed=0), 16000)
     manifest = make_manifest([{"utterance": "a", "audio": str(clip), "text": "Hello there"}], source="test")
@@ -730,7 +730,7 @@ def test_an_aligner_does_not_take_another_s_work_for_its_own(tmp_path: Path) -> 
     assert again["a"].source == first["a"].source == "sphinx"
 
 
-def test_what_is_heard_is_aligned_where_the_words_are_others(tmp_path: Path) -> None:
+def test_the_spoken_words_are_aligned_where_the_text_differs(tmp_path: Path) -> None:
     clip = tmp_path / "a.wav"
     soundfile.write(clip, tone(1.0, seed=0), 16000)
     row = {"utterance": "a", "audio": str(clip), "text": "Something else", "spoken": "Hello there"}

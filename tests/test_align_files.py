@@ -373,7 +373,7 @@ def ctm_of(folder: Path, content: str, name: str) -> list[tuple[float, float, st
     return triples(AlignmentFiles(folder / "a.ctm").read(Utterance(utterance=name), duration=10.0)["word"])
 
 
-def test_borders_that_were_rounded_to_hundredths_meet(tmp_path: Path) -> None:
+def test_boundaries_that_were_rounded_to_hundredths_meet(tmp_path: Path) -> None:
     """Beginning and length are rounded apart, so that their sum may be a hundredth beyond the next beginning."""
     found = ctm_of(tmp_path, "a 1 0.00 0.34 hello\na 1 0.33 0.20 there\na 1 0.53 0.01 a\na 1 0.53 0.10 b\n", "a")
     assert found == [(0.0, 0.33, "hello"), (0.33, 0.53, "there"), (0.53, 0.53, "a"), (0.53, 0.63, "b")]
@@ -400,12 +400,12 @@ def test_no_rounding_to_hundredths_makes_a_ctm_unreadable(lengths: list[float]) 
 
 
 def test_what_is_wrong_with_one_utterance_of_a_ctm_costs_no_other(tmp_path: Path) -> None:
-    sound = sounds(tmp_path / "audio")
+    path = make_audio(tmp_path / "audio")
     (tmp_path / "words.ctm").write_text(
         "good 1 0.5 0.25 yes\ntorn 1 0.5 0.25 yes\ntorn 1 0.75\nlate 1 soon 0.2 no\n"
         "both 1 0.5 0.25 yes\nboth 1 0.6 0.25 no\nlast 1 0.5 0.25 yes\n"
     )
-    rows = [{"utterance": name, "audio": str(sound)} for name in ("good", "torn", "late", "both", "last")]
+    rows = [{"utterance": name, "audio": str(path)} for name in ("good", "torn", "late", "both", "last")]
     found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "words.ctm")
     for name in ("good", "last"):
         assert triples(found[name].tiers["word"]) == [(0.5, 0.75, "yes")]
@@ -709,10 +709,10 @@ def test_what_is_no_table_is_refused(damage: str, tmp_path: Path) -> None:
 # What is told of a corpus
 
 
-def test_one_reason_of_many_is_told_once(tmp_path: Path) -> None:
+def test_one_reason_of_many_is_reported_once(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
     for name in "abc":
-        own = {"audio": str(sounds(tmp_path / "audio", name=f"{name}.wav")), "text": "yes"}
+        own = {"audio": str(make_audio(tmp_path / "audio", name=f"{name}.wav")), "text": "yes"}
         rows += [{**own, "utterance": f"emodb/{name}", "corpus": "emodb"}, {**own, "utterance": name}]
     (tmp_path / "words.ctm").write_text("d 1 0.5 0.25 yes\n")
     shipped = align_manifest(make_manifest(rows[::2], source="test"), aligner="shipped")
@@ -721,7 +721,7 @@ def test_one_reason_of_many_is_told_once(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in coverage(given.values()).reasons()] == ["3 not aligned"]
 
 
-def test_tiers_that_are_not_there_are_told_by_their_source() -> None:
+def test_tiers_that_are_not_there_are_reported_by_their_source() -> None:
     phone = {"phone": WORDS.tiers["word"]}
     found = [
         Alignment(utterance="a", tiers={**WORDS.tiers, **phone}, source="sphinx"),
@@ -739,7 +739,7 @@ def test_tiers_that_are_not_there_are_told_by_their_source() -> None:
 # Alignments that are at hand
 
 
-def sounds(folder: Path, seconds: float = 3.0, name: str = "a.wav") -> Path:
+def make_audio(folder: Path, seconds: float = 3.0, name: str = "a.wav") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     soundfile.write(folder / name, tone(seconds, seed=0), SAMPLING_RATE)
     return folder / name
@@ -747,14 +747,14 @@ def sounds(folder: Path, seconds: float = 3.0, name: str = "a.wav") -> Path:
 
 def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
     sentences = tmp_path / "Session1" / "sentences"
-    sound = sounds(sentences / "wav" / "Ses01F_impro01", name="a.wav")
-    bare = sounds(sentences / "wav" / "Ses01F_impro01", name="b.wav")
+    path = make_audio(sentences / "wav" / "Ses01F_impro01", name="a.wav")
+    bare = make_audio(sentences / "wav" / "Ses01F_impro01", name="b.wav")
     (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)
     iemocap(sentences / "ForcedAlignment" / "Ses01F_impro01")
-    short = sounds(tmp_path / "emodb" / "wav", seconds=2.0, name="03a01Fa.wav")
+    short = make_audio(tmp_path / "emodb" / "wav", seconds=2.0, name="03a01Fa.wav")
     emodb(tmp_path / "emodb")
     rows = [
-        {"utterance": "a", "corpus": "iemocap", "audio": str(sound), "text": "Excuse me."},
+        {"utterance": "a", "corpus": "iemocap", "audio": str(path), "text": "Excuse me."},
         {"utterance": "b", "corpus": "iemocap", "audio": str(bare), "text": "Excuse me."},
         {"utterance": "emodb/03a01Fa", "corpus": "emodb", "audio": str(short), "text": "Der Lappen", "language": "de"},
     ]
@@ -768,18 +768,18 @@ def test_a_corpus_that_ships_alignments_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
-    """Whoever hands it to words that a recogniser wrote lets the reference tell their boundaries."""
+    """With recognised words, boundaries of the reference would be wrong."""
     sentences = tmp_path / "Session1" / "sentences"
-    sound = sounds(sentences / "wav" / "Ses01F_impro01", name="a.wav")
+    path = make_audio(sentences / "wav" / "Ses01F_impro01", name="a.wav")
     (sentences / "ForcedAlignment" / "Ses01F_impro01").mkdir(parents=True)
     iemocap(sentences / "ForcedAlignment" / "Ses01F_impro01")
-    short = sounds(tmp_path / "emodb" / "wav", seconds=2.0, name="03a01Fa.wav")
+    short = make_audio(tmp_path / "emodb" / "wav", seconds=2.0, name="03a01Fa.wav")
     emodb(tmp_path / "emodb")
-    english = {"corpus": "iemocap", "audio": str(sound), "text": "Excuse me."}
+    english = {"corpus": "iemocap", "audio": str(path), "text": "Excuse me."}
     rows = [
-        {**english, "utterance": "not told"},
+        {**english, "utterance": "not stated"},
         {**english, "utterance": "given", "text_source": "reference"},
-        {**english, "utterance": "heard", "text": "accuse", "text_source": "whisper base"},
+        {**english, "utterance": "recognised", "text": "accuse", "text_source": "whisper base"},
         {**english, "utterance": "unheard", "text": None, "text_source": "sphinx"},
         {**english, "utterance": "said", "text": "So good!", "text_source": "whisper base", "spoken": "Excuse me."},
         {"utterance": "german", "corpus": "emodb", "audio": str(short), "text": "Der", "text_source": "whisper base",
@@ -787,8 +787,8 @@ def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
     ]  # fmt: skip
     manifest = make_manifest(rows, source="test")
     found = align_manifest(manifest, jobs=1)
-    assert {name for name, one in found.items() if one.source == "shipped"} == {"not told", "given", "said"}
-    assert [one.label for one in found["heard"].tiers["word"]] == ["accuse"]
+    assert {name for name, one in found.items() if one.source == "shipped"} == {"not stated", "given", "said"}
+    assert [one.label for one in found["recognised"].tiers["word"]] == ["accuse"]
     assert "no transcript" in str(found["unheard"].problem)
     assert "knows en only" in str(found["german"].problem)
     assert coverage(found.values()).sources == {"shipped": 3, "sphinx": 1}
@@ -796,14 +796,14 @@ def test_what_is_shipped_is_of_the_reference_alone(tmp_path: Path) -> None:
 
 
 def test_textgrids_of_another_aligner_are_found(tmp_path: Path) -> None:
-    sound = sounds(tmp_path / "audio")
+    path = make_audio(tmp_path / "audio")
     (tmp_path / "grids" / "speaker").mkdir(parents=True)
     (tmp_path / "grids" / "speaker" / "a.TextGrid").write_text(LONG)
     rows = [
-        {"utterance": "whole", "audio": str(sound)},
-        {"utterance": "part", "audio": str(sound), "start": 0.25, "end": 2.0},
-        {"utterance": "short", "audio": str(sound), "start": 0.0, "end": 0.8},
-        {"utterance": "other", "audio": str(sounds(tmp_path / "audio", name="b.wav"))},
+        {"utterance": "whole", "audio": str(path)},
+        {"utterance": "part", "audio": str(path), "start": 0.25, "end": 2.0},
+        {"utterance": "short", "audio": str(path), "start": 0.0, "end": 0.8},
+        {"utterance": "other", "audio": str(make_audio(tmp_path / "audio", name="b.wav"))},
     ]
     found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "grids")
     assert triples(found["whole"].tiers["word"]) == [(0.5, 1.25, 'say "ah"')]
@@ -815,12 +815,12 @@ def test_textgrids_of_another_aligner_are_found(tmp_path: Path) -> None:
     assert {one.source for one in found.values()} == {"textgrid"}
 
 
-def test_textgrids_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> None:
+def test_textgrids_of_one_name_are_distinguished_by_their_folder(tmp_path: Path) -> None:
     grids = [tmp_path / "grids" / name for name in ("B/a.TextGrid", "s/a.TextGrid", "s/b.TextGrid", "b.TextGrid")]
     for grid in grids:
         write_textgrid(WORDS.tiers, grid, duration=1.0)
     write_textgrid({"word": WORDS.tiers["word"][:1]}, grids[3], duration=1.0)
-    rows = [{"utterance": name, "audio": str(sounds(tmp_path / "audio", name=f"{name[-1]}.wav"))} for name in "ab"]
+    rows = [{"utterance": name, "audio": str(make_audio(tmp_path / "audio", name=f"{name[-1]}.wav"))} for name in "ab"]
     found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "grids")
     assert "two TextGrids" in str(found["a"].problem)
     # A path is a name of its own, whatever else is called so.
@@ -829,7 +829,7 @@ def test_textgrids_of_one_name_are_told_apart_by_their_place(tmp_path: Path) -> 
     assert len(files.read(Utterance(utterance="s/a"), duration=1.0)["word"]) == 4
 
 
-def test_an_alignment_of_a_longer_sound_is_refused(tmp_path: Path) -> None:
+def test_an_alignment_of_a_longer_recording_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.ctm").write_text("a 1 0.5 0.6 yes\nb 1 0.5 2.0 yes\n")
     files = AlignmentFiles(tmp_path / "a.ctm")
     assert files.read(Utterance(utterance="a"), duration=1.05)["word"][0].end == 1.05
@@ -858,9 +858,9 @@ def test_a_ctm_cannot_hold_white_space(tmp_path: Path) -> None:
 
 
 def test_the_command_aligns_writes_and_counts(tmp_path: Path) -> None:
-    sound = sounds(tmp_path / "audio")
+    path = make_audio(tmp_path / "audio")
     (tmp_path / "words.ctm").write_text("a 1 0.5 0.25 yes\n")
-    rows = [{"utterance": name, "audio": str(sound), "text": "yes"} for name in ("a", "b")]
+    rows = [{"utterance": name, "audio": str(path), "text": "yes"} for name in ("a", "b")]
     write_manifest(make_manifest(rows, source="test"), tmp_path / "m.parquet")
     out, folder = tmp_path / "out.parquet", tmp_path / "files"
     command = ["align", str(tmp_path / "m.parquet"), "--out", str(out), "--from", str(tmp_path / "words.ctm")]
@@ -959,9 +959,9 @@ def test_given_alignments_are_found_in_another_unicode_form(tmp_path: Path) -> N
     assert isinstance(GivenAlignments(tmp_path / "a.parquet").of(tmp_path / "Zoe\u0308.wav"), Alignment)
 
 
-def test_a_textgrid_of_a_shorter_sound_is_doubted(tmp_path: Path) -> None:
-    sound = sounds(tmp_path / "audio", seconds=5.0)
-    rows = [{"utterance": "a", "audio": str(sound)}]
+def test_a_textgrid_of_a_shorter_recording_is_doubted(tmp_path: Path) -> None:
+    path = make_audio(tmp_path / "audio", seconds=5.0)
+    rows = [{"utterance": "a", "audio": str(path)}]
     found = align_manifest(make_manifest(rows, source="test"), files=grids(tmp_path / "grids", LONG))
     assert "ends before the audio" in str(found["a"].note)
     assert found["a"].tiers["word"]
@@ -995,13 +995,13 @@ def test_what_cannot_be_compared_is_no_fault(text: str, labels: list[str]) -> No
 
 
 def test_alignments_of_other_words_are_refused_and_of_some_doubted(tmp_path: Path) -> None:
-    sound = sounds(tmp_path / "audio")
+    path = make_audio(tmp_path / "audio")
     lines = {"right": "yes we can", "some": "yes we go now", "other": "completely different utterance", "late": "yes"}
     words = "".join(
         f"{name} 1 {0.3 * at:.1f} 0.2 {word}\n" for name, text in lines.items() for at, word in enumerate(text.split())
     )
     (tmp_path / "w.ctm").write_text(words.replace("late 1 0.0 0.2", "late 1 -1 nan"))
-    rows = [{"utterance": name, "audio": str(sound), "text": "Yes, we can"} for name in lines]
+    rows = [{"utterance": name, "audio": str(path), "text": "Yes, we can"} for name in lines]
     found = align_manifest(make_manifest(rows, source="test"), files=tmp_path / "w.ctm")
     assert found["right"].tiers["word"]
     assert found["right"].note is None

@@ -195,7 +195,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def lines_of_code(path: Path) -> int:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    told = {
+    prose = {
         line
         for node in ast.walk(tree)
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -205,7 +205,7 @@ def lines_of_code(path: Path) -> int:
     with path.open("rb") as file:
         tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in silent]
     code = {line for token in tokens[1:] for line in range(token.start[0], token.end[0] + 1)}
-    return len(code - told)
+    return len(code - prose)
 
 
 def test_no_file_grows_too_long() -> None:

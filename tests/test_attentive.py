@@ -177,7 +177,7 @@ def test_a_model_without_its_bounds_says_what_it_needs() -> None:
 
 @pytest.fixture
 def spoken(clips: list[dict[str, Any]]) -> tuple[pd.DataFrame, dict[str, Alignment]]:
-    """Three utterances: two alike in sound, and their alignments, one of which failed."""
+    """Three utterances: two with the same audio, and their alignments, one of which failed."""
     words = (Segment(start=0.1, end=0.5, label="so"), Segment(start=0.5, end=0.9, label="good"))
     tiers: list[dict[Any, Any]] = [{"word": words}, {"word": words[:1]}, {}]
     return make_manifest(clips, source="test"), {
@@ -370,7 +370,7 @@ def test_another_alignment_trains_anew_what_reads_it_and_nothing_else(made: Made
     assert undone(made.data, resolve(changed)) == {"speech", "concat"}
 
 
-def test_a_run_from_sound_files_aligns_and_predicts(made: Made, tmp_path: Path) -> None:
+def test_a_run_from_audio_files_aligns_and_predicts(made: Made, tmp_path: Path) -> None:
     recipe = load_recipe("fusion", overrides=[*OVERRIDES, "models=['early-syllable']", "ensembles=[]"])
     corpus = tiny_corpus(tmp_path / "corpus", utterances=1)
     # Sphinx finds these words in beeps, and not those of the corpus.
@@ -392,12 +392,12 @@ def test_a_run_from_sound_files_aligns_and_predicts(made: Made, tmp_path: Path) 
 def test_the_estimate_counts_the_frames_once(names: Any, run_length: int, made: Made, tmp_path: Path) -> None:
     speech = made.plan.speech.model_copy(update={"frames_per_step": run_length})
     plan = replace(made.plan, models=tuple(made.plan.model(name) for name in names), ensembles=(), speech=speech)
-    told = {stage.name: stage.disk for stage in estimate(made.manifest, plan, jobs=1).stages}
+    reported = {stage.name: stage.disk for stage in estimate(made.manifest, plan, jobs=1).stages}
     found = extract(made.manifest, plan, tmp_path / "store", alignments=made.alignments).speech
     assert found is not None
     folders = {feature_set.folder for feature_set in found.feature_sets.values()}
     real = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
-    assert told["speech features"] == pytest.approx(real, rel=0.3)
+    assert reported["speech features"] == pytest.approx(real, rel=0.3)
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_a_span_is_the_same_part_of_the_whole(tmp_path: Path, name: str, start: 
 
 
 @pytest.mark.parametrize("name", ["a.ogg", "a.opus", "a.mp3", "a.m4a"])
-def test_a_span_of_compressed_sound_is_in_its_place(tmp_path: Path, name: str) -> None:
+def test_a_span_of_compressed_audio_is_in_its_place(tmp_path: Path, name: str) -> None:
     rate = 48000
     steps = np.concatenate([sine(f, rate=rate, seconds=0.5) for f in (300, 500, 700, 900)])
     if name == "a.m4a":
@@ -264,7 +264,7 @@ def test_a_wav_of_the_standard_library(tmp_path: Path) -> None:
     assert pitch_and_level(load_audio(tmp_path / "a.wav")) == pytest.approx((440, 0.5), rel=0.01)
 
 
-def test_the_shortest_sound_and_one_sample_less(tmp_path: Path) -> None:
+def test_the_shortest_recording_and_one_sample_less(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", sine(440, rate=SAMPLING_RATE)[:400], SAMPLING_RATE)
     soundfile.write(tmp_path / "b.wav", sine(440, rate=SAMPLING_RATE)[:399], SAMPLING_RATE)
     assert len(load_audio(tmp_path / "a.wav")) == 400

@@ -1,4 +1,4 @@
-"""Sound that crashes its decoder, is of another scale or size, contradicts its header, or differs between channels."""
+"""Audio that crashes its decoder, is of another scale or size, contradicts its header, or differs between channels."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def is_alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux shows it")
-def test_a_long_sound_takes_no_more_memory_than_its_samples(tmp_path: Path) -> None:
+def test_a_long_recording_takes_no_more_memory_than_its_samples(tmp_path: Path) -> None:
     with soundfile.SoundFile(tmp_path / "a.wav", "w", 48000, 2, "PCM_16") as file:
         for _ in range(300):  # Ten minutes, of 115 MB; twice as much once they are floats.
             file.write(np.stack([NOISE, OTHER], axis=1).repeat(3, axis=0)[:96000])
@@ -186,7 +186,7 @@ def test_a_long_sound_takes_no_more_memory_than_its_samples(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3"])
-def test_a_sound_beyond_a_limit_is_refused_by_its_length(tmp_path: Path, name: str) -> None:
+def test_a_recording_beyond_a_limit_is_refused_by_its_length(tmp_path: Path, name: str) -> None:
     soundfile.write(tmp_path / name, NOISE, SAMPLING_RATE)
     with pytest.raises(AudioError, match=r"longer than 0\.02 minutes"):
         read_audio(tmp_path / name, longest=1.2)
@@ -271,7 +271,7 @@ def test_a_wav_that_holds_more_than_it_claims_is_read_to_its_end(tmp_path: Path,
     ],
     ids=["nothing", "chunk", "padding", "text", "another wav", "a few bytes"],
 )
-def test_what_follows_the_sound_is_no_sound(tmp_path: Path, after: bytes, words: str | None) -> None:
+def test_what_follows_the_audio_is_no_audio(tmp_path: Path, after: bytes, words: str | None) -> None:
     recording = read_audio(write(tmp_path / "a.wav", wav(pcm(NOISE), after=after)))
     np.testing.assert_allclose(recording.samples, NOISE, atol=1e-4)
     assert [words in note for note in recording.notes] == ([True] if words else [])  # type: ignore[operator]
@@ -345,7 +345,7 @@ def test_lost_and_damaged_pages_are_noticed(tmp_path: Path, subtype: str) -> Non
 
 
 @pytest.mark.parametrize("subtype", ["OPUS", "VORBIS"])
-def test_sounds_in_a_row_are_all_read_and_junk_behind_them_is_not(tmp_path: Path, subtype: str) -> None:
+def test_recordings_in_a_row_are_all_read_and_junk_behind_them_is_not(tmp_path: Path, subtype: str) -> None:
     content = ogg(tmp_path / "a.ogg", subtype)
     one, two = load_audio(tmp_path / "a.ogg"), read_audio(write(tmp_path / "b.ogg", content * 2))
     assert len(two.samples) == pytest.approx(2 * len(one), abs=2000)
@@ -390,7 +390,7 @@ def test_what_follows_boxes_and_what_is_lost_between_them_is_said(tmp_path: Path
     ],
 )
 @pytest.mark.parametrize("use", [load_audio, audio_duration])
-def test_what_stands_for_a_sound_is_named(
+def test_what_stands_for_a_recording_is_named(
     tmp_path: Path, content: bytes, words: str, use: Callable[[Path], Any]
 ) -> None:
     with pytest.raises(AudioError, match=words):

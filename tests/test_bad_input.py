@@ -45,7 +45,7 @@ def check_message(error: EmofuseError, path: Path) -> None:
     assert not rest.endswith("..")
 
 
-# Sounds: each maker writes a bad file into a folder and returns its path.
+# Audio: each maker writes a bad file into a folder and returns its path.
 
 
 def write(folder: Path, content: bytes, name: str = "bad.wav") -> Path:
@@ -71,10 +71,10 @@ def encoded(folder: Path, name: str = "good.wav", samples: Any = NOISE, rate: in
     return content
 
 
-def cut(name: str, share: float = 0.6, **how: Any) -> Callable[[Path], Path]:
+def cut(name: str, fraction: float = 0.6, **how: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         content = encoded(folder, name, **how)
-        return write(folder, content[: int(share * len(content))], name)
+        return write(folder, content[: int(fraction * len(content))], name)
 
     return make
 
@@ -210,7 +210,7 @@ BAD_SOUNDS: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_SOUNDS)
-def test_a_bad_sound_is_one_clear_error(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_recording_is_one_clear_error(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     make, words = BAD_SOUNDS[kind]
     path = make(tmp_path)
     with pytest.raises(AudioError) as caught:
@@ -229,7 +229,7 @@ def test_a_bad_sound_is_one_clear_error(tmp_path: Path, kind: str, capfd: pytest
     ]
     + ["wav cut in its samples", "m4a cut, index last", "ogg cut", "mp3 cut", "rate of 1 Hz", "film without audio"],
 )
-def test_a_length_is_refused_like_the_sound(tmp_path: Path, kind: str) -> None:
+def test_a_length_is_refused_like_the_audio(tmp_path: Path, kind: str) -> None:
     make, words = BAD_SOUNDS[kind]
     path = make(tmp_path)
     with pytest.raises(AudioError) as caught:
@@ -239,7 +239,7 @@ def test_a_length_is_refused_like_the_sound(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing file", "folder", "0 bytes", "named pipe", "link to itself"])
-def test_an_identity_is_refused_like_the_sound(tmp_path: Path, kind: str) -> None:
+def test_an_identity_is_refused_like_the_audio(tmp_path: Path, kind: str) -> None:
     make, words = BAD_SOUNDS[kind]
     path = make(tmp_path)
     with pytest.raises(AudioError) as caught:
@@ -318,7 +318,7 @@ BAD_TABLES: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "too many cells": ("t.csv", "text,label\nhello,happy\noh, no,sad\n", {}, "row 2 has 3 cells"),
     "too few cells": ("t.csv", "text,label\nhello\n", {}, "row 1 has 1 cells"),
     "same column twice": ("t.csv", "text,text\na,b\n", {}, "'text' occurs twice"),
-    "neither sound nor words": ("t.csv", "label\nhappy\n", {}, "neither a column 'audio' nor 'text'"),
+    "neither audio nor text": ("t.csv", "label\nhappy\n", {}, "neither a column 'audio' nor 'text'"),
     "row with neither": ("t.csv", "text,label\nhello,sad\n,sad\n", {}, "row 2, column 'audio' is empty"),
     "mapped column is absent": ("t.csv", GOOD, {"label": "mood"}, "no column 'mood' for 'label'"),
     "mapped to no such column": ("t.csv", GOOD, {"emotion": "label"}, "'emotion' is not a manifest column"),
@@ -332,7 +332,7 @@ BAD_TABLES: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "negative start": ("t.csv", "text,start\na,-1\n", {}, "row 1, column 'start' is"),
     "end before start": ("t.csv", "text,start,end\na,2,1\n", {}, "row 1, column 'end' is"),
     "list as text": ("t.jsonl", '{"text": ["a", "b"]}', {}, "row 1, column 'text' is a list"),
-    "object as sound": ("t.jsonl", '{"audio": {"path": "a.wav"}}', {}, "row 1, column 'audio' is a dict"),
+    "object as audio": ("t.jsonl", '{"audio": {"path": "a.wav"}}', {}, "row 1, column 'audio' is a dict"),
     "half a character": ("t.jsonl", r'{"text": "\ud83d"}', {}, "row 1, column 'text' holds half a character"),
     "votes in words": ("t.csv", "text,votes\na,many\n", {}, "row 1, column 'votes' is not a table of votes"),
     "votes as list": ("t.jsonl", '{"text": "a", "votes": ["sad"]}', {}, "row 1, column 'votes' is not"),
@@ -342,7 +342,7 @@ BAD_TABLES: dict[str, tuple[str, str | bytes, dict[str, str], str]] = {
     "broken json": ("t.jsonl", '{"text": "a"}\n{"text": \n', {}, "row 2 is not a JSON object"),
     "json list": ("t.ndjson", '["a"]\n', {}, "row 1 is not a JSON object"),
     "json too deep": ("t.jsonl", '{"text": ' + 100_000 * "[", {}, "row 1 is not a JSON object"),
-    "only missing sounds": ("t.csv", "audio\na.wav\nb.wav\n", {}, "none of the 2 recordings"),
+    "only missing recordings": ("t.csv", "audio\na.wav\nb.wav\n", {}, "none of the 2 recordings"),
     "a zero in a recording's name": ("t.jsonl", r'{"audio": "a\u0000.wav"}', {}, "none of the 1 recordings"),
 }
 

@@ -49,7 +49,7 @@ def test_no_more_padding_than_in_the_order_given() -> None:
 
 @few
 @given(sizes=sizes_of_clips, budget=st.floats(0.1, 100.0))
-def test_the_padding_share_is_that_of_a_plain_loop(sizes: list[float], budget: float) -> None:
+def test_the_padding_fraction_is_that_of_a_plain_loop(sizes: list[float], budget: float) -> None:
     groups = plan_batches(sizes, budget=budget)
     padding = volume = 0.0
     for group in groups:

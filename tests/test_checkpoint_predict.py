@@ -218,7 +218,7 @@ def chord() -> Any:
 
 
 def gap(first: Prediction, second: Prediction) -> float:
-    return max(abs(share - second.posteriors[name]) for name, share in first.posteriors.items())
+    return max(abs(value - second.posteriors[name]) for name, value in first.posteriors.items())
 
 
 @pytest.mark.parametrize(("name", "channels"), [("same.flac", 1), ("same.wav", 1), ("two-channels.wav", 2)])
@@ -254,7 +254,7 @@ def test_samples_get_the_answer_of_their_file(built_in: Made, late: Predictor) -
 
 
 @pytest.mark.parametrize("kind", ["int16", "int32", "float64"])
-def test_samples_may_be_of_any_type_that_tells_their_scale(kind: str, built_in: Made, late: Predictor) -> None:
+def test_samples_may_be_of_any_type_with_a_known_scale(kind: str, built_in: Made, late: Predictor) -> None:
     samples = soundfile.read(built_in.clip(), dtype=kind)[0]
     answer = late.predict(samples, text=WORDS).posteriors
     assert answer == pytest.approx(late.predict(built_in.clip(), text=WORDS).posteriors, abs=1e-3)
@@ -266,7 +266,7 @@ def test_signs_are_no_words(nothing: str, built_in: Made, late: Predictor) -> No
 
 
 @pytest.mark.parametrize(
-    ("samples", "told"),
+    ("samples", "message"),
     [
         (np.zeros((2, 100)), "one channel"),
         (np.full(8000, np.nan), "NaN or infinite"),
@@ -282,20 +282,20 @@ def test_signs_are_no_words(nothing: str, built_in: Made, late: Predictor) -> No
     ],
     ids=["stereo", "no number", "empty", "short", "silent", "constant", "uint8", "bool", "complex", "names", "ragged"],
 )
-def test_what_is_no_sound_is_refused_as_a_file_would_be(samples: Any, told: str, late: Predictor) -> None:
-    with pytest.raises(AudioError, match=told):
+def test_what_is_no_audio_is_refused_as_a_file_would_be(samples: Any, message: str, late: Predictor) -> None:
+    with pytest.raises(AudioError, match=message):
         late.predict(samples)
 
 
 def test_what_is_to_be_said_of_a_recording_is_said_of_its_answer(late: Predictor, tmp_path: Path) -> None:
-    sound = tone(1.0, seed=0)
-    soundfile.write(tmp_path / "a.wav", np.stack([sound, -sound], axis=1), 16000, subtype="FLOAT")
-    opposed, plain = late.predict(tmp_path / "a.wav"), late.predict(sound)
+    clip = tone(1.0, seed=0)
+    soundfile.write(tmp_path / "a.wav", np.stack([clip, -clip], axis=1), 16000, subtype="FLOAT")
+    opposed, plain = late.predict(tmp_path / "a.wav"), late.predict(clip)
     assert opposed.posteriors == plain.posteriors
     assert "opposite phase" in opposed.notes[0]
-    assert "0.6 minutes long" in late.predict(np.tile(sound, 33)).notes[0]
+    assert "0.6 minutes long" in late.predict(np.tile(clip, 33)).notes[0]
     with pytest.raises(AudioError, match="longer than 5 minutes"):
-        late.predict(np.tile(sound, 301))
+        late.predict(np.tile(clip, 301))
 
 
 def test_samples_of_another_rate_are_refused(late: Predictor) -> None:
@@ -361,18 +361,20 @@ def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
         load(made.model(kind)).predict(made.clip())
 
 
-class Deaf(Recogniser):
+class Mute(Recogniser):
     """A recogniser that finds no words."""
 
-    name = "deaf"
+    name = "mute"
 
     def transcribe(self, clip: Any) -> str:
         return ""
 
 
 @pytest.mark.parametrize("kind", ["text", "concat", "early-frame"])
-def test_where_no_words_are_heard_the_model_reads_none_as_in_training(kind: str, made: Made, tmp_path: Path) -> None:
-    predictor = Predictor(load_checkpoint(made.model(kind)), transcriber=Deaf())
+def test_where_no_words_are_recognised_the_model_reads_none_as_in_training(
+    kind: str, made: Made, tmp_path: Path
+) -> None:
+    predictor = Predictor(load_checkpoint(made.model(kind)), transcriber=Mute())
     [silent, missing, given_] = predictor.predict_many(
         [made.clip(), tmp_path / "absent.wav", made.clip()], texts=[None, None, WORDS]
     )
@@ -380,14 +382,14 @@ def test_where_no_words_are_heard_the_model_reads_none_as_in_training(kind: str,
     assert isinstance(missing, AudioError)
     assert isinstance(given_, Prediction)
     assert silent.posteriors == predictor.predict(made.clip(), text="").posteriors != given_.posteriors
-    assert silent.notes == ("deaf recognised no words",)
+    assert silent.notes == ("mute recognised no words",)
     assert silent.modalities == (("text",) if kind == "text" else ("speech", "text"))
 
 
-def test_the_command_answers_where_no_words_are_heard(
+def test_the_command_answers_where_no_words_are_recognised(
     built_in: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emofuse.inference.predictor.load_recogniser", lambda *_, **__: Deaf())
+    monkeypatch.setattr("emofuse.inference.predictor.load_recogniser", lambda *_, **__: Mute())
     files = [str(built_in.clip()), str(tmp_path / "absent.wav"), str(built_in.clip("s0_sad_0"))]
     model = ["--model", str(built_in.model("early-frame")), "--format", "json"]
     done = CliRunner().invoke(app, ["predict", *files, *model])
@@ -424,11 +426,11 @@ def test_models_that_need_speech_say_so(kind: str, made: Made) -> None:
 
 def test_late_fusion_answers_from_one_modality_and_says_so(made: Made) -> None:
     late = load(made.model("late"))
-    heard, read = late.predict(made.clip()), late.predict(text=WORDS)
-    assert (heard.modalities, read.modalities) == (("speech",), ("text",))
-    assert heard.notes == ("no text was given, so the answer rests on speech alone",)
+    spoken, read = late.predict(made.clip()), late.predict(text=WORDS)
+    assert (spoken.modalities, read.modalities) == (("speech",), ("text",))
+    assert spoken.notes == ("no text was given, so the answer rests on speech alone",)
     assert read.notes == ("no speech was given, so the answer rests on text alone",)
-    assert heard.posteriors == pytest.approx(load(made.model("speech")).predict(made.clip()).posteriors, abs=1e-6)
+    assert spoken.posteriors == pytest.approx(load(made.model("speech")).predict(made.clip()).posteriors, abs=1e-6)
     assert read.posteriors == pytest.approx(load(made.model("text")).predict(text=WORDS).posteriors, abs=1e-6)
     with pytest.raises(SettingsError, match="needs"):
         late.predict()
@@ -497,10 +499,10 @@ def change_settings(change: Callable[[dict[str, Any]], object]) -> Callable[[Pat
     return damage
 
 
-def cut(name: str, share: float) -> Callable[[Path], object]:
+def cut(name: str, fraction: float) -> Callable[[Path], object]:
     def damage(folder: Path) -> None:
         content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[: int(share * len(content))])
+        (folder / name).write_bytes(content[: int(fraction * len(content))])
 
     return damage
 

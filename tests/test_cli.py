@@ -111,7 +111,7 @@ finally:
         assert "HEAVY []" in done.stdout
 
 
-def test_every_verb_helps(tmp_path: Path, emo: Command) -> None:
+def test_every_command_helps(tmp_path: Path, emo: Command) -> None:
     for command in COMMANDS:
         done = good(emo(command, "--help", folder=tmp_path))
         assert re.search(rf"Usage: .* {command} ", done.stdout)
@@ -119,7 +119,7 @@ def test_every_verb_helps(tmp_path: Path, emo: Command) -> None:
     assert set(re.findall(r"^│ ([a-z]+) ", shown, flags=re.MULTILINE)) == set(COMMANDS)
 
 
-def test_the_version_is_told(tmp_path: Path) -> None:
+def test_the_version_is_reported(tmp_path: Path) -> None:
     assert good(fresh("--version", folder=tmp_path)).stdout == f"{emofuse.__version__}\n"
 
 
@@ -153,7 +153,7 @@ def trained(place: Path, chain: dict[str, Done]) -> Path:
     return place
 
 
-def test_prepare_tells_what_it_found(chain: dict[str, Done], place: Path) -> None:
+def test_prepare_reports_what_it_found(chain: dict[str, Done], place: Path) -> None:
     table = pd.read_csv(place / "corpus/corpus.csv")
     manifest = pd.read_parquet(place / "m.parquet")
     assert manifest["utterance"].tolist() == table["utterance"].tolist()
@@ -161,7 +161,7 @@ def test_prepare_tells_what_it_found(chain: dict[str, Done], place: Path) -> Non
     assert "angry 4" in chain["prepare"].stdout
 
 
-def test_extract_tells_what_it_did(chain: dict[str, Done]) -> None:
+def test_extract_reports_what_it_did(chain: dict[str, Done]) -> None:
     assert "speech: 16 computed now, 16 utterances have features" in chain["extract"].stdout
 
 
@@ -200,11 +200,11 @@ def test_a_second_run_does_nothing_again(trained: Path, emo: Command) -> None:
     assert stamps() == before
 
 
-def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Command) -> None:
+def test_evaluate_reports_what_the_result_reports(trained: Path, emo: Command) -> None:
     result = json.loads((trained / "run/result.json").read_text())
-    told = json.loads(good(emo("evaluate", "run/scores.parquet", "--json", folder=trained)).stdout)
-    assert told["models"] == result["models"]
-    assert told["protocol"]["fingerprint"] == result["protocol"]["tested_fingerprint"]
+    reported = json.loads(good(emo("evaluate", "run/scores.parquet", "--json", folder=trained)).stdout)
+    assert reported["models"] == result["models"]
+    assert reported["protocol"]["fingerprint"] == result["protocol"]["tested_fingerprint"]
     one = json.loads(good(emo("evaluate", "run/scores.parquet:late", "--json", folder=trained)).stdout)
     assert one["models"] == {"late": result["models"]["late"]}
     shown = good(emo("evaluate", "run/scores.parquet", folder=trained)).stdout
@@ -216,23 +216,23 @@ def test_evaluate_tells_what_the_result_tells(trained: Path, emo: Command) -> No
 
 def test_compare_gives_the_difference(trained: Path, emo: Command) -> None:
     tables = "run/scores.parquet:late", "run/scores.parquet:speech"
-    told = json.loads(good(emo("compare", *tables, "--json", folder=trained)).stdout)
+    reported = json.loads(good(emo("compare", *tables, "--json", folder=trained)).stdout)
     models = json.loads((trained / "run/result.json").read_text())["models"]
-    assert told["ua"]["value"] == pytest.approx(models["late"]["ua"]["value"] - models["speech"]["ua"]["value"])
-    assert (told["ua"]["low"], told["ua"]["reading"]) == (None, "too few clusters to tell")
-    assert (told["ua"]["cluster"], told["ua"]["clusters"]) == ("speaker", models["late"]["clusters"])
+    assert reported["ua"]["value"] == pytest.approx(models["late"]["ua"]["value"] - models["speech"]["ua"]["value"])
+    assert (reported["ua"]["low"], reported["ua"]["reading"]) == (None, "too few clusters to tell")
+    assert (reported["ua"]["cluster"], reported["ua"]["clusters"]) == ("speaker", models["late"]["clusters"])
     several = json.loads(good(emo("compare", *tables, "--cluster", "utterance", "--json", folder=trained)).stdout)
     assert (several["ua"]["cluster"], several["ua"]["clusters"]) == ("utterance", 16)
     assert several["ua"]["low"] <= several["ua"]["value"] <= several["ua"]["high"]
     assert "over 16 utterances" in good(emo("compare", *tables, "--cluster", "utterance", folder=trained)).stdout
     turned = json.loads(good(emo("compare", *reversed(tables), "--json", folder=trained)).stdout)
-    assert turned["ua"]["value"] == pytest.approx(-told["ua"]["value"])
-    assert f"{100 * told['ua']['value']:+.1f}" in good(emo("compare", *tables, folder=trained)).stdout
+    assert turned["ua"]["value"] == pytest.approx(-reported["ua"]["value"])
+    assert f"{100 * reported['ua']['value']:+.1f}" in good(emo("compare", *tables, folder=trained)).stdout
 
 
 def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Command) -> None:
     tables = "run/scores.parquet:speech", "run/scores.parquet:text"
-    told = json.loads(good(emo("fuse", *tables, "--out", "fused.parquet", "--json", folder=trained)).stdout)
+    reported = json.loads(good(emo("fuse", *tables, "--out", "fused.parquet", "--json", folder=trained)).stdout)
     late = pd.read_parquet(trained / "run/scores.parquet").query("model == 'late'")
     fused = pd.read_parquet(trained / "fused.parquet")
     key, classes = ["seed", "fold", "utterance"], ["angry", "happy", "neutral", "sad"]
@@ -240,7 +240,7 @@ def test_fuse_gives_what_late_fusion_gave(trained: Path, emo: Command) -> None:
     assert len(both) == len(late) == len(fused)
     for name in classes:
         assert both[f"{name}_fused"].to_numpy() == pytest.approx(both[name].to_numpy(), abs=1e-9)
-    assert told["fusion"]["weights"] == [0.5, 0.5]
+    assert reported["fusion"]["weights"] == [0.5, 0.5]
     text = good(emo("fuse", *tables, "--out", "fused.csv", "--rule", "weights=1,0", folder=trained))
     assert "written to fused.csv" in text.stdout
     speech = pd.read_parquet(trained / "run/scores.parquet").query("model == 'speech'")
@@ -255,8 +255,8 @@ def test_what_is_read_is_not_written_over(trained: Path, emo: Command) -> None:
     tables = "run/scores.parquet:speech", "run/scores.parquet:text"
     fused = emo("fuse", *tables, "--out", "run/../run/scores.parquet", folder=trained)
     assert (fused.returncode, "would replace a table" in fused.stderr) == (2, True)
-    heard = emo("transcribe", "run/manifest.parquet", "--out", "run/manifest.parquet", folder=trained)
-    assert (heard.returncode, "the reference would be lost" in heard.stderr) == (2, True)
+    refused = emo("transcribe", "run/manifest.parquet", "--out", "run/manifest.parquet", folder=trained)
+    assert (refused.returncode, "the reference would be lost" in refused.stderr) == (2, True)
     rows = [{"utterance": f"{speaker}{label}", "text": "so", "label": label, "speaker": speaker, "corpus": "other"}
             for speaker in "abcd" for label in ("sad", "happy")]  # fmt: skip
     pd.DataFrame(rows).to_csv(trained / "other.csv", index=False)
@@ -273,17 +273,17 @@ def test_predict_answers_as_the_library_does(trained: Path, emo: Command) -> Non
     words = ("--text", "i are so sad", "--text", "so very good")
     base = ("predict", *CLIPS, *words, "--model", "run/models/late", "--format")
     answers = {style: emo(*base, style, folder=trained) for style in ("json", "csv", "table")}
-    told = json.loads(good(answers["json"]).stdout)
+    reported = json.loads(good(answers["json"]).stdout)
     predictor = emofuse.load(trained / "run/models/late")
-    for one, clip, text in zip(told, CLIPS, words[1::2], strict=True):
+    for one, clip, text in zip(reported, CLIPS, words[1::2], strict=True):
         expected = predictor.predict(trained / clip, text=text)
         assert one["label"] == expected.label
         assert one["posteriors"] == pytest.approx(expected.posteriors, abs=1e-6)
         assert (one["source"], one["text"], one["modalities"]) == (clip, text, ["speech", "text"])
     rows = list(csv.DictReader(io.StringIO(good(answers["csv"]).stdout)))
     assert [row["source"] for row in rows] == list(CLIPS)
-    assert [row["label"] for row in rows] == [one["label"] for one in told]
-    for clip, one in zip(CLIPS, told, strict=True):
+    assert [row["label"] for row in rows] == [one["label"] for one in reported]
+    for clip, one in zip(CLIPS, reported, strict=True):
         assert re.search(rf"{re.escape(clip)}.*{one['label']}", good(answers["table"]).stdout)
 
 
@@ -335,7 +335,7 @@ def test_what_cannot_be_split_is_refused_before_it_is_encoded(tmp_path: Path, em
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_bad_file_in_a_corpus_is_skipped_and_told(tmp_path: Path, emo: Command) -> None:
+def test_a_bad_file_in_a_corpus_is_skipped_and_reported(tmp_path: Path, emo: Command) -> None:
     tiny_corpus(tmp_path / "corpus", utterances=1)
     (tmp_path / "small.toml").write_text(RECIPE.replace('"early-frame"', '"concat"').replace("[0, 1]", "[0]"))
     (tmp_path / "corpus/audio/s2_sad_0.wav").write_bytes(b"RIFF, but not really")
@@ -374,10 +374,10 @@ def test_flags_override_the_recipe(place: Path, trained: Path, emo: Command) -> 
         "5,7",
     )
     good(emo(*command, "--set", "name=Mine", "--speech-encoder", "unused", folder=place))
-    told = json.loads((place / "other/result.json").read_text())["recipe"]
-    models = [one["name"] for one in told["models"]]
-    assert (told["train"]["epochs"], models, told["seeds"]) == (1, ["text"], [5, 7])
-    assert (told["name"], told["speech"]["encoder"]) == ("Mine", "unused")
+    reported = json.loads((place / "other/result.json").read_text())["recipe"]
+    models = [one["name"] for one in reported["models"]]
+    assert (reported["train"]["epochs"], models, reported["seeds"]) == (1, ["text"], [5, 7])
+    assert (reported["name"], reported["speech"]["encoder"]) == ("Mine", "unused")
     assert set(pd.read_parquet(place / "other/scores.parquet")["seed"]) == {5, 7}
 
 
@@ -477,7 +477,7 @@ def test_misuse_of_the_command_line_ends_in_a_sentence_too(line: str, names: str
     assert done.stderr.count("\n") == 1
 
 
-def test_without_a_verb_the_help_is_shown(tmp_path: Path, emo: Command) -> None:
+def test_without_a_command_the_help_is_shown(tmp_path: Path, emo: Command) -> None:
     done = emo(folder=tmp_path)
     assert done.returncode == 2
     assert "Usage" in done.stdout + done.stderr
@@ -487,9 +487,9 @@ def test_without_a_verb_the_help_is_shown(tmp_path: Path, emo: Command) -> None:
 
 
 def test_corpora_lists_all_with_licence_and_place(tmp_path: Path, emo: Command) -> None:
-    told = json.loads(good(emo("corpora", "--json", folder=tmp_path)).stdout)
-    assert set(told) == set(CORPORA)
-    assert all(card["licence"] and card["where"] for card in told.values())
+    reported = json.loads(good(emo("corpora", "--json", folder=tmp_path)).stdout)
+    assert set(reported) == set(CORPORA)
+    assert all(card["licence"] and card["where"] for card in reported.values())
     shown = good(emo("corpora", folder=tmp_path)).stdout
     assert all(name in shown for name in CORPORA)
 

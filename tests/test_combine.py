@@ -277,8 +277,8 @@ def test_a_recogniser_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sphinx_hears_words() -> None:
     from emofuse.audio import load_audio
 
-    heard = SphinxRecogniser().transcribe(load_audio(SHARED / "ravdess" / "01" / "03-01-01-01-01-01-01.flac"))
-    assert "door" in heard.split()
+    recognised = SphinxRecogniser().transcribe(load_audio(SHARED / "ravdess" / "01" / "03-01-01-01-01-01-01.flac"))
+    assert "door" in recognised.split()
 
 
 # Several corpora
@@ -299,7 +299,7 @@ def test_corpora_are_read_together() -> None:
     assert not any(name.startswith("emodb/") for name in (*protocol.folds[0].train, *protocol.folds[0].validation))
 
 
-def test_corpora_that_cannot_be_joined_are_refused(tmp_path: Path) -> None:
+def test_corpora_that_cannot_be_combined_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="names a corpus twice"):
         read_corpus("emodb+emodb", tmp_path)
     with pytest.raises(ManifestError, match="there is no folder emodb here"):

@@ -61,8 +61,8 @@ def features(manifest: pd.DataFrame, folder: Path, store: Path, **values: Any) -
 
 
 def extracted(manifest: pd.DataFrame, folder: Path, store: Path, **values: Any) -> Extracted:
-    told = TextSettings(encoder=str(folder), **values)
-    return extract_text(manifest, load_text_encoder(told), told, store=store, granularities=("token", "word"))
+    settings = TextSettings(encoder=str(folder), **values)
+    return extract_text(manifest, load_text_encoder(settings), settings, store=store, granularities=("token", "word"))
 
 
 # Which utterances.
@@ -101,8 +101,8 @@ def test_stretches_of_one_file_go_by_their_times_and_others_by_their_order() -> 
 
 def test_what_was_left_out_was_said_all_the_same() -> None:
     whole = talk()
-    told = [None, None, '["why you bad", ""]', '["so"]']
-    without = talk(omitted=told)
+    omitted = [None, None, '["why you bad", ""]', '["so"]']
+    without = talk(omitted=omitted)
     assert earlier_texts(whole, 2)["d2"] == (SAID[0], SAID[1])
     assert earlier_texts(without, 2)["d2"] == ("why you bad",)
     assert earlier_texts(without, 3)["d2"] == (SAID[1], "why you bad")
@@ -234,7 +234,7 @@ def test_no_recipe_that_ships_reads_context() -> None:
     assert {load_recipe(name).text.context for name in recipe_names()} == {0}
 
 
-def test_word_pieces_have_no_context() -> None:
+def test_subwords_have_no_context() -> None:
     with pytest.raises(SettingsError, match="context needs an encoder of whole texts, which words is not"):
         load_recipe("text", overrides=["text.encoder=words", "text.context=2"])
 
@@ -257,11 +257,11 @@ def test_a_run_is_stamped_with_context_parts_and_text_source(
         "train": {"epochs": 1},
         "protocol": {"kind": "session", "validation_by": "session", "apart": "script"},
     }
-    told, plain = (
+    contextual, plain = (
         resolve(recipe_from({**values, "text": text}, source="the test")) for text in ({**bert, "context": 2}, bert)
     )
-    found = extract(manifest, told, tmp_path / "store")
-    outcome = train(manifest, told, found, tmp_path / "run", jobs=1)
+    found = extract(manifest, contextual, tmp_path / "store")
+    outcome = train(manifest, contextual, found, tmp_path / "run", jobs=1)
     write_manifest(manifest, tmp_path / "run" / MANIFEST)
     result = outcome.result
 

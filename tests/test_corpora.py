@@ -30,7 +30,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 CARDS = list(CORPORA.values())
 
 
-def sound(path: Path, *, seconds: float = 0.5) -> Path:
+def make_audio(path: Path, *, seconds: float = 0.5) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = 0.1 * np.random.default_rng(0).standard_normal(round(16000 * seconds))
     form, subtype = ("OGG", "OPUS") if path.suffix == ".opus" else (None, None)
@@ -103,9 +103,9 @@ def test_a_folder_without_the_corpus_says_how_to_get_it(tmp_path: Path, name: st
 @pytest.mark.parametrize("ending", ["wav", "flac"])
 def test_ravdess_layouts(tmp_path: Path, nesting: str, ending: str) -> None:
     folder = tmp_path / nesting.format("07")
-    clip = sound(folder / f"03-01-08-02-02-01-07.{ending}")
-    sound(folder / f"03-02-08-02-02-01-07.{ending}")  # Song.
-    sound(folder / "03-01-09-02-02-01-07.wav")  # No such emotion.
+    clip = make_audio(folder / f"03-01-08-02-02-01-07.{ending}")
+    make_audio(folder / f"03-02-08-02-02-01-07.{ending}")  # Song.
+    make_audio(folder / "03-01-09-02-02-01-07.wav")  # No such emotion.
     (folder / "01-01-08-02-02-01-07.mp4").touch()  # Video.
     corpus = read_corpus("ravdess", tmp_path, partial=True)
     assert len(corpus.manifest) == 1
@@ -126,7 +126,7 @@ def test_ravdess_layouts(tmp_path: Path, nesting: str, ending: str) -> None:
 def test_ravdess_with_every_clip_twice(tmp_path: Path) -> None:
     # As in the copy that is most often downloaded.
     for nesting in ("", "audio_speech_actors_01-24/"):
-        sound(tmp_path / f"{nesting}Actor_01" / "03-01-01-01-01-01-01.wav")
+        make_audio(tmp_path / f"{nesting}Actor_01" / "03-01-01-01-01-01-01.wav")
     corpus = read_corpus("ravdess", tmp_path, partial=True)
     assert len(corpus.manifest) == 1
     assert any("1 recording is there more than once" in note for note in corpus.notes)
@@ -145,22 +145,22 @@ def test_endings_may_be_mixed_and_in_capitals(
     tmp_path: Path, name: str, place: str, clips: tuple[str, str, str]
 ) -> None:
     for clip, ending in zip(clips, (".wav", ".WAV", ".Flac"), strict=True):
-        sound(tmp_path / place / f"{clip}{ending}")
+        make_audio(tmp_path / place / f"{clip}{ending}")
     if name == "nemo":
         table = [f"{clip}.wav\t{clip.split('_')[1]}\tA.\ta\tEB0\tfemale\t27\n" for clip in clips]
         (tmp_path / "data.tsv").write_text(NEMO_HEADER + "".join(table))
     once = read_corpus(name, tmp_path, partial=True)
     assert set(once.manifest["utterance"]) == set(clips)
     assert not any("more than once" in note for note in once.notes)
-    sound(tmp_path / place / f"{clips[1]}.opus")
+    make_audio(tmp_path / place / f"{clips[1]}.opus")
     twice = read_corpus(name, tmp_path, partial=True)
     pd.testing.assert_frame_equal(twice.manifest, once.manifest)
     assert f"1 recording is there more than once, such as {clips[1]}.WAV and {clips[1]}.opus" in str(twice.notes)
 
 
 def whole_ravdess(root: Path) -> list[Path]:
-    """Every file name of RAVDESS, one sound under them all."""
-    source = sound(root / "sound.flac", seconds=0.1)
+    """Every file name of RAVDESS, one recording under them all."""
+    source = make_audio(root / "source.flac", seconds=0.1)
     clips = []
     for actor in range(1, 25):
         (root / "ravdess" / f"{actor:02d}").mkdir(parents=True)
@@ -211,7 +211,7 @@ def test_a_corpus_of_bad_clips_alone_is_an_error(tmp_path: Path) -> None:
         read_corpus("ravdess", tmp_path, partial=True)
 
 
-def test_progress_is_told_of_every_header(tmp_path: Path) -> None:
+def test_progress_is_reported_every_header(tmp_path: Path) -> None:
     calls: list[tuple[str, object]] = []
 
     class Recorder:
@@ -228,7 +228,7 @@ def test_progress_is_told_of_every_header(tmp_path: Path) -> None:
             calls.append(("note", message))
 
     for actor in ("01", "02"):
-        sound(tmp_path / f"03-01-01-01-01-01-{actor}.wav")
+        make_audio(tmp_path / f"03-01-01-01-01-01-{actor}.wav")
     read_corpus("ravdess", tmp_path, partial=True, progress=Recorder())
     assert calls == [("start", 2), ("advance", 1), ("advance", 1), ("finish", None)]
 
@@ -238,8 +238,8 @@ def test_progress_is_told_of_every_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["wav", ".", "emodb/wav", "emodb"])
 def test_emodb_layouts(tmp_path: Path, place: str) -> None:
-    clip = sound(tmp_path / place / "16b10Lb.wav")
-    sound(tmp_path / place / "other.wav")
+    clip = make_audio(tmp_path / place / "16b10Lb.wav")
+    make_audio(tmp_path / place / "other.wav")
     corpus = read_corpus("emodb", tmp_path, partial=True)
     assert len(corpus.manifest) == 1
     assert row(corpus, "16b10Lb") == {
@@ -261,7 +261,7 @@ def test_emodb_layouts(tmp_path: Path, place: str) -> None:
     list(zip("WLEAFTN", ["angry", "bored", "disgust", "fearful", "happy", "sad", "neutral"], strict=True)),
 )
 def test_emodb_letters(tmp_path: Path, letter: str, label: str) -> None:
-    sound(tmp_path / f"03a01{letter}a.wav")
+    make_audio(tmp_path / f"03a01{letter}a.wav")
     assert row(read_corpus("emodb", tmp_path, partial=True), f"03a01{letter}a")["label"] == label
 
 
@@ -280,7 +280,7 @@ def test_nemo_layouts(tmp_path: Path, ending: str) -> None:
     )
     (tmp_path / "data.tsv").write_text(NEMO_HEADER + table, encoding="utf-8")
     for name in ("WR0_surprised_64", "EB0_fear_64", "EB0_anger_7"):
-        sound(tmp_path / "samples" / f"{name}.{ending}")
+        make_audio(tmp_path / "samples" / f"{name}.{ending}")
     corpus = read_corpus("nemo", tmp_path, partial=True)
     assert corpus.manifest["utterance"].tolist() == ["EB0_anger_7", "EB0_fear_64", "WR0_surprised_64"]
     assert corpus.manifest["label"].tolist() == ["angry", "fearful", "surprised"]
@@ -302,7 +302,7 @@ def test_nemo_layouts(tmp_path: Path, ending: str) -> None:
     ],
 )
 def test_a_bad_line_of_nemo_costs_no_other(tmp_path: Path, line: str, message: str) -> None:
-    sound(tmp_path / "samples" / "EB0_anger_1.wav")
+    make_audio(tmp_path / "samples" / "EB0_anger_1.wav")
     good = "EB0_anger_1.wav\tanger\tA.\ta\tEB0\tfemale\t27\n"
     (tmp_path / "data.tsv").write_text(NEMO_HEADER + line + good)
     corpus = read_corpus("nemo", tmp_path, partial=True)
@@ -434,7 +434,7 @@ def _parquet(path: Path, frame: pd.DataFrame) -> Path:
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.parametrize("given", ["file", "folder"])
 def test_every_kind_of_table_reads_the_same(tmp_path: Path, kind: str, given: str) -> None:
-    clips = [sound(tmp_path / "clips" / name) for name in ("a.wav", "b.wav")]
+    clips = [make_audio(tmp_path / "clips" / name) for name in ("a.wav", "b.wav")]
     path = WRITERS[kind](tmp_path, pd.DataFrame(PEOPLE))
     corpus = read_corpus("table", path if given == "file" else tmp_path, columns=COLUMNS)
     assert row(corpus, "u1") == {
@@ -462,7 +462,7 @@ def table(folder: Path, content: str, name: str = "t.csv") -> Path:
 
 def test_names_come_from_files_and_rows(tmp_path: Path) -> None:
     for name in ("one/a.wav", "two/a.wav", "two/b.wav", "two/c.wav"):
-        sound(tmp_path / name)
+        make_audio(tmp_path / name)
     path = table(
         tmp_path,
         "audio,start,end,text\none/a.wav,,,\ntwo/a.wav,,,\ntwo/b.wav,,,\ntwo/c.wav,0,0.2,\ntwo/c.wav,0.2,0.4,\n,,,words\n",
@@ -530,13 +530,13 @@ def test_genders_of_a_table_are_read_or_left_out_with_a_note(tmp_path: Path) -> 
 @pytest.mark.parametrize(("name", "women"), [("emodb", 5), ("ravdess", 12)])
 def test_half_of_the_actors_are_women(tmp_path: Path, name: str, women: int) -> None:
     for speaker in CORPORA[name].counts["speaker"]:
-        sound(tmp_path / (f"{speaker}a01Wa.wav" if name == "emodb" else f"03-01-01-01-01-01-{speaker}.wav"))
+        make_audio(tmp_path / (f"{speaker}a01Wa.wav" if name == "emodb" else f"03-01-01-01-01-01-{speaker}.wav"))
     manifest = read_corpus(name, tmp_path, partial=True).manifest
     assert manifest["gender"].value_counts().to_dict() == {"female": women, "male": women}
 
 
-def test_a_bad_sound_of_a_table_is_left_out(tmp_path: Path) -> None:
-    sound(tmp_path / "a.wav")
+def test_a_bad_recording_of_a_table_is_left_out(tmp_path: Path) -> None:
+    make_audio(tmp_path / "a.wav")
     path = table(tmp_path, "audio,start,end\na.wav,,\nmissing.wav,,\na.wav,0.4,0.6\n")
     corpus = read_corpus("table", path)
     assert corpus.manifest["utterance"].tolist() == ["a_row-1"]
@@ -544,7 +544,7 @@ def test_a_bad_sound_of_a_table_is_left_out(tmp_path: Path) -> None:
 
 
 def test_an_absolute_path_and_a_link_are_kept(tmp_path: Path) -> None:
-    clip = sound(tmp_path / "store" / "a1b2c3.wav")
+    clip = make_audio(tmp_path / "store" / "a1b2c3.wav")
     (tmp_path / "named.wav").symlink_to(clip)
     path = table(tmp_path, f"audio\n{clip}\nnamed.wav\n")
     assert read_corpus("table", path).manifest["audio"].tolist() == [str(clip), str(tmp_path / "named.wav")]
@@ -613,15 +613,15 @@ def test_tables_of_tabs_may_hold_quotes_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cell", ["CLIPS/A.WAV", "clips\\a.wav", "./clips/a.wav ", "clips/a.wav"])
-def test_a_table_names_its_sounds_as_people_write(tmp_path: Path, cell: str) -> None:
-    clip = sound(tmp_path / "clips" / "a.wav")
+def test_a_table_names_its_recordings_as_people_write(tmp_path: Path, cell: str) -> None:
+    clip = make_audio(tmp_path / "clips" / "a.wav")
     if cell.startswith("CLIPS"):
         cell = cell.replace("CLIPS", "clips")
     assert read_corpus("table", table(tmp_path, f"audio\n{cell}\n")).manifest["audio"].tolist() == [str(clip)]
 
 
 def test_decomposed_file_names_are_found(tmp_path: Path) -> None:
-    clip = sound(tmp_path / "Zoe\u0308.wav")
+    clip = make_audio(tmp_path / "Zoe\u0308.wav")
     assert read_corpus("table", table(tmp_path, "audio\nZoë.wav\n")).manifest["audio"].tolist() == [str(clip)]
 
 
@@ -635,7 +635,7 @@ def test_one_speaker_is_counted_once_in_every_table(tmp_path: Path) -> None:
 
 
 def test_corpora_under_each_other_spell_labels_alike(tmp_path: Path) -> None:
-    sound(tmp_path / "ravdess" / "03-01-03-01-01-01-01.wav")
+    make_audio(tmp_path / "ravdess" / "03-01-03-01-01-01-01.wav")
     table(tmp_path, "text,label,speaker\nhi,Happy,a\n")
     corpus = read_corpus("ravdess+table", tmp_path, partial=True)
     assert set(corpus.manifest["label"]) == {"happy"}

@@ -51,7 +51,7 @@ def test_the_plan_writes_as_much_as_the_run(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=2)).manifest
     cost = estimate(manifest, plan, jobs=2)
-    told = {stage.name: stage.disk for stage in cost.stages}
+    reported = {stage.name: stage.disk for stage in cost.stages}
     features = extract(manifest, plan, tmp_path / "store")
     for modality, found in (("speech", features.speech), ("text", features.text)):
         assert found is not None
@@ -60,7 +60,7 @@ def test_the_plan_writes_as_much_as_the_run(tmp_path: Path) -> None:
             for feature_set in found.feature_sets.values()
             for path in feature_set.folder.glob("*.safetensors")
         )
-        assert told[f"{modality} features"] == pytest.approx(real, rel=0.3)
+        assert reported[f"{modality} features"] == pytest.approx(real, rel=0.3)
     assert cost.memory > 1e8
 
 
@@ -104,7 +104,7 @@ def test_what_is_done_costs_nothing(tmp_path: Path) -> None:
     (out / "trials/text/final-seed0/trial.json").unlink()
     (out / "result.json").unlink()
     assert [name for name, seconds in cost(chosen).items() if seconds] == ["text"]
-    # Other settings train anew, from the same features.
+    # Other settings train again, from the same features.
     changed = chosen.model_copy(update={"protocol": ProtocolSettings(kind="speakers", folds=2)})
     assert [name for name, seconds in cost(changed).items() if seconds] == ["speech", "text", "early-word"]
     # As if nothing were done.
@@ -120,25 +120,31 @@ def test_memory_is_what_the_process_has_held() -> None:
     assert _held() == pytest.approx(peak, rel=0.1)
 
 
-def test_what_nobody_can_align_is_told(tmp_path: Path) -> None:
+def test_what_nobody_can_align_is_reported(tmp_path: Path) -> None:
     manifest = read_corpus("table", tiny_corpus(tmp_path / "corpus", utterances=1)).manifest
     plan = make_plan(tmp_path, models=["early-word"], text=WORDS)
     polish = manifest.assign(language="pl")
     mixed = manifest.assign(language=["en", *["pl"] * (len(manifest) - 1)])
     shipped = polish.assign(corpus="emodb")
-    heard = shipped.assign(text_source="whisper base")
-    told, disk = {}, {}
-    for name, one in {"none": polish, "some": mixed, "all": manifest, "shipped": shipped, "heard": heard}.items():
+    recognised = shipped.assign(text_source="whisper base")
+    reported, disk = {}, {}
+    for name, one in {
+        "none": polish,
+        "some": mixed,
+        "all": manifest,
+        "shipped": shipped,
+        "recognised": recognised,
+    }.items():
         stages = {stage.name: stage for stage in estimate(one, plan, jobs=1).stages}
-        told[name] = stages["align"].what
+        reported[name] = stages["align"].what
         disk[name] = stages["speech features"].disk
         assert (stages["align"].seconds > 0) == (name in ("some", "all"))
     count = len(manifest)
-    assert told["all"] == told["shipped"] == f"words, syllables and phones of {count} utterances"
+    assert reported["all"] == reported["shipped"] == f"words, syllables and phones of {count} utterances"
     some = f"; {count - 1} keep their frames, since sphinx does not know their language"
-    assert told["some"] == f"words, syllables and phones of 1 utterances{some}"
-    assert told["heard"] == told["none"]
-    assert disk["heard"] == disk["none"] > disk["some"] > disk["all"] == disk["shipped"]
+    assert reported["some"] == f"words, syllables and phones of 1 utterances{some}"
+    assert reported["recognised"] == reported["none"]
+    assert disk["recognised"] == disk["none"] > disk["some"] > disk["all"] == disk["shipped"]
 
 
 def test_steps_of_training_are_timed_where_they_would_be_computed(

@@ -69,7 +69,7 @@ def test_table_is_complete(corpus: Path) -> None:
     assert listed == set(table["audio"])
 
 
-def test_sound_is_sane(corpus: Path) -> None:
+def test_audio_is_sane(corpus: Path) -> None:
     for path in (corpus / "audio").iterdir():
         information = soundfile.info(path)
         assert (information.samplerate, information.channels, information.subtype) == (16000, 1, "PCM_16")
@@ -79,7 +79,7 @@ def test_sound_is_sane(corpus: Path) -> None:
         assert -36 < 20 * np.log10(samples.std()) < -14
 
 
-def test_pitch_tells_arousal_within_each_speaker_and_men_from_women(corpus: Path) -> None:
+def test_pitch_separates_arousal_within_each_speaker_and_men_from_women(corpus: Path) -> None:
     table = pd.read_csv(corpus / "corpus.csv")
     table["pitch"] = [median_pitch(*soundfile.read(corpus / audio, dtype="float32")) for audio in table["audio"]]
     table["high"] = table["label"].isin(HIGH)
@@ -113,7 +113,7 @@ def test_resumes_and_keeps_what_is_there(corpus: Path, tmp_path: Path) -> None:
     assert not list(out.rglob("*.part"))
 
 
-def test_table_waits_for_the_last_sound(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_waits_for_the_last_recording(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 

@@ -44,8 +44,8 @@ def speech_settings(**changes: Any) -> SpeechStudentSettings:
 def record(folder: Path, count: int = 8) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        sound = tone(0.5 + 0.1 * number, frequency=150 + 40 * number, seed=number)
-        soundfile.write(folder / f"clip{number}.wav", sound, SAMPLING_RATE)
+        waves = tone(0.5 + 0.1 * number, frequency=150 + 40 * number, seed=number)
+        soundfile.write(folder / f"clip{number}.wav", waves, SAMPLING_RATE)
     return folder
 
 
@@ -82,7 +82,7 @@ class Interrupting:
 
 
 @given(duration=st.floats(0.03, 100), longest=st.floats(0.5, 20))
-def test_pieces_cover_a_recording(duration: float, longest: float) -> None:
+def test_clips_cover_a_recording(duration: float, longest: float) -> None:
     found = clips_of(duration, longest=longest)
     assert found[0][0] == 0
     assert found[-1][1] == duration
@@ -108,7 +108,7 @@ def test_a_voice_is_sped_up_at_the_same_pitch(tempo: float) -> None:
 
 
 def test_recordings_are_gathered_with_copies(tmp_path: Path) -> None:
-    folder = record(tmp_path / "sound" / "deep", 30)
+    folder = record(tmp_path / "audio" / "deep", 30)
     (folder / "labels.csv").write_text("no, this is not read \xff", encoding="latin-1")
     (folder / "empty.wav").write_bytes(b"")
     settings = speech_settings(views=0.5, longest=1.0)
@@ -123,14 +123,14 @@ def test_recordings_are_gathered_with_copies(tmp_path: Path) -> None:
     assert len(recordings - copied) == 30
     assert 5 <= len(copied) <= 20
     assert 3 <= len(held_out) <= 18
-    assert not any(name.removesuffix("#copy") in held_out for name in copied), "a copy tells of what is held out"
+    assert not any(name.removesuffix("#copy") in held_out for name in copied), "a copy reveals what is held out"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "copies").iterdir()}
     again, _ = gather({"Mine": folder.parent}, settings, copies=tmp_path / "copies")
     assert again.equals(found)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "copies").iterdir()} == before
 
 
-def test_a_folder_without_sound_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="there are no recordings"):
         gather({"none": tmp_path}, speech_settings(), copies=tmp_path / "copies")
 
@@ -156,13 +156,13 @@ def test_a_line_keeps_its_band() -> None:
     assert level(6500) < 0.1
 
 
-def test_a_room_comes_after_the_sound() -> None:
+def test_a_room_comes_after_the_direct_path() -> None:
     click = np.zeros(8000, np.float32)
     click[1000] = 1.0
-    heard = in_room(click, seconds=0.3, rng=np.random.default_rng(0))
-    assert np.abs(heard[:1000]).max() < 1e-6
-    assert heard[1000] == pytest.approx(1.0, abs=1e-5)
-    early, late = np.abs(heard[1001:2600]).mean(), np.abs(heard[4200:5800]).mean()
+    echoed = in_room(click, seconds=0.3, rng=np.random.default_rng(0))
+    assert np.abs(echoed[:1000]).max() < 1e-6
+    assert echoed[1000] == pytest.approx(1.0, abs=1e-5)
+    early, late = np.abs(echoed[1001:2600]).mean(), np.abs(echoed[4200:5800]).mean()
     assert 0 < late < early / 3
 
 
@@ -183,11 +183,11 @@ def test_filters_hear_a_band_whatever_its_phase() -> None:
     filters, _ = mel_filters(128)
     bands = filters.reshape(32, 4, -1)
     time = np.arange(400) / SAMPLING_RATE
-    heard = []
+    filtered = []
     for phase in np.linspace(0, 2 * np.pi, 16):
         wave = torch.tensor(np.cos(2 * np.pi * 1000 * time + phase), dtype=torch.float32)
-        heard.append(torch.relu(bands @ wave).sum(1))
-    responses = torch.stack(heard)
+        filtered.append(torch.relu(bands @ wave).sum(1))
+    responses = torch.stack(filtered)
     assert len({int(row.argmax()) for row in responses}) == 1
     best = responses[:, int(responses[0].argmax())]
     assert float(best.max() / best.min()) < 1.5
@@ -200,8 +200,8 @@ def test_the_student_is_small_and_of_the_right_architecture() -> None:
     student = SpeechStudent(SpeechStudentSettings(), targets=3, target_width=768)
     assert isinstance(student.encoder, Wav2Vec2Model)
     assert sum(value.numel() for value in student.encoder.parameters()) <= 16e6
-    sound, lengths = torch.randn(1, 32000), torch.tensor([32000])
-    predicted, states = student.eval()(sound, lengths)
+    waves, lengths = torch.randn(1, 32000), torch.tensor([32000])
+    predicted, states = student.eval()(waves, lengths)
     assert (predicted.shape, states.shape) == ((1, 3, 98, 768), (1, 98, 384))
 
 
@@ -270,7 +270,7 @@ def test_the_readout_is_ridge_regression_on_what_it_remembers() -> None:
         part = slice(start, start + 8)
         readout.learn(torch.tensor(values[part], dtype=torch.float32), torch.tensor(wanted[part], dtype=torch.float32))
     readout.refit()
-    # Each later batch of eight takes the earlier ones down by the same share.
+    # Each later batch of eight takes the earlier ones down by the same factor.
     weights = np.repeat((1 - 1 / REMEMBERED) ** (8.0 * np.arange(49, -1, -1)), 8)
     mean = np.average(values, axis=0, weights=weights)
     scale = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
@@ -281,7 +281,7 @@ def test_the_readout_is_ridge_regression_on_what_it_remembers() -> None:
 
 
 def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
-    folder = record(tmp_path / "sound", 12)
+    folder = record(tmp_path / "audio", 12)
     settings = speech_settings(steps=60, save_every=20, learning_rate=5e-3, views=0.0)
     teacher = tiny_speech_encoder(tmp_path / "teacher", family="whisper")
     made = distill_speech(
@@ -300,9 +300,9 @@ def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
         assert float((alone - together).abs().max() / alone.abs().max()) < 1e-5
     compact = load_compact(made.folder)
     for clip in clips:
-        sound = torch.from_numpy(normalise(clip))[None]
+        waves = torch.from_numpy(normalise(clip))[None]
         with torch.inference_mode():
-            states = compact(sound, attention_mask=torch.ones_like(sound).long()).hidden_states
+            states = compact(waves, attention_mask=torch.ones_like(waves).long()).hidden_states
         ours, theirs = torch.cat(states), encoder.encode([clip])[0]
         assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
     assert all(value.dtype == torch.float16 for value in load_file(made.folder / "model.safetensors").values())
@@ -312,7 +312,7 @@ def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
 
 
 def test_a_cut_off_distillation_ends_with_the_same_student(tmp_path: Path) -> None:
-    folder = record(tmp_path / "sound")
+    folder = record(tmp_path / "audio")
     whole = distill_speech({"a": folder}, "logmel", tmp_path / "whole", settings=speech_settings(masked=0.5))
     with pytest.raises(CutOffError):
         distill_speech(
@@ -328,7 +328,7 @@ def test_a_cut_off_distillation_ends_with_the_same_student(tmp_path: Path) -> No
 
 def test_a_cut_off_readout_ends_as_the_whole_one(tmp_path: Path) -> None:
     """Long enough that descriptors of clips are learnt, and cut off after the readout was fitted."""
-    folder = record(tmp_path / "sound", 16)
+    folder = record(tmp_path / "audio", 16)
     settings = speech_settings(steps=60, save_every=20, views=0.0)
     whole = distill_speech({"a": folder}, "logmel", tmp_path / "whole", settings=settings)
     with pytest.raises(CutOffError):
@@ -341,7 +341,7 @@ def test_a_cut_off_readout_ends_as_the_whole_one(tmp_path: Path) -> None:
 
 
 def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
-    folder = record(tmp_path / "sound")
+    folder = record(tmp_path / "audio")
     first = distill_speech({"a": folder}, "logmel", tmp_path / "first", settings=speech_settings(steps=30))
     again = distill_speech(
         {"a": folder}, "logmel", tmp_path / "again",
@@ -354,7 +354,7 @@ def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path) -> None:
-    folder = record(tmp_path / "sound")
+    folder = record(tmp_path / "audio")
     distill_speech({"a": folder}, "logmel", tmp_path / "first", settings=speech_settings())
     with pytest.raises(CheckpointError, match="of another shape"):
         distill_speech(
@@ -367,7 +367,7 @@ def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path) -> Non
 
 
 def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
-    folder = record(tmp_path / "sound")
+    folder = record(tmp_path / "audio")
     distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings())
     with pytest.raises(CheckpointError, match="other data, other encoders or other settings"):
         distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings(learning_rate=0.1))
@@ -420,7 +420,7 @@ def test_a_text_student_learns_and_loads(tmp_path: Path, comments: Path) -> None
 
 
 def test_the_caller_keeps_random_numbers_and_threads(tmp_path: Path, comments: Path) -> None:
-    record(tmp_path / "sound", 4)
+    record(tmp_path / "audio", 4)
     teacher = str(tiny_text_encoder(tmp_path / "teacher"))
 
     def drawn(work: Callable[[], object]) -> tuple[object, ...]:
@@ -433,15 +433,15 @@ def test_the_caller_keeps_random_numbers_and_threads(tmp_path: Path, comments: P
 
     with kept_random_state():
         still = drawn(lambda: None)
-        sound, speech = {"a": tmp_path / "sound"}, speech_settings(steps=1, views=0.0)
-        assert drawn(lambda: distill_speech(sound, "logmel", tmp_path / "speech", settings=speech)) == still
+        waves, speech = {"a": tmp_path / "audio"}, speech_settings(steps=1, views=0.0)
+        assert drawn(lambda: distill_speech(waves, "logmel", tmp_path / "speech", settings=speech)) == still
         text = text_settings(teacher_epochs=1, epochs=1)
         assert drawn(lambda: distill_text(comments, teacher, tmp_path / "text", settings=text, partial=True)) == still
 
 
 def test_histories_name_each_loss_and_are_on_disk(tmp_path: Path, comments: Path) -> None:
-    record(tmp_path / "sound")
-    made = distill_speech({"a": tmp_path / "sound"}, "logmel", tmp_path / "speech", settings=speech_settings())
+    record(tmp_path / "audio")
+    made = distill_speech({"a": tmp_path / "audio"}, "logmel", tmp_path / "speech", settings=speech_settings())
     for entry in made.history:
         assert entry.keys() >= {"loss", "loss_frames", "loss_descriptors", "validation_frames"}
         assert entry["loss"] == pytest.approx(entry["loss_frames"] + entry["loss_descriptors"])

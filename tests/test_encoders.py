@@ -84,9 +84,9 @@ def test_a_choice_of_layers_is_a_part_of_all(family: str, tmp_path: Path) -> Non
 def test_one_clip_gives_the_hidden_states_of_transformers(family: str, tmp_path: Path) -> None:
     folder = tiny_speech_encoder(tmp_path, family=family)
     clip = tone(1.3, seed=0)
-    sound = transformers.AutoFeatureExtractor.from_pretrained(folder)(clip, sampling_rate=16000, return_tensors="pt")
+    inputs = transformers.AutoFeatureExtractor.from_pretrained(folder)(clip, sampling_rate=16000, return_tensors="pt")
     with torch.inference_mode():
-        output = transformers.AutoModel.from_pretrained(folder).eval()(sound.input_values, output_hidden_states=True)
+        output = transformers.AutoModel.from_pretrained(folder).eval()(inputs.input_values, output_hidden_states=True)
     features = speech(folder).encode([clip])[0]
     for layer in range(2):
         torch.testing.assert_close(features[layer], output.hidden_states[layer][0], rtol=1e-4, atol=1e-5)
@@ -94,7 +94,7 @@ def test_one_clip_gives_the_hidden_states_of_transformers(family: str, tmp_path:
 
 
 @pytest.mark.parametrize("family", SPEECH_FAMILIES)
-def test_frames_are_foretold(family: str, tmp_path: Path) -> None:
+def test_frame_counts_are_predicted(family: str, tmp_path: Path) -> None:
     encoder = speech(tiny_speech_encoder(tmp_path, family=family))
     lengths = [0, 1, 319, 320, 399, 400, 719, 720, 721, 16000, 31999, 32000, 32001, 32320, 40123]
     features = encoder.encode([tone(length / 16000, seed=1) for length in lengths])
@@ -102,7 +102,7 @@ def test_frames_are_foretold(family: str, tmp_path: Path) -> None:
     assert all(clip.dtype == torch.float32 and clip.isfinite().all() for clip in features)
 
 
-def test_the_specification_tells_the_shape_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_specification_gives_the_shape_and_its_origin(tmp_path: Path) -> None:
     folder = tiny_speech_encoder(tmp_path / "here")
     specification = speech(folder).specification
     assert (specification.stride, specification.receptive_field, specification.sampling_rate) == (320, 400, 16000)
@@ -203,7 +203,7 @@ def test_the_clip_s_own_mel_is_that_of_the_padded_window(samples: int, kind: str
     np.testing.assert_allclose(own, expected[:, : own.shape[1]], rtol=0, atol=1e-5)
 
 
-def test_long_clips_are_joined_from_windows(tmp_path: Path) -> None:
+def test_long_clips_are_encoded_in_windows(tmp_path: Path) -> None:
     encoder = speech(tiny_speech_encoder(tmp_path, family="whisper"))
     clip = tone(5.01, seed=0)
     parts = encoder.encode([clip[:32000], clip[32000:64000], clip[64000:]])
@@ -299,7 +299,7 @@ def test_logmel_puts_a_tone_where_it_belongs_in_time_and_pitch() -> None:
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 719, 720, 16000])
-def test_logmel_frames_are_foretold(samples: int) -> None:
+def test_logmel_frame_counts_are_predicted(samples: int) -> None:
     encoder = load_speech_encoder(SpeechSettings(encoder="logmel"))
     features = encoder.encode([np.zeros(samples, np.float32)])[0]
     assert features.shape == (1, encoder.frames(samples), 240)
@@ -348,7 +348,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         load_text_encoder(TextSettings(encoder=str(folder)))
 
 
-def test_word_pieces_are_not_an_encoder() -> None:
+def test_subwords_are_not_an_encoder() -> None:
     assert is_trained_with_model("words")
     assert not is_trained_with_model("bert-base-uncased")
     with pytest.raises(EncoderError, match="model itself trains"):
@@ -402,11 +402,11 @@ def test_a_damaged_folder_is_refused_with_a_remedy(
 
 
 def test_a_text_model_is_no_speech_encoder_nor_the_other_way_round(tmp_path: Path) -> None:
-    text, sound = tiny_text_encoder(tmp_path / "text"), tiny_speech_encoder(tmp_path / "speech")
+    text, speech = tiny_text_encoder(tmp_path / "text"), tiny_speech_encoder(tmp_path / "speech")
     with pytest.raises(EncoderError, match="type bert"):
         speech(text)
     with pytest.raises(EncoderError, match="type wav2vec2"):
-        load_text_encoder(TextSettings(encoder=str(sound)))
+        load_text_encoder(TextSettings(encoder=str(speech)))
 
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/too", "~/gone", "a/b/c", "C:\\gone"])

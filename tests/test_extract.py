@@ -149,15 +149,15 @@ def test_equal_clips_are_computed_once(manifest: pd.DataFrame, tmp_path: Path) -
 
 
 def test_parts_of_one_file_are_apart(tmp_path: Path) -> None:
-    sound = tone(2.0, seed=1)
-    soundfile.write(tmp_path / "long.wav", sound, 16000, subtype="FLOAT")
+    samples = tone(2.0, seed=1)
+    soundfile.write(tmp_path / "long.wav", samples, 16000, subtype="FLOAT")
     rows = [
         {"utterance": "head", "audio": str(tmp_path / "long.wav"), "start": 0.0, "end": 0.75, "duration": 0.75},
         {"utterance": "tail", "audio": str(tmp_path / "long.wav"), "start": 0.75, "duration": 1.25},
     ]
     encoder = load_speech_encoder(LOGMEL)
     done = extract_speech(make_manifest(rows, source="test"), encoder, LOGMEL, store=tmp_path / "store")
-    for name, part in (("head", sound[:12000]), ("tail", sound[12000:])):
+    for name, part in (("head", samples[:12000]), ("tail", samples[12000:])):
         stored = done.feature_sets["frame"].read(done.keys[name])
         np.testing.assert_array_equal(stored, encoder.encode([part])[0].numpy().astype(np.float16))
 
@@ -221,9 +221,9 @@ def test_a_text_whose_features_are_not_finite_costs_no_other(tmp_path: Path) -> 
 
 
 def test_what_is_to_be_said_of_recordings_is_said_in_a_second_run_too(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    sound = tone(0.5, seed=9)
-    soundfile.write(tmp_path / "opposed.wav", np.stack([sound, -sound], axis=1), 16000)
-    soundfile.write(tmp_path / "long.wav", np.tile(sound, 602), 16000)
+    samples = tone(0.5, seed=9)
+    soundfile.write(tmp_path / "opposed.wav", np.stack([samples, -samples], axis=1), 16000)
+    soundfile.write(tmp_path / "long.wav", np.tile(samples, 602), 16000)
     more = with_files(manifest, opposed=tmp_path / "opposed.wav", long=tmp_path / "long.wav")
     for _ in range(2):
         done = extract_speech(more, load_speech_encoder(LOGMEL), LOGMEL, store=tmp_path / "store")

@@ -226,8 +226,8 @@ def test_what_a_killed_process_left_goes_and_what_a_live_one_writes_stays(tmp_pa
         assert live.stdout is not None
         assert live.stdout.readline() == "there\n"
         sweep(tmp_path)
-        told = rf"another command is working here \(process {live.pid} on .*-c.*wait"
-        with pytest.raises(OutputError, match=told), alone_in(tmp_path):
+        message = rf"another command is working here \(process {live.pid} on .*-c.*wait"
+        with pytest.raises(OutputError, match=message), alone_in(tmp_path):
             pass
         live.communicate("")
     assert names(tmp_path) == ["deep", "deep/file", "model", "model/file"]
@@ -336,7 +336,7 @@ def extract_a_little(path: Path) -> None:
 
 def keep_a_journal(path: Path) -> None:
     with appended(path) as file:
-        file.write("heard " * 2000)
+        file.write("written " * 2000)
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {

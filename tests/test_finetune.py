@@ -593,8 +593,8 @@ def test_a_cut_off_run_ends_with_the_same_weights(encoders: Path, manifest: pd.D
     finetune(manifest, how, tmp_path / "cut", **options)
     assert len(model_bytes(tmp_path / "whole")) == 3
     assert model_bytes(tmp_path / "cut") == model_bytes(tmp_path / "whole")
-    told = [json.loads((tmp_path / run / trial / "trial.json").read_text())["history"] for run in ("whole", "cut")]
-    assert told[0] == told[1]
+    reported = [json.loads((tmp_path / run / trial / "trial.json").read_text())["history"] for run in ("whole", "cut")]
+    assert reported[0] == reported[1]
     assert not (tmp_path / "cut" / trial / CHECKPOINT).exists(), "what is kept elsewhere takes no room"
 
 
@@ -676,12 +676,12 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(
 @given(
     name=st.sampled_from([CHECKPOINT, BEST]),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4),
-    share=st.floats(0.05, 1),
+    fraction=st.floats(0.05, 1),
     header=st.booleans(),
 )
 @hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_borne_or_refused_in_one_sentence(
-    name: str, flips: list[tuple[float, int]], share: float, header: bool, cut_off: dict[str, bytes], tmp_path: Path
+    name: str, flips: list[tuple[float, int]], fraction: float, header: bool, cut_off: dict[str, bytes], tmp_path: Path
 ) -> None:
     content = bytearray(cut_off[name])
     reach = 8 + int.from_bytes(content[:8], "little") if header else len(content)
@@ -690,7 +690,7 @@ def test_any_damage_is_borne_or_refused_in_one_sentence(
     with contextlib.suppress(CheckpointError):
         go_on(
             tmp_path,
-            {**cut_off, name: bytes(content[: max(1, round(share * len(content)))] if not header else content)},
+            {**cut_off, name: bytes(content[: max(1, round(fraction * len(content)))] if not header else content)},
         )
 
 
@@ -736,7 +736,7 @@ def tuned(encoders: Path, manifest: pd.DataFrame, tmp_path_factory: pytest.TempP
     return root
 
 
-def test_tables_fit_the_other_verbs(tuned: Path) -> None:
+def test_tables_fit_the_other_commands(tuned: Path) -> None:
     speech, text, concat, early = (read_scores(tuned / name / "scores.parquet") for name in NAMES)
     assert [len(table.frame) for table in (speech, text, concat, early)] == [8] * 4
     fused, _ = fuse([speech, text], rule="mean")
@@ -835,7 +835,7 @@ def complaint(manifest: pd.DataFrame, how: Plan, out: Path, **options: Any) -> E
     return caught.value
 
 
-def test_mistakes_are_told_in_one_sentence(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_one_sentence(encoders: Path, manifest: pd.DataFrame, tmp_path: Path) -> None:
     good = make_plan(encoders)
 
     def other(**given: Any) -> Plan:
@@ -879,7 +879,7 @@ def test_the_folder_of_another_run_is_left_alone(
     assert (tmp_path / "result.json").read_text() == held
 
 
-def test_trials_tell_who_trained_them_whatever_the_result_says(
+def test_trials_record_who_trained_them_whatever_the_result_says(
     encoders: Path, manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
     """A run that was cut off after its first folds has no result, and a tuned fold keeps no weights."""
@@ -928,7 +928,7 @@ def test_launched_processes_that_are_each_alone_do_not_start(monkeypatch: pytest
         Processes("cpu")
 
 
-def test_the_verb_fails_in_one_sentence(
+def test_the_command_fails_in_one_sentence(
     corpus: Path, encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["emofuse", "finetune", "fusion", "--corpus", "table", "--root", str(corpus), "--out", str(tmp_path),

@@ -154,8 +154,8 @@ def test_controls_can_be_left_out(made: Made) -> None:
 
 
 def test_it_is_fused_as_the_run_chose(made: Made) -> None:
-    assert len(set(made.how("multi-granularity")["weights"])) > 1, "an even mean would tell nothing"
-    assert 1.0 not in made.how("multi-level")["temperatures"], "temperatures of one would tell nothing"
+    assert len(set(made.how("multi-granularity")["weights"])) > 1, "an even mean would prove nothing"
+    assert 1.0 not in made.how("multi-level")["temperatures"], "temperatures of one would prove nothing"
     outer = load_checkpoint(made.model("multi-level")).model
     assert isinstance(outer, Ensemble)
     for name, model in (("multi-level", outer), *((one, outer.members[one]) for one in outer.names)):
@@ -286,15 +286,15 @@ def test_it_needs_both_modalities_and_says_so(name: str, made: Made) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_it_answers_where_nothing_is_recognised(name: str, made: Made) -> None:
-    deaf: Any = SimpleNamespace(source="deaf", transcribe=lambda clip: "")
-    predictor = Predictor(load_checkpoint(made.model(name)), transcriber=deaf)
+    mute: Any = SimpleNamespace(source="mute", transcribe=lambda clip: "")
+    predictor = Predictor(load_checkpoint(made.model(name)), transcriber=mute)
     answer = predictor.predict(made.audio / "s0_sad_0.wav")
-    assert answer.notes[0] == "deaf recognised no words"
+    assert answer.notes[0] == "mute recognised no words"
     assert answer.modalities == ("speech", "text")
     assert answer.posteriors == predictor.predict(made.audio / "s0_sad_0.wav", text="").posteriors
 
 
-def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) -> None:
+def test_words_and_recordings_are_aligned_where_no_alignment_is_given(made: Made) -> None:
     predictor = load(made.model("multi-granularity"), asr="none")
     clip = load_audio(made.audio / "s0_sad_0.wav")
     found = predictor.predict(clip, text="so sad")
@@ -304,7 +304,7 @@ def test_words_and_sounds_are_aligned_where_no_alignment_is_given(made: Made) ->
     assert any("not aligned, so frames stand for segments" in note for note in nothing.notes)
 
 
-def told(how: Mapping[str, Any], names: Sequence[str]) -> str:
+def fused_from(how: Mapping[str, Any], names: Sequence[str]) -> str:
     """What a card says of members."""
     found = zip(names, how["weights"], how["temperatures"], strict=True)
     return ", ".join(f"{name} (weight {weight:.2f}, temperature {heat:.2f})" for name, weight, heat in found)
@@ -313,7 +313,7 @@ def told(how: Mapping[str, Any], names: Sequence[str]) -> str:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_it_can_be_saved_again_and_says_what_it_is(name: str, made: Made, tmp_path: Path) -> None:
     card = (made.model(name) / "README.md").read_text()
-    assert f"**Fused from**: {told(made.how(name), MEMBERS[name])}\n" in card
+    assert f"**Fused from**: {fused_from(made.how(name), MEMBERS[name])}\n" in card
     assert f"| UA | {100 * made.result['models'][name]['ua']['value']:.1f} % |" in card
     save_checkpoint(load_checkpoint(made.model(name)), tmp_path / "again", card=card)
     assert made.asked(tmp_path / "again", "s0_sad_0") == made.asked(made.model(name), "s0_sad_0")
@@ -331,7 +331,7 @@ def test_a_card_names_networks_and_ensembles_as_members(made: Made) -> None:
     names = ALL_MODELS["multi-level"]
     how = {"weights": [0.4, 0.0, 0.2, 0.1, 0.3], "temperatures": [1.0] * 5}
     fused = {**made.result["fused"], "multi-level": {"of": list(names), "folds": {"final": how}}}
-    assert f"**Fused from**: {told(how, names)}\n" in model_card("multi-level", {**made.result, "fused": fused})
+    assert f"**Fused from**: {fused_from(how, names)}\n" in model_card("multi-level", {**made.result, "fused": fused})
 
 
 def changed(made: Made, place: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -19,7 +19,7 @@ from benchmarks.fuzz.process import outcomes
 from benchmarks.fuzz.shrink import shrink
 
 CASES = 12
-# Of encoders and sounds a few stand for all.
+# A few encoders and recordings stand for all.
 SOME = {"audio": slice(None, None, 40), "encoders": slice(0, None, 4)}
 
 forks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")

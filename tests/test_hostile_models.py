@@ -163,7 +163,7 @@ def test_a_file_is_no_encoder(tmp_path: Path, asked: list[Any], monkeypatch: pyt
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers what its server is told to, if anything."""
+    """Answers with its server's reply, if any."""
 
     def do_HEAD(self) -> None:
         if not self.server.status:  # type: ignore[attr-defined]

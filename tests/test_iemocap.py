@@ -202,9 +202,9 @@ def test_what_is_expected_adds_up_to_what_was_published(root: Path) -> None:
 
 
 def whole(folder: Path) -> Path:
-    """All 5,531 names, one sound under them all."""
+    """All 5,531 names, one recording under them all."""
     root = folder / "IEMOCAP_full_release"
-    source = root / "sound.wav"
+    source = root / "source.wav"
     root.mkdir(parents=True)
     soundfile.write(source, 0.1 * np.random.default_rng(0).standard_normal(1600), 16000)
     codes = {"angry": "ang", "happy": "exc", "neutral": "neu", "sad": "sad"}
@@ -228,7 +228,7 @@ def whole(folder: Path) -> Path:
     return root
 
 
-def test_a_whole_copy_is_read_and_a_hole_is_told_by_session_class_and_name(tmp_path: Path) -> None:
+def test_a_whole_copy_is_read_and_a_gap_is_reported_by_session_class_and_name(tmp_path: Path) -> None:
     root = whole(tmp_path)
     corpus = read_corpus("iemocap", root)
     assert corpus.manifest["label"].value_counts().to_dict() == LABELS
@@ -273,7 +273,7 @@ def test_of_several_corpora_each_takes_its_own_options(tmp_path: Path) -> None:
     assert corpus.manifest["corpus"].value_counts().to_dict() == {"iemocap": 40, "ravdess": 1}
 
 
-def test_the_choice_is_told_in_the_notes(root: Path) -> None:
+def test_the_choice_is_reported_in_the_notes(root: Path) -> None:
     assert "read with labels=six, part=all, votes=others" in get(root, labels="six").notes
     assert not any(note.startswith("read with") for note in get(root).notes)
 
@@ -472,8 +472,8 @@ def test_a_file_of_labels_that_is_cut_between_lines_is_noted_by_name(root: Path,
     (root / LABELLED).write_text(content[: content.index(mark)])
     corpus = get(root, labels="all")
     assert (len(corpus.manifest), corpus.skipped) == (100 - lost, ())
-    told = f"{lost} recordings have no label, as where a file of EmoEvaluation is cut short: Ses01F_impro01.txt"
-    assert told in corpus.notes, corpus.notes
+    message = f"{lost} recordings have no label, as where a file of EmoEvaluation is cut short: Ses01F_impro01.txt"
+    assert message in corpus.notes, corpus.notes
 
 
 def test_a_folder_of_nothing_but_damage_is_an_error(root: Path) -> None:
@@ -487,7 +487,7 @@ def test_a_folder_of_nothing_but_damage_is_an_error(root: Path) -> None:
 # The miniature is what it says
 
 
-def test_the_miniatures_alignments_fit_its_sounds_and_words(root: Path) -> None:
+def test_the_miniatures_alignments_fit_its_recordings_and_words(root: Path) -> None:
     for row in get(root, labels="all").manifest.itertuples():
         stem = root / f"Session{row.session}/sentences/ForcedAlignment/{row.dialogue}/{row.utterance}"
         tiers = {}

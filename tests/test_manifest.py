@@ -83,7 +83,7 @@ def test_the_word_nan_is_a_word() -> None:
         pytest.param({"utterance": None}, "utterance", "empty", id="no name"),
         pytest.param({"utterance": " "}, "utterance", "' '", id="blank name"),
         pytest.param({"utterance": "a"}, "utterance", "'a'", id="same name"),
-        pytest.param({"text": None}, "audio", "empty", id="neither sound nor words"),
+        pytest.param({"text": None}, "audio", "empty", id="neither audio nor text"),
         pytest.param({"label": ""}, "label", "''", id="blank label"),
         pytest.param({"start": -0.1}, "start", "-0.1", id="negative start"),
         pytest.param({"start": "soon"}, "start", "'soon'", id="start in words"),

@@ -136,7 +136,7 @@ def slow_direction(own: Array, other: Array, valid: NDArray[np.bool_], weights: 
     result = np.empty_like(own)
     for place, vector in enumerate(own):
         asked = query @ vector + query_bias
-        heard = np.zeros(width)
+        summed = np.zeros(width)
         for head in range(heads):
             part = slice(head * size, (head + 1) * size)
             scores = []
@@ -145,8 +145,8 @@ def slow_direction(own: Array, other: Array, valid: NDArray[np.bool_], weights: 
                 scores.append(float(asked[part] @ offered) / math.sqrt(size) if valid[position] else -math.inf)
             powers = [math.exp(score - max(scores)) for score in scores]
             for position, there in enumerate(other):
-                heard[part] += powers[position] / sum(powers) * (value @ there + value_bias)[part]
-        attended = weights["attention.out_proj.weight"] @ heard + weights["attention.out_proj.bias"]
+                summed[part] += powers[position] / sum(powers) * (value @ there + value_bias)[part]
+        attended = weights["attention.out_proj.weight"] @ summed + weights["attention.out_proj.bias"]
         middle = slow_norm(vector + attended, weights["norm.weight"], weights["norm.bias"])
         wide = np.maximum(weights["feed_forward.0.weight"] @ middle + weights["feed_forward.0.bias"], 0)
         narrow = weights["feed_forward.3.weight"] @ wide + weights["feed_forward.3.bias"]
@@ -160,8 +160,8 @@ def slow_layers(
     for layer in module.layers:
         assert isinstance(layer, CoAttentionLayer)
         new_speech = slow_direction(speech, text, text_valid, weights_of(layer.speech), heads)
-        heard = speech if parallel else new_speech
-        text = slow_direction(text, heard, speech_valid, weights_of(layer.text), heads)
+        context = speech if parallel else new_speech
+        text = slow_direction(text, context, speech_valid, weights_of(layer.text), heads)
         speech = new_speech
     return speech, text
 
@@ -392,13 +392,13 @@ def test_settings_become_a_checkpoint_that_predicts_what_the_trained_model_gave(
     # By the network in training, from the store, in a batch; without refitting it is the one that is kept.
     scores = read_scores(run / TRIALS / f"v1.0 {name}" / "final-seed0" / "validation.parquet")
     assert scores.classes == predictor.classes
-    told = []
+    answers = []
     for utterance, expected in zip(scores.frame["utterance"], scores.posteriors(), strict=True):
         row = manifest.loc[utterance]
         asked = predictor.predict(row["audio"], text=row["text"], alignment=alignments[utterance])
         assert list(asked.posteriors.values()) == pytest.approx(expected, abs=1e-5)
-        told.append(tuple(expected.round(4)))
-    assert len(set(told)) > 1, "answers that are all alike would tell nothing"
+        answers.append(tuple(expected.round(4)))
+    assert len(set(answers)) > 1, "answers that are all alike would prove nothing"
 
 
 OUTSIDE = """

@@ -23,7 +23,7 @@ from emofuse.settings import ProtocolSettings
 NOISE = 0.1 * np.random.default_rng(0).standard_normal(8000)
 
 
-def sound(path: Path, *, seconds: float = 0.5) -> Path:
+def make_audio(path: Path, *, seconds: float = 0.5) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.resize(NOISE, round(16000 * seconds)), 16000)
     return path
@@ -73,27 +73,27 @@ def meld(root: Path) -> tuple[Path, Path]:
     )
     write(root / "dev_sent_emo.csv", header, f"1,Go away.,Tom,anger,negative,0,0,{times}")
     write(root / "test_sent_emo.csv", header, f"1,Fine.,Mia,neutral,neutral,0,0,{times}")
-    clip = sound(root / "train" / "train_splits" / "dia0_utt0.wav")
+    clip = make_audio(root / "train" / "train_splits" / "dia0_utt0.wav")
     film(root / "train" / "train_splits" / "dia0_utt1.mp4")
-    sound(root / "dev_splits_complete" / "dia0_utt0.wav", seconds=0.6)
-    sound(root / "output_repeated_splits_test" / "dia0_utt0.wav", seconds=0.7)
+    make_audio(root / "dev_splits_complete" / "dia0_utt0.wav", seconds=0.6)
+    make_audio(root / "output_repeated_splits_test" / "dia0_utt0.wav", seconds=0.7)
     return root / "train" / "train_sent_emo.csv", clip
 
 
 def crema_d(root: Path) -> tuple[Path, Path]:
     names = ["1001_DFA_ANG_XX", "1001_IEO_HAP_LO", "1002_DFA_NEU_XX", "1040_ITH_SAD_X"]
     for name in names:
-        sound(root / "AudioWAV" / f"{name}.wav")
+        make_audio(root / "AudioWAV" / f"{name}.wav")
     lines = [f'{number},"{name}"' for number, name in enumerate(names, start=1)]
     table = write(root / "SentenceFilenames.csv", '"Stimulus_Number","Filename"', *lines)
     return table, root / "AudioWAV" / "1001_DFA_ANG_XX.wav"
 
 
 def esd(root: Path) -> tuple[Path, Path]:
-    clip = sound(root / "0011" / "Angry" / "train" / "0011_000401.wav")
-    sound(root / "0011" / "Surprise" / "evaluation" / "0011_001405.wav")
-    sound(root / "0011" / "Neutral" / "test" / "0011_000050.wav")
-    sound(root / "0003" / "Sad" / "train" / "0003_001051.wav")
+    clip = make_audio(root / "0011" / "Angry" / "train" / "0011_000401.wav")
+    make_audio(root / "0011" / "Surprise" / "evaluation" / "0011_001405.wav")
+    make_audio(root / "0011" / "Neutral" / "test" / "0011_000050.wav")
+    make_audio(root / "0003" / "Sad" / "train" / "0003_001051.wav")
     table = write(
         root / "0011" / "0011.txt",
         "0011_000050\tThe nine the eggs, I keep.\tNeutral",
@@ -118,9 +118,9 @@ def msp_improv(root: Path) -> tuple[Path, Path]:
         "judge_1; Sad; Sad; A:2.0; V:2.0; D:3.0; N:4.0;",
     )
     for place in ("session1/S01A/S/MSP-IMPROV-S01A-F01-S-FM02", "session1/S01A/S/MSP-IMPROV-S01A-M01-S-FM01"):
-        sound(root / f"{place}.wav")
-    sound(root / "session1/S01A/R/MSP-IMPROV-S01A-F01-R-FM01.wav")
-    sound(root / "session6/S03S/T/MSP-IMPROV-S03S-M06-T-MF01.wav")
+        make_audio(root / f"{place}.wav")
+    make_audio(root / "session1/S01A/R/MSP-IMPROV-S01A-F01-R-FM01.wav")
+    make_audio(root / "session6/S03S/T/MSP-IMPROV-S03S-M06-T-MF01.wav")
     write(root / "Transcripts" / "MSP-IMPROV-S01A-F01-S-FM02.txt", "Did you go", "there?")
     return table, root / "session1/S01A/S/MSP-IMPROV-S01A-F01-S-FM02.wav"
 
@@ -135,7 +135,7 @@ def msp_podcast(root: Path) -> tuple[Path, Path]:
         "MSP-PODCAST_0003_0001.wav,X,4.0,4.0,4.0,12,Female,Development",
     )
     for name in ("0001_0008", "0001_0009", "0002_0001", "0003_0001"):
-        sound(root / "Audios" / f"MSP-PODCAST_{name}.wav")
+        make_audio(root / "Audios" / f"MSP-PODCAST_{name}.wav")
     write(root / "Transcripts" / "MSP-PODCAST_0001_0008.txt", "Well, that is it.")
     (root / "Transcripts" / "MSP-PODCAST_0001_0009.txt").touch()
     return table, root / "Audios" / "MSP-PODCAST_0001_0008.wav"
@@ -151,9 +151,9 @@ def cmu_mosei(root: Path) -> tuple[Path, Path]:
         "zzz_1,10,2,1,0,0,0,0,test",
     )
     audio, words = root / "Raw/Audio/Full/WAV_16000", root / "Raw/Transcript/Segmented/Combined"
-    clip = sound(audio / "-3g5yACwYnA.wav", seconds=3)
-    sound(audio / "03bSnISJMiM.wav", seconds=2)
-    sound(root / "Segmented" / "zzz_1_10.wav")
+    clip = make_audio(audio / "-3g5yACwYnA.wav", seconds=3)
+    make_audio(audio / "03bSnISJMiM.wav", seconds=2)
+    make_audio(root / "Segmented" / "zzz_1_10.wav")
     write(
         words / "-3g5yACwYnA.txt",
         "-3g5yACwYnA___1___1.5___2.5___And then, it ___ ends.",
@@ -179,7 +179,7 @@ def cbp(root: Path) -> tuple[Path, Path]:
         row("sw4022", "B", "it never works", -3.0, "clip5", 20.0),
     )
     for number in (1, 2, 3, 5):
-        sound(root / "audio" / f"clip{number}.wav")
+        make_audio(root / "audio" / f"clip{number}.wav")
     return table, root / "audio" / "clip1.wav"
 
 
@@ -231,14 +231,14 @@ def test_the_nearest_folder_that_names_a_split_decides(tmp_path: Path, places: t
     for path in tmp_path.rglob("dia*"):
         path.unlink()
     for number, place in enumerate(places):
-        sound(tmp_path / place / "dia0_utt0.wav", seconds=0.5 + 0.1 * number)
+        make_audio(tmp_path / place / "dia0_utt0.wav", seconds=0.5 + 0.1 * number)
     found = rows(get("meld", tmp_path))
     assert [found[f"{split}_dia0_utt0"]["duration"] for split in ("train", "dev", "test")] == [0.5, 0.6, 0.7]
 
 
-def test_melds_two_clips_without_sound_are_no_fault(tmp_path: Path) -> None:
+def test_melds_two_clips_without_audio_are_no_fault(tmp_path: Path) -> None:
     meld(tmp_path)
-    sound(tmp_path / "train/train_splits/dia125_utt3.wav")
+    make_audio(tmp_path / "train/train_splits/dia125_utt3.wav")
     corpus = get("meld", tmp_path)
     assert corpus.skipped == ()
     assert "train_dia125_utt3" not in set(corpus.manifest["utterance"])
@@ -276,7 +276,7 @@ def test_crema_d(tmp_path: Path) -> None:
 
 def test_crema_d_counts(tmp_path: Path) -> None:
     """Every actor has 82 clips, of which 20 are missing, as published; none of a sentence is said in two ways."""
-    source = sound(tmp_path / "sound.wav", seconds=0.1)
+    source = make_audio(tmp_path / "source.wav", seconds=0.1)
     place = tmp_path / "AudioWAV"
     place.mkdir()
     sentences = ["IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI"]
@@ -326,7 +326,7 @@ def test_esds_parts_end_where_the_publishers_folders_do(tmp_path: Path) -> None:
     parts = {1: "evaluation", 20: "evaluation", 21: "test", 50: "test", 51: "train", 350: "train"}
     for first, emotion in enumerate(("Neutral", "Angry", "Happy", "Sad", "Surprise")):
         for sentence, part in parts.items():
-            sound(tmp_path / "0015" / emotion / part / f"0015_{350 * first + sentence:06d}.wav")
+            make_audio(tmp_path / "0015" / emotion / part / f"0015_{350 * first + sentence:06d}.wav")
     manifest = get("esd", tmp_path).manifest
     assert len(manifest) == 30
     folders = manifest["audio"].map(lambda path: Path(path).parent.name)
@@ -337,7 +337,7 @@ def test_esds_parts_end_where_the_publishers_folders_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "gb18030"])
 @pytest.mark.parametrize("separator", ["\t", "  "])
 def test_esds_transcripts_come_in_many_ways(tmp_path: Path, encoding: str, separator: str) -> None:
-    sound(tmp_path / "Emotion Speech Dataset" / "0002" / "Happy" / "0002_000701.wav")
+    make_audio(tmp_path / "Emotion Speech Dataset" / "0002" / "Happy" / "0002_000701.wav")
     line = separator.join(["0002_000701", "\u6253\u8fdc\u4e00\u770b\u3002", "\u5feb\u4e50"])
     write(tmp_path / "Emotion Speech Dataset/0002/0002.txt", line, "0002_000702", encoding=encoding)
     assert rows(get("esd", tmp_path))["0002_000701"]["text"] == "\u6253\u8fdc\u4e00\u770b\u3002"
@@ -413,7 +413,7 @@ def test_further_test_sets_are_neither_trained_nor_validated_on(tmp_path: Path) 
     lines = [f"MSP-PODCAST_{part}_{code}.wav,{code},1,1,1,{part},Male,{part}" for part in parts for code in "AHS"]
     write(tmp_path / "Labels/labels_concensus.csv", header, *lines)
     for line in lines:
-        sound(tmp_path / "Audios" / line.split(",")[0])
+        make_audio(tmp_path / "Audios" / line.split(",")[0])
     manifest = read_corpus("msp-podcast", tmp_path).manifest
     for kind in ("auto", "split"):
         protocol = make_protocol(manifest, ProtocolSettings(kind=kind))  # type: ignore[arg-type]
@@ -641,7 +641,7 @@ KINDS: dict[str, dict[str, Damage]] = {
             what="from nowhere to nowhere",
         ),
         "a segment outside its video": Damage(
-            lambda _, clip: sound(clip, seconds=1.0), where="-3g5yACwYnA.wav", what="outside the audio"
+            lambda _, clip: make_audio(clip, seconds=1.0), where="-3g5yACwYnA.wav", what="outside the audio"
         ),
     },
     "cbp": {

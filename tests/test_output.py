@@ -312,7 +312,7 @@ def test_an_output_of_no_columns_is_taken_for_one_of_the_usual_width(monkeypatch
 def test_what_is_no_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("words.txt").write_text("I am sad")
-    for text, told in (
+    for text, message in (
         ("words.txt", "--transcript words.txt"),
         (str(tmp_path / "words.txt"), "--transcript"),
         ("http://example.org/a", "this is an address"),
@@ -320,7 +320,7 @@ def test_what_is_no_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("bad \udcff words", "bytes that are not UTF-8"),
         (["a"], "give the words as one string"),
     ):
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=message):
             check_text(text)
     for good in ("I am sad", "words.txt is a file", "x" * 5000, "a\0b", "C: said he"):
         check_text(good)
@@ -332,12 +332,12 @@ def test_a_transcript_may_be_a_file_or_a_folder_of_files(tmp_path: Path, emo: Co
     (tmp_path / "said.txt").write_text(f"\ufeff{words}\n", encoding="utf-8")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a.txt").write_text(words)
-    told = []
+    reported = []
     for options in (("--text", words), ("--transcript", "said.txt"), ("--transcript", "texts")):
         done = emo("predict", "a.wav", *options, "--format", "json", folder=tmp_path)
-        told.append(json.loads(done.stdout))
-    assert told[0][0]["text"] == words
-    assert told[0] == told[1] == told[2]
+        reported.append(json.loads(done.stdout))
+    assert reported[0][0]["text"] == words
+    assert reported[0] == reported[1] == reported[2]
     alone = emo("predict", "--text", words, "--format", "json", folder=tmp_path)
     assert [(one["source"], one["modalities"]) for one in json.loads(alone.stdout)] == [(None, ["text"])]
 
@@ -350,9 +350,9 @@ def test_what_the_text_model_cannot_read_is_noted(tmp_path: Path) -> None:
     german = model.predict(text="Das will sie am Mittwoch abgeben.")
     assert "not in a language that the model reads (en), so the answer cannot be relied on" in german.notes[0]
     clip = tone(1.0, seed=0)
-    hearing = Predictor(model.checkpoint, transcriber=SimpleNamespace(  # type: ignore[arg-type]
+    listening = Predictor(model.checkpoint, transcriber=SimpleNamespace(  # type: ignore[arg-type]
         source="ears", languages=("en",), transcribe=lambda clip: "so bad"))  # fmt: skip
-    assert "ears recognised 'so bad', taking whatever is spoken for English" in hearing.predict(clip).notes
+    assert "ears recognised 'so bad', taking whatever is spoken for English" in listening.predict(clip).notes
     fast = model.predict(clip, text="Nobody can say as many words as these within the one second that it lasts.")
     assert "faster than anybody speaks" in fast.notes[0]
     assert check_pace("They said it within two seconds", seconds=2.0) == []
@@ -366,12 +366,12 @@ def test_the_aligner_of_training_aligns_again() -> None:
     assert found is not None
     assert found.name == "sphinx"
     assert aligner_again({}) is None
-    for sources, told in (
+    for sources, message in (
         (None, "does not say who aligned its training"),
         ({"shipped": 90, "sphinx": 10}, "files that its corpus ships, which cannot be made here"),
         ({"textgrid": 1}, "textgrid files, which cannot be made here; give alignments .*--alignments FILE"),
     ):
-        with pytest.raises(AlignmentError, match=told):
+        with pytest.raises(AlignmentError, match=message):
             aligner_again(sources)
     with pytest.raises(EmofuseError):
         aligner_again({ctc_source("/no/such/model", "0123456789abcdef"): 3})

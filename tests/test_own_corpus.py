@@ -96,7 +96,7 @@ def test_its_card_is_heeded(root: Path) -> None:
         read_corpus(name, root, options={"take": "all"})
 
 
-def test_it_is_joined_with_others_by_its_name(root: Path) -> None:
+def test_it_is_combined_with_others_by_its_name(root: Path) -> None:
     other = reader(root, PLAIN, "theirs.py")
     (root.parent / "theirs").symlink_to(root)
     manifest = read_corpus(f"{reader(root, CARDED)}+{other}", root.parent).manifest

@@ -61,7 +61,7 @@ def test_it_warns_of_what_it_is_made_of_and_not_of_what_it_could_be_made_of(root
     assert sources_of(read_manifest(root / "manifest.parquet")) == ["goemotions", "ravdess"]
 
 
-def test_too_few_comments_are_told(root: Path) -> None:
+def test_too_few_comments_are_reported(root: Path) -> None:
     table = root / "goemotions" / "dev.tsv"
     table.write_text("\n".join(line for line in table.read_text().split("\n") if "\t25\t" not in line))
     with pytest.raises(ManifestError, match="no sad comment"):

@@ -112,12 +112,14 @@ def test_a_damaged_copy_is_refused_with_every_name(root: Path, tmp_path: Path) -
     assert not (tmp_path / "run" / "trials").exists()
 
 
-def test_accepted_as_partial_it_is_run_and_every_name_is_told(paper: Paper) -> None:
+def test_accepted_as_partial_it_is_run_and_every_name_is_reported(paper: Paper) -> None:
     assert paper.done.exit_code == 1
-    told = dict(re.findall(r"^Skipped (Session\S+txt|Session\S+wav)(?:, line \d+)?: (.+)$", paper.done.output, re.M))
-    assert set(told) == set(DAMAGED)
-    assert "[START - END] NAME EMOTION" in told[LABELLED]
-    assert "no such file" in told[CLIP]
+    reported = dict(
+        re.findall(r"^Skipped (Session\S+txt|Session\S+wav)(?:, line \d+)?: (.+)$", paper.done.output, re.M)
+    )
+    assert set(reported) == set(DAMAGED)
+    assert "[START - END] NAME EMOTION" in reported[LABELLED]
+    assert "no such file" in reported[CLIP]
     assert "2 skipped, the rest is done" in paper.done.output
     named = {one["utterance"].partition(",")[0]: one["reason"] for one in paper.result["skipped"]}
     assert set(named) == set(DAMAGED)
@@ -158,7 +160,7 @@ def test_rows_that_are_fused_are_the_mean_of_their_parts(paper: Paper) -> None:
     np.testing.assert_allclose(posteriors["multi-level"], np.mean(levels, axis=0), atol=1e-9)
 
 
-def test_shipped_alignments_are_used_and_coverage_is_told(paper: Paper) -> None:
+def test_shipped_alignments_are_used_and_coverage_is_reported(paper: Paper) -> None:
     alignments = read_alignments(paper.out / "alignments.parquet")
     assert {one.source for one in alignments.values()} == {"shipped"}
     rows = read_manifest(paper.out / "manifest.parquet").set_index("utterance")
@@ -182,7 +184,7 @@ def test_shipped_alignments_are_used_and_coverage_is_told(paper: Paper) -> None:
         assert note in (paper.out / "report.html").read_text()
 
 
-def test_leakage_and_parts_are_told(paper: Paper) -> None:
+def test_leakage_and_parts_are_reported(paper: Paper) -> None:
     leakage = paper.result["protocol"]["leakage"]
     assert paper.result["protocol"]["kind"] == "session"
     # All sessions play the same two scripts, and improvise in the same words.
@@ -219,8 +221,8 @@ def test_the_table_has_ten_rows_and_their_certainty_in_three_formats(paper: Pape
     assert notes[0].startswith(
         "iemocap: 67 utterances; angry, happy, neutral, sad; 5 folds (leaving one session out); "
     )
-    told = r"sign flips over 10 speakers, with Holm's correction over the \d+ differences of this table"
-    assert any(re.search(told, note) for note in notes)
+    message = r"sign flips over 10 speakers, with Holm's correction over the \d+ differences of this table"
+    assert any(re.search(message, note) for note in notes)
     assert notes[-3:] == [
         f"early-{tier}, multi-granularity, multi-level: {count} of 67 utterances ({share} %) have {tier}s; "
         "frames stand for the rest"
@@ -241,10 +243,10 @@ def test_ensembles_stand_beside_as_many_seeds_of_their_best_network(paper: Paper
         assert one["controls"][-1] == f"speech x {one['members']}"
         for name in one["controls"]:
             assert (kind, name) in pairs
-            told = re.search(rf"{kind} adds (\S+) points of UA .* over {name}: ", table)
-            assert told is not None
+            reported = re.search(rf"{kind} adds (\S+) points of UA .* over {name}: ", table)
+            assert reported is not None
             ua = {model: paper.result["models"][model]["ua"]["value"] for model in (kind, name)}
-            assert float(told[1]) == pytest.approx(100 * (ua[kind] - ua[name]), abs=0.05)
+            assert float(reported[1]) == pytest.approx(100 * (ua[kind] - ua[name]), abs=0.05)
     page = (paper.out / "report.html").read_text()
     assert "controls are the mean of one network" in page
     assert "multi-level adds" in page

@@ -217,15 +217,15 @@ def test_a_split_of_the_corpus_itself_is_kept(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("guest", "told", "kind"), [("train", True, "speaker"), ("test", True, "split"), ("train", False, "split")]
+    ("guest", "named", "kind"), [("train", True, "speaker"), ("test", True, "split"), ("train", False, "split")]
 )
-def test_auto_keeps_no_split_that_tests_nobody_new(guest: str, told: bool, kind: str) -> None:
-    """ESD's tests sentences of known speakers; MELD's known and new ones; some corpora do not tell who speaks."""
+def test_auto_keeps_no_split_that_tests_nobody_new(guest: str, named: bool, kind: str) -> None:
+    """ESD's tests sentences of known speakers; MELD's known and new ones; some corpora do not name speakers."""
     manifest = corpus(speakers=4)
     parts = {"s1": guest, "s2": "train", "s3": "dev"}
     take = manifest["utterance"].str[-1].map({"0": "test", "1": "train"})
     manifest["session"] = manifest["speaker"].map(parts).fillna(take).astype("string")
-    if not told:
+    if not named:
         manifest["speaker"] = None
     assert split(manifest).settings.kind == kind
 
@@ -369,7 +369,7 @@ def test_a_development_part_of_tested_scripts_only_cannot_validate() -> None:
         ),
     ],
 )
-def test_scripts_that_cannot_be_kept_apart_are_told(manifest: pd.DataFrame, message: str) -> None:
+def test_scripts_that_cannot_be_kept_apart_are_reported(manifest: pd.DataFrame, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         split(manifest, kind="session", apart="script")
 
@@ -872,7 +872,7 @@ def test_the_wordings_above_include_near_copies_and_others() -> None:
     assert found["exact"]["share"] == 0.0
 
 
-def test_copies_that_carry_the_label_are_told_from_those_that_do_not() -> None:
+def test_copies_with_the_label_are_distinguished_from_those_without() -> None:
     rows = [
         ("a", "It is over.", "sad", "1"),
         ("b", "it is OVER", "sad", "2"),

@@ -203,7 +203,7 @@ def test_tests_reject_a_true_null_as_often_as_they_say(clusters: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_p_is_close_to_that_of_all_exchanges_of_the_models(seed: int) -> None:
-    """Every pattern of clusters in which the two models are exchanged, with the metric computed anew."""
+    """Every pattern of clusters in which the two models are exchanged, with the metric computed again."""
     truth, one, number = arrays(seed, clusters=9, size=30)
     two = 0.75 * truth + np.random.default_rng(50 + seed).normal(0, 0.6, truth.shape)
     found = differences(truth, one, two, seeds=0 * number, clusters=number, kind=VALUES)
@@ -269,14 +269,14 @@ def test_a_result_holds_each_value_and_their_mean_over_seeds() -> None:
 
 def test_a_table_of_values_is_described_and_compared() -> None:
     both = join_scores([scores(noise=0.2), scores("worse", seed=1, noise=1.2)])
-    told = describe(both)
-    assert told["protocol"]["values"] == ["valence"]
-    assert "classes" not in told["protocol"]
+    reported = describe(both)
+    assert reported["protocol"]["values"] == ["valence"]
+    assert "classes" not in reported["protocol"]
     (pair,) = compare(both, [("speech", "worse")])
     assert pair["ccc"]["reading"] == "higher"
     assert pair["mae"]["reading"] == "lower"
     changed = both.frame.assign(**{"label.valence": both.frame["label.valence"] + 0.5})
-    assert describe(replace(both, frame=changed))["protocol"]["fingerprint"] != told["protocol"]["fingerprint"]
+    assert describe(replace(both, frame=changed))["protocol"]["fingerprint"] != reported["protocol"]["fingerprint"]
 
 
 # Tables.
@@ -353,7 +353,7 @@ def test_values_that_are_spelt_otherwise_are_matched() -> None:
 # Fusion.
 
 
-def test_values_are_joined_by_their_mean() -> None:
+def test_values_are_fused_by_their_mean() -> None:
     one, two = scores(), scores("two", seed=1)
     for rule, weights in ((None, (0.5, 0.5)), ("mean", (0.5, 0.5)), ("weights=1,3", (0.25, 0.75))):
         fused, done = fuse([one, two], rule=rule)
@@ -406,12 +406,12 @@ def test_commands_take_tables_of_values(tmp_path: Path, emo: Callable[..., Any])
     assert f"{ccc['dimensions']['arousal']['mae']['value']:.3f}" in shown.stdout
     assert "one, arousal" in shown.stdout
     assert "%" not in shown.stdout.replace("95 %", "")
-    told = json.loads(CliRunner().invoke(app, ["compare", one, two, "--json"]).stdout)
-    assert told["ccc"]["reading"] == "higher"
-    assert told["mae"]["reading"] == "lower"
+    reported = json.loads(CliRunner().invoke(app, ["compare", one, two, "--json"]).stdout)
+    assert reported["ccc"]["reading"] == "higher"
+    assert reported["mae"]["reading"] == "lower"
     shown = emo("compare", one, two, folder=tmp_path)
-    assert f"+{told['ccc']['value']:.3f}" in shown.stdout
-    assert f"{told['mae']['value']:.3f}" in shown.stdout
+    assert f"+{reported['ccc']['value']:.3f}" in shown.stdout
+    assert f"{reported['mae']['value']:.3f}" in shown.stdout
     fused = CliRunner().invoke(app, ["fuse", one, two, "--out", out])
     assert fused.exit_code == 0, fused.output
     assert "rule: mean" in fused.output

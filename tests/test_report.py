@@ -56,9 +56,9 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
     """Scores of two models, two seeds and three folds, and a recording of `CLIP` seconds an utterance."""
     generator = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
-    (run / "sounds").mkdir(parents=True, exist_ok=True)
+    (run / "audio").mkdir(parents=True, exist_ok=True)
     for number in range(8 * speakers):
-        path = run / "sounds" / f"{number}.wav"
+        path = run / "audio" / f"{number}.wav"
         soundfile.write(path, 0.3 * np.sin(np.arange(round(CLIP * 16000)) * (0.02 + number / 1000)), 16000)
         rows.append(
             {"utterance": f"u{number:03d}", "corpus": "mine", "audio": str(path), "duration": CLIP,
@@ -155,7 +155,7 @@ class Page(HTMLParser):
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     make_run(run)
-    (run / "sounds" / "0.wav").unlink()
+    (run / "audio" / "0.wav").unlink()
     assert write_report(run) == run / "report.html"
     return run
 
@@ -222,9 +222,9 @@ def test_figures_of_the_page_are_those_of_the_result(run: Path, page: Page) -> N
         assert ("is higher than" in row[6]) == (pair[key]["reading"] == "higher")
 
 
-def test_page_tells_what_must_be_known(page: Page) -> None:
+def test_page_reports_what_must_be_known(page: Page) -> None:
     text = re.sub(r"\s+", " ", page.text)
-    for told in (
+    for message in (
         "Two models", "Corpus: mine", "3 folds", "2 seeds", "48 utterances of 6 speakers in 3 classes",
         "the words carry no label information", "some/encoder is known to have seen mine",
         "sign-flip tests over the same 6 speakers", "Holm's correction over the 1 comparison",
@@ -233,7 +233,7 @@ def test_page_tells_what_must_be_known(page: Page) -> None:
         "0123456789abcdef", "excited → happy", "MIT", "r1", "train.epochs", "emofuse run mine --set 'train.epochs=5'",
         "a remark", "0.25, 0.75", "weighted accuracy", "optimistic",
     ):  # fmt: skip
-        assert told in text, told
+        assert message in text, message
 
 
 def test_untrusted_text_is_escaped(run: Path, page: Page) -> None:
@@ -291,9 +291,9 @@ def test_a_report_is_replaced_and_the_same_every_time(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_sounds_that_are_gone_do_not_break_it(tmp_path: Path) -> None:
+def test_recordings_that_are_gone_do_not_break_it(tmp_path: Path) -> None:
     make_run(tmp_path)
-    for path in (tmp_path / "sounds").iterdir():
+    for path in (tmp_path / "audio").iterdir():
         path.unlink()
     page = Page(write_report(tmp_path))
     assert not page.values("audio", "src")
@@ -349,7 +349,7 @@ def test_odd_names_of_models_make_distinct_files(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert "../a b" in page.text
     assert "A<b" in page.text
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["plots", "sounds"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["plots", "audio"]
     names = [path.name.lower() for path in (tmp_path / "plots").iterdir()]
     assert len(names) == len(set(names)) == 12
 
@@ -531,7 +531,7 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     assert {line.count(" & ") for line in lines if "multicolumn" not in line} == {6}
 
 
-def test_the_paper_table_tells_which_rows_stand_on_frames(tmp_path: Path) -> None:
+def test_the_paper_table_reports_which_rows_stand_on_frames(tmp_path: Path) -> None:
     """What nobody could align looks like a granularity of its own otherwise."""
     result = make_run(tmp_path, models=("early-frame", "early-word", "early-phone", "multi-granularity", "late"))
     for entry in result["models"].values():
@@ -571,26 +571,26 @@ def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path
     result = make_run(tmp_path, models=("late", "speech"))
     said = paper_table(result, style=style)
     entry = next(iter(result["models"].values()))
-    for told in (f"{result['corpus']}: {entry['utterances']} utterances", f"{entry['folds']} folds", "seeds 0",
+    for message in (f"{result['corpus']}: {entry['utterances']} utterances", f"{entry['folds']} folds", "seeds 0",
                  "over 6 speakers", "sign flips over 6 speakers"):  # fmt: skip
-        assert told in said
+        assert message in said
     changes = {
         "corpus_notes": ["artificial: voices of X"],
         "text_sources": {"reference": 1, "whisper base": 2},
         "context": 3,
         "recipe": {**result["recipe"], "ensembles": [{"name": "late", "weights": "tuned"}]},
     }
-    for told in ("artificial: voices of X", "transcripts by whisper base", "up to 3 earlier", "were searched"):
-        assert told not in said
-        assert told in paper_table({**result, **changes}, style=style)
+    for message in ("artificial: voices of X", "transcripts by whisper base", "up to 3 earlier", "were searched"):
+        assert message not in said
+        assert message in paper_table({**result, **changes}, style=style)
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "html"])
 def test_the_paper_table_has_words_where_speakers_are_too_few_for_stars(style: Any, tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("late", "speech"), speakers=5)
     said = paper_table(result, style=style)
-    for told in ("too few clusters to tell", "no stars: over 5 speakers no two-sided test can reject at 5"):
-        assert told in said
+    for message in ("too few clusters to tell", "no stars: over 5 speakers no two-sided test can reject at 5"):
+        assert message in said
     assert "]*" not in said.replace("\\", "")
     six = paper_table(make_run(tmp_path / "six", models=("late", "speech")), style=style)
     assert "too few" not in six

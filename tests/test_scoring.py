@@ -300,7 +300,7 @@ def test_the_jackknife_of_wa_is_that_of_leaving_speakers_out() -> None:
 
 
 def test_speakers_are_those_of_each_row_where_seeds_share_the_names_of_utterances() -> None:
-    """A tool that numbers the rows of every split anew has an utterance 0 in each, of another speaker."""
+    """A tool that numbers the rows of every split again has an utterance 0 in each, of another speaker."""
     frame = own_speakers(table(speakers=8, seeds=range(4)))
     numbered = frame.assign(utterance=[f"{n}" for n in frame.groupby("seed").cumcount()])
     assert intervals(make_scores(numbered, source="test")) == intervals(make_scores(frame, source="test"))
@@ -461,8 +461,8 @@ def test_a_table_of_one_seed_is_compared_with_every_seed_of_the_other() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     one = table()
     fewer = make_scores(one[~one["utterance"].isin(["0001", "0002", "0003"])], source="2")
-    told = r"^6 rows are in one table only, such as utterance '0001' of seed 0; score the same utterances in every seed"
-    with pytest.raises(ScoresError, match=told):
+    message = r"^6 rows are in one table only, such as utterance '0001' of seed 0; score the same utterances in every"
+    with pytest.raises(ScoresError, match=message):
         paired_difference(make_scores(one, source="1"), fewer)
     lacking = make_scores(one[(one["seed"] == 0) | (one["utterance"] > "0003")], source="3")
     for pair in ((make_scores(one, source="1"), lacking), (lacking, make_scores(one, source="1"))):
@@ -652,7 +652,7 @@ def test_tuned_weights_are_those_of_a_search_over_the_other_folds() -> None:
 
 
 def repeated(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every utterance tested twice, in folds drawn anew."""
+    """Every utterance tested twice, in folds drawn again."""
     speakers = frame["speaker"].str.removeprefix("s").astype(int)
     folds = (("rep1", speakers % 3), ("rep2", speakers // 3))
     return pd.concat([frame.assign(fold=[f"{name}-{n}" for n in fold]) for name, fold in folds], ignore_index=True)
@@ -663,25 +663,25 @@ def test_tuned_weights_of_repeated_folds_come_from_no_utterance_that_the_fold_te
     _, done = fuse([make_scores(one, source="1"), make_scores(two, source="2")], rule="tuned")
     assert len(done["weights"]) == 6
     posteriors = np.stack([frame[list(CLASSES)].to_numpy() for frame in (one, two)])
-    labels, told = one["label"].map(CLASSES.index).to_numpy(), False
+    labels, differs = one["label"].map(CLASSES.index).to_numpy(), False
     for fold, found in done["weights"].items():
         tested = set(one["utterance"][one["fold"] == fold])
         rows = ~one["utterance"].isin(tested).to_numpy()
         assert tuple(found) == search_weights(posteriors[:, rows], labels[rows], rule="mean")
         others = (one["fold"] != fold).to_numpy()
-        told |= tuple(found) != search_weights(posteriors[:, others], labels[others], rule="mean")
-    assert told, "to learn from all other folds must give other weights, or this proves nothing"
+        differs |= tuple(found) != search_weights(posteriors[:, others], labels[others], rule="mean")
+    assert differs, "to learn from all other folds must give other weights, or this proves nothing"
 
 
 @pytest.mark.parametrize("folds", [("test",), ("first", "second")])
 def test_tuning_where_a_fold_tests_all_is_refused(folds: Sequence[str]) -> None:
     frame = pd.concat([table().assign(fold=fold) for fold in folds], ignore_index=True)
-    told = f"^--rule tuned: fold '{folds[0]}' tests every utterance there is, .* not honest; give a table"
-    with pytest.raises(ScoresError, match=told):
+    message = f"^--rule tuned: fold '{folds[0]}' tests every utterance there is, .* not honest; give a table"
+    with pytest.raises(ScoresError, match=message):
         fuse([make_scores(frame, source="1"), make_scores(frame, source="2")], rule="tuned")
 
 
-def test_a_table_of_one_seed_is_joined_with_every_seed_of_the_others() -> None:
+def test_a_table_of_one_seed_is_fused_with_every_seed_of_the_others() -> None:
     many, single = scores(seeds=(3, 5, 7)), scores(seeds=(0,), draw=1, model="text")
     for tables in ([many, single], [single, many]):
         fused, _ = fuse(tables, rule="mean")
@@ -726,7 +726,7 @@ def test_rows_that_two_tables_share_are_not_counted_twice() -> None:
         join_scores([one, scores(model="two"), Scores(one.frame[:1], one.classes)])
 
 
-def test_what_cannot_be_joined_is_refused() -> None:
+def test_what_cannot_be_fused_is_refused() -> None:
     one = table()
     ours = make_scores(one, source="1")
     with pytest.raises(ScoresError, match="at least two tables"):
@@ -756,7 +756,7 @@ def test_a_rule_that_makes_no_sense_is_refused_with_one_that_does(text: str) -> 
 # Tables.
 
 
-def test_a_table_of_another_tool_is_joined_with_ours(tmp_path: Path) -> None:
+def test_a_table_of_another_tool_is_fused_with_ours(tmp_path: Path) -> None:
     one, two = table(), table(seeds=(0,), draw=1)
     write_scores(make_scores(one, source="1"), tmp_path / "ours.parquet")
     foreign = two.assign(text='he said, "no"', correct=True).rename(columns={})
@@ -922,9 +922,9 @@ def test_every_dialect_of_a_table_is_read_alike(
     pd.testing.assert_frame_equal(read_scores(tmp_path / "t.csv").frame, expected, check_dtype=False)
 
 
-def test_columns_and_cells_that_do_not_match_are_told_and_not_shifted(tmp_path: Path) -> None:
+def test_columns_and_cells_that_do_not_match_are_reported_and_not_shifted(tmp_path: Path) -> None:
     head = "utterance,label,happy,sad"
-    for text, told in {
+    for text, message in {
         f"{head}\na,happy,1,0,0\n": "rows have more cells than the header; put cells",
         f"{head}\na, \xad,1,0\n": "row 1, column 'label' is empty",
         f"{head}\na,happy,1\nb,sad,0,1\n": "row 1, column 'sad' is not a probability",
@@ -935,7 +935,7 @@ def test_columns_and_cells_that_do_not_match_are_told_and_not_shifted(tmp_path: 
         f"{head}\n": "the table has no rows",
     }.items():
         (tmp_path / "t.csv").write_text(text)
-        with pytest.raises(ScoresError, match=told):
+        with pytest.raises(ScoresError, match=message):
             read_scores(tmp_path / "t.csv")
 
 
@@ -1171,7 +1171,7 @@ def test_asking_for_a_model_that_is_not_there_names_those_that_are() -> None:
         both.of("three")
 
 
-def test_tables_are_joined_by_the_names_of_their_classes() -> None:
+def test_tables_are_fused_by_the_names_of_their_classes() -> None:
     one = scores()
     frame = table(model="two", draw=1)
     other = make_scores(frame[[*frame.columns[:6], "sad", "angry", "happy"]], source="2")

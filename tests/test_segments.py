@@ -192,13 +192,13 @@ def test_the_mean_commutes_with_the_sum_over_layers() -> None:
 
 @pytest.fixture
 def spoken(clips: list[dict[str, Any]]) -> Any:
-    """Three utterances: two alike in sound, and their alignments, one of which failed."""
+    """Three utterances: two with the same audio, and their alignments, one of which failed."""
     words = (Segment(start=0.1, end=0.5, label="so"), Segment(start=0.5, end=0.9, label="good"))
     other = (Segment(start=0.2, end=0.7, label="so"),)
     alignments = {
         "u0": Alignment(utterance="u0", tiers={"word": words}, source="test"),
         "u1": Alignment(utterance="u1", tiers={"word": other}, source="test"),
-        "u2": Alignment(utterance="u2", tiers={}, source="test", problem="no words were heard"),
+        "u2": Alignment(utterance="u2", tiers={}, source="test", problem="no words were recognised"),
     }
     return make_manifest(clips, source="test"), alignments
 
@@ -229,7 +229,7 @@ def test_segments_are_stored_and_frames_where_there_are_none(spoken: Any, tmp_pa
         np.testing.assert_allclose(
             done.feature_sets["utterance"].read(done.keys[row.utterance]), whole, rtol=2.0**-10, atol=1e-3
         )
-    # Frames do not depend on the alignment, so sounds that are alike share them.
+    # Frames do not depend on the alignment, so equal recordings share them.
     assert len(done.feature_sets["frame"]) == 2
     assert len(done.feature_sets["word"]) == 3
 
@@ -253,7 +253,7 @@ def test_another_alignment_makes_other_segments_and_keeps_the_frames(spoken: Any
     assert again.feature_sets["word"].steps(again.keys["u0"]) == 1
 
 
-def test_word_pieces_are_averaged_to_the_words_between_spaces(tmp_path: Path) -> None:
+def test_subwords_are_averaged_to_the_words_between_spaces(tmp_path: Path) -> None:
     folder = tiny_text_encoder(tmp_path / "bert", family="bert")
     settings = TextSettings(encoder=str(folder))
     one = load_text_encoder(settings)
@@ -359,8 +359,8 @@ def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any
     alignments = read_alignments(folder / "run" / "alignments.parquet")
     count = outcome.result["alignment"]["utterances"]
     assert count == len(alignments) == 12
-    shares = {tier: sum(bool(one.tiers.get(tier)) for one in alignments.values()) for tier in TIERS}
-    assert outcome.result["alignment"]["aligned"] == shares
+    fractions = {tier: sum(bool(one.tiers.get(tier)) for one in alignments.values()) for tier in TIERS}
+    assert outcome.result["alignment"]["aligned"] == fractions
     assert any("aligned by word" in note for note in outcome.result["notes"])
     kept = {path.name for path in (folder / "run" / "models").iterdir()}
     assert kept == everything

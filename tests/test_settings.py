@@ -63,7 +63,7 @@ def test_a_folder_or_nothing_is_no_recipe(tmp_path: Path) -> None:
 
 def test_half_a_character_of_stored_settings_is_refused() -> None:
     """JSON may hold one, and what is computed by such settings could not be stored."""
-    with pytest.raises(SettingsError, match=r"^run: a value holds half a character; write its text anew"):
+    with pytest.raises(SettingsError, match=r"^run: a value holds half a character; write its text again"):
         recipe_from({"name": "\ud800", "models": ["speech"]}, source="run")
 
 

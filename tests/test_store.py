@@ -129,7 +129,7 @@ def test_shards_of_other_names_never_share_a_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(again.read(name), values.astype(np.float16))
 
 
-def test_what_the_view_holds_is_not_written_again(tmp_path: Path) -> None:
+def test_what_the_feature_set_holds_is_not_written_again(tmp_path: Path) -> None:
     feature_set, values = FeatureSet(tmp_path, KEY), some_features("a", "b")
     feature_set.write(values)
     before = contents(tmp_path)
@@ -141,7 +141,7 @@ def test_what_the_view_holds_is_not_written_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(FeatureSet(tmp_path, KEY).read("a"), values["a"].astype(np.float16))
 
 
-def test_a_view_takes_in_what_another_process_has_written(tmp_path: Path) -> None:
+def test_a_feature_set_includes_what_another_process_has_written(tmp_path: Path) -> None:
     reader = FeatureSet(tmp_path, KEY)
     FeatureSet(tmp_path, KEY).write(some_features("a"))
     assert "a" not in reader
@@ -149,12 +149,12 @@ def test_a_view_takes_in_what_another_process_has_written(tmp_path: Path) -> Non
     assert "a" in reader
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.99])
-def test_a_truncated_shard_is_named_with_a_remedy(tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.01, 0.3, 0.99])
+def test_a_truncated_shard_is_named_with_a_remedy(tmp_path: Path, fraction: float) -> None:
     feature_set = FeatureSet(tmp_path, KEY)
     feature_set.write(some_features(*"abcdefgh"))
     path = shard_of(feature_set)
-    os.truncate(path, int(share * path.stat().st_size))
+    os.truncate(path, int(fraction * path.stat().st_size))
     with pytest.raises(StoreError, match="damaged") as caught:
         FeatureSet(tmp_path, KEY)
     assert caught.value.where == str(path)

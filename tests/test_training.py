@@ -64,17 +64,17 @@ NAMES = ("speech", "text", "concat", "early-frame")
 # The rate, and the weights of classes
 
 
-@given(steps=st.integers(4, 400), share=st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5]))
+@given(steps=st.integers(4, 400), fraction=st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.5]))
 @settings(max_examples=40, deadline=None)
-def test_the_rate_is_that_of_transformers(steps: int, share: float) -> None:
+def test_the_rate_is_that_of_transformers(steps: int, fraction: float) -> None:
     steps = steps // 20 * 20 or 20
-    rise = round(share * steps)
+    rise = round(fraction * steps)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = get_cosine_schedule_with_warmup(optimizer, rise, steps)
     for step in range(steps):
         # Theirs begins its rise at zero, a step that changes nothing; ours is one step ahead until the peak.
         expected = theirs.lr_lambdas[0](step + 1 if step < rise else step)
-        assert rate_at(step, steps=steps, warmup=share) == pytest.approx(expected, abs=1e-9)
+        assert rate_at(step, steps=steps, warmup=fraction) == pytest.approx(expected, abs=1e-9)
 
 
 @given(steps=st.integers(1, 500), warmup=st.floats(0, 0.99))
@@ -101,7 +101,7 @@ def test_class_weights_are_the_balanced_ones(labels: list[int]) -> None:
 def toy(
     classes: Sequence[int], *, count: int = 30, seed: int = 0, noise: float = 0.3, shift: float = 0.0, prefix: str = "u"
 ) -> Dataset:
-    """Utterances of uneven length whose second layer tells the class."""
+    """Utterances of uneven length whose second layer encodes the class."""
     generator = torch.Generator().manual_seed(seed)
     features, labels = {}, {}
     for number in range(count):
@@ -145,7 +145,7 @@ def test_nothing_is_learned_where_there_is_nothing() -> None:
     assert accuracy(trained.model, validation) == pytest.approx(1 / 3, abs=0.12)
 
 
-def test_the_best_pass_is_kept() -> None:
+def test_the_best_epoch_is_kept() -> None:
     train, validation = toy([0, 1, 2], noise=2.0), toy([0, 1, 2], noise=2.0, seed=1, count=40)
     how = Train(epochs=25, patience=25, learning_rate=3e-2, batch_size=8)
     trained = fit(make_speech, train, validation, how, task=TASK, seed=0)
@@ -484,8 +484,8 @@ CHANGES: dict[str, tuple[Callable[[TrainingData], Case], set[str]]] = {
     "name": (with_recipe(name="other"), set()),
     "label": (with_value("truth", "s0-0", 2), set(NAMES)),
     "words": (with_value("facts", "s0-0", Facts(text="corrected")), READS_TEXT),
-    "words of a test utterance": (with_value("facts", "s4-0", Facts(text="mended")), READS_TEXT),
-    "sound": (with_value("speech_keys", "s0-0", "key-s0-1"), READS_SPEECH),
+    "words of a test utterance": (with_value("facts", "s4-0", Facts(text="changed")), READS_TEXT),
+    "audio": (with_value("speech_keys", "s0-0", "key-s0-1"), READS_SPEECH),
     "speaker": (with_data(rename_speaker), set(NAMES)),
 }
 
@@ -687,7 +687,7 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
-def test_a_worker_that_the_system_kills_is_told_in_a_sentence(data: TrainingData, tmp_path: Path) -> None:
+def test_a_worker_that_the_system_kills_is_reported_in_a_sentence(data: TrainingData, tmp_path: Path) -> None:
     """As happens where memory runs out."""
     endless = make_plan(train={"epochs": 100_000, "patience": 100_000, "batch_size": 8})
     killer = threading.Thread(target=kill_first_child)
@@ -803,7 +803,7 @@ def test_another_text_encoder_in_the_same_folder_leaves_no_subwords(tmp_path: Pa
     assert load_checkpoint(tmp_path / "run/models/text").subwords is None
 
 
-def test_a_sound_or_transcript_that_is_mended_counts(tmp_path: Path) -> None:
+def test_a_recording_or_transcript_that_is_fixed_counts(tmp_path: Path) -> None:
     """A run into the same folder after the corpus was corrected gives what a fresh run gives."""
     import soundfile
 
@@ -829,7 +829,7 @@ def test_a_sound_or_transcript_that_is_mended_counts(tmp_path: Path) -> None:
 def test_soft_labels_are_learnt_as_fractions() -> None:
     """A linear model on one constant input ends at the votes' mean, which the labels' mean is not."""
     votes = {f"u{place}": (0.6, 0.4) if place % 4 else (0.0, 1.0) for place in range(64)}
-    labels = {name: int(shares[1] > shares[0]) for name, shares in votes.items()}
+    labels = {name: int(fractions[1] > fractions[0]) for name, fractions in votes.items()}
 
     def read(_: str) -> torch.Tensor:
         return torch.ones(1, 1, 2)
@@ -893,8 +893,8 @@ def test_votes_change_training_and_nothing_else(tmp_path: Path) -> None:
     # Changed votes are another training, where votes are what is learnt.
     frame["votes"] = [json.dumps({label: 1}) for label in frame["label"]]
     frame.to_csv(table, index=False)
-    mended = read_scores(run(small, "table", table, tmp_path / "soft", jobs=1).out / "scores.parquet")
-    np.testing.assert_allclose(mended.posteriors(), results["hard"].posteriors(), atol=1e-6)
+    relabelled = read_scores(run(small, "table", table, tmp_path / "soft", jobs=1).out / "scores.parquet")
+    np.testing.assert_allclose(relabelled.posteriors(), results["hard"].posteriors(), atol=1e-6)
     frame.drop(columns="votes").to_csv(table, index=False)
     with pytest.raises(ManifestError, match=r"train.soft_labels: no utterance has votes for these emotions; set it"):
         run(small, "table", table, tmp_path / "none", jobs=1)

@@ -1,4 +1,4 @@
-"""A manifest as a recogniser hears it: every sound once, whatever is broken or cut off."""
+"""Transcription of a manifest: every recording once, whatever is damaged or interrupted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from emofuse.testing import tiny_corpus, tone
 
 
 class Dictation(Recogniser):
-    """A recogniser that tells a clip by its length, and stops after some."""
+    """A recogniser that writes the length of a clip, and stops after some clips."""
 
     name = "dictation"
 
@@ -46,7 +46,7 @@ class Dictation(Recogniser):
             raise KeyboardInterrupt
         self._left -= 1
         self.clips.append(len(clip))
-        return "" if len(clip) == 8000 else f"{len(clip)} samples \u2028 “heard”"
+        return "" if len(clip) == 8000 else f"{len(clip)} samples \u2028 “said”"
 
 
 @pytest.fixture
@@ -61,34 +61,34 @@ def manifest(tmp_path: Path) -> pd.DataFrame:
 
 
 def test_words_are_those_of_the_recogniser_and_all_else_stays(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "heard.parquet"
+    out = tmp_path / "new" / "recognised.parquet"
     done = transcribe_manifest(manifest.assign(omitted='["as written"]'), Dictation(), out)
     found = read_manifest(out)
     pd.testing.assert_frame_equal(found, done.manifest)
     assert list(found["text"].fillna("none")) == [
         "none",
-        *(f"{n} samples \u2028 “heard”" for n in (12000, 16000, 20000)),
+        *(f"{n} samples \u2028 “said”" for n in (12000, 16000, 20000)),
     ]
     assert text_sources(found) == {"dictation": 4}
-    assert found["omitted"].isna().all(), "what others said has not been heard"
+    assert found["omitted"].isna().all(), "what others said has not been transcribed"
     others = [name for name in COLUMNS if name not in ("text", "text_source", "omitted")]
     pd.testing.assert_frame_equal(found[others], manifest[others])
     assert (done.computed, dict(done.failed)) == (4, {})
 
 
-def test_a_bad_file_is_told_and_has_no_words(manifest: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_and_has_no_words(manifest: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "1.wav").write_text("this is no audio")
     (tmp_path / "2.wav").unlink()
-    done = transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet")
+    done = transcribe_manifest(manifest, Dictation(), tmp_path / "recognised.parquet")
     assert {name: Path(str(error.where)).name for name, error in done.failed.items()} == {"u1": "1.wav", "u2": "2.wav"}
     assert done.manifest["text"].isna().tolist() == [True, True, True, False]
     assert done.manifest["text_source"].fillna("none").tolist() == ["dictation", "none", "none", "dictation"]
-    assert read_manifest(tmp_path / "heard.parquet")["utterance"].tolist() == manifest["utterance"].tolist()
+    assert read_manifest(tmp_path / "recognised.parquet")["utterance"].tolist() == manifest["utterance"].tolist()
 
 
 def test_who_knows_english_only_is_not_asked_about_german(manifest: pd.DataFrame, tmp_path: Path) -> None:
     mixed = manifest.assign(language=["de", "en", None, "pl-PL"])
-    done = transcribe_manifest(mixed, Dictation(english_only=True), tmp_path / "heard.parquet")
+    done = transcribe_manifest(mixed, Dictation(english_only=True), tmp_path / "recognised.parquet")
     assert {name: error.what for name, error in done.failed.items()} == {
         "u0": "the language is de, and dictation knows en only",
         "u3": "the language is pl-PL, and dictation knows en only",
@@ -100,11 +100,11 @@ def test_who_knows_english_only_is_not_asked_about_german(manifest: pd.DataFrame
 
 
 def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    out = tmp_path / "heard.parquet"
+    out = tmp_path / "recognised.parquet"
     with pytest.raises(KeyboardInterrupt):
         transcribe_manifest(manifest, Dictation(fail_after=2), out)
     assert not out.exists()
-    journal = tmp_path / "heard.parquet.transcribed.jsonl"
+    journal = tmp_path / "recognised.parquet.transcribed.jsonl"
     journal.write_bytes(journal.read_bytes() + b'{"recogniser": "dictation", "sou')
     rest = Dictation()
     done = transcribe_manifest(manifest, rest, out)
@@ -114,14 +114,16 @@ def test_a_run_that_was_cut_off_goes_on_from_there(manifest: pd.DataFrame, tmp_p
 
     again = Dictation(fail_after=0)
     assert transcribe_manifest(manifest, again, out).computed == 0
-    # Another recogniser has heard nothing yet, and sound that was fix is listened to.
+    # Another recogniser has no transcripts yet, and a recording that was fixed is transcribed.
     assert transcribe_manifest(manifest, Dictation("other"), out).computed == 4
     soundfile.write(tmp_path / "3.wav", tone(2.0, seed=9), 16000)
-    mended = transcribe_manifest(manifest, Dictation(), out)
-    assert (mended.computed, mended.manifest["text"].iloc[3]) == (1, "32000 samples \u2028 “heard”")
+    fixed = transcribe_manifest(manifest, Dictation(), out)
+    assert (fixed.computed, fixed.manifest["text"].iloc[3]) == (1, "32000 samples \u2028 “said”")
 
 
-def test_spans_of_one_file_are_heard_apart_and_text_not_said_is_kept(manifest: pd.DataFrame, tmp_path: Path) -> None:
+def test_spans_of_one_file_are_transcribed_apart_and_text_not_spoken_is_kept(
+    manifest: pd.DataFrame, tmp_path: Path
+) -> None:
     audio = str(tmp_path / "3.wav")
     rows = [
         {"utterance": "a", "audio": audio, "start": 0.0, "end": 0.25},
@@ -129,7 +131,7 @@ def test_spans_of_one_file_are_heard_apart_and_text_not_said_is_kept(manifest: p
         {"utterance": "c", "text": "only written", "text_source": "reference"},
         {"utterance": "d", "audio": audio, "text": "not said", "spoken": "kids are", "text_source": "reference"},
     ]
-    done = transcribe_manifest(make_manifest(rows, source="test"), Dictation(), tmp_path / "heard.parquet")
+    done = transcribe_manifest(make_manifest(rows, source="test"), Dictation(), tmp_path / "recognised.parquet")
     assert [str(text).split()[0] for text in done.manifest["text"]] == ["4000", "12000", "only", "not"]
     assert text_sources(done.manifest) == {"dictation": 2, "reference": 2}
     with pytest.raises(ManifestError, match="no utterance has a recording of its text"):
@@ -186,7 +188,7 @@ def test_each_of_ours_meets_the_contract(name: str) -> None:
     assert found.name == name
 
 
-class Told(Silent):
+class Stages(Silent):
     """A progress display that counts."""
 
     def __init__(self) -> None:
@@ -199,17 +201,17 @@ class Told(Silent):
         self.stages[description][1] += steps
 
 
-def test_sounds_are_told_of_as_they_are_read_and_heard(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    """Reading a large corpus takes minutes, when all of it has been heard before too."""
+def test_recordings_are_reported_as_they_are_read_and_transcribed(manifest: pd.DataFrame, tmp_path: Path) -> None:
+    """Reading a large corpus takes minutes, even if all of it was transcribed before."""
     (tmp_path / "1.wav").unlink()
     for _ in range(2):
-        told = Told()
-        transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", progress=told)
-        assert told.stages == {"Reading audio files": [4, 4], "Transcribing": [3, 3]}
+        reported = Stages()
+        transcribe_manifest(manifest, Dictation(), tmp_path / "recognised.parquet", progress=reported)
+        assert reported.stages == {"Reading audio files": [4, 4], "Transcribing": [3, 3]}
 
 
 def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_path: Path) -> None:
-    """Sounds heard twice, files that are broken or gone, and text that is not said included."""
+    """Including equal recordings, damaged or missing files, and text that is not spoken."""
     (tmp_path / "2.wav").write_text("this is no audio")
     gone = {**manifest.iloc[0].to_dict(), "utterance": "gone", "audio": str(tmp_path / "gone.wav")}
     twice = {**manifest.iloc[0].to_dict(), "utterance": "twice"}
@@ -231,19 +233,19 @@ def test_what_sphinx_hears_does_not_depend_on_what_came_before() -> None:
     sphinx = SphinxRecogniser()
     clip = tone(1.0, seed=3)
 
-    def heard() -> tuple[str, float]:
+    def state() -> tuple[str, float]:
         text = sphinx.transcribe(clip)
         return text, sphinx._decoder.hyp().best_score
 
-    first = heard()
+    first = state()
     sphinx.transcribe(0.05 * np.random.default_rng(0).normal(size=16000).astype(np.float32))
-    assert heard() == first
+    assert state() == first
 
 
 def test_other_recognisers_share_one_process(manifest: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="dictation works in one process; leave it out, or use --asr sphinx"):
-        transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", jobs=2)
-    assert transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", jobs=1).computed == 4
+        transcribe_manifest(manifest, Dictation(), tmp_path / "recognised.parquet", jobs=2)
+    assert transcribe_manifest(manifest, Dictation(), tmp_path / "recognised.parquet", jobs=1).computed == 4
 
 
 def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> None:
@@ -251,33 +253,33 @@ def test_the_command_writes_a_manifest_that_a_run_can_read(tmp_path: Path) -> No
     before = read_corpus("table", table).manifest
     before.loc[0, "audio"] = str(tmp_path / "gone.wav")
     write_manifest(before, tmp_path / "m.parquet")
-    out = tmp_path / "heard.parquet"
+    out = tmp_path / "recognised.parquet"
     command = ["transcribe", str(tmp_path / "m.parquet"), "--asr", "sphinx", "--out", str(out)]
-    for heard in (3, 0):
+    for count in (3, 0):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 1
-        assert f"3 utterances with the words of sphinx; {heard} recordings transcribed now" in done.output
+        assert f"3 utterances with transcripts by sphinx; {count} transcribed now" in done.output
         assert "Skipped s0_angry_0: " in done.output
     again = read_corpus("table", out, partial=True).manifest
     assert again["text_source"].dropna().tolist() == ["sphinx"] * 3
     assert again["utterance"].tolist() == before["utterance"].tolist()[1:]
-    lines = [json.loads(line) for line in (tmp_path / "heard.parquet.transcribed.jsonl").open() if line.strip()]
+    lines = [json.loads(line) for line in (tmp_path / "recognised.parquet.transcribed.jsonl").open() if line.strip()]
     assert {line["recogniser"] for line in lines} == {"sphinx"}
     assert CliRunner().invoke(app, [*command, "--asr", "none"]).exit_code != 0
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_words_in_silence_are_said_and_kept_apart(tmp_path: Path, again: bool) -> None:
-    """A recogniser that is given nothing to hear likes to say "thank you"."""
+    """Recognisers hallucinate "thank you" in silence."""
     generator = np.random.default_rng(0)
-    sounds = {
+    clips = {
         "room": generator.normal(0, 1e-4, 9000),
         "hiss": generator.normal(0, 0.003, 20000),
         "none": generator.normal(0, 1e-4, 8000),
         "speech": tone(1.5, seed=0),
     }
     rows = []
-    for name, samples in sounds.items():
+    for name, samples in clips.items():
         soundfile.write(tmp_path / f"{name}.wav", samples, 16000)
         rows.append({"utterance": name, "audio": str(tmp_path / f"{name}.wav"), "label": "sad"})
     notes: list[str] = []
@@ -299,7 +301,7 @@ def test_words_in_silence_are_said_and_kept_apart(tmp_path: Path, again: bool) -
 
 
 class Listener(Silent):
-    """Keeps what it is told."""
+    """Keeps reported notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -312,11 +314,11 @@ def test_what_is_to_be_said_of_recordings_is_said_of_aligned_and_transcribed_one
     manifest: pd.DataFrame, tmp_path: Path
 ) -> None:
     for number in (0, 2):
-        sound = tone(1.0, seed=number)
-        soundfile.write(tmp_path / f"{number}.wav", np.stack([sound, -sound], axis=1), 16000)
+        samples = tone(1.0, seed=number)
+        soundfile.write(tmp_path / f"{number}.wav", np.stack([samples, -samples], axis=1), 16000)
     said = "2 recordings (u0, u2): the 2 channels are of opposite phase and would cancel, so channel 1 was used alone"
     listener = Listener()
-    transcribe_manifest(manifest, Dictation(), tmp_path / "heard.parquet", progress=listener)
+    transcribe_manifest(manifest, Dictation(), tmp_path / "recognised.parquet", progress=listener)
     assert [note for note in listener.notes if note.endswith(said)]
     listener = Listener()
     align_manifest(manifest, tmp_path / "aligned.parquet", jobs=1, progress=listener)

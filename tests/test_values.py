@@ -71,13 +71,13 @@ def test_kept_models_predict_values_in_every_format(model: str, made: Path, emo:
     (clip,) = sorted((made / "corpus").rglob("*.wav"))[:1]
     words = () if model == "speech" else ("--text", "what a day")
     typed = ("predict", clip, *words, "--model", f"run/models/{model}", "--format")
-    told = {style: emo(*typed, style, folder=made) for style in ("table", "csv", "json")}
-    assert all(one.returncode == 0 for one in told.values()), told
-    (row,) = json.loads(told["json"].stdout)
-    (line,) = csv.DictReader(io.StringIO(told["csv"].stdout))
+    reported = {style: emo(*typed, style, folder=made) for style in ("table", "csv", "json")}
+    assert all(one.returncode == 0 for one in reported.values()), reported
+    (row,) = json.loads(reported["json"].stdout)
+    (line,) = csv.DictReader(io.StringIO(reported["csv"].stdout))
     value = row["values"]["valence"]
     assert float(line["valence"]) == pytest.approx(value, abs=1e-5)
-    assert f"{value:.2f}" in told["table"].stdout
+    assert f"{value:.2f}" in reported["table"].stdout
     assert (row["label"], row["posteriors"]) == ("", {})
     # What is predicted is on the scale of what was learnt.
     assert -2 < value < 8

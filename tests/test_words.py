@@ -37,7 +37,7 @@ def test_case_does_not_matter_and_letters_with_marks_stay() -> None:
     assert upper.dtype == torch.int64
 
 
-def test_frequent_words_are_one_piece_and_new_words_are_put_together() -> None:
+def test_frequent_words_are_one_subword_and_new_words_are_composed() -> None:
     subwords = Subwords.fit(TEXTS, size=300, max_tokens=16)
     assert len(subwords.encode(["happy"])[0]) == 1
     spelled = [subwords.subwords[index] for index in subwords.encode(["happened"])[0]]

@@ -1,4 +1,4 @@
-"""Processes that cannot be started are told from tasks that kill them."""
+"""Processes that cannot be started are distinguished from tasks that kill them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(script: str, folder: Path, *, piped: bool) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_a_script_that_is_not_guarded_is_told_so_and_no_task_is_blamed(piped: bool, tmp_path: Path) -> None:
+def test_a_script_without_a_guard_is_reported_and_no_task_is_blamed(piped: bool, tmp_path: Path) -> None:
     done = run(SCRIPT.format(guard="", jobs=2), tmp_path, piped=piped)
     assert (done.returncode, done.stdout) == (1, "")
     # Python's own tracker may warn after all that a script says, of what a process left that could not begin.

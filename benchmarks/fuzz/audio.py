@@ -1,4 +1,4 @@
-"""Sounds of every container and codec that PyAV and libsndfile write here, of 1 to 8 channels, and their damage."""
+"""Audio of every container and codec that PyAV and libsndfile write here, of 1 to 8 channels, and their damage."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _CONTAINERS = (
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 
 
-def _sound(name: str, rate: int, channels: int, *, count: int) -> NDArray[np.float64]:
+def _tones(name: str, rate: int, channels: int, *, count: int) -> NDArray[np.float64]:
     chance = Random(name)
     generator = np.random.default_rng(chance.getrandbits(32))
     tone = 0.4 * np.sin(np.arange(count) * 2 * np.pi * 210 / rate)[:, None]
@@ -88,7 +88,7 @@ def _writers(folder: Path) -> Iterator[Callable[[], None]]:
 
 
 def _with_soundfile(path: Path, major: str, subtype: str, channels: int, rate: int, count: int) -> None:
-    samples = _sound(path.name, rate, channels, count=count)
+    samples = _tones(path.name, rate, channels, count=count)
     try:
         soundfile.write(path, samples, rate, subtype=subtype, format=major)
     except (soundfile.SoundFileError, ValueError, TypeError):
@@ -96,7 +96,7 @@ def _with_soundfile(path: Path, major: str, subtype: str, channels: int, rate: i
 
 
 def _with_av(path: Path, container: str, codec: str, channels: int, rate: int, tracks: int) -> None:
-    samples = _sound(path.name, rate, channels, count=int(0.3 * rate))
+    samples = _tones(path.name, rate, channels, count=int(0.3 * rate))
     with np.errstate(over="ignore"):
         planes = np.ascontiguousarray(samples.T.astype(np.float32))
     layout = _LAYOUTS[channels]
@@ -139,7 +139,7 @@ class Audio(Kind):
         elif way < 0.9:
             content = spoiled(content, chance)
         ending = chance.choice(found).suffix if chance.random() < 0.1 else path.suffix
-        (case / f"sound{ending}").write_bytes(content)
+        (case / f"audio{ending}").write_bytes(content)
         start = chance.choice((0.0, 0.0, 0.0, 0.05, 0.1, 5.0))
         end = None if chance.random() < 0.7 else start + chance.choice((0.01, 0.05, 0.15, 9.0, 1e9))
         return {"start": start, "end": end, "seed": path.name}

@@ -1,4 +1,4 @@
-"""Published corpora in miniature, with damage in their tables, transcripts, sounds and names."""
+"""Published corpora in miniature, with damage in their tables, transcripts, recordings and names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.fuzz.contract import Kind, check_errors, require
 from benchmarks.fuzz.damage import WORDS, spoiled, spoiled_text
-from tests.test_more_corpora import MAKERS, sound
+from tests.test_more_corpora import MAKERS, make_audio
 
 from emofuse.corpora import CORPORA, read_corpus
 from emofuse.manifest import check_manifest
@@ -19,18 +19,18 @@ from emofuse.testing.corpora import miniature_iemocap
 def _ravdess(root: Path) -> None:
     for actor in (1, 2):
         for emotion in range(1, 9):
-            sound(root / f"Actor_{actor:02}/03-01-{emotion:02}-01-01-01-{actor:02}.wav")
+            make_audio(root / f"Actor_{actor:02}/03-01-{emotion:02}-01-01-01-{actor:02}.wav")
 
 
 def _emodb(root: Path) -> None:
     for name in ("03a01Fa", "03a01Nc", "16b10Lb", "14a02Wa"):
-        sound(root / "wav" / f"{name}.wav")
+        make_audio(root / "wav" / f"{name}.wav")
 
 
 def _nemo(root: Path) -> None:
     lines = ["file_id\temotion\traw_text\tnormalized_text\tspeaker_id\tgender\tage"]
     for speaker, emotion in (("EB0", "anger"), ("EB0", "fear"), ("WR0", "surprised")):
-        sound(root / "samples" / f"{speaker}_{emotion}_7.wav")
+        make_audio(root / "samples" / f"{speaker}_{emotion}_7.wav")
         lines.append(f"{speaker}_{emotion}_7.wav\t{emotion}\tTak, \u017c\u00f3\u0142w.\ttak\t{speaker}\tfemale\t27")
     (root / "data.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -65,7 +65,7 @@ class Corpora(Kind):
         return [write(name) for name in _MAKERS]
 
     def make(self, chance: Random, seeds: Path, case: Path) -> dict[str, Any]:
-        """Up to three files are damaged, renamed, moved or lost; tables and transcripts more often than sounds."""
+        """Up to three files are damaged, renamed, moved or lost; tables and transcripts more often than recordings."""
         whole = chance.choice(sorted(_MAKERS))
         found = sorted(path for path in (seeds / whole).rglob("*") if path.is_file())
         texts = [path for path in found if path.suffix not in (".wav", ".mp4")]

@@ -1,4 +1,4 @@
-"""A trained model as a folder: safetensors weights, settings, encoders, model card. No pickle is ever read."""
+"""Model folders: safetensors weights, settings, encoders, model card. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _DAMAGE = (AttributeError, MemoryError, RuntimeError, TypeError, ValueError)
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A trained model and all that prediction needs beside it.
+    """A trained model and all that prediction needs.
 
     Attributes:
-        name: Of the model.
+        name: Name of the model.
         model: In evaluation mode.
-        networks: Each network within by name, in order: its class, settings and inputs; of a single network itself.
-        task: What it predicts, in the order of its outputs.
-        speech: How speech becomes features; its encoder is the one to load.
-        text: How transcripts become features.
+        networks: Class, settings and inputs of each network, by name, in order.
+        task: The task, in the order of outputs.
+        speech: Settings of speech features; its encoder is the one to load.
+        text: Settings of text features.
         encoders: Specification of each modality's encoder; absent for subwords.
-        subwords: Those that were trained with the model.
+        subwords: Vocabulary that was trained with the model.
         protocol: Fingerprint of the protocol.
-        alignment: Utterances that training had aligned, by `Alignment.source`; None where no model read alignments.
-        text_languages: Languages that the transcript must be in, as ISO 639-1 codes; empty where that is not known.
+        alignment: Number of aligned training utterances by `Alignment.source`; None if no model reads alignments.
+        text_languages: Languages of transcripts, as ISO 639-1 codes; empty if unknown.
     """
 
     name: str
@@ -69,20 +69,20 @@ class Checkpoint:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What its networks read."""
+        """Inputs of its networks."""
         found = {modality for one in self.networks.values() for modality in one.inputs.modalities}
         return tuple(modality for modality in ("speech", "text") if modality in found)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path, *, card: str) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, atomically.
 
-    An encoder that is a local folder goes along (its weights as hard links where the disk allows, so they take no
-    room); one from the Hub is named by id and commit.
+    A local encoder is copied (its weights as hard links where the disk allows, without taking space); one from the Hub
+    is named by id and commit.
 
     Args:
-        checkpoint: What to write.
-        folder: Where; an older one there is replaced.
+        checkpoint: The checkpoint.
+        folder: The folder; an older model there is replaced.
         card: Text of the model card.
 
     Raises:
@@ -102,7 +102,7 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
         settings: SpeechSettings | TextSettings = getattr(checkpoint, modality)
         update: dict[str, Any] = {}
         if modality not in checkpoint.encoders:
-            # What the model does not read is no place on its maker's disk either.
+            # Do not store paths of modalities that the model does not read.
             if Path(settings.encoder).is_absolute():
                 update = {"encoder": Path(settings.encoder).name or settings.encoder}
         elif _is_folder(specification := checkpoint.encoders[modality]):
@@ -114,7 +114,7 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
     if checkpoint.subwords is not None:
         checkpoint.subwords.save(part / WORDS)
     model = checkpoint.model
-    # Copies, since a network that is in an ensemble twice is one module, and safetensors refuses memory that is shared.
+    # Copies: a network that is twice in an ensemble is one module, and safetensors refuses shared memory.
     weights = {name: value.cpu().contiguous().clone() for name, value in model.state_dict().items()}
     save_file(weights, part / WEIGHTS)
     values = {
@@ -138,12 +138,12 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
 
 
 def _is_folder(specification: EncoderSpecification) -> bool:
-    # A folder is known by its full path: what is called `logmel` here may be anything.
+    # A folder is named by its full path: a relative `logmel` would be ambiguous.
     return Path(specification.name).is_absolute()
 
 
 def _copy(encoder: Path, target: Path) -> None:
-    """Copy the files of an encoder, also where they are links, as in a snapshot of the Hub."""
+    """Copy the files of an encoder, following links, as in a snapshot of the Hub."""
     target.mkdir(parents=True)
     probe = target / "probe"
     probe.touch()
@@ -153,7 +153,7 @@ def _copy(encoder: Path, target: Path) -> None:
         real = source.resolve()
         if not real.is_file() or source.suffix not in {*CONTENT, ".md"}:
             continue
-        # Weights are written once and take room; a link has the rights of what it leads to.
+        # Weights are large and never change; a hard link has the permissions of its target.
         if source.suffix == ".safetensors" and real.stat().st_mode == mode:
             try:
                 os.link(real, target / source.name)
@@ -167,13 +167,13 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
     """Read a checkpoint folder.
 
     Args:
-        folder: Where it is.
-        trust: Load classes from outside the package too, whose code then runs.
+        folder: The folder.
+        trust: Also load classes from outside the package, which runs their code.
 
     Raises:
-        CheckpointError: It is incomplete, damaged, of a newer format, its parts do not fit each other, or it leads to
-            files elsewhere. It is data from strangers: nothing is downloaded, and no more memory taken than for
-            what its files hold.
+        CheckpointError: It is incomplete, damaged, of a newer format, its parts do not fit each other, or it links to
+            files elsewhere. The folder is untrusted: nothing is downloaded, and no more memory is allocated than its
+            files hold.
         SettingsError: A class is from outside the package, and the folder is not trusted.
     """
     try:
@@ -202,7 +202,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
             size = subwords.size if subwords is not None else None
             return network.build(shapes_of(network.inputs, speech, encoders, subwords=size), task)
 
-        # Without memory, so that settings cannot claim more than the weights' file holds.
+        # On `meta`, so that settings cannot allocate more memory than the weights' file holds.
         with torch.device("meta"):
             model = _build(values["model"], networks, build)
         load_into(model, folder / WEIGHTS)
@@ -255,7 +255,7 @@ def _unfit(folder: Path, what: str) -> CheckpointError:
 
 
 def _check_links(folder: Path) -> None:
-    """See that no file of a model is a link to one elsewhere, but for the files of a snapshot of the Hub.
+    """Check that no file of a model is a link to a file elsewhere, except in a snapshot of the Hub.
 
     Raises:
         CheckpointError: One is.
@@ -278,7 +278,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LONGEST_SETTINGS:
         raise ValueError(f"{path.name} is too long")
     values = json.loads(path.read_text(encoding="utf-8"))
-    # JSON may name half of a letter, which no terminal and no file takes.
+    # JSON may hold lone surrogates, which cannot be written.
     json.dumps(values, ensure_ascii=False).encode()
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} holds no settings")
@@ -286,7 +286,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _check_encoder(modality: str, name: str) -> None:
-    """See that a model names no encoder elsewhere on the disk for what it reads.
+    """Check that a model names no encoder elsewhere on the disk.
 
     Raises:
         ValueError: It names one.
@@ -298,7 +298,7 @@ def _check_encoder(modality: str, name: str) -> None:
 
 
 def _sources(counts: Any) -> dict[str, int] | None:
-    """How many utterances each aligner aligned.
+    """Number of utterances per aligner.
 
     Raises:
         ValueError: The counts are none.
@@ -311,7 +311,7 @@ def _sources(counts: Any) -> dict[str, int] | None:
 
 
 def _record(name: str, model: EmotionModel | Ensemble, networks: Mapping[str, ModelPlan]) -> dict[str, Any]:
-    """A model as JSON takes it: its class and settings, or how its members are fused."""
+    """A model as JSON: its class and settings, or how its members are fused."""
     if not isinstance(model, Ensemble):
         return {"name": name, **networks[name].record()}
     return {
@@ -329,8 +329,8 @@ def _read_networks(
     """Collect the networks of a record.
 
     Raises:
-        ValueError: The record is none.
-        SettingsError: A class is not emofuse's own, and is not trusted.
+        ValueError: The record is invalid.
+        SettingsError: A class is from outside the package and not trusted.
     """
     name = record["name"]
     if not isinstance(name, str) or not name or depth > _DEEPEST:
@@ -393,12 +393,12 @@ def _specification(values: dict[str, Any]) -> EncoderSpecification:
 
 
 def fused_checkpoint(name: str, members: Mapping[str, Checkpoint], how: Fusion) -> Checkpoint:
-    """Fuse checkpoints into that of their ensemble.
+    """Fuse checkpoints into an ensemble.
 
     Args:
-        name: Of the ensemble.
-        members: Its members in order. All read the same encoders, and subwords that were learned from the same texts.
-        how: Rule, and weights and temperatures in their order.
+        name: Name of the ensemble.
+        members: Its members in order, with the same encoders and the same subwords.
+        how: Rule, weights and temperatures.
     """
     first = next(iter(members.values()))
     return replace(

@@ -30,8 +30,7 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     """Combine the speech model of one run and the text model of another in one late-fusion model.
 
     Each modality's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
-    and seeds of its run: answers about speakers, or texts, that the answering model had not seen, by models that were
-    trained as the kept one was.
+    and seeds of its run, whose models were trained like the kept one, on other speakers or texts.
 
     Args:
         speech_run: Run folder with a `speech` model.
@@ -40,7 +39,7 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: A run has no such model, or classes or shapes differ.
-        ScoresError: A run has no scores of it.
+        ScoresError: A run has no scores of its model.
     """
     speech = load_checkpoint(speech_run / MODELS / "speech")
     text = load_checkpoint(text_run / MODELS / "text")
@@ -64,7 +63,7 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
 
 
 def _tested(run: Path, checkpoint: Checkpoint) -> Scores:
-    """Scores of all that the folds of a run have tested, classes in the order of the model's."""
+    """Test scores of all folds, with classes in the model's order."""
     scores = read_scores(run / "scores.parquet").of(checkpoint.name)
     if set(scores.classes) != set(checkpoint.task.names):
         raise CheckpointError(
@@ -76,7 +75,7 @@ def _tested(run: Path, checkpoint: Checkpoint) -> Scores:
 
 
 def _calibrated(scores: Scores) -> NDArray[np.float64]:
-    """Posteriors of each fold at the temperature of the others; of the only one at its own."""
+    """Posteriors of each fold, calibrated on the other folds; a single fold on itself."""
     posteriors, labels = scores.posteriors(), scores.labels()
     found = np.empty_like(posteriors)
     for _, test, others in cross_fits(scores):
@@ -100,7 +99,7 @@ def _card(
             100 * expected_calibration_error(posteriors, scores.labels())
             for posteriors in (scores.posteriors(), _calibrated(scores))
         )
-        whence = "of the other folds" if scores.frame["fold"].nunique() > 1 else "of these answers"
+        fitted_on = "of the other folds" if scores.frame["fold"].nunique() > 1 else "of these predictions"
         names = [name for name in result.get("sources", result["corpus"].split(", ")) if name in CORPORA]
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
         merges = result["protocol"]["merge"].items()
@@ -111,20 +110,20 @@ def _card(
             f"## {modality.capitalize()}",
             "",
             f"- **Data**: {data or markdown(result['corpus'])}; {result['protocol']['utterances']} utterances",
-            f"- **Labels merged**: {merged}; what is none of the classes is left out",
+            f"- **Labels merged**: {merged}; other labels are left out",
             encoder_line(modality, result["encoders"][modality]),
             f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
             f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
-            f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} answers about utterances held out of "
-            f"training: their calibration error is {before:.1f} % before, {after:.1f} % at the temperature {whence}",
+            f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} predictions for utterances held out of "
+            f"training: their calibration error is {before:.1f} % before, {after:.1f} % at the temperature {fitted_on}",
             f"- **Again**: {code_span(result['command'])}",
         ]
     lines += [
         "",
         "## Limits",
         "",
-        f"Words are read in {', '.join(map(markdown, fused.text_languages)) or 'any language'} only; in others speech "
-        "alone answers.",
+        f"Text is read in {', '.join(map(markdown, fused.text_languages)) or 'any language'} only; in other languages "
+        "speech alone is used.",
         "Acted emotion is not felt emotion, and on other speakers, languages and rooms expect less than was measured.",
         "Do not use it to decide about people. The licences of its data and encoders hold for it too.",
         "",

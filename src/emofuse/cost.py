@@ -1,4 +1,4 @@
-"""What a run will do and cost, measured on a few seconds of audio and a few steps of training before it starts."""
+"""Estimate the time, disk and memory of a run, from a few seconds of audio and a few training steps."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ PROBE_TEXTS = 16
 SUBWORDS = 100
 STEPS = 3
 RATES = {"phone": 12.0, "syllable": 5.0, "word": 3.0}
-"""Segments a second of speech, pauses counted; what English read aloud has."""
+"""Segments a second of read English speech, pauses included."""
 DONE = "done already"
-HALF = 2  # Bytes of a stored number.
+HALF = 2  # Bytes per stored number.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +50,9 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         what: What it will do.
-        seconds: How long, at most; the stages that early stopping shortens take a third of it or so.
+        seconds: Most time; with early stopping about a third of it.
         disk: Bytes that it will write.
     """
 
@@ -64,11 +64,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """The stages of a run and the memory that it takes.
+    """The stages of a run and its memory.
 
     Attributes:
-        stages: In their order.
-        memory: Bytes at the most, over all processes.
+        stages: In order.
+        memory: Peak bytes, over all processes.
     """
 
     stages: tuple[Stage, ...]
@@ -95,19 +95,19 @@ def estimate(
     out: Path | None = None,
     store: Path | None = None,
 ) -> Cost:
-    """Measure what a plan would cost on a manifest.
+    """Estimate the cost of a plan on a manifest.
 
     Args:
-        manifest: What would be run on.
+        manifest: The corpus.
         plan: The experiment.
         jobs: Parallel processes.
-        device: Where it would be computed.
-        out: The run folder; what is done there costs nothing. None: as if nothing were done.
-        store: The feature store; None is that of the run folder.
+        device: Torch device.
+        out: The run folder; finished work there costs nothing. None for a new run.
+        store: The feature store; None for that of the run folder.
 
     Raises:
         ManifestError: The manifest lacks the audio, text or votes that the recipe reads.
-        EncoderError: An encoder cannot be had.
+        EncoderError: An encoder cannot be loaded.
         ProtocolError: The manifest cannot be split as the recipe says.
         SettingsError: The folder holds a run on another corpus.
     """
@@ -153,12 +153,12 @@ def estimate(
         done = known is not None and (known / RESULT).exists()
         stages.append(_controls(plan, costs, folds=len(protocol.folds), jobs=jobs, done=done))
     stages.append(Stage(name="report", what="metrics, paired tests, tables, page, kept models"))
-    # Every process holds what this one does now.
+    # Every process needs this one's memory.
     return Cost(stages=tuple(stages), memory=_held() * (1 + (jobs if jobs > 1 else 0)))
 
 
 def _is_of(out: Path, plan: Plan, protocol: Protocol) -> bool:
-    """Whether what a folder holds was trained by this recipe, on these folds, as far as it is known."""
+    """Whether a folder's models were trained by this recipe on these folds, as far as known."""
     try:
         split = read_json(out / "protocol.json")["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -166,12 +166,12 @@ def _is_of(out: Path, plan: Plan, protocol: Protocol) -> bool:
     try:
         before = read_json(out / RESULT)["recipe"]
     except (OSError, ValueError, KeyError, TypeError):
-        before = dict(plan.recipe)  # It was cut off before it had a result.
+        before = dict(plan.recipe)  # It was interrupted before it had a result.
     return bool(split == protocol.fingerprint and before == dict(plan.recipe))
 
 
 def _held() -> int:
-    """Bytes that this process has held at the most."""
+    """Peak memory of this process in bytes."""
     if sys.platform == "win32":
         import ctypes
 
@@ -187,7 +187,7 @@ def _held() -> int:
 
 
 def _controls(plan: Plan, costs: Mapping[str, float], *, folds: int, jobs: int, done: bool) -> Stage:
-    """What seeds that are fused train besides, where the best network of each ensemble is the one that costs most."""
+    """Extra trials of controls, at the cost of each ensemble's most expensive network."""
     extra: dict[str, int] = {}
     for one in plan.ensembles:
         lacking = len(one.networks) - len(plan.seeds)
@@ -203,7 +203,7 @@ def _controls(plan: Plan, costs: Mapping[str, float], *, folds: int, jobs: int, 
 
 
 def _align(manifest: pd.DataFrame, by: AlignSettings, jobs: int, out: Path | None) -> tuple[float, Stage]:
-    """The fraction of utterances that somebody can align, and what that takes."""
+    """The fraction of utterances that can be aligned, and its cost."""
     chosen = usual_aligners(manifest) if by.aligner == "auto" else [by.aligner] * len(manifest)
     shipped = np.array(chosen) == "shipped"
     aligner = aligner_class("sphinx" if by.aligner in READ else by.aligner)
@@ -225,7 +225,7 @@ def _align(manifest: pd.DataFrame, by: AlignSettings, jobs: int, out: Path | Non
 
 
 def _pace(manifest: pd.DataFrame, by: AlignSettings) -> float:
-    """Seconds that one process needs for a second of audio, measured on a few utterances."""
+    """Seconds per second of audio in one process, measured on a few utterances."""
     durations = manifest["duration"].fillna(0)
     probe = manifest[durations.cumsum() - durations < PROBE_SECONDS]
     seconds = float(probe["duration"].fillna(0).sum())
@@ -248,7 +248,7 @@ def _speech(
         count = float(utterances) if step == "utterance" else seconds * _rate(step, one, settings, aligned)
         disk += round(count * len(one.selected) * step_width(step, settings, one) * HALF)
     if len(apart) < len(steps) and not (apart and settings.frames_per_step == 1):
-        # What models pool themselves is stored once, as every frame.
+        # Features that models pool themselves are stored once, as frames.
         disk += round(seconds * one.frame_rate * len(one.selected) * one.width * HALF)
     left = 1 - _there(store, [speech_key(encoder, settings, step) for step in steps], utterances)
     what = f"{one.name} at {', '.join(steps)}, {1 / taken:.0f} times as fast as speech" if left else DONE
@@ -256,14 +256,14 @@ def _speech(
 
 
 def _there(store: Path | None, keys: Sequence[FeatureKey], count: int) -> float:
-    """The fraction of so many contents that a store holds in all feature sets."""
+    """The fraction of contents that a store holds in all feature sets."""
     if store is None:
         return 0.0
     return min(1.0, min(len(FeatureSet(store, key)) for key in keys) / max(1, count))
 
 
 def _rate(step: Granularity, encoder: EncoderSpecification, settings: SpeechSettings, aligned: float) -> float:
-    """Steps a second, where some utterances keep their frames."""
+    """Steps a second, as some utterances keep their frames."""
     frames = encoder.frame_rate / settings.frames_per_step
     return aligned * RATES[step] + (1 - aligned) * frames if step in RATES else frames
 
@@ -283,7 +283,7 @@ def _text(manifest: pd.DataFrame, plan: Plan, device: str, store: Path | None) -
 
 
 class _Probe:
-    """One step of training on numbers of the right shape."""
+    """One training step on random inputs of the right shape."""
 
     def __init__(
         self,
@@ -334,12 +334,12 @@ class _Probe:
         loss = torch.stack(list(losses.values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        # An accelerator is only handed its work; a number that is read back waits until all of it is done.
+        # Accelerators run asynchronously; reading a number waits for them.
         loss.item()
 
 
 def _timed(work: Callable[[], object], *, goes: int = STEPS) -> float:
-    """Seconds of one go, the first of which does not count: it fills caches."""
+    """Seconds of one call; the first does not count, since it fills caches."""
     work()
     times = []
     for _ in range(goes):

@@ -1,4 +1,4 @@
-"""Text and tables as people save them: in whichever encoding, separated by whichever sign, with either decimal mark."""
+"""Read text and tables in any common encoding, separator and decimal mark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 WINDOWS = "the table is not UTF-8 and is read as Windows-1252: check names with letters such as \u00e4"
-"""The note on a table whose encoding is guessed."""
+"""The note on a guessed encoding."""
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -22,7 +22,7 @@ _MARKS = (
 )
 _SEPARATORS = (",", ";", "\t", "|")
 _CALLED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-_JUDGED = 50  # Rows that the separator is judged by.
+_JUDGED = 50  # Rows for detecting the separator.
 _EXCEL = re.compile(r'"?sep=(?P<separator>[^\r\n])"?\r?', re.IGNORECASE)
 _GROUPS = re.compile(r"(?<=\d)[\u00a0\u202f\u2009' ](?=\d{3})")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
@@ -58,12 +58,12 @@ def decoded(content: bytes, *encodings: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What a table of separated values holds.
+    """A table of separated values.
 
     Attributes:
         header: Cells of its first row.
-        rows: Line at which each later row ends, counted from 1, and its cells; rows without content are left out.
-        separator: What stands between the cells.
+        rows: Last line number and cells of each later row; empty rows are left out.
+        separator: Separator of cells.
     """
 
     header: tuple[str, ...]
@@ -72,7 +72,7 @@ class Rows:
 
     @property
     def note(self) -> str:
-        """How the cells are separated, in words."""
+        """The separator, as text."""
         return f"cells are separated by {_CALLED.get(self.separator, repr(self.separator))}"
 
 
@@ -102,7 +102,7 @@ def split_rows(text: str, *, usual: str = ",") -> Rows:
             raise
         found = []
     if separator == "\t" and (not found or any("\t" in cell for _, cells in found for cell in cells)):
-        # Tables of tabs are often written without quoting, and hold quotes as they are.
+        # Tab-separated tables often have literal quotes.
         found = _parsed(text, separator, quoting=csv.QUOTE_NONE)
     if not found:
         return Rows(header=(), rows=(), separator=separator)
@@ -148,10 +148,10 @@ def separator_of(text: str, *, usual: str = ",") -> tuple[str, int]:
 
 
 def numbers(cells: Iterable[str]) -> tuple[list[float], bool]:
-    """The numbers of a column, NaN where there is none, and whether its decimal mark is a comma.
+    """The numbers of a column, NaN for others, and whether it has decimal commas.
 
-    A comma is the decimal mark where some cell has one that cannot be between thousands; blanks and apostrophes between
-    thousands are fine. In a column with decimal commas a full stop stands between thousands, or nowhere.
+    It has decimal commas if some comma cannot separate thousands; spaces and apostrophes may separate thousands. In a
+    column with decimal commas a full stop separates thousands.
 
     Example:
         >>> numbers(["0,5", "1.234,5"]), numbers(["1,234.5", "2"]), numbers(["1,234"])
@@ -159,7 +159,7 @@ def numbers(cells: Iterable[str]) -> tuple[list[float], bool]:
     """
     plain = [_GROUPS.sub("", cell.strip().replace("\u2212", "-")) for cell in cells]
     decimal = any("," in cell and not _THOUSANDS.fullmatch(cell.rpartition(".")[0] or cell) for cell in plain)
-    # Of `1,234` alone nobody knows which it is.
+    # `1,234` alone is ambiguous.
     grouped = not decimal and any("," in cell and "." in cell for cell in plain)
     return [_number(cell, decimal=decimal, grouped=grouped) for cell in plain], decimal
 

@@ -1,4 +1,4 @@
-"""A look at the installation: what works, what does not, and what to do."""
+"""Check the installation, and state what to fix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emofuse.workers import usable_cores
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at; `ok` is None where it is only good to know."""
+    """One check; `ok` is None for information only."""
 
     name: str
     ok: bool | None
@@ -25,7 +25,7 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Look at Python, packages, sound formats, arithmetic and disk.
+    """Check Python, packages, audio formats, arithmetic and disk.
 
     Example:
         >>> examine()[0].name
@@ -56,7 +56,7 @@ def examine() -> list[Check]:
 def _try(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
-    # Whatever a broken package raises.
+    # A broken package may raise anything.
     except Exception as error:
         return Check(name, False, f"{error}; install emofuse again in a fresh environment")
 
@@ -87,7 +87,7 @@ def _torchaudio() -> Check:
     try:
         importlib.import_module("torchaudio")
     except Exception:
-        return Check("torchaudio", False, "installed but broken, and transformers trips over it: uninstall it")
+        return Check("torchaudio", False, "installed but broken, which breaks transformers: uninstall it")
     return Check("torchaudio", None, "present; emofuse does not use it")
 
 

@@ -1,4 +1,4 @@
-"""The few exceptions that emofuse raises on purpose, each a sentence that a person can act on."""
+"""Exceptions of emofuse: each states what is wrong, where, and the remedy."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from emofuse.terminal import harmless
 
-# Whatever a damaged file holds may be quoted, and nobody reads thousands of signs.
+# Quotes of damaged files are cut.
 _LONG = re.compile(r"(\S{150})\S{50,}")
 _LONG_NAME = 400
 
 
 class EmofuseError(Exception):
-    """Something a person can fix: where it is, what was wrong, and the remedy, in one sentence.
+    """An error that the user can fix: where, what and the remedy, in one sentence.
 
-    Control characters of whatever it quotes are shown as escapes, so that it stays one line. Each kind is also the
-    built-in error that fits: `except ValueError` catches what cannot be used, `except OSError` what cannot be written.
+    Quoted control characters are escaped, so that it stays one line. Each kind is also a built-in error:
+    `except ValueError` catches unusable input, `except OSError` failed output.
 
     Args:
         what: What was wrong, without a full stop.
@@ -37,11 +37,11 @@ class EmofuseError(Exception):
 
     @property
     def advice(self) -> str:
-        """What was wrong and the remedy, without the place: for tables that name it, and pages that are passed on."""
+        """What is wrong and the remedy, without the place."""
         return f"{self.what}; {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default pickling, and worker processes send errors home.
+        # Worker processes pickle errors, and default pickling loses keyword-only arguments.
         return (_rebuild, (type(self), self.what, self.remedy, self.where))
 
 
@@ -62,15 +62,15 @@ class AudioError(EmofuseError, ValueError):
 
 
 class ManifestError(EmofuseError, ValueError):
-    """A corpus folder or a manifest table that does not hold what it should."""
+    """A corpus folder or a manifest that is incomplete or invalid."""
 
 
 class SettingsError(EmofuseError, ValueError):
-    """A recipe or an option with a value that cannot be used."""
+    """An invalid setting or option."""
 
 
 class ProtocolError(EmofuseError, ValueError):
-    """A way of splitting a corpus into folds that the corpus does not allow."""
+    """A protocol that the corpus does not allow."""
 
 
 class AlignmentError(EmofuseError, ValueError):
@@ -82,7 +82,7 @@ class EncoderError(EmofuseError, ValueError):
 
 
 class StoreError(EmofuseError, ValueError):
-    """A feature store that is damaged, or lacks what was asked of it."""
+    """A feature store that is damaged or incomplete."""
 
 
 class ScoresError(EmofuseError, ValueError):

@@ -1,4 +1,4 @@
-"""Names and words from tables, written so that each kind of output shows them and obeys none of them."""
+"""Escape text from tables for HTML, Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def latex(text: object) -> str:
 
 
 def to_cell(text: str) -> str:
-    """Text in a cell of CSV that no spreadsheet takes for a formula: a quote is put before what begins like one.
+    """Text for a CSV cell that no spreadsheet takes for a formula: a quote precedes a formula's first character.
 
     Example:
         >>> to_cell("=1+1"), to_cell("happy"), from_cell(to_cell("'=x"))
@@ -114,7 +114,7 @@ def to_cell(text: str) -> str:
 
 
 def from_cell(text: str) -> str:
-    """What `to_cell` was given.
+    """The inverse of `to_cell`.
 
     Example:
         >>> from_cell("'=1+1"), from_cell("'tis"), from_cell("-x")

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, whatever interrupts their writing."""
+"""Atomic writes of files and folders."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _swept: set[Path] = set()
 
 @contextmanager
 def written_atomically(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a place to write a file to, and put it under the file's name when all is written.
+    """A temporary path to write to, renamed to the file's name at the end.
 
-    The place lies in a new folder of this user's beside the file, so that no link planted there is followed; a link
-    under the file's own name is replaced, and what it leads to stays as it is.
+    It is in a new private folder beside the file, so that no planted link is followed; a link under the file's own
+    name is replaced, and its target is unchanged.
 
     Args:
-        path: The file; its folder is made if need be, and an older file there stays until the new one is whole.
-        sync: Whether the content is on the disk before the name is: what says that work is done needs it, as a crash
-            of the machine may leave an empty file otherwise. Without it thousands of small files are written faster.
+        path: The file; its folder is made if needed, and an older file stays until the new one is complete.
+        sync: Whether to flush the content to disk before renaming, for files that mark work as done: a crash of the
+            machine could leave an empty file. Without it, many small files are written faster.
 
     Raises:
         OutputError: The disk is full, the folder is read-only, or the like.
@@ -59,10 +59,10 @@ def written_atomically(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def written_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, and put it under the folder's name when all is written.
+    """An empty temporary folder to write to, renamed to the folder's name at the end.
 
     Args:
-        path: The folder; an older one stays until the new one is whole, and is replaced by it.
+        path: The folder; it replaces an older one when it is complete.
 
     Raises:
         OutputError: As `written_atomically`.
@@ -87,7 +87,7 @@ def written_folder(path: Path) -> Iterator[Path]:
                 _sync(file)
         before = part.with_name(f"before {part.name}"[:200])
         if path.is_symlink() or path.exists():
-            # Two steps, as no system replaces a folder that holds anything in one.
+            # Two steps, since no system replaces a non-empty folder in one.
             path.rename(before)
         try:
             part.rename(path)
@@ -99,7 +99,7 @@ def written_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def plain_name(path: Path) -> Iterator[Path]:
-    """A file to read under a name in UTF-8, as some libraries want: for one whose name is not, a link stands in."""
+    """A path with a UTF-8 name for a file to read, by a link if needed; some libraries need it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -112,13 +112,13 @@ def plain_name(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:
-    """Write a text file in UTF-8, whole or not at all.
+    """Write a text file in UTF-8, atomically.
 
     Raises:
         OutputError: As `written_atomically`.
     """
     with written_atomically(path, sync=sync) as part:
-        # Halves of characters, which stand for bytes of a file name, become the escapes that JSON has for them.
+        # Lone surrogates, which stand for bytes of a file name, become JSON's escapes.
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
@@ -127,7 +127,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no JSON, or nested beyond any use.
+        ValueError: It is no JSON, or nested too deeply.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -136,7 +136,7 @@ def read_json(path: Path) -> Any:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where it is not there yet.
+    """Make a folder and its parents, if needed.
 
     Raises:
         OutputError: It cannot be made.
@@ -149,7 +149,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def appended(path: Path) -> Iterator[TextIO]:
-    """Open a text file in UTF-8 to add lines to it; a link under its name is not followed.
+    """Open a text file in UTF-8 to append lines; a link is not followed.
 
     Raises:
         OutputError: It cannot be written, or is a link.
@@ -177,19 +177,19 @@ def appended(path: Path) -> Iterator[TextIO]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed have left half-written in a folder and those below it."""
+    """Remove incomplete files of killed processes in a folder and its subfolders."""
     for above, folders, _ in os.walk(folder):
         for name in folders:
             _remove_left(Path(above, name))
 
 
 def check_ending(path: Path, endings: Sequence[str], *, what: str) -> None:
-    """Refuse to write something under a name that promises another kind of file.
+    """Refuse to write a file whose ending is of another format.
 
     Args:
-        path: Where it would be written.
-        endings: Those that it may have, such as `.parquet`; an empty one allows a name without any.
-        what: What would be written, in the plural.
+        path: The file.
+        endings: Allowed endings, such as `.parquet`; an empty one allows a name without ending.
+        what: Kind of content, in the plural.
 
     Raises:
         OutputError: The ending is none of them.
@@ -208,7 +208,7 @@ def check_ending(path: Path, endings: Sequence[str], *, what: str) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Refuse what no file or folder of one's own can be called, as `.` and what holds half a character.
+    """Refuse an impossible name of a file or folder, such as `.` or one with a lone surrogate.
 
     Raises:
         OutputError: It is such a name.
@@ -232,7 +232,7 @@ def _written(path: Path) -> Iterator[Path]:
             _swept.add(folder)
             for name in os.listdir(folder):
                 _remove_left(folder / name)
-        # A folder, not a file: writers put temporary files of their own beside what they write, and heed its ending.
+        # A folder, not a file: writers put temporary files beside their output, and depend on its ending.
         place = path.with_name(f".emofuse-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.part")
         place.mkdir(mode=0o700)
         try:
@@ -258,7 +258,7 @@ def _not_written(path: Path, error: Exception) -> OutputError:
 
 
 def _usual_mode(folder: Path) -> int:
-    """Rights of a new file, as the user's umask leaves them; asking for the umask would set it for all threads."""
+    """Permissions of a new file by the umask, which cannot be read without setting it for all threads."""
     probe = folder / f"{secrets.token_hex(8)}.mode"
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
@@ -269,22 +269,22 @@ def _usual_mode(folder: Path) -> int:
 
 
 def _set_mode(file: Path, mode: int) -> None:
-    """Give a file its usual rights whoever made it: safetensors keeps others from reading what it writes."""
+    """Give a file the usual permissions: safetensors denies others to read its files."""
     about = file.lstat()
-    # A hard link's rights are those of the file that it was made of.
+    # A hard link has the permissions of its source.
     if stat.S_ISREG(about.st_mode) and about.st_nlink == 1 and stat.S_IMODE(about.st_mode) != mode:
         file.chmod(mode)
 
 
 def _sync(file: Path) -> None:
-    # Windows syncs only what is open for writing.
+    # Windows syncs only files that are open for writing.
     with file.open("r+b") as opened:
         os.fsync(opened.fileno())
 
 
 @lru_cache
 def _machine() -> str:
-    """Identity of the host or container in which a process id means one process."""
+    """Identity of the host or container, in which a process id is unique."""
     with suppress(OSError):
         space = os.stat("/proc/self/ns/pid").st_ino
         return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
@@ -315,7 +315,7 @@ def _is_alive(process: int) -> bool:
 
 
 def of_any_length(path: Path) -> Path:
-    """The same file by a name that Windows takes however long it is; elsewhere the name itself."""
+    """The path in Windows' form for long names; unchanged elsewhere."""
     return Path(_verbatim(os.path.abspath(path))) if os.name == "nt" else path
 
 
@@ -338,7 +338,7 @@ _STAND_INS = (
 
 
 def stand_in(path: Path) -> tuple[str, str] | None:
-    """What a file is that only stands where another should be, and the remedy; None for any other file.
+    """What a placeholder file is, and the remedy; None for any other file.
 
     Example:
         >>> import tempfile

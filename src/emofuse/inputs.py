@@ -1,4 +1,4 @@
-"""What a person gives to be read: refused in a sentence where it is another kind of thing."""
+"""Checks of user input."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from emofuse.errors import SettingsError
 from emofuse.names import key
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,3}[^/\s]")
-"""A scheme of two letters at least, so that `C:/a.wav` is a path; `Path` leaves one of its slashes."""
+"""A scheme of at least two letters, so that `C:/a.wav` is a path; `Path` drops one of the slashes."""
 _LARGEST = 1 << 20  # Bytes of a transcript.
-_LISTED = 30  # Names that a message lists: all emotions of the largest corpus, not all of its speakers.
-_LONGEST = 60  # Characters of a name that a message shows.
+_LISTED = 30  # Most names in a message: all emotions of the largest corpus, not all of its speakers.
+_LONGEST = 60  # Most characters of a name in a message.
 
 
 def refuse_address(value: str | Path, *, where: str | None = None) -> None:
-    """Refuse a web address, for nothing is fetched.
+    """Refuse a web address, since nothing is downloaded.
 
     Raises:
         SettingsError: It is one.
@@ -40,7 +40,7 @@ download it and give its path.
 
 
 def check_text(text: object) -> None:
-    """Refuse what stands where words should: no string, the name of a file, an address, half a character.
+    """Refuse a text that is no string, a file name, a web address, or has lone surrogates.
 
     Raises:
         SettingsError: The text is one of them.
@@ -66,7 +66,7 @@ def check_text(text: object) -> None:
 
 
 def read_transcript(path: Path) -> str:
-    """The words in a text file, UTF-8, or UTF-16 where it says so.
+    """The content of a text file in UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         SettingsError: There is no such file, or it is no text.
@@ -89,7 +89,7 @@ def read_transcript(path: Path) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A remedy for a name that is not known: the nearest that is, or all of them where they are few.
+    """A remedy for an unknown name: the nearest known one, or a list.
 
     Example:
         >>> nearest("Tabel", ["table", "ravdess"]), nearest("x", ["table", "ravdess"])
@@ -105,7 +105,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def short(name: str) -> str:
-    """A name as a message shows it: its beginning, where it is as long as no name is.
+    """A name in a message, cut if very long.
 
     Example:
         >>> short("happy"), len(short("x" * 5000))

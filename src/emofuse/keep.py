@@ -1,4 +1,4 @@
-"""The models that a run keeps, each a folder that predicts by itself."""
+"""The kept models of a run, each a complete folder for prediction."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def keep_models(
     result: Mapping[str, Any],
     out: Path,
 ) -> None:
-    """Make a checkpoint folder of every final trial, and of every ensemble, and remove those of earlier recipes.
+    """Write a model folder for every final trial and every ensemble, and remove those of earlier recipes.
 
     Args:
-        plan: What was run.
-        trials: What was trained; those that test nothing are kept.
-        data: What they were trained on.
-        how: How each ensemble is fused.
+        plan: The experiment.
+        trials: All trials; final ones are kept.
+        data: Their training data.
+        how: Fusion of each ensemble.
         result: Content of `result.json`.
         out: The run folder.
     """

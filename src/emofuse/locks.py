@@ -1,6 +1,6 @@
-"""Locks that keep two commands from writing in one place, and say who is there.
+"""Locks against two commands that write in one place; they name the owner.
 
-The library `filelock` empties the file on which it waits, so that it could not say whose it is.
+The library `filelock` empties the lock file, so that it cannot name its owner.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from emofuse.files import check_name, sweep
 from emofuse.progress import Progress
 
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
-_FAR = 1 << 30  # Windows keeps others from reading what is locked, so a byte beyond the owner's name is.
+_FAR = 1 << 30  # Windows denies others to read locked bytes, so a byte after the owner's name is locked.
 _PAUSE = 0.2
 _LOCK = ".emofuse.lock"
 _mine: dict[Path, int] = {}
@@ -35,13 +35,13 @@ T = TypeVar("T")
 
 
 def alone(argument: str, *, folder: bool = True) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Let a function work only while no other command works in the folder that it is called with.
+    """Lock the folder of a function's argument while the function runs.
 
-    Of processes that were launched together, as by `accelerate launch`, the first holds the folder for all.
+    Of processes that were launched together, as by `accelerate launch`, the first holds the lock for all.
 
     Args:
-        argument: Name of the argument; where its value is None nothing is held.
-        folder: Whether it is a folder to work in, rather than a file, or a folder that is replaced as a whole.
+        argument: Name of the argument; None as its value locks nothing.
+        folder: Whether it is a folder to work in, not a file or a folder that is replaced as a whole.
 
     Example:
         >>> import tempfile
@@ -69,13 +69,13 @@ def alone(argument: str, *, folder: bool = True) -> Callable[[Callable[P, T]], C
 
 @contextmanager
 def alone_in(folder: Path, *, waiting: Progress | None = None) -> Iterator[None]:
-    """Be the only command that works in a folder, and clear what a killed one has left half-written there.
+    """Lock a folder, and remove incomplete files of a killed command.
 
-    A command that is killed holds nothing. The same thread may acquire it again.
+    A killed command loses its lock. The same thread may acquire it again.
 
     Args:
-        folder: Made if need be.
-        waiting: Wait until the other has finished, and say so here; by default this is an error.
+        folder: Made if needed.
+        waiting: Wait for the other command and report it here; by default this is an error.
 
     Raises:
         OutputError: Another command works there, or the folder cannot be written.
@@ -91,7 +91,7 @@ def alone_in(folder: Path, *, waiting: Progress | None = None) -> Iterator[None]
 
 
 def clear(folder: Path) -> None:
-    """Remove what a killed command has left in a folder where nothing is to be done any more."""
+    """Remove leftovers of a killed command in a finished folder."""
     if (folder / _LOCK).exists():
         with suppress(OutputError), alone_in(folder):
             pass
@@ -99,13 +99,13 @@ def clear(folder: Path) -> None:
 
 @contextmanager
 def alone_with(path: Path) -> Iterator[None]:
-    """Be the only command that writes a file, or a folder that is replaced as a whole.
+    """Lock a file, or a folder that is replaced as a whole.
 
     Raises:
         OutputError: Another command does, or the folder around it cannot be written.
     """
     check_name(path)
-    # A name of 255 bytes has no room for more.
+    # A name of 255 bytes cannot be extended.
     name = path.name if len(os.fsencode(path.name)) < 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()
     with _held(path.with_name(f".{name}.emofuse.lock"), path, waiting=None):
         yield
@@ -140,7 +140,7 @@ def _held(lock: Path, place: Path, *, waiting: Progress | None) -> Iterator[None
             with suppress(OSError):
                 lock.unlink()
         else:
-            # In this order nobody gets a lock on a file that has no name.
+            # This order prevents a lock on a deleted file.
             with suppress(OSError):
                 lock.unlink()
             os.close(descriptor)
@@ -152,7 +152,7 @@ def _acquire(lock: Path, place: Path, waiting: Progress | None) -> int:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             if _lock(descriptor):
-                # Its holder may have removed it before it was locked here.
+                # Its owner may have removed it before it was locked here.
                 with suppress(OSError):
                     if os.path.samestat(os.fstat(descriptor), lock.lstat()):
                         held, descriptor = descriptor, -1
@@ -175,7 +175,7 @@ def _acquire(lock: Path, place: Path, waiting: Progress | None) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether the file is this process's now; also where the file system knows no locks."""
+    """Whether this process holds the lock; also on file systems without locks."""
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -1,4 +1,4 @@
-"""The manifest: one row an utterance, the only thing about a corpus that later stages read."""
+"""The manifest: one row per utterance, all that later stages read of a corpus."""
 
 from __future__ import annotations
 
@@ -39,41 +39,40 @@ COLUMNS: Mapping[str, str] = {
     "sources": "string",
 }
 """Columns of a manifest and their types. `audio` is an absolute path; `start`, `end` and `duration` are seconds;
-`text_source` says where the words come from (`reference` or the recogniser's name), and `spoken` what is said where
-that is something else. `language` is the language that is spoken.
+`text_source` is the source of the transcript (`reference` or a recogniser), and `spoken` the spoken words if they
+differ from `text`. `language` is the spoken language.
 
 `votes` is a JSON object of annotators' labels and their counts (or intensities, where a corpus has those). `gender` is
-the speaker's, `female` or `male`, and empty where it is neither or not known.
+the speaker's, `female` or `male`, else empty.
 
-`session` is what the corpus was recorded or published in: a recording session, or `train`, `dev` and `test`.
-`dialogue` names one conversation, whose rows stand in the order in which they are said; `omitted` is a JSON list of
-what was said in it since the row before, by utterances that the manifest leaves out. `script` names what several
-speakers were given to say or to act: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can be
-made which share none. What begins with `impro` is a situation: it recurs, and its words do not. `sources` names the
-corpora, joined by `+`, from which a row was put together, where `corpus` is none of them."""
+`session` is a recording session, or `train`, `dev` or `test`. `dialogue` is a conversation, whose rows are in order of
+time; `omitted` is a JSON list of the transcripts of left-out utterances since the previous row. `script` is the task
+of several speakers: a sentence, a play (`script01`) or a situation (`impro03`), so that folds can keep scripts apart.
+A name that begins with `impro` is a situation, without fixed wording. `sources` are the corpora of an artificial row,
+with `+` between them."""
 
 REFERENCE = "reference"
-"""The `text_source` of words that people wrote down."""
+"""The `text_source` of human transcripts."""
 
 VALUES = "values."
-"""Before the name of a value in its column: `values.valence`, `values.belief` and so on, of any name, after `COLUMNS`.
-They hold means over annotators, on the corpus's own scale."""
+"""Prefix of value columns: `values.valence`, `values.belief` and so on, after `COLUMNS`. They hold means over
+annotators, on the corpus's own scale."""
 
 GENDERS = ("female", "male")
 
 SECONDS = ("start", "end", "duration")
-"""Columns that hold times."""
+"""Columns of times."""
 
 NAMES = ("corpus", "text_source", "language", "label", "speaker", "session", "dialogue", "script")
-"""Columns of names that several rows share, whose one name is spelt in one way."""
+"""Columns of names, in which one name has one spelling."""
 
 
 def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Path) -> pd.DataFrame:
     """Build a checked manifest from rows that may leave out optional columns.
 
     Args:
-        rows: One mapping an utterance.
-        source: Where the rows come from, for error messages.
+        rows: One mapping per utterance.
+        source: Origin of the rows, for errors.
 
     Raises:
         ManifestError: A row breaks the schema; the message names its row and column.
@@ -100,7 +99,7 @@ def make_manifest(rows: list[dict[str, Any]] | pd.DataFrame, *, source: str | Pa
 
 
 def kind_of_column(name: str) -> str | None:
-    """The type of a manifest column; None where there is no such column.
+    """The type of a manifest column; None if there is no such column.
 
     Example:
         >>> kind_of_column("speaker"), kind_of_column("values.valence"), kind_of_column("mood")
@@ -111,7 +110,7 @@ def kind_of_column(name: str) -> str | None:
 
 
 def value_names(manifest: pd.DataFrame) -> tuple[str, ...]:
-    """Names of the values that a manifest has columns for, in their order.
+    """Names of a manifest's value columns, in order.
 
     Example:
         >>> rows = [{"utterance": "a", "text": "so", "values.valence": 2.5, "values.arousal": 1}]
@@ -129,21 +128,21 @@ def _typed(values: pd.Series[Any], *, name: str, kind: str, source: str | Path) 
         return numbers
     # NaN from a table reader means "absent" here, never the word "nan".
     plain = values.astype("object").where(values.notna(), None)
-    # A table of another tool may hold lists or bytes, whose text is no name and no transcript.
+    # A table of another tool may hold lists or bytes, which are no names or transcripts.
     nested = plain.map(lambda value: isinstance(value, (Mapping, list, tuple, set, bytes, np.ndarray)))
     _refuse(nested, plain, name=name, source=source, rule="plain text")
     return plain.astype("string")
 
 
 def one_spelling(frame: pd.DataFrame, *, known: Iterable[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """Spell each label, speaker, session and so on of a table in one way, in its votes too.
+    """Unify the spelling of labels (also in votes), speakers, sessions and other names.
 
     Args:
-        frame: Rows of a manifest, whose columns of names hold text or nothing.
-        known: Labels whose spelling is right.
+        frame: Rows of a manifest.
+        known: Labels in their correct spelling.
 
     Returns:
-        The table, and a note on each column in which one name was spelt in several ways.
+        The table, and a note on each column with several spellings of one name.
 
     Example:
         >>> rows = pd.DataFrame({"utterance": ["a", "b"], "speaker": ["anna", "Anna "]})
@@ -160,11 +159,11 @@ def one_spelling(frame: pd.DataFrame, *, known: Iterable[str] = ()) -> tuple[pd.
             continue
         values = frame[column].astype("object").where(frame[column].notna(), None)
         if column == "utterance":
-            # Names that differ by case alone may be two recordings.
+            # Names that differ by case only may be two recordings.
             changed[column] = values.map(tidy, na_action="ignore")
             continue
         alike = Counter(map(key, values.dropna().unique()))
-        # Spaces around a name that is always written so make it no other.
+        # Surrounding spaces do not distinguish names.
         values = values.map(lambda value, n=alike: tidy(value) if n[key(value)] == 1 else value, na_action="ignore")
         found, said = unify(values.dropna(), what=column, known=known if column == "label" else ())
         changed[column] = values.map(lambda value, found=found: found[value] or None, na_action="ignore")
@@ -177,7 +176,7 @@ def one_spelling(frame: pd.DataFrame, *, known: Iterable[str] = ()) -> tuple[pd.
 
 
 def _spelt(votes: Any, labels: Mapping[str, str]) -> Any:
-    """Votes under the labels' own spelling; what is no table of votes is left to who reads it."""
+    """Votes in the labels' spelling; invalid votes are left unchanged."""
     try:
         counts = json.loads(votes)
         found: Counter[str] = Counter()
@@ -239,22 +238,22 @@ def check_manifest(manifest: pd.DataFrame, *, source: str | Path) -> None:
 
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
-    """Write a manifest as Parquet, whole or not at all."""
+    """Write a manifest as Parquet, atomically."""
     with written_atomically(path) as part:
-        # Of an open file pandas takes the name, which may be none in UTF-8.
+        # pandas takes the name of an open file, which may not be UTF-8.
         part.write_bytes(manifest.to_parquet(None, index=False))
 
 
 def check_place(path: Path, manifest: pd.DataFrame | None = None) -> None:
-    """See that a manifest may be written to a file.
+    """Check that a manifest may be written to a file.
 
     Args:
         path: The file.
-        manifest: What is to be written; None where that is not known yet.
+        manifest: The new manifest; None if not known yet.
 
     Raises:
-        ManifestError: It is there and is something else: no manifest, or that of another corpus.
-        OutputError: Its ending is that of another kind of file.
+        ManifestError: It exists, and is no manifest or that of another corpus.
+        OutputError: Its ending is of another format.
     """
     check_ending(path, ("", ".parquet"), what="manifests")
     if not path.is_file():
@@ -268,11 +267,11 @@ def check_place(path: Path, manifest: pd.DataFrame | None = None) -> None:
 
 
 def other_corpus(before: pd.DataFrame, manifest: pd.DataFrame) -> str:
-    """What an earlier manifest is of, in words, where it has nothing in common with a new one; else nothing."""
+    """A description of an earlier manifest that has nothing in common with a new one; else empty."""
     corpora = set(before["corpus"].dropna())
     if corpora and corpora.isdisjoint(manifest["corpus"].dropna()):
         return ", ".join(sorted(corpora))
-    # Tables that people make are all of one corpus, `table`.
+    # Users' tables all have the corpus `table`.
     return "other utterances" if len(before) and set(before["utterance"]).isdisjoint(manifest["utterance"]) else ""
 
 
@@ -294,7 +293,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def sources_of(manifest: pd.DataFrame) -> list[str]:
-    """The corpora that a manifest comes from: those that it is put together from where it is artificial.
+    """The corpora of a manifest; those of its rows' sources if it is artificial.
 
     Example:
         >>> rows = [{"utterance": "a", "text": "so", "corpus": "paired", "sources": "ravdess+goemotions"},
@@ -308,7 +307,7 @@ def sources_of(manifest: pd.DataFrame) -> list[str]:
 
 
 def scripted(manifest: pd.DataFrame) -> pd.Series[bool]:
-    """Whether the words of each utterance were given: it has a script, and that is no situation to improvise in.
+    """Whether each utterance has fixed wording: a script that is no improvised situation.
 
     Example:
         >>> rows = [{"utterance": name, "text": "so", "script": name} for name in ("script01", "impro03")]
@@ -320,7 +319,7 @@ def scripted(manifest: pd.DataFrame) -> pd.Series[bool]:
 
 
 def parts(manifest: pd.DataFrame) -> dict[str, str]:
-    """Whether each utterance is `scripted` or `improvised`, which is whatever was not given word for word.
+    """Whether each utterance is `scripted` or, without fixed wording, `improvised`.
 
     Example:
         >>> rows = [{"utterance": name, "text": "so", "script": name} for name in ("script01", "impro03")]
@@ -334,7 +333,7 @@ def parts(manifest: pd.DataFrame) -> dict[str, str]:
 def vote_fractions(
     manifest: pd.DataFrame, classes: Sequence[str], *, merge: Mapping[str, str]
 ) -> Mapping[str, tuple[float, ...]]:
-    """Fraction of each class in the annotators' votes, of every utterance with a vote for one of them.
+    """Fraction of each class in the annotators' votes, for utterances with a vote for some class.
 
     Args:
         manifest: With column `votes`.
@@ -376,7 +375,7 @@ def vote_fractions(
 
 
 def text_sources(manifest: pd.DataFrame) -> dict[str, int]:
-    """Where the words come from, and how many utterances' words do.
+    """Sources of transcripts, with numbers of utterances.
 
     Example:
         >>> rows = [{"utterance": "a", "text": "so", "text_source": "sphinx"}, {"utterance": "b", "text": "so"}]
@@ -390,7 +389,7 @@ def text_sources(manifest: pd.DataFrame) -> dict[str, int]:
 
 
 def utterances(manifest: pd.DataFrame) -> Iterator[Utterance]:
-    """Walk through a manifest row by row.
+    """Iterate over the utterances of a manifest.
 
     Example:
         >>> manifest = make_manifest([{"utterance": "a", "text": "hello"}], source="example")

@@ -1,4 +1,4 @@
-"""One name is one name, however it is spelt: spaces, case and Unicode forms aside."""
+"""Unify names that differ by spaces, case or Unicode form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 _INVISIBLE = dict.fromkeys(
     (0x00AD, 0x061C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF)
 )
-"""Soft hyphen, zero-width space, marks of direction and of byte order, and the like: they come with copied text."""
+"""Soft hyphen, zero-width space, direction and byte order marks and others, which come with copied text."""
 
 _SHOWN = 3
 
@@ -39,14 +39,14 @@ def key(name: str) -> str:
 def unify(
     names: Iterable[str] | Mapping[str, int], *, what: str, known: Iterable[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """The one spelling of each name, and a note where several spellings are taken for one.
+    """One spelling of each name, and a note on several spellings.
 
     A spelling in `known` is preferred, else the most frequent one, else the first.
 
     Args:
-        names: All values of a column, each as often as it occurs, or how often each occurs.
-        what: What they are, in the singular, for the note.
-        known: Spellings that are right, such as the classes of a table.
+        names: All values of a column with repetitions, or their counts.
+        what: Kind of name, in the singular, for the note.
+        known: Correct spellings, such as the classes of a table.
 
     Returns:
         The spelling to use for each value, and at most one note.
@@ -76,5 +76,5 @@ def unify(
 
 
 def _shown(name: str) -> str:
-    """A spelling, by its code points where it would look like another."""
+    """A spelling, with code points if it looks like another."""
     return repr(name) if unicodedata.is_normalized("NFC", name) and name.isprintable() else ascii(name)

@@ -1,4 +1,4 @@
-"""Classes and functions by name: a short name of ours, or the path to one of the user's own."""
+"""Load classes and functions by short name, or by the path to the user's own."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _MODEL = " model="
 _OURS = re.compile(r"emofuse(\.\w+)*:\w+", re.ASCII)
 
 OWN = "package.module:Name or path/to/file.py:Name"
-"""How one of the user's own is named."""
+"""Form of the user's own names."""
 
 
 def is_outside(name: str) -> bool:
-    """Whether a name is the path to something outside this package, whose code runs when it is loaded.
+    """Whether a name is a path outside this package, whose code runs when it is loaded.
 
     Example:
         >>> is_outside("sphinx"), is_outside("emofuse.align.sphinx:SphinxAligner"), is_outside("mine.py:MyAligner")
         (False, False, True)
     """
-    # A checkpoint of a stranger's may name `emofuse.x/../../theirs.py:Model`.
+    # An untrusted checkpoint may name `emofuse.x/../../theirs.py:Model`.
     return ":" in name and not _OURS.fullmatch(name)
 
 
 def full_name(name: str) -> str:
-    """A name that means the same in every folder: a path to a file becomes absolute, the rest stays.
+    """A name that is valid in every folder: the path of a file becomes absolute.
 
     Example:
         >>> full_name("sphinx"), full_name("mine.py:MyAligner").endswith("mine.py:MyAligner")
@@ -48,7 +48,7 @@ def full_name(name: str) -> str:
 
 
 def with_model(name: str, model: str | None) -> str:
-    """A name and the model that is chosen with it, as one text.
+    """A name and its model, as one text.
 
     Example:
         >>> with_model("my.module:Aligner", "a/model"), without_model("my.module:Aligner model=a/model")
@@ -69,14 +69,14 @@ def load_class(name: str, table: Mapping[str, str], *, kind: str, base: type) ->
     Args:
         name: A name of the table, or `package.module:Name`, or `path/to/file.py:Name`.
         table: The path of each short name.
-        kind: What the class is, for messages, such as `aligner`.
-        base: Its contract, whose abstract methods and class variables without a value it must define.
+        kind: Kind of class, for messages, such as `aligner`.
+        base: Its interface, whose abstract methods and class variables without a value it must define.
 
     Returns:
         The class; the same one for the same name.
 
     Raises:
-        SettingsError: The name is unknown, cannot be imported, or the class does not meet the contract.
+        SettingsError: The name is unknown, cannot be imported, or the class does not implement the interface.
 
     Example:
         >>> load_class("ordered", {"ordered": "collections:OrderedDict"}, kind="table", base=dict)
@@ -98,13 +98,13 @@ of your own as package.module:Name or path/to/file.py:Name.
 
 
 def options_of(found: type, *, kind: str, asked: Mapping[str, Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """What a class is made with: all that the user gave, and of what is offered, what its `__init__` takes.
+    """Arguments of a class: all that the user gave, and of the offered ones those that its `__init__` takes.
 
     Args:
         found: The class.
-        kind: What it is, for messages.
-        asked: Values by name; those that are None were not given.
-        offered: The same.
+        kind: Kind of class, for messages.
+        asked: The user's values by name; None for none.
+        offered: Further values by name.
 
     Raises:
         SettingsError: It takes no argument of a name that was given, or needs one that was not.
@@ -126,7 +126,7 @@ def options_of(found: type, *, kind: str, asked: Mapping[str, Any], offered: Map
 
 
 def code_hash(found: type) -> str:
-    """A hash of the file that defines a class, for what is stored of its work; empty where there is no file.
+    """Hash of the file that defines a class, for cache keys; empty without a file.
 
     Example:
         >>> code_hash(int), len(code_hash(SettingsError))
@@ -137,11 +137,11 @@ def code_hash(found: type) -> str:
 
 
 def load_object(name: str, *, kind: str, known: Mapping[str, Any]) -> Any:
-    """Load whatever a path names.
+    """Load an object by its path.
 
     Args:
         name: `package.module:Name`, or `path/to/file.py:Name`.
-        kind: What it should be, for messages.
+        kind: Expected kind, for messages.
         known: Short names that the user may have meant.
 
     Raises:
@@ -158,7 +158,7 @@ def load_object(name: str, *, kind: str, known: Mapping[str, Any]) -> Any:
         raise SettingsError(f"there is no {kind} {short(name)!r}{names}", remedy=remedy)
     try:
         module = _file(Path(os.path.abspath(os.path.expanduser(place)))) if place.endswith(".py") else _module(place)
-    # The user's code may raise anything, and a script without a guard exits.
+    # The user's code may raise anything, and a script without a guard may exit.
     except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
         raise SettingsError(
@@ -173,7 +173,7 @@ def load_object(name: str, *, kind: str, known: Mapping[str, Any]) -> Any:
 
 
 def _lacking(found: type, base: type) -> list[str]:
-    """Methods and class attributes that a subclass has to define and does not."""
+    """Required methods and class attributes that a subclass lacks."""
     declared = {
         name
         for one in base.__mro__
@@ -184,13 +184,13 @@ def _lacking(found: type, base: type) -> list[str]:
 
 
 def _module(name: str) -> ModuleType:
-    # A command has its own folder on the path, and the user's modules lie where it was called.
+    # A command's path lacks the working folder, where the user's modules are.
     with _importing_from(Path.cwd()):
         return importlib.import_module(name)
 
 
 def _file(path: Path) -> ModuleType:
-    """Import a file under a name that its path gives, so that a file has one module in each process."""
+    """Import a file under a name from its path, so that each process has one module per file."""
     name = f"emofuse_outside_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -211,7 +211,7 @@ def _file(path: Path) -> ModuleType:
 
 @contextmanager
 def _importing_from(folder: Path) -> Iterator[None]:
-    """Let imports find modules of a folder too, after all others."""
+    """Add a folder to the end of the import path."""
     sys.path.append(str(folder))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Parquet files from anywhere: whatever is wrong with one raises a single kind of error."""
+"""Read untrusted Parquet files, with a single kind of error."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST, _RATIO = 1 << 30, 200
-"""Bytes that any file may fill in memory, and a large one for each of its own: a few bytes can repeat a value often."""
+"""Most bytes in memory of any file, and per byte of a large one: a few bytes can repeat a value often."""
 _ROWS = 256
 
 
 def read_parquet(path: Path) -> Any:
-    """The table of a Parquet file, as pyarrow has it, after a look at every value.
+    """The table of a Parquet file by pyarrow, with all values checked.
 
     Raises:
         ValueError: The file cannot be opened, is no Parquet, or is damaged anywhere.
@@ -31,10 +31,10 @@ def read_parquet(path: Path) -> Any:
     import pyarrow.parquet
 
     try:
-        # Opened here, since pyarrow takes some names for addresses.
+        # Opened here, since pyarrow treats some names as addresses.
         with path.open("rb") as file:
             table = _read(pyarrow.parquet.ParquetFile(file), max(_MOST, _RATIO * path.stat().st_size))
-        # It checks nothing by itself: text may be no UTF-8, and lists may reach beyond their values.
+        # pyarrow checks nothing: text may be no UTF-8, and lists may exceed their values.
         table.validate(full=True)
     except (OSError, ValueError, LookupError, TypeError, NotImplementedError, MemoryError, pa.ArrowException) as error:
         raise ValueError(str(error).strip().partition("\n")[0]) from error
@@ -42,7 +42,7 @@ def read_parquet(path: Path) -> Any:
 
 
 def _read(file: Any, most: int) -> Any:
-    """All of a file, in batches that are small while nobody knows how large its values are."""
+    """All of a file, in batches that are small until the size of values is known."""
     import pyarrow as pa
 
     batches, size = [], 0

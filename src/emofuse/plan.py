@@ -1,4 +1,4 @@
-"""A recipe resolved once: class, settings and inputs of every model, members of every ensemble."""
+"""Resolved recipes: class, settings and inputs of every model, members of every ensemble."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class ModelPlan:
 
     Attributes:
         name: Its name in tables and folders.
-        source: Its class, as `model_class` takes it.
+        source: Its class, for `model_class`.
         settings: Of its class's own type.
-        inputs: What it reads.
-        train: How it is trained on frozen features.
-        finetune: How it is trained with its encoders.
-        certainty: How sure its reconstruction is.
+        inputs: Its inputs.
+        train: Settings of training on frozen features.
+        finetune: Settings of fine-tuning.
+        certainty: How certain its reconstruction is.
     """
 
     name: str
@@ -63,12 +63,12 @@ class ModelPlan:
         return model_class(self.source)(self.settings, shapes, task)
 
     def record(self) -> dict[str, Any]:
-        """What shapes the network, as JSON takes it."""
+        """Definition of the network, as JSON."""
         return {"class": self.source, "settings": self.settings.model_dump(mode="json")}
 
     @property
     def code(self) -> str:
-        """Hash of a class of the user's own, and of files that settings name, which may change under the same name."""
+        """Hash of the user's own class and of files that settings name, which may change."""
         named = [value for value in dict(self.settings).values() if isinstance(value, Path) and value.is_file()]
         held = [sha256(path.read_bytes()).hexdigest()[:16] for path in named]
         return "".join([code_hash(model_class(self.source)) if is_outside(self.source) else "", *held])
@@ -81,12 +81,12 @@ class EnsemblePlan:
     Attributes:
         name: Its name in tables and folders.
         of: Its members, in the order of its weights.
-        networks: The networks inside it, in order.
-        rule: How scores are fused.
-        weights: `equal`, `tuned`, or one a member.
+        networks: Its networks, in order.
+        rule: Rule of fusion.
+        weights: `equal`, `tuned`, or one per member.
         calibrate: Whether each member is calibrated first.
-        seeds: How many seeds of its one member are fused; None where its members are different models.
-        certainty: How sure its reconstruction is.
+        seeds: Number of fused seeds of its one member; None for different members.
+        certainty: How certain its reconstruction is.
     """
 
     name: str
@@ -101,21 +101,21 @@ class EnsemblePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A recipe, resolved; every stage reads its part of it.
+    """A resolved recipe.
 
     Attributes:
-        title: Of the report.
-        recipe: As JSON takes it, for the report.
-        not_tuned: Settings that the recipe gives, and that fine-tuning does not read.
-        models: What is trained.
-        ensembles: What is fused, members before what they are members of.
-        seeds: One trial of every fold a seed.
+        title: Title of the report.
+        recipe: The recipe as JSON, for the report.
+        not_tuned: Settings of the recipe that fine-tuning does not read.
+        models: Models to train.
+        ensembles: Ensembles; members precede.
+        seeds: One trial per fold and seed.
         controls: Whether every ensemble gets its controls.
-        task: What is predicted.
-        speech: How speech becomes features.
-        text: How transcripts become features.
-        align: Who finds when words, syllables and phones are said.
-        protocol: How a corpus is split.
+        task: The task.
+        speech: Settings of speech features.
+        text: Settings of text features.
+        align: Settings of alignment.
+        protocol: Settings of the protocol.
     """
 
     title: str
@@ -133,7 +133,7 @@ class Plan:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of models and ensembles, as tables list them."""
+        """Names of models and ensembles, in the order of tables."""
         return (*(one.name for one in self.models), *(one.name for one in self.ensembles))
 
     def model(self, name: str) -> ModelPlan:
@@ -149,14 +149,14 @@ class Plan:
         raise SettingsError(f"the recipe has no model {name!r}", where="model", remedy=nearest(name, known))
 
     def tuned(self, name: str) -> Plan:
-        """The plan of one model alone, which learns what `finetune` says."""
+        """The plan of one model, for fine-tuning."""
         model = self.model(name)
         learnt = {one: getattr(model.finetune, one) for one in LEARNT}
         return replace(self, models=(replace(model, train=model.train.model_copy(update=learnt)),), ensembles=())
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What its models read."""
+        """Inputs of its models."""
         return tuple(name for name in ("speech", "text") if any(name in one.inputs.modalities for one in self.models))
 
     @property
@@ -269,10 +269,10 @@ def _model(entry: ModelEntry, number: int, recipe: Recipe) -> ModelPlan:
 
 
 def _check_shared(recipe: Recipe, models: tuple[ModelPlan, ...]) -> None:
-    """See that every setting of `[model]` is one of some model's, in the recipe or beside it."""
+    """Check that every setting of `[model]` is one of some model's, in the recipe or beside it."""
     names = {name for one in models for name in type(one.settings).model_fields}
     if not names.issuperset(recipe.model):
-        # The others are imported only where one of theirs may be meant.
+        # Import other models only if the setting may be theirs.
         names = names.union(*(model_class(name).Settings.model_fields for name in MODELS))
     for name in recipe.model:
         if name not in names:
@@ -287,7 +287,7 @@ def _check_shared(recipe: Recipe, models: tuple[ModelPlan, ...]) -> None:
 
 
 def _check_ensemble(entry: EnsembleEntry, recipe: Recipe, *, where: str) -> None:
-    """See that values are averaged, which is all that can be done with them."""
+    """Check that values are averaged, which is all that can be done with them."""
     if not recipe.task.values:
         return
     for name, wrong in (
@@ -304,19 +304,19 @@ def _check_ensemble(entry: EnsembleEntry, recipe: Recipe, *, where: str) -> None
 
 
 def pools_frames(inputs: Inputs, speech: SpeechSettings) -> bool:
-    """Whether a model is given frames and the bounds of its steps; of several granularities, all of them are."""
+    """Whether a model reads frames and the bounds of its steps; if so, for all its granularities."""
     return any(is_pooled_in_model(speech, step) for step in inputs.steps)
 
 
 def step_width(step: Granularity, speech: SpeechSettings, encoder: EncoderSpecification) -> int:
-    """Numbers a step of speech."""
+    """Numbers per speech step."""
     return encoder.width * (2 if speech.segments == "mean+std" and step != "frame" else 1)
 
 
 def speech_shape(inputs: Inputs, speech: SpeechSettings, encoder: EncoderSpecification) -> InputShape:
-    """What a model's speech features look like."""
+    """Shape of a model's speech features."""
     width = step_width(inputs.steps[0], speech, encoder)
-    # Pooled by mean and deviation, each kind comes twice.
+    # Mean and deviation of each kind.
     kinds = encoder.kinds * (width // encoder.width)
     return InputShape(len(encoder.selected), width, segments=pools_frames(inputs, speech), kinds=kinds)
 
@@ -324,13 +324,13 @@ def speech_shape(inputs: Inputs, speech: SpeechSettings, encoder: EncoderSpecifi
 def shapes_of(
     inputs: Inputs, speech: SpeechSettings, encoders: Mapping[str, EncoderSpecification], *, subwords: int | None
 ) -> Shapes:
-    """What a model's inputs look like.
+    """Shapes of a model's inputs.
 
     Args:
-        inputs: What it reads.
-        speech: How speech becomes features.
-        encoders: Of each modality that has one.
-        subwords: Size of a vocabulary that is trained with the model; None where the text has an encoder.
+        inputs: Its inputs.
+        speech: Settings of speech features.
+        encoders: Specification of each modality's encoder, if any.
+        subwords: Size of the vocabulary that is trained with the model; None with a text encoder.
 
     Raises:
         ValueError: Nothing says how a modality becomes its input.

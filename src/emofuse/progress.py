@@ -1,4 +1,4 @@
-"""The one hook through which work reports how far it is; the library itself never prints."""
+"""The hook through which work reports progress; the library never prints."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """What a progress display must offer; the command line shows these calls as bars.
+    """Interface of a progress display; the command line shows bars.
 
-    Each stage has its own `description`: `start` opens it with a number of steps (None: not known),
-    `advance` moves it on, `finish` closes it. `note` hands over one line for the reader.
+    Each stage has its own `description`: `start` opens it with a number of steps (None: unknown), `advance` moves it
+    on, `finish` closes it. `note` reports one line.
     """
 
     def start(self, description: str, total: float | None) -> None:
@@ -25,7 +25,7 @@ class Progress(Protocol):
         """Close a stage."""
 
     def note(self, message: str) -> None:
-        """Hand over one line for the reader."""
+        """Report one line."""
 
 
 class Silent:
@@ -45,7 +45,7 @@ class Silent:
 
 
 def track(items: Iterable[T], description: str, *, total: int | None, progress: Progress) -> Iterator[T]:
-    """Pass `items` through, reporting each to `progress`.
+    """Iterate over `items`, reporting each to `progress`.
 
     Example:
         >>> list(track("abc", "Letters", total=3, progress=Silent()))

@@ -1,4 +1,4 @@
-"""A recipe: a TOML file that holds a whole experiment; the command line overrides it."""
+"""Recipes: TOML files of whole experiments, with overrides by the command line."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class ModelEntry(Settings):
 
     Attributes:
         name: Its name in tables and folders.
-        class_: `class` in a recipe: a short name, or the path of a class of one's own such as `my_models:MyFusion`; by
+        class_: `class` in a recipe: a short name, or the path of the user's own class such as `my_models:MyFusion`; by
             default its name.
-        settings: Of its class's own type; they stand above those of `[model]`.
-        train: What differs from `[train]`.
+        settings: Of its class's own type; they override `[model]`.
+        train: Overrides of `[train]`.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -64,7 +64,7 @@ class ModelEntry(Settings):
 
     @property
     def source(self) -> str:
-        """The class, as `model_class` takes it."""
+        """The class, for `model_class`."""
         return self.class_ or self.name
 
 
@@ -73,13 +73,13 @@ class EnsembleEntry(Settings):
 
     Attributes:
         name: Its name in tables and folders.
-        of: Its members: models, or ensembles that stand before it.
+        of: Its members: models, or earlier ensembles.
         rule: `mean` or `product` of posteriors; values are averaged.
-        weights: Of the members: `equal`; `tuned`, those of a grid on the simplex that have the best UA on the test
-            scores of the other folds; or numbers.
+        weights: Of the members: `equal`; `tuned`, the best UA of a grid on the test scores of the other folds; or
+            numbers.
         calibrate: Calibrate each member by a temperature from the test scores of the other folds.
-        seeds: Fuse so many seeds of the one member: the control that an ensemble of as many models must beat.
-        certainty: How sure its reconstruction is; printed in tables.
+        seeds: Fuse this number of seeds of the only member: the control of an ensemble of as many models.
+        certainty: How certain its reconstruction is; printed in tables.
     """
 
     name: str = Field(min_length=1)
@@ -102,7 +102,7 @@ class EnsembleEntry(Settings):
 
 
 def _entries(value: Any) -> Any:
-    # A name alone stands for a model of that name.
+    # A name alone is a model of that name.
     if not isinstance(value, (list, tuple)):
         return value
     return [{"name": one} if isinstance(one, str) else one for one in value]
@@ -113,15 +113,15 @@ class Recipe(Settings):
 
     Attributes:
         name: Title in the report.
-        models: What is trained; a name alone stands for a class of that short name.
-        ensembles: What is fused of their scores.
-        seeds: One trial of every fold a seed.
-        controls: Set beside every ensemble the mean of as many networks of one kind: its best one, and `speech`, with
-            as many seeds as it has networks.
-        task: What is predicted.
+        models: Models to train; a name alone is a class of that short name.
+        ensembles: Ensembles of their scores.
+        seeds: One trial per fold and seed.
+        controls: Add controls to every ensemble: its best network, and `speech`, each with as many seeds as it has
+            networks.
+        task: The task.
         model: Settings of all models that have them.
-        train: How models are trained.
-        finetune: How `emofuse finetune` trains encoders and model together.
+        train: Training on frozen features.
+        finetune: Fine-tuning by `emofuse finetune`.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Recipe(Settings):
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must differ, and one is named twice")
         known: set[str] = set()
-        # Seeds that are fused are a control, and no member of anything.
+        # Fused seeds are a control, and no member of an ensemble.
         entries: list[tuple[str, tuple[str, ...], bool]] = [(one.name, (), True) for one in self.models]
         entries += [(one.name, one.of, one.seeds is None) for one in self.ensembles]
         for number, (name, members, whole) in enumerate(entries):
@@ -179,9 +179,9 @@ def load_recipe(name: str | Path, *, overrides: Iterable[str] = (), command: Com
     Args:
         name: Name or path.
         overrides: Values are TOML; a bare word counts as a string. `models=["speech", "late"]` chooses among the models
-            and ensembles of the recipe; `models.NAME.settings.width=64` sets what one model has; `model.width=64` and
-            `train.epochs=5` hold for all models, also for those with a value of their own.
-        command: Who takes the recipe; an override that this command does not read is refused.
+            and ensembles of the recipe; `models.NAME.settings.width=64` sets one model; `model.width=64` and
+            `train.epochs=5` set all models, also those with their own value.
+        command: The command; an override that it does not read is refused.
 
     Raises:
         SettingsError: No such recipe, or a value that does not fit; the message names the setting.
@@ -203,7 +203,7 @@ def load_recipe(name: str | Path, *, overrides: Iterable[str] = (), command: Com
         )
     try:
         values = tomllib.loads(text)
-    # Numbers of thousands of digits and brackets of thousands of levels have errors of Python's own.
+    # Very long numbers and very deep brackets raise other errors of Python.
     except (ValueError, RecursionError) as error:
         what = "its brackets are nested too deep" if isinstance(error, RecursionError) else error
         raise SettingsError(f"this is not valid TOML ({what})", where=source, remedy="fix that line") from error
@@ -211,7 +211,7 @@ def load_recipe(name: str | Path, *, overrides: Iterable[str] = (), command: Com
     for key, value in given:
         _apply(values, key, value)
     recipe = recipe_from(values, source=source)
-    # Whole sections count as what they hold.
+    # A whole section counts as its settings.
     named = [name for key, value in given for name in _leaves({key: value})]
     for setting, instead in (unread(command) if command else {}).items():
         if any(name == setting or name.startswith((f"{setting}.", f"{setting}[")) for name in named):
@@ -233,7 +233,7 @@ def recipe_from(values: Mapping[str, Any], *, source: str) -> Recipe:
 
 
 def _apply(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set what a key names; what holds for all models takes the place of what single ones have."""
+    """Set a key; a value for all models replaces those of single models."""
     if found := _ENTRY.fullmatch(key):
         section, number, name, key = found.groups()
         values[section] = _entries(values.get(section, []))
@@ -250,7 +250,7 @@ def _apply(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _chosen(values: Mapping[str, Any], names: Iterable[str]) -> tuple[list[Any], list[Any]]:
-    """Models and ensembles of some names, as the recipe has them; an ensemble brings its members along."""
+    """Select models and ensembles by name; an ensemble includes its members."""
     models, ensembles = (
         {str(one.get("name")): one for one in _entries(values.get(section, [])) if isinstance(one, dict)}
         for section in ("models", "ensembles")
@@ -281,7 +281,7 @@ def _entry(entries: Any, number: str | None, name: str | None, *, where: str) ->
 
 
 def unread(command: Command) -> dict[str, str]:
-    """Settings that a command does not read, and what it reads in their place.
+    """Settings that a command does not read, and those that it reads instead.
 
     Example:
         >>> unread("run")["finetune.epochs"], unread("finetune")["train.epochs"]
@@ -313,7 +313,7 @@ def unread(command: Command) -> dict[str, str]:
 
 
 def given_unread(recipe: Recipe, command: Command) -> list[str]:
-    """Settings that a recipe gives, and that a command does not read.
+    """Settings of a recipe that a command does not read.
 
     Example:
         >>> given_unread(load_recipe("text"), "finetune")

@@ -1,4 +1,4 @@
-"""The one place where randomness is set, and the number of threads, which moves sums in their last bits."""
+"""Seeds of randomness, and the number of threads, which affects rounding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, and set torch to deterministic operations."""
-    # Protocols derive seeds too, and must not wait for torch.
+    # Protocols derive seeds too, without importing torch.
     import torch
 
     random.seed(seed)
@@ -22,7 +22,7 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_step(seed: int, device: str) -> None:
-    """Seed what a step of training draws on a device; of little cost, so that every step can have its own.
+    """Seed a training step on a device, fast enough for every step.
 
     Args:
         seed: Of the step.
@@ -32,7 +32,7 @@ def seed_step(seed: int, device: str) -> None:
 
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    # Without a device to seed, `torch.manual_seed` looks for all kinds of them, for a millisecond.
+    # `torch.manual_seed` takes a millisecond to look for devices of all kinds.
     if device == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
@@ -41,7 +41,7 @@ def seed_step(seed: int, device: str) -> None:
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Leave the caller's random numbers, and torch's choice of operations, as they were before.
+    """Restore the caller's random state, and torch's deterministic mode.
 
     Example:
         >>> random.seed(0)
@@ -68,7 +68,7 @@ def kept_random_state() -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread, so that the same numbers come out whatever the machine and `--jobs`.
+    """Compute in one thread, so that results do not depend on the machine and `--jobs`.
 
     Example:
         >>> import torch
@@ -87,7 +87,7 @@ def one_thread() -> Iterator[None]:
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A seed for one part of an experiment, so that parts do not share their draws.
+    """A seed for one part of an experiment, independent of other parts.
 
     Example:
         >>> derive_seed(0, "fold", 1) != derive_seed(0, "fold", 2)

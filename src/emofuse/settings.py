@@ -1,4 +1,4 @@
-"""One validated settings object a stage, and errors that name the setting."""
+"""Validated settings of each stage, and errors that name the setting."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN
 
 
 class Settings(BaseModel):
-    """What every stage's settings share: nothing unknown is let in, and nothing changes afterwards."""
+    """Base of all settings: unknown names are refused, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class SpeechSettings(Settings):
-    """How speech becomes features.
+    """Settings of speech features.
 
     Attributes:
         encoder: `builtin:speech`, `logmel`, a Hub id, or a local folder.
         revision: Hub revision; None takes the newest and records which it was.
         layers: `all`, one hidden state (`6`, `-1`), a range with both ends (`4-10`), or several (`4,7,10`).
         frames_per_step: Consecutive frames averaged into one step before fusion (1 keeps every frame).
-        segments: How the frames of a phone, syllable or word become one step, and those of an utterance where a
-            model reads it as one. `attentive` is learned with the model, which is given all frames: every one of them
-            is stored, whatever `frames_per_step`.
+        segments: Pooling of the frames of a phone, syllable or word to one step, and of an utterance for models that
+            read it as one. `attentive` is learned with the model, so all frames are stored, whatever
+            `frames_per_step`.
         precision: Arithmetic of the encoder.
-        batch_seconds: Seconds of audio in one batch, padding counted.
+        batch_seconds: Seconds of audio in one batch, padding included.
     """
 
     encoder: str = "builtin:speech"
@@ -66,15 +66,15 @@ class SpeechSettings(Settings):
 
 
 class TextSettings(Settings):
-    """How words become features.
+    """Settings of text features.
 
     Attributes:
         encoder: `builtin:text`, `words` (subwords trained with the model), a Hub id, or a local folder.
         revision: Hub revision; None takes the newest and records which it was.
         layers: As for speech.
-        max_tokens: Longest text, in subwords; what is beyond is left out.
+        max_tokens: Longest text, in subwords; the rest is left out.
         batch_size: Texts in one batch.
-        context: How many earlier utterances of the dialogue the encoder reads before the utterance's own words.
+        context: Number of earlier utterances of the dialogue that the encoder reads before the utterance's own text.
         vocabulary: Most subwords that `words` learns.
     """
 
@@ -94,10 +94,10 @@ class TextSettings(Settings):
 
 
 class AlignSettings(Settings):
-    """Who finds when words, syllables and phones are said, where a model reads them.
+    """Settings of alignment, for models that read words, syllables or phones.
 
     Attributes:
-        aligner: `auto` (what a corpus ships of the reference's words, else `sphinx`), `shipped`, `sphinx`, `ctc`, or
+        aligner: `auto` (alignments that a corpus ships of its reference, else `sphinx`), `shipped`, `sphinx`, `ctc`, or
             the path to a class of the user's own, `package.module:Name` or `path/to/file.py:Name`.
         model: For `ctc`: a Hub id or a folder of a CTC model.
     """
@@ -107,7 +107,7 @@ class AlignSettings(Settings):
 
 
 def heads_divide_width(settings: Any) -> Any:
-    """See that attention heads share a width evenly: the validator of all settings that have `width` and `heads`.
+    """Check that `heads` divides `width`: a validator of settings.
 
     Raises:
         ValueError: They do not.
@@ -118,7 +118,7 @@ def heads_divide_width(settings: Any) -> Any:
 
 
 class TaskSettings(Settings):
-    """What models predict.
+    """Settings of the task.
 
     Attributes:
         values: Names of the values to predict, columns `values.NAME` of the manifest; none to predict the label.
@@ -131,28 +131,27 @@ class TaskSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """What the settings of every model share; a model adds its own fields."""
+    """Base of all model settings; a model adds its own fields."""
 
 
 class TrainSettings(Settings):
-    """How one model is trained.
+    """Training on frozen features.
 
     Attributes:
         learning_rate: Peak of AdamW's rate.
-        layer_rate: Learning rate of the layer weights, as a multiple: few and bounded by a softmax, they are
-            still near their start when early stopping ends a run at the common rate.
+        layer_rate: Learning rate of the layer weights, as a multiple: at the common rate these few weights, bounded
+            by a softmax, hardly change before early stopping.
         weight_decay: AdamW's decay.
-        batch_size: Utterances a step.
+        batch_size: Utterances per step.
         epochs: Most epochs.
         patience: Epochs without a better validation UA before training stops.
         warmup: Fraction of the steps in which the rate rises from zero; it then falls along a half cosine.
         clip: Largest norm of the gradient.
         class_weights: Weigh classes by the inverse of their frequency.
         label_smoothing: Fraction of the target spread over all classes.
-        soft_labels: Learn from the fractions of the annotators' votes instead of from the label, where an utterance has
-            votes for the classes; it is tested and validated on its label all the same.
-        refit: After early stopping has chosen the number of epochs, train anew on training and validation
-            together for that many.
+        soft_labels: Learn from the fractions of the annotators' votes instead of the label, for utterances with votes;
+            validation and test still use the label.
+        refit: After early stopping, train again on training and validation together for the chosen number of epochs.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -170,26 +169,26 @@ class TrainSettings(Settings):
 
 
 class FinetuneSettings(Settings):
-    """How encoders and the model above them are trained together.
+    """Fine-tuning of encoders together with the model on top.
 
     Attributes:
-        learning_rate: Peak of AdamW's rate for the model above the encoders.
+        learning_rate: Peak of AdamW's rate for the model on top.
         layer_rate: Learning rate of the layer weights, as a multiple of it.
         encoder_rate: Peak of AdamW's rate for the last layer of each encoder.
-        layer_decay: Each layer below has its rate multiplied by this; embeddings count as the lowest layer.
+        layer_decay: Factor on the rate from each layer to the one below; embeddings count as the lowest layer.
         weight_decay: AdamW's decay, of matrices only.
-        batch_size: Utterances a step, over all processes.
-        micro_batch: Utterances that a process computes at once; gradients are summed up to the batch size.
-        gradient_checkpointing: Compute the layers of the encoders anew on the way back instead of keeping what they
-            gave: a third slower, in a fraction of the memory.
-        precision: Arithmetic of training; what is scored is computed in float32.
+        batch_size: Utterances per step, over all processes.
+        micro_batch: Utterances that a process computes at once; gradients accumulate to the batch size.
+        gradient_checkpointing: Recompute the encoders' activations in the backward pass instead of keeping them: a
+            third slower, with a fraction of the memory.
+        precision: Arithmetic of training; scores are computed in float32.
         epochs: Most epochs.
         patience: Epochs without a better validation UA before training stops.
         warmup: Fraction of the steps in which the rates rise from zero; they then fall along a half cosine.
         clip: Largest norm of the gradient.
-        class_weights: Weigh classes by the inverse of their frequency; None does as `train`.
-        label_smoothing: Fraction of the target spread over all classes; None does as `train`.
-        soft_labels: Learn from the annotators' votes, as in `train`; None does as `train`.
+        class_weights: Weigh classes by the inverse of their frequency; None takes that of `train`.
+        label_smoothing: Fraction of the target spread over all classes; None takes that of `train`.
+        soft_labels: Learn from the annotators' votes, as in `train`; None takes that of `train`.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -211,25 +210,25 @@ class FinetuneSettings(Settings):
 
 
 class ProtocolSettings(Settings):
-    """How a corpus is split.
+    """Settings of the protocol.
 
     Attributes:
         kind: `session` (leave one session out), `speaker` (leave one speaker out), `corpus` (leave one of several
             corpora out), `speakers` (k folds by speaker), `fixed` (folds by list), `split` (sessions named train, dev
             and test), or `auto`: built-in folds where the corpus has them (sessions for IEMOCAP and MSP-IMPROV), its
-            own split where that tests somebody new, leave-one-speaker-out for up to twelve speakers, else `speakers`.
-        folds: Number of folds (`speakers`), and most groups that scripts make (`apart`).
-        fixed: Speakers tested in each fold (`fixed` only); `published` for those of its card, as RAVDESS has.
+            own split if that has new test speakers, leave-one-speaker-out for up to twelve speakers, else `speakers`.
+        folds: Number of folds (`speakers`), and most groups of scripts (`apart`).
+        fixed: Test speakers of each fold (`fixed` only); `published` for those of the corpus's card, such as RAVDESS's.
         validation_by: Column that the validation part is split by. `auto` chooses by protocol: `session` where
             sessions are left out, or where speakers talk to each other within sessions; where too few sessions are
             left, `dialogue`, and without dialogues `speaker`; else `speaker`.
-        validation_groups: How many of them go to validation; None for one in five.
-        labels: Classes to keep, in this order; empty keeps all that occur.
-        merge: Labels to rename before that, such as `excited` to `happy`.
-        apart: `script` lets no fold train on words that were given to its tested speakers too: every test set is
-            divided by script, and each part is tested by a model that has trained and validated without its scripts.
-            What is improvised, or said in no other fold, stays together in one part. More than `folds` scripts are
-            drawn into so many groups.
+        validation_groups: Number of groups in validation; None for one in five.
+        labels: Classes to keep, in this order; empty keeps all.
+        merge: Labels to rename first, such as `excited` to `happy`.
+        apart: With `script` no fold trains on scripts of its test set: every test set is divided by script, and each
+            part is tested by a model that was trained and validated without its scripts. Improvised utterances, and
+            scripts of no other fold, stay together in one part. More than `folds` scripts are grouped at random into
+            `folds` groups.
     """
 
     kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split"] = "auto"
@@ -252,7 +251,7 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 def settings_from(kind: type[AnySettings], overrides: Iterable[str]) -> AnySettings:
-    """A stage's defaults, with overrides such as `steps=100`.
+    """A stage's default settings, with overrides such as `steps=100`.
 
     Raises:
         SettingsError: The first value that does not fit, by its name.
@@ -268,7 +267,7 @@ def settings_from(kind: type[AnySettings], overrides: Iterable[str]) -> AnySetti
 
 
 def read_recipe(path: Path) -> str:
-    """The text of a recipe file; a byte order mark, which Windows' editors put first, is skipped."""
+    """The text of a recipe file, without a byte order mark."""
     try:
         if path.stat().st_size > _LARGEST:
             raise SettingsError("this is too large for a recipe", where=path, remedy="give a .toml file of settings")
@@ -298,9 +297,9 @@ def checked(
 
     Args:
         kind: Their type.
-        values: What is given.
-        source: Where, for errors.
-        prefix: What stands before a setting's name in errors.
+        values: The values.
+        source: Their origin, for errors.
+        prefix: Prefix of a setting's name in errors.
         besides: Names of other settings that a wrong one may mean.
 
     Raises:
@@ -308,12 +307,12 @@ def checked(
     """
     try:
         settings = kind.model_validate(values)
-        # They are stored with all that is computed by them.
+        # Settings are stored with results.
         settings.model_dump_json()
         return settings
     except PydanticSerializationError as error:
         raise SettingsError(
-            "a value holds half a character", where=source, remedy="write its text anew, in UTF-8"
+            "a value holds half a character", where=source, remedy="write its text again, in UTF-8"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -340,7 +339,7 @@ def _refused(error: Mapping[str, Any], before: str) -> str:
 
 
 def _remedy(names: Sequence[str], error: Mapping[str, Any], prefix: str) -> str:
-    """The nearest setting or value that there is."""
+    """The nearest setting or value."""
     parts = [*prefix.split(".")[:-1], *_parts(error)]
     if error["type"] == "literal_error":
         return nearest(str(error["input"]), re.findall(r"'([^']*)'", str(error["ctx"]["expected"])))
@@ -349,7 +348,7 @@ def _remedy(names: Sequence[str], error: Mapping[str, Any], prefix: str) -> str:
     if error["type"] != "extra_forbidden":
         return "change its value"
     before = "".join(f"{part}." for part in parts[:-1])
-    # What belongs to a section may be named without it, or with another one.
+    # A setting may be given without its section, or with a wrong one.
     if elsewhere := [name for name in names if name.rpartition(".")[2] == parts[-1]]:
         return f"did you mean {' or '.join(elsewhere)}"
     level = dict.fromkeys(before + name[len(before) :].partition(".")[0] for name in names if name.startswith(before))
@@ -357,7 +356,7 @@ def _remedy(names: Sequence[str], error: Mapping[str, Any], prefix: str) -> str:
 
 
 def _parts(error: Mapping[str, Any]) -> list[str]:
-    """The name of a setting in its parts, without what pydantic adds where several types are allowed."""
+    """The parts of a setting's name, without pydantic's additions for unions."""
     *before, last = (f"[{part}]" if isinstance(part, int) else str(part) for part in error["loc"] or ("",))
     unknown = error["type"] == "extra_forbidden"
     named = unknown or (last and not _is_type(last))
@@ -369,7 +368,7 @@ def _is_type(part: str) -> bool:
 
 
 def setting_names(kind: type[Settings]) -> list[str]:
-    """Names of all settings, as `--set` takes them.
+    """Names of all settings, for `--set`.
 
     Example:
         >>> setting_names(TaskSettings)
@@ -388,10 +387,10 @@ def _is_settings(kind: Any) -> bool:
 
 
 def set_value(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set what a key such as `train.epochs` names in nested mappings.
+    """Set a key such as `train.epochs` in nested mappings.
 
     Raises:
-        SettingsError: What it names has no parts.
+        SettingsError: Its parent is no section.
     """
     *parents, last = key.split(".")
     for parent in parents:
@@ -405,7 +404,7 @@ def split_override(override: str) -> tuple[str, Any]:
     """Key and value of `KEY=VALUE`; the value is TOML, and a bare word counts as a string.
 
     Raises:
-        SettingsError: It is nothing of the sort.
+        SettingsError: It is invalid.
 
     Example:
         >>> split_override("train.epochs=5"), split_override("speech.encoder=logmel")
@@ -422,7 +421,7 @@ def split_override(override: str) -> tuple[str, Any]:
         found = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         found = {}
-    # More than one line would be more than one setting.
+    # Several lines would be several settings.
     return key.strip(), found["value"] if found.keys() == {"value"} else text.strip()
 
 

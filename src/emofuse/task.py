@@ -1,4 +1,4 @@
-"""What models predict: one of several classes, or named values. A task has its loss, its scores and its metric."""
+"""Tasks: classification or regression, with loss, scores and metric."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SMALLEST_SPREAD = 1e-8
 
 
 class Learning(Protocol):
-    """Settings of what is learnt, whether on frozen features or in fine-tuning."""
+    """Common settings of training on frozen features and fine-tuning."""
 
     class_weights: Any
     label_smoothing: Any
 
 
 class Task(ABC):
-    """What a model predicts.
+    """A task.
 
     Attributes:
         names: Classes or values, in the order of a model's outputs.
@@ -39,25 +39,25 @@ class Task(ABC):
 
     @property
     def outputs(self) -> int:
-        """Numbers that a model gives for an utterance."""
+        """Number of outputs per utterance."""
         return len(self.names)
 
     @abstractmethod
     def fitted(self, truth: torch.Tensor, settings: Learning) -> Task:
-        """The task with what is taken from the training part: class weights, or mean and spread of values."""
+        """The task with statistics of the training part: class weights, or mean and spread of values."""
 
     @abstractmethod
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss of a batch, by `weights`.
 
         Args:
-            logits: What a model gives, `(batch, outputs)`.
+            logits: Model outputs, `(batch, outputs)`.
             targets: Classes `(batch,)`, fractions of them `(batch, classes)`, or values `(batch, values)`.
         """
 
     @abstractmethod
     def weights(self, targets: torch.Tensor) -> torch.Tensor:
-        """How much each utterance counts in the loss, `(batch,)`."""
+        """Weight of each utterance in the loss, `(batch,)`."""
 
     @abstractmethod
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
@@ -65,7 +65,7 @@ class Task(ABC):
 
     @abstractmethod
     def metric(self, truth: NDArray[Any], scores: Array) -> float:
-        """What early stopping selects by; higher is better."""
+        """Metric of early stopping; higher is better."""
 
     @abstractmethod
     def columns(self, truth: NDArray[Any], scores: Array) -> dict[str, Any]:
@@ -73,11 +73,11 @@ class Task(ABC):
 
     @abstractmethod
     def prediction(self, scores: Array) -> dict[str, Any]:
-        """What a `Prediction` says of one utterance, from its scores `(outputs,)`."""
+        """Fields of a `Prediction` from the scores of one utterance, `(outputs,)`."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
-        """What a checkpoint keeps; `task_from` reads it."""
+        """The record in a checkpoint; `task_from` reads it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Classification(Task):
 
     Attributes:
         names: The classes.
-        class_weights: Of each class in the loss; None where all weigh alike.
+        class_weights: Of each class in the loss; None for equal weights.
         label_smoothing: Fraction of the target spread over all classes.
 
     Example:
@@ -142,8 +142,7 @@ class Classification(Task):
 class Regression(Task):
     """Named values such as valence and arousal.
 
-    A model gives values that are standardised by the training part, so that its outputs begin near the mean and no
-    dimension outweighs another.
+    Outputs are standardised by the training part, so that they begin near the mean and dimensions have equal weight.
 
     Attributes:
         names: The values.
@@ -213,10 +212,10 @@ class Regression(Task):
 
 
 def task_from(record: Mapping[str, Any]) -> Task:
-    """The task that a checkpoint keeps.
+    """The task of a checkpoint's record.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The record is invalid.
     """
     if "classes" in record:
         classes = _names(record["classes"])

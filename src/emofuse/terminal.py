@@ -1,4 +1,4 @@
-"""Text on its way out of a command: harmless, whatever the names in it hold, and printed on any output."""
+"""Output of commands: control characters are escaped, and any encoding is supported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from typing import Any, TextIO
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line separators, marks that turn the direction of writing, and halves of characters."""
+"""Control characters, line separators, direction marks and lone surrogates."""
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -55,7 +55,7 @@ def holds_all(stream: TextIO) -> bool:
 
 
 class _Steady(io.TextIOBase):
-    """Standard error that loses a line rather than the work: a full disk or a closed pipe behind it stops nothing."""
+    """Standard error that ignores write errors, such as a full disk or a closed pipe."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -84,12 +84,12 @@ class _Steady(io.TextIOBase):
 
 
 def make_ready() -> None:
-    """Let standard output and error take any text; call it once, before the first is written.
+    """Let standard output and error accept any text; call it once, before the first output.
 
-    What their encoding cannot hold is written as an escape. One that was closed swallows all: a file that is opened
-    later must not get its number.
+    Characters outside their encoding are escaped. A closed one is replaced by the null device, so that a file that is
+    opened later does not get its number.
     """
-    # On an output of no columns, as some terminals are said to be, nothing at all would be shown.
+    # With zero columns, which some terminals report, nothing would be shown.
     if not os.environ.get("COLUMNS", "1").strip("0"):
         del os.environ["COLUMNS"]
     for name in ("stdout", "stderr"):
@@ -103,7 +103,7 @@ def make_ready() -> None:
 
 
 def let_go() -> None:
-    """Give up what cannot be written to standard output, so that Python does not try, and complain, at its end."""
+    """Discard unwritable output, so that Python does not report it at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

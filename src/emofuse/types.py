@@ -1,4 +1,4 @@
-"""The plain values that pass between stages."""
+"""Values that stages exchange."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ TIERS: tuple[Tier, ...] = get_args(Tier)
 """Tiers of an alignment, from the longest segments to the shortest."""
 
 Log = Literal["tensorboard"]
-"""What training can write of each epoch beside its own history."""
+"""Logs of training beside its own history."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One utterance of a manifest: a stretch of a recording, its words, and what is known about it.
+    """One utterance of a manifest: a span of a recording, its transcript and its labels.
 
     Attributes:
         utterance: Name, unique in its manifest.
         audio: Audio file; None for text-only corpora.
-        start: Where the utterance begins in the file, in seconds.
-        end: Where it ends, in seconds; None for the end of the file.
+        start: Beginning of the utterance in the file, in seconds.
+        end: Its end, in seconds; None for the end of the file.
         text: Transcript, or None.
-        label: Emotion, or None where it is not known.
-        speaker: Who speaks, or None.
+        label: Emotion, or None if unknown.
+        speaker: Speaker, or None.
     """
 
     utterance: str
@@ -40,12 +40,12 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A stretch of an utterance and what is said in it.
+    """A segment of an utterance.
 
     Attributes:
-        start: Where it begins, in seconds from the beginning of the utterance.
-        end: Where it ends.
-        label: The word, the syllable's phones joined by spaces, or the phone.
+        start: Beginning, in seconds from the beginning of the utterance.
+        end: End.
+        label: The word, the syllable's phones with spaces between, or the phone.
     """
 
     start: float
@@ -55,14 +55,14 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
-    """When the words, syllables and phones of an utterance are said.
+    """Times of the words, syllables and phones of an utterance.
 
     Attributes:
         utterance: Its name in the manifest.
-        tiers: Segments of each tier that is known, in the order of time; pauses are left out.
-        source: Who aligned it: `sphinx`, `ctc` with model and revision, or the kind of file that it was read from.
-        problem: Why there are no segments, for the reader; None where there are.
-        note: What is doubtful about the segments; None where nothing is.
+        tiers: Segments of each known tier, sorted; pauses are left out.
+        source: The aligner: `sphinx`, `ctc` with model and revision, or the kind of file that it was read from.
+        problem: Why there are no segments; None if there are some.
+        note: Why segments are doubtful; None if they are not.
     """
 
     utterance: str
@@ -74,22 +74,22 @@ class Alignment:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpecification:
-    """What an encoder publishes about itself; whatever turns time into frames reads it here.
+    """Specification of an encoder: its layers, width, timing and origin.
 
     Attributes:
         name: Hub id, folder name or baseline name.
         family: Architecture, as `config.model_type` names it (`wav2vec2`, `whisper`, `bert`, `logmel`).
         modality: `speech` or `text`.
         revision: Commit or content hash of the weights; features are stored under it.
-        layers: Number of hidden states that the encoder has, its input projection counted.
-        selected: Which of them its features hold, in order.
-        width: Numbers a frame or token.
+        layers: Number of hidden states, the input projection included.
+        selected: Hidden states in its features, in order.
+        width: Numbers per frame or token.
         sampling_rate: In Hz (speech only).
         stride: Samples between frames (speech only).
-        receptive_field: Samples that a frame sees before attention (speech only).
-        offset: Sample at which the first frame's receptive field begins; below zero where the encoder pads.
+        receptive_field: Samples of a frame's receptive field before attention (speech only).
+        offset: First sample of the first frame's receptive field; negative if the encoder pads.
         licence: The weights' licence, where known.
-        exposure: Corpora whose audio or text the weights are known to have seen.
+        exposure: Corpora that the weights are known to have been trained on.
 
     Example:
         >>> specification = EncoderSpecification(
@@ -115,7 +115,7 @@ class EncoderSpecification:
 
     @property
     def kinds(self) -> int:
-        """How many kinds of numbers stand one after another in a frame: energies and slopes of log-mel, else one."""
+        """Number of kinds of features in a frame: energies and deltas of log-mel, else one."""
         return 3 if self.family == "logmel" else 1
 
     @property
@@ -124,7 +124,7 @@ class EncoderSpecification:
         return self.sampling_rate / self.stride
 
     def frame_centre(self, frame: int) -> float:
-        """Time of the middle of a frame, in seconds."""
+        """Centre of a frame, in seconds."""
         return (frame * self.stride + self.offset + self.receptive_field / 2) / self.sampling_rate
 
 
@@ -140,16 +140,16 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of one utterance.
+    """A model's prediction for one utterance.
 
     Attributes:
         label: The most probable class; empty where values are predicted.
         posteriors: Probability of every class by name; they sum to 1.
         values: Predicted values by name, such as valence; empty where a class is predicted.
-        modalities: What the answer rests on: `speech`, `text` or both.
-        source: The file that was predicted.
+        modalities: Modalities that were used: `speech`, `text` or both.
+        source: The file.
         text: The transcript that was used, if any.
-        notes: Remarks for the reader, such as a modality that was left out.
+        notes: Remarks, such as a modality that was left out.
     """
 
     label: str = ""

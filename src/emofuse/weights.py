@@ -1,4 +1,4 @@
-"""Safetensors files as data from strangers: what their headers hold is checked before memory is taken for it."""
+"""Read untrusted safetensors files: headers are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SIZES |= dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1)
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies in a file: its type, its shape and its first byte."""
+    """A tensor in a file: its type, shape and first byte."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,12 +30,12 @@ class Tensor:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it has."""
+        """Number of its elements."""
         return math.prod(self.shape)
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds, by name, without reading it.
+    """Tensors of a safetensors file by name, without reading their data.
 
     Raises:
         ValueError: The file is something else, is cut short, or its header contradicts itself or the file's size.
@@ -85,7 +85,7 @@ def _entry(*, dtype: str, shape: list[int], data_offsets: list[int]) -> tuple[st
 
 
 def load_into(model: nn.Module, path: Path) -> None:
-    """Give a model that was built on the device `meta`, and so holds nothing yet, the weights of a file.
+    """Load a file's weights into a model on the device `meta`.
 
     Raises:
         ValueError: The file is damaged, its tensors are not those of the model, or a number is not finite.
@@ -107,14 +107,14 @@ def load_into(model: nn.Module, path: Path) -> None:
             loaded = load_file(place)
     except SafetensorError as error:
         raise ValueError(f"{path.name} is damaged") from error
-    # Copied: what is mapped would change, or be gone, with the file.
+    # Copied, since mapped memory changes with the file.
     tensors = {name: loaded[name].to(value.dtype, copy=True) for name, value in wanted.items()}
     model.load_state_dict(tensors, assign=True)
     check_finite(model.state_dict().items(), path.name)
 
 
 def check_finite(tensors: Iterable[tuple[str, Any]], source: str) -> None:
-    """See that weights are numbers: an infinite one may give a finite answer, and a wrong one.
+    """Check that weights are finite: an infinite one may give a finite but wrong output.
 
     Raises:
         ValueError: One is not.

@@ -1,4 +1,4 @@
-"""Work in other processes, where a crash costs no more than the task that caused it."""
+"""Work in other processes, where a crash affects one task only."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 _GROUPS = (Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
-_AHEAD = 4  # Tasks that wait for each process.
+_AHEAD = 4  # Waiting tasks per process.
 
 
 def in_processes(
     work: Callable[[Task], Result], tasks: Sequence[Task], *, jobs: int, crashed: Callable[[Task], Result]
 ) -> Iterator[Result]:
-    """Do every task, in processes where that pays, and give each result as soon as it is there.
+    """Do all tasks, in several processes if that is faster, and yield each result at once.
 
     Args:
-        work: What is done to a task; a function of a module, so that other processes find it.
-        tasks: What to do, in the order of beginning.
-        jobs: Processes at most; with one, or a single task, all is done in this one.
-        crashed: The result of a task on which a process crashes.
+        work: Function of a task; at the top level of a module, so that other processes find it.
+        tasks: Tasks, in starting order.
+        jobs: Most processes; one, or a single task, runs in this process.
+        crashed: Result of a task that crashes its process.
 
     Raises:
-        EmofuseError: No process can be started, as in a script that is not guarded.
+        EmofuseError: No process can be started, as in a script without a guard.
 
     Example:
         >>> list(in_processes(len, ["a", "bc"], jobs=1, crashed=lambda task: -1))
@@ -67,7 +67,7 @@ def in_processes(
 
 
 def process_count(jobs: int | None, *, device: str = "cpu") -> int:
-    """Processes to start where `jobs` were asked for: one a core if none were, and one on another device than cores.
+    """Number of processes for `jobs`: by default one per core, and one on a GPU.
 
     Example:
         >>> process_count(3), process_count(3, device="cuda")
@@ -78,19 +78,19 @@ def process_count(jobs: int | None, *, device: str = "cpu") -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those that it is bound to, within what its container grants.
+    """Cores that this process may use, by its affinity and its container's limit.
 
     Example:
         >>> usable_cores() >= 1
         True
     """
-    # Neither affinity nor containers are known everywhere, and `os.cpu_count` knows of neither.
+    # Affinity and containers are not known everywhere, and `os.cpu_count` ignores both.
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *map(math.ceil, _granted(*_GROUPS))]))
 
 
 def _granted(root: Path, own: Path) -> Iterator[float]:
-    """Cores that each control group above this process grants, in both versions of Linux's file system of them."""
+    """Core limits of each control group above this process, in both versions of Linux's cgroups."""
     try:
         groups = [line.split(":", 2)[2] for line in own.read_text().splitlines() if line.count(":") >= 2]
     except OSError:
@@ -123,7 +123,7 @@ def _alone(work: Callable[[Task], Result], task: Task, crashed: Callable[[Task],
 
 
 def see_that_processes_start() -> None:
-    """Distinguish a task that kills its process from processes that crash before they get to any.
+    """Distinguish a task that kills its process from processes that cannot start.
 
     Raises:
         EmofuseError: They do.
@@ -141,7 +141,7 @@ def see_that_processes_start() -> None:
 def new_pool(
     jobs: int, *, initializer: Callable[..., object] | None = None, initargs: tuple[Any, ...] = ()
 ) -> ProcessPoolExecutor:
-    """Processes that start afresh: forking one that holds threads, such as torch's, can hang."""
+    """Start new processes: forking one with threads, such as torch's, can hang."""
     first = (initializer, initargs)
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_start, initargs=first)
 
@@ -153,7 +153,7 @@ def _start(initializer: Callable[..., object] | None, initargs: tuple[Any, ...])
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work, and hold its memory, for ever."""
+    """End with the parent: otherwise a process would wait for work for ever."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -63,7 +63,7 @@ def iemocap_of(audio: Path, duration: float) -> Tiers:
     """
     # Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
     if len(audio.parents) < 3:
-        raise AlignmentError("this is not a place in IEMOCAP", where=audio, remedy="prepare the corpus anew")
+        raise AlignmentError("this is not a place in IEMOCAP", where=audio, remedy="prepare the corpus again")
     offset = _offset(audio.parents[4]) if len(audio.parents) > 4 else 0.0
     return read_iemocap(audio.parents[2] / "ForcedAlignment" / audio.parent.name / audio.stem, offset=offset)
 
@@ -87,7 +87,7 @@ def cbp_of(audio: Path, duration: float) -> Tiers:
     table = next((found for place in audio.parents[:3] if (found := cbp.table_in(place))), None)
     words = cbp.word_segments(table).get(audio.stem) if table else None
     if not words:
-        raise AlignmentError(f"{cbp.TABLE} has no times of its words", where=audio, remedy="prepare the corpus anew")
+        raise AlignmentError(f"{cbp.TABLE} has no times of its words", where=audio, remedy="prepare the corpus again")
     return {"word": words}
 
 

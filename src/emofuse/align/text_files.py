@@ -35,13 +35,13 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise AlignmentError(f"the file cannot be read ({error.strerror})", where=path, remedy="check it") from error
     if not content.strip():
-        raise AlignmentError("the file is empty", where=path, remedy="align anew, or get it again")
+        raise AlignmentError("the file is empty", where=path, remedy="align again, or get it again")
     if instead is not None:
         raise AlignmentError(instead[0], where=path, remedy=instead[1])
     try:
         return decoded(content, "latin-1")[0]
     except ValueError as error:
-        raise AlignmentError("this is not a text file", where=path, remedy="align anew, or get it again") from error
+        raise AlignmentError("this is not a text file", where=path, remedy="align again, or get it again") from error
 
 
 def seconds(cell: str, *, where: str, scale: float = 1.0) -> float:
@@ -80,7 +80,7 @@ def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file")
                 raise AlignmentError(
                     f"{what} has {segment.label[:40]!r} at {start:g} s, before the segment ahead of it ends",
                     where=path,
-                    remedy="align anew, or fix the times",
+                    remedy="align again, or fix the times",
                 )
             start = max(start, before.start)
             found[-1] = Segment(start=before.start, end=start, label=before.label)
@@ -88,7 +88,7 @@ def in_order(segments: Sequence[Segment], path: Path, *, what: str = "the file")
             raise AlignmentError(
                 f"{what} has {segment.label[:40]!r} from {start:g} to {segment.end:g} s",
                 where=path,
-                remedy="align anew, or fix the times",
+                remedy="align again, or fix the times",
             )
         found.append(Segment(start=start, end=segment.end, label=segment.label.strip()))
     return tuple(found)

@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     r'"(?P<text>(?:[^"]|"")*)"|(?<![\w.])(?P<number>[-+]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][-+]?[0-9]+)?)(?![\w.])'
     r"|<exists>|\[[0-9]*\]"
 )
-_REMEDY = "write it anew from Praat or the aligner"
+_REMEDY = "write it again from Praat or the aligner"
 
 
 def read_textgrid(path: Path) -> dict[Tier, tuple[Segment, ...]]:

@@ -1,4 +1,4 @@
-"""The command that finds when words, syllables and phones are said: `emofuse align`."""
+"""The command `emofuse align`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from emofuse.errors import SettingsError
 
 def align(
     manifest: Annotated[Path, typer.Argument(help="Manifest, from `emofuse prepare`.")],
-    out: Annotated[Path, typer.Option(help="Table of alignments (.parquet); what it holds is not aligned again.")],
+    out: Annotated[Path, typer.Option(help="Table of alignments (.parquet); its alignments are kept.")],
     aligner: Annotated[
         str,
         typer.Option(
-            help="sphinx (English), ctc, shipped, auto (what the corpus ships of reference words, else sphinx), or "
+            help="sphinx (English), ctc, shipped, auto (alignments that the corpus ships, else sphinx), or "
             "path/to/file.py:Class."
         ),
     ] = "auto",
@@ -27,10 +27,10 @@ def align(
     ] = None,
     write: Annotated[str | None, typer.Option(help="Also write files: textgrid, ctm or json.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where to write them.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")] = None,
-    device: Annotated[str, typer.Option(help="For ctc, where to compute: cpu, cuda, mps.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one per core).")] = None,
+    device: Annotated[str, typer.Option(help="For ctc: device, cpu, cuda or mps.")] = "cpu",
 ) -> None:
-    """Find when the words, syllables and phones of a corpus are said."""
+    """Align words, syllables and phones of a corpus with its recordings."""
     check_device_name(device)
     from emofuse.align.writers import WRITERS, write_files
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="emofuse",
-    help="Emotion from speech and words: multi-level fusion of wav2vec 2.0 and BERT, honestly evaluated.",
+    help="Emotion from speech and text: multi-level fusion of wav2vec 2.0 and BERT, honestly evaluated.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,30 +54,32 @@ MISUSED = 2
 SHOWN = 4
 STOPPED = 130
 RESUMED = ("run", "align", "transcribe", "extract", "train", "finetune", "distill", "demo")
-"""Commands that go on, called again, where they were stopped."""
+"""Commands that resume where they were stopped."""
 
 RecipeName = Annotated[
-    str, typer.Argument(help="Name of a recipe that ships, such as speech, text or fusion, or a .toml.")
+    str, typer.Argument(help="Name of a built-in recipe, such as speech, text or fusion, or a .toml.")
 ]
 Corpus = Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")]
 Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one per core).")]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=5.")
 ]
 SpeechEncoder = Annotated[str | None, typer.Option(help="logmel, a Hub id or a folder; overrides the recipe.")]
 TextEncoder = Annotated[str | None, typer.Option(help="words, a Hub id or a folder; overrides the recipe.")]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides the recipe.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")]
 Column = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: your name of a column, as label=emotion."),
+    typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: map a column, such as label=emotion."),
 ]
 Option = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", metavar="NAME=VALUE", help="What is read of a corpus, as labels=six; `emofuse corpora` lists them."
+        "--option",
+        metavar="NAME=VALUE",
+        help="Option of the corpus, such as labels=six; see `emofuse corpora`.",
     ),
 ]
 Alignments = Annotated[
@@ -98,7 +100,7 @@ def run(
     recipe: RecipeName,
     corpus: Corpus,
     root: Root,
-    out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
+    out: Annotated[Path, typer.Option(help="Run folder; finished work is skipped.")],
     store: Annotated[Path | None, typer.Option(help="Feature store to share between runs.")] = None,
     speech_encoder: SpeechEncoder = None,
     text_encoder: TextEncoder = None,
@@ -114,9 +116,9 @@ def run(
     partial: Partial = False,
     column: Column = None,
     option: Option = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would do, and what that costs.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print the plan and its cost.")] = False,
 ) -> None:
-    """Do the whole chain: manifest, alignment, features, folds x seeds, scores, report, kept models."""
+    """Run the whole chain: manifest, alignment, features, folds x seeds, scores, report, kept models."""
     chosen = recipe_of(recipe, settings, speech_encoder, text_encoder, seeds, command="run", aligner=aligner)
     check_corpus(corpus, root)
     check_device_name(device)
@@ -219,7 +221,7 @@ def prepare(
 def extract(
     recipe: RecipeName,
     manifest: Annotated[Path, typer.Option(help="Manifest, from `emofuse prepare`.")],
-    store: Annotated[Path, typer.Option(help="Feature store to fill; what it holds is not computed again.")],
+    store: Annotated[Path, typer.Option(help="Feature store to fill; existing features are kept.")],
     speech_encoder: SpeechEncoder = None,
     text_encoder: TextEncoder = None,
     settings: Set = None,
@@ -262,8 +264,8 @@ def extract(
 def train(
     recipe: RecipeName,
     manifest: Annotated[Path, typer.Option(help="Manifest, from `emofuse prepare`.")],
-    store: Annotated[Path, typer.Option(help="Feature store; what is missing is computed first.")],
-    out: Annotated[Path, typer.Option(help="Run folder; trials that are done are skipped.")],
+    store: Annotated[Path, typer.Option(help="Feature store; missing features are computed first.")],
+    out: Annotated[Path, typer.Option(help="Run folder; finished trials are skipped.")],
     speech_encoder: SpeechEncoder = None,
     text_encoder: TextEncoder = None,
     seeds: Seeds = None,
@@ -341,7 +343,7 @@ def report(folder: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 @app.command()
 def corpora(as_json: Json = False) -> None:
-    """List the corpora that can be read, with licence and where to get them."""
+    """List the supported corpora, with licence and source."""
     from dataclasses import asdict
 
     from emofuse.cli.console import show_json
@@ -357,7 +359,7 @@ def corpora(as_json: Json = False) -> None:
 
 @app.command()
 def doctor() -> None:
-    """Look at the installation and say what to fix."""
+    """Check the installation and state what to fix."""
     from emofuse.cli.console import show_checks
     from emofuse.doctor import examine
 
@@ -371,11 +373,11 @@ def doctor() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("demo"),
     recordings: Annotated[
-        Path | None, typer.Option(help="Folder of recordings, of which the model that ships predicts a few.")
+        Path | None, typer.Option(help="Folder of recordings; the built-in model predicts a few of them.")
     ] = None,
     jobs: Jobs = None,
 ) -> None:
-    """Make a small spoken corpus, run speech, text, late and early-frame on it, report, and predict."""
+    """Synthesise a small corpus, run speech, text, late and early-frame on it, report, and predict."""
     check_output(out, folder=True)
     from emofuse.audio import audio_files
     from emofuse.cli.console import Bars, finish, say, show_predictions, typed_command
@@ -406,7 +408,7 @@ def demo(
     show_predictions([load(folder).predict(last.audio, text=last.text)])
     if recordings is not None:
         found = audio_files(recordings)
-        # Drawn, not counted off: corpora list their recordings in an order that repeats itself.
+        # Drawn at random, since corpora list recordings in a periodic order.
         chosen = random.Random(0).sample(found, min(SHOWN, len(found)))  # noqa: S311
         say("")
         say(f"emofuse predict {' '.join(map(str, chosen))}")
@@ -430,7 +432,7 @@ def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; what a person can fix ends with status 2 and one sentence."""
+    """Run the command line; errors that the user can fix end with status 2 and one sentence."""
     make_ready()
     command = sys.argv[1] if sys.argv[1:] else ""
     try:
@@ -446,19 +448,19 @@ def main() -> NoReturn:
         known = {command.callback.__name__ for command in app.registered_commands if command.callback} | {"distill"}
         _fail(f"{sentence}; `emofuse {command + ' ' if command in known else ''}--help` lists what there is.")
     except BrokenPipeError:
-        # Whoever read has enough, as `head` does.
+        # The reader has closed the pipe, as `head` does.
         let_go()
         raise SystemExit(MISUSED) from None
     except OSError as error:
         place = os.fsdecode(error.filename) if error.filename else "what is printed, or a file"
         _fail(f"{place}: {error.strerror or error}; check path, permissions and disk.")
     except (ImportError, SystemError) as error:
-        # What is short of memory while it is loaded says so in its own way.
+        # Libraries report a lack of memory in different ways.
         reason = str(error).partition("\n")[0]
         _fail(f"a library cannot be loaded ({reason}); make memory free, or install emofuse again.")
     except MemoryError:
         _fail("the memory ran out; work on less at once, or free some.")
-    # typer makes this status of an interruption, in silence.
+    # typer turns an interruption into this status, silently.
     if status == STOPPED and command in RESUMED:
         typer.echo("Stopped; the same command goes on from here.", err=True)
     raise SystemExit(status)

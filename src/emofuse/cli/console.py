@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars and tables, on rich."""
+"""Progress bars and tables of the command line, by rich."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Console(Console):
-    """A console that no text can give orders to: only what rich itself draws holds control characters."""
+    """A console that escapes control characters of all text."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -42,14 +42,14 @@ FEW_LABELS = 8
 SOME_SKIPPED, NOTHING_DONE = 1, 2
 STOPPED = 130
 NAMED = 3
-_WIDEST = 10_000  # Columns of an output that is no terminal.
+_WIDEST = 10_000  # Width of an output that is no terminal.
 
 
 class Bars:
     """Progress as bars on stderr; a stage shorter than two seconds leaves no trace.
 
     Args:
-        hidden: Show notes only, where something else on the same terminal shows how far the work is.
+        hidden: Show notes only, if the same terminal shows the progress otherwise.
 
     Example:
         >>> with Bars() as bars:
@@ -67,7 +67,7 @@ class Bars:
             TimeRemainingColumn(),
             console=ERR,
             disable=hidden,
-            # What is printed meanwhile belongs where it was sent, not above the bars.
+            # Do not redirect other output above the bars.
             redirect_stdout=False,
         )
         self._tasks: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class Bars:
         if self._progress.tasks:
             self._progress.stop()
         else:
-            # Without a bar to leave behind, the line break that `stop` writes would be an empty line.
+            # Without a bar, the line break of `stop` would be an empty line.
             self._progress.live.transient = True
             self._progress.live.stop()
 
@@ -98,7 +98,7 @@ class Bars:
         self._progress.advance(self._tasks[description], steps)
 
     def finish(self, description: str) -> None:
-        """Close a bar; what took less than two seconds is taken away."""
+        """Close a bar; one of less than two seconds is removed."""
         task = self._tasks.pop(description)
         elapsed = next(one.elapsed for one in self._progress.tasks if one.id == task) or 0.0
         if elapsed < 2:
@@ -132,12 +132,12 @@ def _write(text: str) -> None:
 
 
 def _show_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, last_is_total: bool = False) -> None:
-    """A table; where it would lose letters, below some width, a few lines a row.
+    """A table; if it would be cut, a few lines per row.
 
     Args:
-        heads: Of the columns.
-        rows: Their cells, as they are: no markup.
-        last_is_total: Whether a line stands above the last row.
+        heads: Column titles.
+        rows: Cells, without markup.
+        last_is_total: Whether to draw a line above the last row.
     """
     table = Table()
     for head in heads:
@@ -161,12 +161,12 @@ def _show_table(heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, l
 
 
 def _has_width() -> bool:
-    """Whether lines have an end: those of a terminal, or where a width is given."""
+    """Whether lines are limited: on a terminal, or by a given width."""
     return OUT.is_terminal or "COLUMNS" in os.environ
 
 
 def show_results(models: Mapping[str, Any]) -> None:
-    """A table of what `evaluate` gave: each metric with its interval."""
+    """A table of results of `evaluate`: each metric with its interval."""
     from emofuse.scoring.kinds import kind_with
     from emofuse.scoring.result import caution, counted
 
@@ -201,7 +201,7 @@ def _estimate(estimate: Mapping[str, float], kind: Kind) -> str:
 
 
 def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
-    """A table of paired differences in UA, in points, or in CCC and MAE, and which test it is."""
+    """A table of paired differences in UA, in points, or in CCC and MAE, and the test."""
     if not comparisons:
         return
     from emofuse.scoring.kinds import kind_with
@@ -224,11 +224,11 @@ def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
 
 
 class TableWriter:
-    """Predictions as lines of a table, each at once; where a line is too short for that, in two lines a file.
+    """Predictions as lines of a table, immediately; in two lines per file if the width is too small.
 
     Args:
-        classes: Emotions, a column each.
-        sources: Files that will come, for the width of the first column.
+        classes: Emotions, one per column.
+        sources: All files, for the width of the first column.
     """
 
     def __init__(self, classes: Sequence[str], sources: Sequence[str]) -> None:
@@ -263,7 +263,7 @@ class TableWriter:
         say(f"  {', '.join(f'{name} {answer.scores[name]:.2f}' for name in order)} (from {modalities})")
 
     def close(self) -> None:
-        """Say what there is to note, and of which files where it is not of all."""
+        """Print notes, with their files unless they concern all."""
         for note, sources in self._notes.items():
             named = [harmless(one) for one in dict.fromkeys(sources) if one]
             if len(sources) == self._count or not named:
@@ -279,12 +279,12 @@ class TableWriter:
 
 
 def answer_writer(style: str, *, classes: Sequence[str], sources: Sequence[str]) -> PredictionWriter | TableWriter:
-    """What shows predictions on standard output as they come.
+    """A writer of predictions to standard output.
 
     Args:
         style: `table`, `json` or `csv`.
         classes: Emotions.
-        sources: Files that will come.
+        sources: All files.
     """
     if style == "table":
         return TableWriter(classes, sources)
@@ -329,7 +329,7 @@ def _size(count: int) -> str:
 
 
 def show_corpora(cards: Mapping[str, Any]) -> None:
-    """Corpora, a paragraph each: what they hold, under which licence, and where they come from."""
+    """Corpora, one paragraph each: content, licence and source."""
     for name, card in cards.items():
         OUT.print(Text.assemble((name, "bold"), f"  {card.title}"))
         labels = ", ".join(card.labels) if len(card.labels) <= FEW_LABELS else f"{len(card.labels)} emotions"
@@ -349,31 +349,31 @@ def show_corpora(cards: Mapping[str, Any]) -> None:
 
 
 def show_checks(checks: Sequence[Any]) -> None:
-    """A table of what `doctor` found."""
+    """A table of the results of `doctor`."""
     marks = {True: Text("ok", style="green"), False: Text("fix", style="red"), None: Text("")}
     _show_table(["what", "", "found"], [[check.name, marks[check.ok], check.detail] for check in checks])
 
 
 def typed_command() -> str:
-    """What the user typed, to be written beside results."""
+    """The user's command, to be stored with results."""
     return harmless(shlex.join(["emofuse", *sys.argv[1:]]))
 
 
 def show_skipped(skipped: Mapping[str, str]) -> None:
-    """A line for each thing that was left out, and why."""
+    """One line per skipped item, with the reason."""
     for name, reason in skipped.items():
         warn(f"Skipped {name}: {reason}.")
 
 
 def finish(skipped: Mapping[str, str], *, done: bool = True) -> None:
-    """Say what was left out, and let the exit status say so too.
+    """Print skipped items, and exit with an error status if there are any.
 
     Args:
-        skipped: What was left out, and why.
+        skipped: Skipped items with reasons.
         done: Whether anything else was done.
 
     Raises:
-        Exit: Something was left out.
+        Exit: Something was skipped.
     """
     if not skipped:
         return

@@ -1,4 +1,4 @@
-"""The commands that make small encoders: `emofuse distill speech` and `emofuse distill text`."""
+"""The commands `emofuse distill speech` and `emofuse distill text`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from emofuse.cli.options import LogOption, check_corpus, check_device_name, check_output
 from emofuse.errors import SettingsError
 
-app = typer.Typer(no_args_is_help=True, help="Make a small encoder that takes after a large one.")
+app = typer.Typer(no_args_is_help=True, help="Distil a small encoder from a large one.")
 
-Out = Annotated[Path, typer.Option(help="Folder to work in; a run that was cut off goes on there.")]
-Licence = Annotated[str, typer.Option(help="Licence of the weights, which follows from that of the data.")]
+Out = Annotated[Path, typer.Option(help="Folder to work in; an interrupted run resumes there.")]
+Licence = Annotated[str, typer.Option(help="Licence of the weights, as the data requires.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: steps=100.")]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")]
 
 
 @app.command()
@@ -25,9 +25,7 @@ def speech(
     ],
     teacher: Annotated[str, typer.Option(help="Any speech encoder: a Hub id or a folder.")],
     out: Out,
-    start: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier distillation, whose weights to begin with.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Folder of an earlier distillation to start from.")] = None,
     licence: Licence = "unknown",
     settings: Set = None,
     device: Device = "cpu",
@@ -75,7 +73,7 @@ def text(
     teacher: Annotated[str, typer.Option(help="A BERT: a Hub id or a folder.")],
     out: Out,
     licence: Licence = "unknown",
-    partial: Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")] = False,
     settings: Set = None,
     device: Device = "cpu",
     log: LogOption = None,

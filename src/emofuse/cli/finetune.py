@@ -1,4 +1,4 @@
-"""The command `emofuse finetune`, by itself or under `accelerate launch -m emofuse finetune ...`."""
+"""The command `emofuse finetune`, alone or under `accelerate launch -m emofuse finetune ...`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ STOPPED_ALREADY = 2
 
 
 def finetune(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe that ships, such as fusion, or a .toml.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, such as fusion, or a .toml.")],
     corpus: Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")],
     root: Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")],
-    out: Annotated[Path, typer.Option(help="Run folder; what is done there already is skipped.")],
+    out: Annotated[Path, typer.Option(help="Run folder; finished work is skipped.")],
     model: Annotated[
-        str, typer.Option(help="Model of the recipe that stands above the encoders, such as speech or early-frame.")
+        str, typer.Option(help="Model of the recipe on top of the encoders, such as speech or early-frame.")
     ] = "early-frame",
     fold: Annotated[
         list[str] | None,
@@ -36,14 +36,14 @@ def finetune(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps (default: a GPU where there is one).")] = None,
     log: LogOption = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Accept a corpus that is not complete.")] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")] = False,
     column: Annotated[
         list[str] | None,
-        typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: your name of a column."),
+        typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: map a column, such as label=emotion."),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="What is read of a corpus, as labels=six."),
+        typer.Option("--option", metavar="NAME=VALUE", help="Option of the corpus, such as labels=six."),
     ] = None,
 ) -> None:
     """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
@@ -86,7 +86,7 @@ def finetune(
                 progress=progress,
             )
     except EmofuseError:
-        # All processes find the same mistake, and it is reported once.
+        # All processes find the same error, which is reported once.
         if processes.main:
             raise
         raise typer.Exit(STOPPED_ALREADY) from None
@@ -95,7 +95,7 @@ def finetune(
     if processes.main:
         if outcome.result["models"]:
             show_results(outcome.result["models"])
-        # Single folds make no model, and the model that is kept alone no scores.
+        # A single fold has no kept model, and the kept model alone no scores.
         made = {"scores": out / "scores.parquet", "models": out / "models"}
         say("   ".join(f"{what}: {place}" for what, place in made.items() if place.exists()))
         finish(outcome.skipped)

@@ -1,4 +1,4 @@
-"""What commands in different files share: recipes and corpora from options, checked before anything heavy is loaded."""
+"""Shared options: recipes and corpora, checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def recipe_of(
 
 
 def reading_of(partial: bool, column: list[str] | None, option: list[str] | None) -> dict[str, Any]:
-    """How a corpus is read, as `read_corpus` takes it, from the options of a command."""
+    """Arguments of `read_corpus` from a command's options."""
     return {
         "partial": partial,
         "columns": _pairs(column, "--column", "OURS=YOURS", "label=emotion"),
@@ -55,7 +55,7 @@ def reading_of(partial: bool, column: list[str] | None, option: list[str] | None
 
 
 def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mapping[str, str] | None:
-    """What an option names as often as one likes, such as `OURS=YOURS`."""
+    """Values of a repeatable option, such as `OURS=YOURS`."""
     if not pairs:
         return None
     values = {}
@@ -68,14 +68,14 @@ def _pairs(pairs: list[str] | None, flag: str, form: str, example: str) -> Mappi
 
 
 def check_one_of(value: str, names: Iterable[str], what: str, *, where: str) -> None:
-    """Refuse a value that an option does not know, with the nearest that it does."""
+    """Refuse an unknown value of an option, and name the nearest."""
     known = list(names)
     if value not in known:
         raise SettingsError(f"{value!r} is no {what}", where=where, remedy=nearest(value, known))
 
 
 def check_device_name(device: str) -> None:
-    """Refuse what torch calls no device; whether this machine has it, torch says later."""
+    """Refuse an invalid device name; torch checks later whether the machine has it."""
     if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", device):
         raise SettingsError(
             f"device {device!r} cannot be used here", remedy="use cpu, or see what `emofuse doctor` finds"
@@ -83,7 +83,7 @@ def check_device_name(device: str) -> None:
 
 
 def check_corpus(name: str, root: Path) -> None:
-    """Refuse a corpus that is not known, or a place that is not there."""
+    """Refuse an unknown corpus, or a missing folder."""
     from emofuse.corpora import CORPORA
 
     for one in name.split("+"):
@@ -96,7 +96,7 @@ def check_corpus(name: str, root: Path) -> None:
 
 
 def check_model(folder: Path) -> None:
-    """Refuse a folder that holds no trained model."""
+    """Refuse a folder without a trained model."""
     if not (folder / "settings.json").is_file():
         raise CheckpointError(
             "the model folder has no settings.json" if folder.is_dir() else "there is no such folder",
@@ -106,19 +106,19 @@ def check_model(folder: Path) -> None:
 
 
 def check_manifest(path: Path) -> None:
-    """Refuse a manifest that is not there."""
+    """Refuse a missing manifest."""
     if not path.is_file():
         raise ManifestError("no such manifest", where=path, remedy="make one with `emofuse prepare`")
 
 
 def check_alignments(path: Path | None) -> None:
-    """Refuse a table of alignments that is not there."""
+    """Refuse a missing table of alignments."""
     if path is not None and not path.is_file():
         raise AlignmentError("no such table", where=path, remedy="make it with `emofuse align`")
 
 
 def check_output(path: Path, *, folder: bool, option: str = "--out") -> None:
-    """Refuse a place to write to that cannot be written to, before the work and not after it."""
+    """Refuse an unwritable output before the work starts."""
     if path.exists() and path.is_dir() != folder:
         raise SettingsError(
             "this is a file, and a folder is wanted" if folder else "this is a folder, and a file is wanted",

@@ -1,4 +1,4 @@
-"""The command that predicts the emotion of recordings and texts: `emofuse predict`."""
+"""The command `emofuse predict`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def predict(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Folder of a trained model, such as RUN/models/late (default: the one that ships)."),
+        typer.Option(help="Folder of a trained model, such as RUN/models/late (default: the built-in one)."),
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="What is said: once for all files, or once each.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Transcript: one for all files, or one for each.")] = None,
     transcript: Annotated[
         list[Path] | None,
-        typer.Option(help="Text file with what is said, as --text; or a folder with a .txt of each recording's name."),
+        typer.Option(help="Text file with the transcript; or a folder with a .txt of each recording's name."),
     ] = None,
     alignments: Annotated[
         Path | None,
@@ -41,18 +41,18 @@ def predict(
     asr: Annotated[
         str | None,
         typer.Option(
-            help="Recogniser where no words are given: whisper, sphinx, path/to/file.py:Class, none "
-            "(default: whisper if at hand)."
+            help="Recogniser for recordings without a transcript: whisper, sphinx, path/to/file.py:Class, none "
+            "(default: whisper if available)."
         ),
     ] = None,
     asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
     style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")] = "cpu",
     trust: Annotated[
-        bool, typer.Option("--trust", help="Load a model whose classes are not emofuse's own; their code runs.")
+        bool, typer.Option("--trust", help="Load classes from outside emofuse, which runs their code.")
     ] = False,
 ) -> None:
-    """Predict the emotion of recordings, each as soon as it is known."""
+    """Predict the emotion of recordings, and print each at once."""
     from emofuse.cli.console import STOPPED, Bars, answer_writer, finish, show_skipped, warn
     from emofuse.types import Prediction
 
@@ -79,7 +79,7 @@ def predict(
     done = seen = 0
     writer = answer_writer(style, classes=predictor.classes, sources=sources)
     try:
-        # On a terminal the lines themselves show how far the work is.
+        # On a terminal the lines themselves show the progress.
         with Bars(hidden=sys.stdout.isatty()) as bars:
             for answer in predictor.predict_many(sources or [None], texts=texts, alignments=found, progress=bars):
                 if isinstance(answer, Prediction):
@@ -87,7 +87,7 @@ def predict(
                     done += 1
                 else:
                     name = sources[seen] if sources else f"text {seen + 1}"
-                    # What is wrong may lie in another file, which is named too.
+                    # The error may be in another file, which is named too.
                     of_it = answer.where in (None, name, str(Path(name)), repr(str(Path(name))))
                     skipped[name] = answer.advice if of_it else str(answer).rstrip(".")
                 seen += 1
@@ -109,7 +109,7 @@ def _is_absent(name: str) -> bool:
 
 
 def _texts(files: Sequence[str], given: list[str] | None, transcripts: list[Path] | None) -> list[str | None] | None:
-    """The words of each file, from options; None where none are given."""
+    """The transcript of each file, from options; None without."""
     if given and transcripts:
         raise SettingsError("both are given", where="--text and --transcript", remedy="leave out one")
     if given:

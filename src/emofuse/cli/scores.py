@@ -1,4 +1,4 @@
-"""The commands that work on score tables, also those of other tools: `evaluate`, `compare` and `fuse`."""
+"""The commands on score tables: `evaluate`, `compare` and `fuse`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from emofuse.scoring.table import Scores
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Cluster = Annotated[
-    str | None, typer.Option(metavar="COLUMN", help="Take this column as clusters, in place of the speaker.")
-]
+Cluster = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of clusters, instead of the speaker.")]
 
 
 def evaluate(
@@ -40,7 +38,7 @@ def evaluate(
 
 def compare(
     first: Annotated[str, typer.Argument(help="Score table, or FILE:MODEL where it holds several models.")],
-    second: Annotated[str, typer.Argument(help="Another, of the same utterances.")],
+    second: Annotated[str, typer.Argument(help="Another one of the same utterances.")],
     cluster: Cluster = None,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +62,7 @@ def compare(
 
 
 def _apart(first: str, second: str) -> tuple[str, str]:
-    """Two places without the folders that they have in common.
+    """Two paths without their common folders.
 
     Example:
         >>> _apart("runs/2026/a/scores.parquet", "runs/2026/b/scores.parquet")

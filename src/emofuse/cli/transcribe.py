@@ -1,4 +1,4 @@
-"""The command that writes down what is said: `emofuse transcribe`."""
+"""The command `emofuse transcribe`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from emofuse.errors import SettingsError
 
 def transcribe(
     manifest: Annotated[Path, typer.Argument(help="Manifest, from `emofuse prepare`.")],
-    out: Annotated[Path, typer.Option(help="Manifest to write (.parquet); the words are kept beside it too.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write (.parquet), with a journal of transcripts beside it.")],
     asr: Annotated[
-        str, typer.Option(help="Who writes down the words: sphinx (English), whisper, or path/to/file.py:Class.")
+        str, typer.Option(help="Recogniser: sphinx (English), whisper, or path/to/file.py:Class.")
     ] = "sphinx",
     model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one a core).")] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one per core).")] = None,
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda.")] = "cpu",
 ) -> None:
-    """Write a manifest with the words of a recogniser in the place of its transcripts."""
+    """Replace the transcripts of a manifest by those of a recogniser."""
     if out.resolve() == manifest.resolve():
         raise SettingsError("the reference would be lost", where="--out", remedy="write another manifest")
     check_manifest(manifest)
@@ -39,5 +39,5 @@ def transcribe(
         done = transcribe_manifest(read_manifest(manifest), recogniser, out, jobs=jobs, progress=bars)
     own = done.manifest["text_source"].fillna("").str.startswith(recogniser.source)
     words = int(own.sum())
-    say(f"{out}: {words} utterances with the words of {recogniser.source}; {done.computed} recordings transcribed now")
+    say(f"{out}: {words} utterances with transcripts by {recogniser.source}; {done.computed} transcribed now")
     finish({name: error.advice for name, error in done.failed.items()}, done=words > 0)

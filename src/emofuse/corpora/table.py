@@ -197,7 +197,7 @@ def _value(value: Any, kind: str, place: str, path: Path) -> Any:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ManifestError(f"{place} holds half a character", where=path, remedy="write the text anew") from error
+            raise ManifestError(f"{place} holds half a character", where=path, remedy="write the text again") from error
     return text
 
 

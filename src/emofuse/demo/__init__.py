@@ -1,4 +1,4 @@
-"""A small spoken corpus, made on the spot, in which half of the emotion is in the voice and half in the words."""
+"""Synthesise a small corpus in which half of the emotion is in the voice and half in the text."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Array = npt.NDArray[np.float32]
 
 SAMPLING_RATE = 16000
 NOISE = 0.06
-"""Fraction of the utterances of a class whose voice, and fraction of those whose words, belong to the other side."""
+"""Fraction of a class's utterances with a misleading voice, and fraction with a misleading text."""
 
 RECIPE = 1
-"""Goes up whenever the same seed would give other sounds or sentences, so that a resumed corpus is never a mixture."""
+"""Increased whenever the same seed gives other audio or sentences, so that a resumed corpus is never a mixture."""
 
-# In Hz, the median of the only voice inside the synthesiser's package, from which all the speakers are derived.
+# In Hz: the median pitch of the synthesiser's only voice, from which all speakers are derived.
 _SOURCE_PITCH = 190.0
-# Below this, the synthesiser takes a frame for unvoiced.
+# Below this, a frame counts as unvoiced.
 _VOICED = 40.0
 _THREADS = 2
 _SILENT = Silent()
@@ -47,7 +47,7 @@ class _Emotion:
 
 @dataclass(frozen=True, kw_only=True)
 class _Manner:
-    """How something is said: a speaker's habit, or an arousal's change to it.
+    """Prosody of a speaker, or its change by arousal.
 
     Attributes:
         pitch: Shift in semitones.
@@ -75,7 +75,7 @@ class _Manner:
 
 @dataclass(frozen=True, kw_only=True)
 class _Speaker:
-    """One of the voices: `formants` is the factor on resonance frequencies, lower for a longer vocal tract."""
+    """A speaker: `formants` is the factor on resonance frequencies, lower for a longer vocal tract."""
 
     name: str
     formants: float
@@ -124,18 +124,18 @@ _SPEAKERS = (
 
 
 def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0, progress: Progress = _SILENT) -> Path:
-    """Speak and write a corpus of 8 voices and 4 emotions, for trying the whole pipeline without licensed data.
+    """Synthesise a corpus of 8 voices and 4 emotions, to try the pipeline without licensed data.
 
     The voice carries arousal only (angry and happy from neutral and sad), the text carries valence only (angry and sad
-    from happy and neutral), and a few utterances mislead on either side; so a model has to combine the two. No two
+    from happy and neutral), and a few utterances mislead in either modality; so a model has to combine the two. No two
     speakers share a sentence. On one machine the same arguments give the same files; after an interruption, call it
     again.
 
     Args:
         out: Folder for `audio/*.wav` (16 kHz) and `corpus.csv`.
-        utterances_per_class: How often each speaker acts each emotion.
-        seed: Decides who says what, and the variation of the voices.
-        progress: Display that reports each utterance.
+        utterances_per_class: Utterances of each speaker and emotion.
+        seed: Seed of sentences and voices.
+        progress: Reports each utterance.
 
     Returns:
         The path of `corpus.csv`, a table with the columns `utterance`, `audio` (relative to the table), `text`,
@@ -160,10 +160,10 @@ def make_demo_corpus(out: Path, *, utterances_per_class: int = 15, seed: int = 0
         with written_atomically(audio / f"{line.utterance}.wav") as part:
             soundfile.write(part, samples, SAMPLING_RATE, subtype="PCM_16", format="WAV")
 
-    # Threads suffice: nearly all of the time goes to ONNX Runtime and NumPy, outside the interpreter's lock.
+    # Threads suffice: ONNX Runtime and NumPy take most of the time, without the interpreter's lock.
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        # The synthesiser's text frontend makes no promise about threads, so it stays in this one.
+        # The synthesiser's text frontend may not be thread-safe, so it stays in this thread.
         spoken = pool.map(speak, missing, [" ".join(synthesiser.phonemize(line.text)) for line in missing])
         for _ in track(spoken, "Speaking the demo corpus", total=len(missing), progress=progress):
             pass
@@ -186,7 +186,7 @@ def _load_synthesiser() -> Any:
 
 
 def _claim(out: Path, arguments: dict[str, int]) -> None:
-    """Remember the arguments, since files that other arguments left behind would pass for finished ones."""
+    """Store the arguments, since files of other arguments would count as finished."""
     note = out / "demo.json"
     if not note.is_file():
         write_text(note, json.dumps(arguments) + "\n")
@@ -223,11 +223,11 @@ def _write_table(lines: list[_Line], path: Path) -> Path:
 
 def _plan(*, utterances_per_class: int, seed: int) -> list[_Line]:
     rng = np.random.default_rng(derive_seed(seed, "demo", "plan"))
-    shares: dict[tuple[str, str], Iterator[str]] = {}
+    own: dict[tuple[str, str], Iterator[str]] = {}
     for valence in ("negative", "positive"):
         pool = [str(sentence) for sentence in rng.permutation(sentences(valence))]
         for index, speaker in enumerate(_SPEAKERS):
-            shares[speaker.name, valence] = _repeat(pool[index :: len(_SPEAKERS)])
+            own[speaker.name, valence] = _repeat(pool[index :: len(_SPEAKERS)])
 
     number = len(_SPEAKERS) * utterances_per_class
     misleading = round(NOISE * number)
@@ -241,7 +241,7 @@ def _plan(*, utterances_per_class: int, seed: int) -> list[_Line]:
             lines.append(
                 _Line(
                     utterance=f"{speaker.name}_{label}_{index % utterances_per_class:03d}",
-                    text=next(shares[speaker.name, valence]),
+                    text=next(own[speaker.name, valence]),
                     label=label,
                     speaker=speaker,
                     arousal=_OTHER[emotion.arousal] if index in wrong_voice else emotion.arousal,
@@ -250,17 +250,17 @@ def _plan(*, utterances_per_class: int, seed: int) -> list[_Line]:
     return sorted(lines, key=lambda line: line.utterance)
 
 
-def _repeat(share: list[str]) -> Iterator[str]:
-    """Start again at the end: a large corpus repeats a speaker's own sentences rather than borrow another's."""
+def _repeat(own: list[str]) -> Iterator[str]:
+    """Repeat from the beginning: a large corpus repeats a speaker's own sentences, never another speaker's."""
     while True:
-        yield from share
+        yield from own
 
 
 def _speak(synthesiser: Any, phonemes: str, line: _Line, *, seed: int) -> Array:
-    """Say a line as its speaker would.
+    """Synthesise a line in its speaker's voice.
 
-    The synthesiser is a source and filters: a pitch track, the spectrum of the harmonics, and that of the rest. Each
-    is changed before it becomes sound, which spoils less than stretching a finished recording.
+    The synthesiser is a source-filter model: a pitch track, the spectrum of the harmonics, and that of the rest. Each
+    is modified before synthesis, with fewer artefacts than in a finished recording.
     """
     from hibari import dsp
 
@@ -292,7 +292,7 @@ def _speak(synthesiser: Any, phonemes: str, line: _Line, *, seed: int) -> Array:
         rng,
     )
     voiced = np.repeat(pitch > _VOICED, dsp.HOP)
-    # Silences and consonants left out, or the level would depend on the words.
+    # Without silences and consonants, or the level would depend on the text.
     loudness = np.sqrt(np.mean(np.square(samples[voiced])) + 1e-12)
     samples = soxr.resample(samples * (10 ** (manner.level / 20) / loudness), dsp.SR, SAMPLING_RATE, quality="VHQ")
     return np.asarray(samples * min(1.0, 0.9 / np.abs(samples).max()), np.float32)
@@ -300,7 +300,7 @@ def _speak(synthesiser: Any, phonemes: str, line: _Line, *, seed: int) -> Array:
 
 def _move_pitch(pitch: Array, *, manner: _Manner) -> Array:
     centre = _SOURCE_PITCH * 2 ** (manner.pitch / 12)
-    # A low voice must not fall below the threshold and turn into a whisper.
+    # A low voice must stay voiced.
     moved = np.clip(centre * (np.maximum(pitch, 1.0) / _SOURCE_PITCH) ** manner.span, 1.5 * _VOICED, 500.0)
     return np.asarray(np.where(pitch > _VOICED, moved, 0.0), np.float32)
 
@@ -312,7 +312,7 @@ def _tilt(bins: int, *, slope: float, bandwidth: float) -> Array:
 
 
 class _FrequencyWarp:
-    """Moves what is at frequency f to `factor` x f, as another length of vocal tract would."""
+    """Move frequency f to `factor` x f, as with another vocal tract length."""
 
     def __init__(self, *, bins: int, factor: float) -> None:
         position = np.minimum(np.arange(bins) / factor, bins - 1)
@@ -325,7 +325,7 @@ class _FrequencyWarp:
         return np.asarray(below + (above - below) * self._weight, np.float32)
 
     def nearest(self, values: Array) -> Array:
-        """For phases, which wrap around and so cannot be averaged."""
+        """For phases, which wrap around and cannot be averaged."""
         return np.asarray(values[self._nearest], np.float32)
 
     def phase(self, phase: Array, *, turn: float) -> Array:

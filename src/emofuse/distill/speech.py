@@ -102,7 +102,7 @@ def distill_speech(
         licence: Of the weights, for the model card.
         command: What the user typed, for the model card.
         start: Folder of an earlier distillation, whose weights to begin with.
-        device: Where to compute.
+        device: Torch device.
         log: Where to log each epoch beside the history, such as `tensorboard`.
         progress: Reports each part.
 

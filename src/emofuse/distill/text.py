@@ -83,7 +83,7 @@ def distill_text(
         partial: Accept another number of comments than was published.
         licence: Of the weights, for the model card.
         command: What the user typed, for the model card.
-        device: Where to compute.
+        device: Torch device.
         log: Where to log each epoch beside the history, such as `tensorboard`.
         progress: Reports each part.
 

@@ -36,7 +36,7 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
 )
-_AGAIN = "fetch or write the files anew"
+_AGAIN = "fetch or write the files again"
 _LONGEST_JSON = 8 << 20
 _MOST_TOKENS = 128 << 20  # Bytes.
 _ATTENTION = (None, "eager", "sdpa")
@@ -359,7 +359,7 @@ def _configuration(folder: Path, *, name: str) -> Any:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise EncoderError(
-            f"config.json cannot be used ({_first_line(error)})", where=name, remedy="fetch or write it anew"
+            f"config.json cannot be used ({_first_line(error)})", where=name, remedy="fetch or write it again"
         ) from error
 
 
@@ -397,9 +397,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
             raise ValueError("it is too long")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise EncoderError("this is not valid JSON", where=path, remedy="fetch or write it anew") from error
+        raise EncoderError("this is not valid JSON", where=path, remedy="fetch or write it again") from error
     if not isinstance(values, dict):
-        raise EncoderError("this holds no JSON object", where=path, remedy="fetch or write it anew")
+        raise EncoderError("this holds no JSON object", where=path, remedy="fetch or write it again")
     return values
 
 

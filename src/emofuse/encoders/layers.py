@@ -34,7 +34,7 @@ def select_layers(choice: str, *, layers: int, encoder: str) -> tuple[int, ...]:
     """
     if not 0 < layers <= _MOST:
         raise EncoderError(
-            f"config.json describes {layers} hidden states", where=encoder, remedy="fetch or write the files anew"
+            f"config.json describes {layers} hidden states", where=encoder, remedy="fetch or write the files again"
         )
     text = choice.strip()
     if text == "all":

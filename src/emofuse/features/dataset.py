@@ -225,7 +225,7 @@ def fit_statistics(dataset: Dataset, modality: str) -> tuple[torch.Tensor, torch
         name = next((name for name in dataset.names if not read(name).isfinite().all()), dataset.names[0])
         raise TrainingError(
             f"{modality} features of utterance {name!r} are not finite",
-            remedy="remove the feature store, and the same command computes it anew",
+            remedy="remove the feature store, and the same command computes it again",
         )
     return found
 

@@ -86,7 +86,7 @@ SIZES = {"characters": len(CHARACTERS) + 1, "gender": len(GENDERS)}
 
 
 def check_extras(names: Sequence[str], *, where: str) -> None:
-    """See that all extras that a model requires exist.
+    """Check that all extras that a model requires exist.
 
     Raises:
         SettingsError: One does not.

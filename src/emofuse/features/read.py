@@ -68,7 +68,7 @@ def _views(store: Path, modality: str, revision: Any) -> Iterator[FeatureSet]:
             values = json.loads(about.read_text(encoding="utf-8"))
             key = FeatureKey(**{**values, "specification": EncoderSpecification(**values["specification"])})
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise StoreError("this is no description of features", where=about, remedy="extract them anew") from error
+            raise StoreError("this is no description of features", where=about, remedy="extract them again") from error
         if key.specification.revision == revision:
             yield FeatureSet(store, key)
 

@@ -134,7 +134,7 @@ class FeatureSet:
             ) from None
 
     def write(self, features: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write one shard, whole or not at all; what the feature set already holds is left out.
+        """Write one shard, atomically; what the feature set already holds is left out.
 
         Raises:
             StoreError: A value does not fit float16, or the disk is full.

@@ -1,1 +1,1 @@
-"""End-to-end fine-tuning: both encoders and the model above them trained together, on one or many devices."""
+"""End-to-end fine-tuning: both encoders and the model on top, on one or many devices."""

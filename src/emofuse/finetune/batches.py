@@ -1,4 +1,4 @@
-"""Micro-batches: the same however many processes share them."""
+"""Micro-batches that do not depend on the number of processes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 
 def micro_batches(names: Sequence[str], sizes: Mapping[str, float], *, most: int) -> list[list[str]]:
-    """Cut a batch into parts of at most so many utterances, those of like length together, the longest first.
+    """Split a batch into micro-batches of similar lengths, the longest first.
 
-    Processes take these parts in turn, so that what dropout does to a part does not depend on who computes it.
+    Processes take them in turn, so that dropout does not depend on the process.
 
     Example:
         >>> micro_batches(["a", "b", "c"], {"a": 1.0, "b": 3.0, "c": 2.0}, most=2)

@@ -1,4 +1,4 @@
-"""Fine-tuning: what the trainer is given where encoders are trained together with the model above them."""
+"""Lessons of fine-tuning: encoders trained together with the model on top."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LOWER = "lower finetune.learning_rate, finetune.encoder_rate or finetune.clip"
 
 @dataclass(frozen=True)
 class Tuned:
-    """What fine-tuning leaves beside the network, which has the weights of its best epoch.
+    """Result of fine-tuning; the network has the weights of its best epoch.
 
     Attributes:
         epochs: Epochs that gave the best validation metric.
@@ -49,18 +49,18 @@ class Tuned:
 
 @dataclass(kw_only=True)
 class Tuner:
-    """Fine-tuning of one network, in a folder that holds its checkpoint until it is done.
+    """Fine-tuning of one network, with a checkpoint in a folder until it is finished.
 
     Attributes:
-        network: With fresh weights above the encoders; the same in every process.
+        network: With new weights on top of the encoders; the same in every process.
         recordings: Its audio and text.
-        data: Their truth, targets and extras.
-        settings: How.
-        seed: Of order and dropout.
-        processes: Who shares the work.
-        folder: For checkpoints; all processes must see the same one.
-        key: Changes whenever anything that shapes the weights does.
-        listeners: Given the history after each epoch, see `Trainer`.
+        data: Truth, targets and extras.
+        settings: Settings of fine-tuning.
+        seed: Seed of order and dropout.
+        processes: The processes.
+        folder: Folder of checkpoints, shared by all processes.
+        key: Changes with anything that affects the weights.
+        listeners: Receive the history after each epoch, see `Trainer`.
 
     Raises:
         SettingsError: A step has fewer micro-batches than there are processes.
@@ -91,12 +91,12 @@ class Tuner:
         self._validation: Sequence[str] = ()
 
     def run(self, train: Sequence[str], validation: Sequence[str], *, progress: Progress = Silent()) -> Tuned:
-        """Train until validation no longer rises; nothing of a test set comes near it.
+        """Train until validation stops improving; the test set is never read.
 
         Raises:
             CheckpointError: The folder holds a checkpoint that is damaged or of something else, or processes see
                 different ones.
-            TrainingError: It diverged; nothing of it is kept.
+            TrainingError: It diverged.
         """
         settings = self.settings
         self._train, self._validation = train, validation
@@ -184,12 +184,12 @@ class Tuner:
         return micro_batches(names, self.recordings.sizes, most=self.settings.micro_batch)
 
     def _weight(self, group: Sequence[str]) -> float:
-        # Fractions of votes count alike, and are not needed for that.
+        # Fractions of votes have equal weight.
         truth = torch.from_numpy(self.data.truths(group))
         return float(len(group) if self.settings.soft_labels else self.task.weights(truth).sum())
 
     def _standardise(self, train: Sequence[str]) -> None:
-        """Standardise each hidden state by a sample of the training part, as the encoders are before tuning."""
+        """Standardise each hidden state by a sample of the training part, with the encoders before tuning."""
         rng = np.random.default_rng(derive_seed(self.seed, "statistics"))
         sample = [train[index] for index in rng.permutation(len(train))[:SAMPLED]]
         self.network.eval()

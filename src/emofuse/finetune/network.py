@@ -1,4 +1,4 @@
-"""Encoders and the model above them as one module, with a learning rate for every depth."""
+"""Encoders and the model on top as one module, with layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from emofuse.settings import FinetuneSettings
 
 Steps = Literal["utterance", "frame"]
 Items = Mapping[str, Sequence[Any]]
-"""What each modality is given of some utterances: clips `(samples,)` for `speech`, texts for `text`."""
+"""Inputs of each modality: clips `(samples,)` for `speech`, texts for `text`."""
 
 
 class TunedNetwork(nn.Module):
-    """Sound and words to logits. Convolutions that read audio stay as they are, all else is trained.
+    """Audio and text to logits. The convolutional frontend is frozen, all else is trained.
 
     Args:
-        head: The model above the encoders, with a layer mix for each modality that it reads.
-        encoders: Encoder of each modality; their weights are let go.
-        granularity: What the speech frames are pooled to, as for stored features.
-        frames_per_step: Likewise.
-        gradient_checkpointing: Compute the encoders' layers anew on the way back.
+        head: The model on top, with a layer mix for each modality.
+        encoders: Encoder of each modality; they are unfrozen.
+        granularity: Pooling of speech frames, as for stored features.
+        frames_per_step: As for stored features.
+        gradient_checkpointing: Recompute the encoders' layers in the backward pass.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class TunedNetwork(nn.Module):
                     _checkpointed(layer)
 
     def train(self, mode: bool = True) -> TunedNetwork:
-        """As in every module, but batch norms keep their statistics: those of a padded batch are not the corpus's."""
+        """As in every module, but batch norms keep their statistics, since batches are padded."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -63,7 +63,7 @@ class TunedNetwork(nn.Module):
         return self
 
     def features(self, modality: str, items: Sequence[Any]) -> list[torch.Tensor]:
-        """What the head reads of a modality, one `(layers, steps, width)` an utterance, on the device."""
+        """Features of a modality for the head, `(layers, steps, width)` per utterance, on the device."""
         states = self._sources[modality].states(items)
         if modality == "text":
             return states
@@ -72,10 +72,10 @@ class TunedNetwork(nn.Module):
         ]
 
     def forward(self, items: Items, batch: Batch) -> tuple[Output, Batch]:
-        """Answer a batch, and give it with the features that were read of it.
+        """Compute the output for a batch, and return the batch with its features.
 
         Args:
-            items: What each modality is given.
+            items: Inputs of each modality.
             batch: Targets and extras, without features.
         """
         found: dict[str, torch.Tensor] = {}
@@ -86,7 +86,7 @@ class TunedNetwork(nn.Module):
         return Output(output.logits.float(), output.aux), whole
 
     def groups(self, settings: FinetuneSettings) -> list[dict[str, Any]]:
-        """Trained weights with their peak rate and decay, as an optimiser takes them.
+        """Parameter groups of trained weights with peak rate and decay.
 
         Rates fall from layer to layer towards the input (Howard and Ruder, ACL 2018, sec. 3.2), and biases and norms do
         not decay.
@@ -122,7 +122,7 @@ def pad_states(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _checkpointed(layer: Any) -> None:
-    # Not the switch that transformers has for it: some families lack it.
+    # Not by transformers' own option, which some families lack.
     forward = layer.forward
 
     def forward_again(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The utterances that training reads: checked once by all processes together, then decoded as they are needed."""
+"""Utterances for fine-tuning: checked once by all processes together, then decoded when needed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LABEL = "Opening recordings"
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings:
-    """Utterances, and what was found when all were opened.
+    """Checked utterances.
 
     Attributes:
         rows: Every utterance that can be used, by name.
         sizes: Samples of each; letters of its text where no audio is read.
         keys: What each is, as a hash of its audio, or its text.
-        failed: Utterances whose sound cannot be used, and why.
+        failed: Utterances whose audio cannot be used, and why.
         modalities: What is read of them.
         notes: What the reader should know of some, for the process that writes the report.
     """

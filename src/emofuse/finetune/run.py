@@ -90,7 +90,7 @@ def finetune(
 ) -> Outcome:
     """Train a model and its encoders together, fold by fold and seed by seed, and score what was held out.
 
-    Every process that shares the work calls this with the same arguments; the first one writes. Score tables,
+    Every process calls this with the same arguments; the first one writes. Score tables,
     `result.json` and `models/<model>/` are those of a run on frozen features, and the model that is kept brings its
     tuned encoders along. Folds and seeds that are done are not trained again; one that was cut off goes on from its
     last epoch.
@@ -102,7 +102,7 @@ def finetune(
         model: Name of the one that stands above the encoders.
         folds: Names of folds to train, `final` for the model that is kept; none for all of them.
         keep_folds: Keep the tuned encoders and model of each fold too, in `models/<model>-<fold>-seed<seed>/`.
-        processes: Who shares the work; None for this process alone, on what device accelerate finds.
+        processes: The processes; None for this one alone, on accelerate's device.
         log: What to write of each epoch into the trials' folders, such as `tensorboard`.
         command: What the user typed, for the report.
         notes: Remarks for the report.
@@ -114,7 +114,7 @@ def finetune(
         TrainingError: A training diverged; all others are done.
         ManifestError: No utterance has what the model reads.
         ProtocolError: The corpus cannot be split as the settings say.
-        EncoderError: An encoder cannot be had, or has nothing to tune.
+        EncoderError: An encoder cannot be loaded, or has nothing to tune.
     """
     check_log(log)
     processes = processes or Processes()
@@ -229,7 +229,7 @@ class _Job:
         started = time.monotonic()
         folder = self.root / trial.folder
         if self.processes.main:
-            # What an earlier training left would otherwise pass for what this one leaves.
+            # Results of an earlier training would otherwise count as this one's.
             for name in ("trial.json", HEAD):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / ENCODERS, ignore_errors=True)
@@ -255,7 +255,7 @@ class _Job:
                 tuned = tuner.run(trial.fold.train, trial.fold.validation, progress=progress)
                 tested = tuner.scores(trial.fold.test) if trial.fold.test else None
         except TrainingError:
-            # With other settings it begins anew, and with these it would diverge again.
+            # With other settings it begins again, and with these it would diverge again.
             if self.processes.main:
                 discard(folder)
             raise
@@ -364,7 +364,7 @@ def _head(model: ModelPlan, plan: Plan, task: Task, encoders: Mapping[str, Encod
 
 
 def _check_inputs(model: ModelPlan, plan: Plan) -> None:
-    """See that a model reads what encoders give while they are tuned; segments are for features that are stored."""
+    """Check that a model reads what encoders give while they are tuned; segments are for features that are stored."""
     steps, text = model.inputs.steps, model.inputs.text
     if len(steps) > 1 or not set(steps) <= {"utterance", "frame"}:
         raise SettingsError(

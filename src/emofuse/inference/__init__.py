@@ -1,1 +1,1 @@
-"""From audio to answers: the predictor, and the writers of what it says."""
+"""Prediction from audio and text, and writers of predictions."""

@@ -1,4 +1,4 @@
-"""One call from a recording (and its words) to an emotion."""
+"""Predict the emotion of recordings and transcripts."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from emofuse.progress import Progress, Silent, track
 from emofuse.types import Alignment, Prediction
 
 DEFAULT = Path(__file__).parent.parent / "builtin" / "model"
-"""The model that ships: angry, happy, neutral and sad, from speech, English words, or both."""
+"""The built-in model: angry, happy, neutral and sad, from speech, English text, or both."""
 
-Sound = str | os.PathLike[str] | NDArray[Any]
+Audio = str | os.PathLike[str] | NDArray[Any]
 """A recording, or samples."""
 
 _Read = Mapping[str, Mapping[str, torch.Tensor]]
-"""What each network reads of a modality, by the names of `Batch`."""
+"""Inputs of each network from a modality, by the names of `Batch`."""
 
 LONG = 30.0
-"""Seconds beyond which a recording is unlike what models learn from."""
+"""Seconds beyond which a recording is unlike training utterances."""
 
 
 def load(
@@ -55,19 +55,19 @@ def load(
     device: str = "cpu",
     trust: bool = False,
 ) -> Predictor:
-    """Load a trained model from its folder, or the one that ships.
+    """Load a trained model from its folder, or the built-in one.
 
     Args:
-        folder: Of a trained model; None for the default model.
-        asr: Who writes down the words where none are given: `whisper`, `sphinx`, the path to a recogniser of the user's
-            own, or `none`; None takes whisper where it is installed with a model at hand, else none.
+        folder: Folder of a trained model; None for the built-in model.
+        asr: Recogniser for recordings without transcript: `whisper`, `sphinx`, the path to a recogniser of the user's
+            own, or `none`; None takes whisper if it is installed with a model in the cache, else none.
         asr_model: For whisper: a name, Hub id or folder.
-        device: Where to compute.
-        trust: Load a model whose class is from outside the package; its code runs.
+        device: Torch device.
+        trust: Load classes from outside the package, which runs their code.
 
     Raises:
         CheckpointError: The folder is not a trained model, or its encoder is not the one that it was trained on.
-        EncoderError: The encoder cannot be had.
+        EncoderError: The encoder cannot be loaded.
     """
     if folder is not None:
         refuse_address(folder)
@@ -82,9 +82,9 @@ class Predictor:
 
     Args:
         checkpoint: The model.
-        transcriber: Who writes down the words where none are given.
-        device: Where to compute.
-        trust: Load the aligner of training from outside the package too; its code runs.
+        transcriber: Recogniser for recordings without transcript.
+        device: Torch device.
+        trust: Also load an aligner from outside the package, which runs its code.
 
     Raises:
         SettingsError: The device cannot be used.
@@ -109,8 +109,8 @@ class Predictor:
             self._load_text()
 
     def _load_text(self) -> TextEncoder:
-        # Where speech alone will do, words may never come, and their encoder would double the time to the first answer;
-        # `predict_many` loads it before the first file where they will.
+        # Where speech alone suffices, loading the text encoder would double the time to the first prediction;
+        # `predict_many` loads it before the first file if there is text.
         if self._text is None:
             self._text = load_text_encoder(self.checkpoint.text, device=self.device, download=False)
             self._check("text", self._text)
@@ -133,7 +133,7 @@ class Predictor:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Modalities without which the model cannot answer; late fusion answers from either."""
+        """Modalities that the model requires; late fusion requires either."""
         return needs_of(self._model)
 
     @property
@@ -142,7 +142,7 @@ class Predictor:
 
     def predict(
         self,
-        audio: Sound | None = None,
+        audio: Audio | None = None,
         *,
         text: str | None = None,
         alignment: Alignment | None = None,
@@ -152,18 +152,18 @@ class Predictor:
 
         Args:
             audio: A recording, or mono samples at 16 kHz, `(samples,)`, as floats between -1 and 1 or signed integers.
-            text: Its words; what holds no letter or digit counts as none. Where the recogniser finds none, a model that
-                needs words reads that there are none, as in training.
-            alignment: When its words, syllables and phones are said; without, the aligner of the model's training
-                aligns where the model reads them, and frames stand for what it cannot align.
+            text: Its transcript; one without letters and digits counts as none. If the recogniser finds no words, a
+                model that needs text reads an empty one, as in training.
+            alignment: Its alignment, for models that read words, syllables or phones; by default the aligner of
+                training aligns it, and frames replace segments where that fails.
             sampling_rate: Of samples; it must be 16,000 Hz (a file may have any).
 
         Raises:
             AudioError: The audio cannot be used.
             SettingsError: A modality that the model needs is missing, text is no string, or samples have another rate.
             AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
-            EncoderError: The CTC model that aligned its training cannot be had.
-            CheckpointError: The answer is no finite number.
+            EncoderError: The CTC model that aligned its training cannot be loaded.
+            CheckpointError: The output is not finite.
         """
         if text is not None:
             check_text(text)
@@ -245,7 +245,7 @@ class Predictor:
 
     def predict_many(
         self,
-        files: Iterable[Sound | None],
+        files: Iterable[Audio | None],
         *,
         texts: Iterable[str | None] | None = None,
         alignments: Iterable[Alignment | EmofuseError | None] | None = None,
@@ -253,57 +253,58 @@ class Predictor:
     ) -> Iterator[Prediction | EmofuseError]:
         """Predict the emotion of many files, one after the other, lazily.
 
-        Whatever is wrong with a file gives its error in the place of its answer, and the others go on.
+        A bad file gives an error instead of a prediction, and the others go on.
 
         Args:
-            files: Recordings, or their samples; None where there is a text only.
-            texts: The words of each, in the same order; a single one counts for all, and a single None as a file
-                for all texts.
-            alignments: Of each file, for a model that reads segments, or why there is none.
+            files: Recordings or samples; None for text only.
+            texts: Transcripts in the same order; a single one is for all files, and a single None as a file is for all
+                texts.
+            alignments: Alignment of each file or an error, for a model that reads segments.
             progress: Reports each file.
 
         Raises:
             SettingsError: Another number of texts or alignments than of files, one string instead of several, or no
-                words for a model that needs them.
+                text for a model that needs it.
             AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
-            EncoderError: The CTC model that aligned its training cannot be had.
+            EncoderError: The CTC model that aligned its training cannot be loaded.
         """
         for name, given in (("files", files), ("texts", texts)):
             if isinstance(given, (str, os.PathLike)):
                 raise SettingsError(f"{name} is one {type(given).__name__}", where=name, remedy="give a list")
-        sounds = list(files)
-        words = [None] * len(sounds) if texts is None else list(texts)
-        silent = all(one is None for one in sounds)
+        clips = list(files)
+        words = [None] * len(clips) if texts is None else list(texts)
+        silent = all(one is None for one in clips)
         if len(words) == 1:
-            words *= len(sounds)
-        elif silent and len(sounds) == 1:
-            sounds *= len(words)
-        if len(words) != len(sounds):
+            words *= len(clips)
+        elif silent and len(clips) == 1:
+            clips *= len(words)
+        if len(words) != len(clips):
             raise SettingsError(
-                f"{len(words)} texts were given for {len(sounds)} files", remedy="give one text, or one for each file"
+                f"{len(words)} texts were given for {len(clips)} files",
+                remedy="give one text, or one for each file",
             )
-        bounds = [None] * len(sounds) if alignments is None else list(alignments)
-        if len(bounds) != len(sounds):
+        bounds = [None] * len(clips) if alignments is None else list(alignments)
+        if len(bounds) != len(clips):
             raise SettingsError(
-                f"{len(bounds)} alignments were given for {len(sounds)} files", remedy="give one for each file"
+                f"{len(bounds)} alignments were given for {len(clips)} files", remedy="give one for each file"
             )
         if set(words) == {None} and "text" in self.needs and self._transcriber is None:
             raise self._lack("text")
-        if silent and sounds and "speech" in self.needs:
+        if silent and clips and "speech" in self.needs:
             raise self._lack("speech")
         if self._reads_segments and None in bounds:
             self._aligner_of_training()
         words_come = self._transcriber is not None or set(words) != {None}
         if words_come and "text" in self.checkpoint.modalities and self.checkpoint.subwords is None:
             self._load_text()
-        pairs = zip(sounds, words, bounds, strict=True)
-        for file, text, alignment in track(pairs, "Predicting", total=len(sounds), progress=progress):
+        pairs = zip(clips, words, bounds, strict=True)
+        for file, text, alignment in track(pairs, "Predicting", total=len(clips), progress=progress):
             yield self._answer(file, text, alignment)
 
     def _answer(
-        self, file: Sound | None, text: str | None, alignment: Alignment | EmofuseError | None
+        self, file: Audio | None, text: str | None, alignment: Alignment | EmofuseError | None
     ) -> Prediction | EmofuseError:
-        """A prediction or, whatever happens, what prevents it: no file may cost another file's answer."""
+        """A prediction or an error, which must not affect other files."""
         if isinstance(alignment, EmofuseError):
             if self._reads_segments:
                 return alignment
@@ -331,7 +332,7 @@ class Predictor:
         return SettingsError(f"the {self.checkpoint.name} model needs {what}", where=where, remedy=remedy)
 
     def _recognise(self, transcriber: Recogniser, clip: NDArray[np.float32]) -> tuple[str, str]:
-        """What a recogniser makes of a clip, and what there is to say about it."""
+        """The recognised transcript of a clip, and a note."""
         text = transcriber.transcribe(clip)
         if not text:
             return "", f"{transcriber.source} recognised no words"
@@ -346,7 +347,7 @@ class Predictor:
         return is_foreign(text, languages)
 
     def _aligner_of_training(self) -> Aligner | None:
-        # Loaded on first need, and once: the dictionary takes as long as a small encoder.
+        # Loaded once, when needed: the dictionary takes as long as a small encoder.
         if self._aligner is None:
             try:
                 self._aligner = aligner_again(self.checkpoint.alignment, device=self.device, trust=self._trust)
@@ -359,7 +360,7 @@ class Predictor:
     def _alignment(
         self, clip: NDArray[np.float32], text: str | None, given: Alignment | None
     ) -> tuple[Alignment | None, list[str]]:
-        """The alignment of a clip by the aligner of training, unless one is given, and what there is to note."""
+        """The given alignment, or one by the aligner of training, and notes."""
         sources = self.checkpoint.alignment or {}
         trained = ", ".join(f"{name} {100 * count / sum(sources.values()):.0f} %" for name, count in sources.items())
         aligner = None if given else self._aligner_of_training()
@@ -385,7 +386,7 @@ class Predictor:
     def _read_speech(
         self, clip: NDArray[np.float32], alignment: Alignment | None
     ) -> dict[str, dict[str, torch.Tensor]]:
-        """What each network reads of a clip: its steps; or frames, where it pools them, and which make a step."""
+        """Inputs of each network from a clip: steps, or frames and bounds where it pools them."""
         assert self._speech is not None  # noqa: S101
         settings, encoder = self.checkpoint.speech, self._speech.specification
         frames = self._speech.encode([clip])[0]
@@ -420,7 +421,7 @@ class Predictor:
         return {name: read[step] for name, step in wanted.items()}
 
     def _readers(self, modality: str) -> list[tuple[str, ModelPlan]]:
-        """The networks within that read a modality."""
+        """The networks that read a modality."""
         networks = self.checkpoint.networks.items()
         return [(name, network) for name, network in networks if modality in network.inputs.modalities]
 

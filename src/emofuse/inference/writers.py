@@ -1,4 +1,4 @@
-"""Predictions as text, each as soon as it is there: a JSON array, or CSV with one column a class."""
+"""Write predictions immediately, as a JSON array, or CSV with one column per class."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from emofuse.types import Prediction
 
 
 class PredictionWriter(ABC):
-    """What turns predictions into text; `close` ends it, also where the work was cut off.
+    """A writer of predictions; `close` ends the output, also after an interruption.
 
     Args:
-        write: Takes each part of the text.
+        write: Receives the text.
         classes: Emotions.
-        ascii_only: Whether the output has no more than ASCII.
+        ascii_only: Whether the output is ASCII only.
     """
 
     extension: ClassVar[str]
@@ -34,15 +34,15 @@ class PredictionWriter(ABC):
 
     @abstractmethod
     def add(self, answer: Prediction) -> None:
-        """Write one prediction, at once."""
+        """Write one prediction immediately."""
 
     @abstractmethod
     def close(self) -> None:
-        """Write what has to follow the last."""
+        """End the output."""
 
 
 class JsonWriter(PredictionWriter):
-    """A JSON array, one object a prediction; it is valid wherever the work is cut off and `close` is called."""
+    """A JSON array, one object per prediction; valid after `close`, also after an interruption."""
 
     extension = ".json"
 

@@ -1,4 +1,4 @@
-"""What a run says to its reader: tables for a paper, plots, and one page that needs nothing beside itself."""
+"""The report of a run: tables for a paper, plots, and one self-contained page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures that a report draws of one model, by what it predicts."""
+"""Figures of one model in a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from emofuse.scoring.table import Scores
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with the name of its file and what it shows, in words."""
+    """A plot with its file name and caption."""
 
     name: str
     caption: str
@@ -69,7 +69,7 @@ def _of_values(entry: Mapping[str, Any], scores: Scores) -> Iterator[Figure]:
 
 
 def _by_speaker(entry: Mapping[str, Any], scores: Scores, *, metric: str, what: str) -> Iterator[Figure]:
-    """A metric of each speaker in every seed; nothing where speakers are not known."""
+    """A metric of each speaker in every seed; nothing if speakers are unknown."""
     if "speaker" not in scores.frame.columns or scores.frame["speaker"].isna().all():
         return
     kind = scores.kind

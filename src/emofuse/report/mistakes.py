@@ -1,4 +1,4 @@
-"""The worst mistakes of a model, each with its audio, so that a person can listen."""
+"""The worst mistakes of a model, each with its audio."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from emofuse.scoring.table import Scores
 
 COUNT = 8
 LONGEST = 20.0
-"""Most seconds of a clip in the page; what is beyond is left out, and the page says so."""
+"""Most seconds of a clip in the page; the page states what is left out."""
 
-_WORDS = 400  # Characters of a transcript.
+_WORDS = 400  # Most characters of a transcript.
 _SHOWN = 3  # Classes whose posterior is shown beside that of the true one.
 
 
@@ -38,7 +38,7 @@ RANKED: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An utterance that a model is wrong about, and sure of or far from.
+    """A confident or large mistake of a model.
 
     Attributes:
         utterance: Its name.
@@ -47,7 +47,7 @@ class Mistake:
         size: What mistakes are ranked by: the probability of the wrong class, or the error in standard deviations.
         posteriors: The most probable classes and the true one, by probability; none of values.
         speaker: Who speaks, or None.
-        text: What is said, or None.
+        text: Transcript, or None.
         audio: The clip as a data URI, or None.
         remark: Why there is no clip, or not all of it; empty otherwise.
     """
@@ -68,8 +68,8 @@ def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT
 
     Args:
         scores: Scores of one model; outputs are averaged over its seeds.
-        manifest: Where speaker, text and audio are found; an utterance that it lacks is shown without them.
-        count: At most how many.
+        manifest: With speaker, text and audio of utterances; one that it lacks is shown without.
+        count: Most mistakes.
     """
     wrong = _FOUND[scores.kind](scores)
     order = wrong["size"].sort_values(ascending=False, kind="stable").index[:count]
@@ -97,7 +97,7 @@ def worst_mistakes(scores: Scores, manifest: pd.DataFrame, *, count: int = COUNT
 
 
 def _wrong_classes(scores: Scores) -> pd.DataFrame:
-    """Each utterance that is predicted wrongly: its class, the most probable one, and posteriors."""
+    """Each wrong prediction: true class, most probable class, and posteriors."""
     classes = list(scores.classes)
     groups = scores.frame.groupby("utterance", sort=True)
     means, labels = groups[classes].mean(), groups["label"].first()
@@ -116,7 +116,7 @@ def _wrong_classes(scores: Scores) -> pd.DataFrame:
 
 
 def _wrong_values(scores: Scores) -> pd.DataFrame:
-    """Of each utterance: its values, the predicted ones, and how far they are from each other."""
+    """True values, predicted values and error of each utterance."""
     groups = scores.frame.groupby("utterance", sort=True)
     truth, said = (
         groups[columns].mean().set_axis(list(scores.values), axis=1)
@@ -143,7 +143,7 @@ def _shorten(text: str) -> str:
 
 
 def _clip(row: pd.Series[Any]) -> tuple[str | None, str]:
-    """A manifest row's sound as a data URI, and a remark where it is not there or not whole."""
+    """A manifest row's audio as a data URI, and a remark if it is missing or cut."""
     if pd.isna(row["audio"]):
         return None, "No audio in the corpus"
     start = 0.0 if pd.isna(row["start"]) else float(row["start"])
@@ -154,7 +154,7 @@ def _clip(row: pd.Series[Any]) -> tuple[str | None, str]:
     try:
         samples = load_audio(Path(row["audio"]), start=start, end=end)
     except AudioError as error:
-        # Not the whole message: it names a path, and the page is made to be passed on.
+        # Not the whole message, which names a path: the page may be published.
         return None, f"Audio not available: {error.what}"
     whole = len(samples) if pd.isna(row["duration"]) else float(row["duration"]) * SAMPLING_RATE
     limit = round(LONGEST * SAMPLING_RATE)

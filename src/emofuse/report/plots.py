@@ -44,20 +44,20 @@ def confusion_plot(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> P
     """Confusion matrix: percent of each true class, with counts below."""
     counts = np.asarray(matrix, dtype=np.float64)
     truth = counts.sum(1, keepdims=True)
-    shares = np.divide(counts, truth, out=np.zeros_like(counts), where=truth > 0)
+    fractions = np.divide(counts, truth, out=np.zeros_like(counts), where=truth > 0)
     number = len(classes)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
+        axes.pcolormesh(fractions, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1.5)
         axes.invert_yaxis()
         for row, column in np.ndindex(number, number):
             if not truth[row, 0]:
                 continue
-            colour = "white" if shares[row, column] > 0.55 else "black"
-            # The layout need not measure what lies inside of the axes.
+            colour = "white" if fractions[row, column] > 0.55 else "black"
+            # The layout need not measure texts inside the axes.
             middle: dict[str, Any] = {"ha": "center", "va": "center", "color": colour, "in_layout": False}
-            axes.text(column + 0.5, row + 0.36, f"{100 * shares[row, column]:.0f} %", fontsize=9, **middle)
+            axes.text(column + 0.5, row + 0.36, f"{100 * fractions[row, column]:.0f} %", fontsize=9, **middle)
             axes.text(column + 0.5, row + 0.74, f"{counts[row, column]:.0f}", fontsize=7, **middle)
         names = [_label(name) for name in classes]
         slanted = max(map(len, names)) > 5
@@ -196,7 +196,7 @@ def reliability_plot(confidence: Array, accuracy: Array, count: Array, *, ece: f
         axes.set_ylim(0, 100)
         axes.set_ylabel("Correct, percent")
         below.bar(left, count, width=1 / bins, align="edge", color=GREY, edgecolor="w")
-        below.set_xticks(np.linspace(0, 1, 6), [f"{share:.0f}" for share in np.linspace(0, 100, 6)])
+        below.set_xticks(np.linspace(0, 1, 6), [f"{tick:.0f}" for tick in np.linspace(0, 100, 6)])
         below.set_xlim(0, 1)
         below.set_xlabel("Confidence (posterior of the answer), percent")
         below.set_ylabel("Answers")
@@ -215,16 +215,16 @@ def layer_plot(weights: Sequence[Sequence[float]], layers: Sequence[int]) -> Plo
         weights: One list a trial (fold and seed), one weight a layer.
         layers: Number of each layer in its encoder.
     """
-    shares = 100 * np.asarray(weights, dtype=np.float64)
-    mean, spread = shares.mean(0), shares.std(0)
+    percentages = 100 * np.asarray(weights, dtype=np.float64)
+    mean, spread = percentages.mean(0), percentages.std(0)
     places = np.arange(len(layers))
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.bar(places, mean, color=BLUE, alpha=0.75, width=0.75)
-        if len(shares) > 1:
+        if len(percentages) > 1:
             axes.errorbar(places, mean, yerr=spread, fmt="none", ecolor="black", elinewidth=1.3, capsize=3)
-            for extreme in (shares.min(0), shares.max(0)):
+            for extreme in (percentages.min(0), percentages.max(0)):
                 axes.plot(places, extreme, "_", color=ORANGE, markersize=6, markeredgewidth=1.3)
         axes.axhline(100 / len(layers), color=GREY, linestyle=":", linewidth=1.2)
         axes.set_xticks(places, [str(layer) for layer in layers], fontsize=9 if len(layers) <= 16 else 7.5)

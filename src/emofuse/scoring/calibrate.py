@@ -1,4 +1,4 @@
-"""Calibration: posteriors as sure as they are right."""
+"""Temperature scaling of posteriors."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SMALLEST = float(np.finfo(np.float64).tiny)
 
 
 def logs_of(posteriors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithms of posteriors; zero counts as the smallest number there is, so that every one is finite."""
+    """Logarithms of posteriors; zero counts as the smallest positive number, so that all are finite."""
     return np.asarray(np.log(np.maximum(posteriors, SMALLEST)))
 
 
 def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """The temperature that makes the log likelihood of labels largest (Guo et al., ICML 2017).
+    """The temperature that maximises the log likelihood of labels (Guo et al., ICML 2017).
 
-    Of n labels one more is thought to be wrong, as Platt (1999) does: a few answers that are all right would otherwise
-    make the next one certain.
+    One additional wrong label is assumed, as in Platt (1999): otherwise a few correct predictions would lead to
+    certainty.
 
     Args:
         posteriors: `(utterances, classes)`, of utterances that the model has not been trained on.
@@ -46,7 +46,7 @@ def fit_temperature(posteriors: NDArray[np.float64], labels: NDArray[np.int64]) 
 
 
 def apply_temperature(posteriors: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Posteriors at a temperature: above one they are less sure.
+    """Posteriors at a temperature; above one they are less confident.
 
     Example:
         >>> apply_temperature(np.array([[0.9, 0.1]]), 2.0).round(2).tolist()

@@ -90,15 +90,15 @@ def fit_fusion(
     """Fit a fusion on outputs that are not the reported ones (see `cross_fits`).
 
     Args:
-        outputs: `(models, rows, classes or values)`, of utterances that no model has been trained on.
+        outputs: `(models, rows, classes or values)`, of utterances that were in no model's training.
         truth: Index of the true class `(rows,)`, or true values `(rows, values)`.
-        rule: How they are fused.
-        tuned: Search weights; else all weigh alike.
-        calibrated: Fit a temperature for each model; else they are left as they are.
-        kind: What the outputs are, as `Scores.kind` says.
+        rule: Rule of fusion.
+        tuned: Search weights; else they are equal.
+        calibrated: Fit a temperature for each model.
+        kind: Kind of outputs, see `Scores.kind`.
 
     Raises:
-        ScoresError: The rule is not for this kind of outputs, or they are no probabilities that could be calibrated.
+        ScoresError: The kind of outputs does not support the rule or calibration.
 
     Example:
         >>> fit_fusion(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
@@ -119,17 +119,15 @@ def fit_fusion(
 
 
 def cross_fits(scores: Scores) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Each fold with its own rows, and the rows from which weights and temperatures of it may be learned.
+    """Each fold with its rows, and the rows from which its weights and temperatures may be learned.
 
-    Those are the test rows of the other folds, of all seeds: answers of models that were trained in the same way and
-    had not seen these utterances, of speakers (dialogues, where speakers are not known) that the fold does not test.
-    Where every other row shares a speaker with the fold, as in splits that depend on the speaker, only the utterances
-    that it tests are kept out. Repeated cross-validation tests an utterance in a fold of each repetition; all of them
-    are kept out. With one fold no row is left.
+    These are the test rows of the other folds, of all seeds: predictions of models that were trained in the same way,
+    for other speakers (or dialogues, if speakers are unknown) than the fold's. If every other row has a speaker of the
+    fold, as in speaker-dependent splits, only the fold's utterances are excluded. In repeated cross-validation they
+    are excluded from all repetitions. With one fold no row is left.
 
-    The models of the other folds have been trained on utterances that this fold tests, and their answers may depend a
-    little on these labels. For one number a member this does not show; to exclude it would take a cross-validation
-    within each fold.
+    The other folds' models were trained on this fold's test utterances, and their predictions may depend slightly on
+    these labels. The effect on one number per member is negligible; only a nested cross-validation would exclude it.
 
     Yields:
         The fold, a mask of its rows, and a mask of the rows to learn from.
@@ -166,10 +164,10 @@ def simplex(models: int, steps: int) -> Iterator[tuple[float, ...]]:
 
 
 def search_weights(outputs: Array, truth: Any, *, rule: Rule, kind: Kind = CLASSES) -> tuple[float, ...]:
-    """Weights with the best UA, or CCC, on the rows given, which must not be those that are reported.
+    """Weights with the best UA, or CCC, on the given rows, which must not be the reported ones.
 
-    Tried are equal weights and a grid. Of equally good weights those nearest to equal win, so that small sets do not
-    pick extremes by chance; of those equally near, the first of the grid.
+    Candidates are equal weights and a grid. On a tie, the weights nearest to equal win, so that small sets do not
+    select extremes by chance; then the first of the grid.
 
     The arguments are those of `fit_fusion`.
     """
@@ -185,7 +183,7 @@ def search_weights(outputs: Array, truth: Any, *, rule: Rule, kind: Kind = CLASS
 
 
 def check_rule(rule: str, *, kind: Kind, where: str) -> None:
-    """Refuse a rule that is not for a kind of outputs.
+    """Refuse a rule that a kind of outputs does not support.
 
     Raises:
         ScoresError: It is not.
@@ -228,17 +226,17 @@ def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, t
 def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fused") -> tuple[Scores, dict[str, Any]]:
     """Fuse the score tables of several models, one model a table.
 
-    `tuned` learns the weights of each fold from the other folds' rows only, as `cross_fits` says.
+    `tuned` learns the weights of each fold from the other folds only, see `cross_fits`.
 
     Args:
-        tables: One table a model; rows are matched by seed, fold and utterance. A table with a single seed is
+        tables: One table per model; rows are matched by seed, fold and utterance. A table with a single seed is
             fused with every seed of the others, and one without folds takes those of the others.
         rule: `mean`, `product` (of posteriors alone), `tuned`, or `weights=W1,W2,...` of a mean; by default the product
             of posteriors, and the mean of values.
         name: Name of the fused model.
 
     Returns:
-        The fused scores, and what was done: the rule and its weights (a fold's own where tuned).
+        The fused scores, and the rule and its weights (by fold if tuned).
 
     Raises:
         ScoresError: The tables do not score the same rows with the same labels, an output is not finite, the rule is
@@ -271,7 +269,7 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
 
 
 def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
-    """Match rows; returns the first table's rows in order, and all outputs `(models, rows, classes or values)`."""
+    """Match rows; return the first table's rows, and all outputs `(models, rows, classes or values)`."""
     for table in tables:
         if len(table.models) > 1:
             raise ScoresError(
@@ -310,7 +308,7 @@ def _align(tables: Sequence[Scores]) -> tuple[Scores, Array]:
 
 
 def _with_folds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Give tables without folds those of the first that has some."""
+    """Add the folds of the first table with folds to tables without."""
     bare = [set(frame["fold"]) == {ALL} for frame in frames]
     if all(bare) or not any(bare):
         return list(frames)

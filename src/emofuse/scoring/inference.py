@@ -1,14 +1,14 @@
-"""Intervals and paired tests over clusters (speakers), which keep their level from six clusters on.
+"""Intervals and paired tests over clusters (speakers), at the nominal level from six clusters on.
 
-Two models are compared by flipping, cluster by cluster, which of the two is which: under the null hypothesis that they
-differ by chance only, every pattern of flips is as likely as what was seen (Fisher 1935, ch. 3). The interval holds
-the differences that this test does not reject (Hartigan 1969), so the two never contradict each other. One model's
-interval is Student's t over clusters, with the variance of the jackknife.
+Two models are compared by sign flips, which exchange the models in some clusters: under the null hypothesis every
+pattern of flips is equally likely (Fisher 1935, ch. 3). The interval of a difference holds the values that this test
+does not reject (Hartigan 1969), so that both always agree. One model's interval is Student's t over clusters, with the
+jackknife's variance.
 
-All of it rests on what each cluster adds to a metric. For WA, UA and MAE this is exact, as the counts of classes or
-rows are given. Macro-F1, Pearson's r and CCC are no sums over clusters: they are linearised, each cluster adding the
-sum of its rows' influence (Hampel 1974). To first order the metric is their sum, so that their signs may be flipped too
-(Canay, Romano and Shaikh, Econometrica 2017).
+Both use each cluster's contribution to a metric. It is exact for WA, UA and MAE, given the counts of classes or rows.
+Macro-F1, Pearson's r and CCC are linearised: a cluster contributes the sum of its rows' influence (Hampel 1974). To
+first order the metric is the sum of contributions, whose signs may be flipped too (Canay, Romano and Shaikh,
+Econometrica 2017).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import ScoresError
-from emofuse.scoring.kinds import CLASSES, SHARE, Additive, Kind
+from emofuse.scoring.kinds import CLASSES, FRACTION, Additive, Kind
 from emofuse.scoring.table import CLUSTERS, Scores, alike, differing, over_seeds, show_apart
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 LEVEL = 0.05
 EXACT = 14
-"""Most clusters whose flips are all tried; of more, as many flips are drawn."""
+"""Most clusters with exact flips; for more, as many flips are drawn."""
 
 KINDS = 2000
-"""Most different clusters whose flips are drawn; of more, the sum of flips is normal."""
+"""Most distinct clusters with drawn flips; for more, the sum of flips is taken as normal."""
 
 FEWEST = 6
-"""Fewest clusters over which a two-sided test can reject at 5 %: of five, two of 32 flips are 6.3 %."""
+"""Fewest clusters with which a two-sided test can reject at 5 %: with five, two of 32 flips are 6.3 %."""
 
 TOO_FEW = "too few clusters to tell"
 
@@ -55,15 +55,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher one model's metric is than another's.
+    """Difference of two models' metrics.
 
     Attributes:
         value: The difference.
-        low: Lower end of the 95 % interval, None where there are too few clusters for one.
-        high: Upper end of it.
+        low: Lower end of the 95 % interval; None with too few clusters.
+        high: Upper end.
         p: Two-sided, of this difference alone.
-        cluster: The column whose values are the clusters.
-        clusters: How many there are.
+        cluster: Column of clusters.
+        clusters: Number of clusters.
     """
 
     value: float
@@ -77,8 +77,8 @@ class Difference:
 def intervals(scores: Scores) -> dict[str, Estimate]:
     """The metrics of one model's scores: pooled, averaged over seeds, with 95 % intervals over clusters.
 
-    Student's t on the scale of log odds (WA, UA, macro-F1), of Fisher's z (r, CCC) or of logarithms (MAE). Where a
-    model is always right, or always wrong, clusters that differ from that are as likely as their number allows.
+    Student's t on the scale of log odds (WA, UA, macro-F1), of Fisher's z (r, CCC) or of logarithms (MAE). If a
+    model is always right, or always wrong, the interval depends on the number of clusters only.
 
     Example:
         >>> frame = pd.DataFrame({"utterance": list("abcd"), "speaker": list("1122"), "label": list("xyxy"),
@@ -94,12 +94,12 @@ def intervals(scores: Scores) -> dict[str, Estimate]:
 def estimates(
     truth: Any, outputs: Array, *, seeds: Numbers, clusters: Numbers, kind: Kind = CLASSES
 ) -> dict[str, Estimate]:
-    """The same of arrays, by row: truth and outputs as a kind of score table has them, numbers of seed and cluster."""
+    """The same for arrays by row: truth, outputs, and indices of seed and cluster."""
     return {name: _interval(one, clusters) for name, one in kind.additive(truth, outputs, seeds).items()}
 
 
 def paired_difference(first: Scores, second: Scores) -> dict[str, Difference]:
-    """How much higher `first` scores than `second` on the same utterances, by sign flips over the same clusters.
+    """Difference of `first` to `second` on the same utterances, by sign flips over clusters.
 
     A table with a single seed is compared with every seed of the other. Folds may differ: metrics are pooled over them.
 
@@ -116,13 +116,13 @@ def paired_difference(first: Scores, second: Scores) -> dict[str, Difference]:
 def differences(
     truth: Any, first: Array, second: Array, *, seeds: Numbers, clusters: Numbers, kind: Kind = CLASSES
 ) -> dict[str, Difference]:
-    """The same of arrays, by row: truth and the outputs of both, number of seed and of cluster."""
+    """The same for arrays by row: truth, outputs of both, and indices of seed and cluster."""
     ours, theirs = (kind.additive(truth, outputs, seeds) for outputs in (first, second))
     weights = np.stack([_sums(one.weight, clusters) for one in ours.values()], axis=1)
     changes = kind.gains(truth, first, second, seeds)
     gains = np.stack([_sums(changes[name], clusters) for name in ours], axis=1)
     values = np.array([ours[name].value - theirs[name].value for name in ours])
-    # The gains of a metric that is no sum over rows do not quite sum to the difference: the rest goes by weight.
+    # Gains of a linearised metric do not quite sum to the difference: the rest is distributed by weight.
     tested = _flip_test(gains + (values - gains.sum(0)) * weights, weights)
     return {
         name: Difference(round(float(value), 15), low, high, p, "cluster", len(weights))
@@ -131,7 +131,7 @@ def differences(
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's (1979) correction: what each p is among all of them.
+    """Holm's (1979) correction of p values.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -145,7 +145,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def smallest_p(clusters: int) -> float:
-    """The smallest two-sided p that a test over so many clusters can give.
+    """The smallest possible two-sided p over a number of clusters.
 
     Example:
         >>> smallest_p(5), smallest_p(6)
@@ -155,7 +155,7 @@ def smallest_p(clusters: int) -> float:
 
 
 def _numbers(scores: Scores, column: str) -> Numbers:
-    """The number of each row's value, in the order of rows."""
+    """Index of each row's value, in order of appearance."""
     return np.asarray(pd.factorize(scores.frame[column])[0], dtype=np.int64)
 
 
@@ -166,24 +166,23 @@ def _sums(values: Array, clusters: Numbers) -> Array:
 def _interval(metric: Additive, clusters: Numbers) -> Estimate:
     """Student's t on the metric's scale, with the jackknife's variance of a ratio.
 
-    Where clusters are very few, and so may be alike by chance, no interval is narrower than that of rows that are
-    independent.
+    Few clusters may be similar by chance, so no interval is narrower than that of independent rows.
     """
     from scipy.special import ndtri, stdtrit
 
     value, scale = metric.value, metric.scale
     influence, weight = _sums(metric.influence, clusters), _sums(metric.weight, clusters)
     count, highest = len(influence), metric.most if scale.high is None else scale.high
-    if scale is SHARE and min(value, 1 - value) < _EDGE:
+    if scale is FRACTION and min(value, 1 - value) < _EDGE:
         bound = (LEVEL / 2) ** (1 / count)
         return Estimate(0.0, 0.0, 1 - bound) if value < 0.5 else Estimate(1.0, bound, 1.0)
     if count < 2:
         return Estimate(value, scale.low, highest)
     if min(value - scale.low, highest - value) < _EDGE * max(1.0, highest):
-        # Every row is the same distance from the truth, so that nothing is known of how clusters differ.
+        # All errors are equal, so the variance over clusters is unknown.
         return Estimate(value, value, value)
     error = np.sqrt((count - 1) / count * np.sum((influence / (1 - weight)) ** 2))
-    # Clusters of unequal size count like fewer of equal size.
+    # Clusters of unequal size count as fewer equal ones.
     freedom = max(1.0, 1 / float(np.sum(weight**2)) - 1)
     half = stdtrit(freedom, 1 - LEVEL / 2) * error
     if count < FEWEST:
@@ -197,8 +196,8 @@ def _interval(metric: Additive, clusters: Numbers) -> Estimate:
 def _flip_test(gains: Array, weights: Array) -> list[tuple[float | None, float | None, float]]:
     """Interval and p of the sum of each column of gains, by sign flips of `gain - difference * weight`.
 
-    Flipping a set of clusters brings the sum of a difference to the other side of what was seen where the set's own
-    ratio of gain to weight is beyond that difference. So these ratios, sorted, hold both p and interval.
+    A set of flipped clusters contradicts a difference if the set's ratio of gain to weight is beyond it. So the sorted
+    ratios give both p and interval.
     """
     count = len(gains)
     if count <= EXACT:
@@ -216,7 +215,7 @@ def _flip_test(gains: Array, weights: Array) -> list[tuple[float | None, float |
     for gain, weight in zip(flipped.T[:columns], flipped.T[columns:], strict=True):
         some = weight > 1e-15
         ratio = np.round(np.divide(gain, weight, out=np.zeros_like(gain), where=some), 12) + 0.0
-        # No cluster flipped is what was seen itself: on both sides of everything.
+        # The empty set is the observation itself and counts on both sides.
         below, above = np.sort(np.where(some, ratio, -np.inf)), np.sort(np.where(some, ratio, np.inf))
         patterns_, place = len(ratio) + 1, int((LEVEL / 2) * (len(ratio) + 1) + 1e-9)
         tail = min(np.count_nonzero(below <= 0), np.count_nonzero(above >= 0)) + 1
@@ -226,7 +225,7 @@ def _flip_test(gains: Array, weights: Array) -> list[tuple[float | None, float |
 
 
 def _kinds(values: Array) -> tuple[Array, Numbers]:
-    """Clusters that count alike, once, and how many there are of each."""
+    """Distinct clusters and their counts."""
     scale = np.abs(values).max(0)
     rounded = np.round(values / np.where(scale > 0, scale, 1), 12) + 0.0
     numbers = pd.DataFrame(rounded).groupby(list(range(values.shape[1])), sort=False).ngroup().to_numpy()
@@ -235,12 +234,12 @@ def _kinds(values: Array) -> tuple[Array, Numbers]:
 
 
 def _normal(gain: Array, weight: Array) -> tuple[float, float, float]:
-    """The same where clusters are so many that the sum of flips is normal."""
+    """The same for many clusters, whose sum of flips is normal."""
     from scipy.special import ndtr, ndtri
 
     whole, square = gain.sum(), ndtri(1 - LEVEL / 2) ** 2
     spread = np.sum(gain**2)
-    # The differences that are at most z standard deviations of their own flips away.
+    # Differences within z standard deviations of their own flips.
     a, b, c = 1 - square * np.sum(weight**2), whole - square * np.sum(gain * weight), whole**2 - square * spread
     half = np.sqrt(max(b * b - a * c, 0.0))
     p = 2 * ndtr(-abs(whole) / np.sqrt(spread)) if spread > 0 else 1.0
@@ -248,7 +247,7 @@ def _normal(gain: Array, weight: Array) -> tuple[float, float, float]:
 
 
 def _matched(first: Scores, second: Scores) -> tuple[Scores, Scores, str]:
-    """Two tables row by row, with the column of clusters."""
+    """Two tables matched by row, with the column of clusters."""
     first, second = alike([first, second])
     order = ["seed", "utterance"]
     one, two = (
@@ -272,7 +271,7 @@ def _matched(first: Scores, second: Scores) -> tuple[Scores, Scores, str]:
             f"utterance {one['utterance'][row]!r} has two labels, {ours!r} and {theirs!r}",
             remedy="use the same labels in both tables",
         )
-    # Clusters come from whichever table names speakers, so that a foreign table without them can be compared.
+    # Clusters come from either table, so that a table of another tool may lack speakers.
     known, cluster = min(((one, first.cluster), (two, second.cluster)), key=lambda pair: _RANK.get(pair[1], -1))
     one = one.assign(**{cluster: known[cluster]})
     return replace(first, frame=one), replace(first, frame=two), cluster

@@ -1,8 +1,7 @@
-"""What a score table holds: posteriors of classes, or values.
+"""Kinds of score tables: posteriors of classes, or values.
 
-All that differs between the two stands here: which columns a table has, which metrics judge it and what each row adds
-to them, how models are fused, and the words and units in which figures are shown. Whatever works on score tables asks
-the table's kind, never which of the two it is.
+Everything that differs between the two is here: columns, metrics and each row's contribution to them, rules of fusion,
+and the format of figures. Other code asks the table's kind, never which of the two it is.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Scale:
-    """Between which numbers a metric lies, and the function of it on which its interval is symmetric.
+    """Range of a metric, and the transform on which its interval is symmetric.
 
     Attributes:
         low: The smallest value.
-        high: The largest; None where there is none.
+        high: The largest; None if unbounded.
         to: The function: log odds, Fisher's z or the logarithm.
         back: Its inverse.
         slope: Its derivative.
@@ -60,30 +59,30 @@ def _expit(value: float) -> float:
     return float(1 / (1 + np.exp(-value))) if value > 0 else float(np.exp(value) / (1 + np.exp(value)))
 
 
-SHARE = Scale(0.0, 1.0, _logit, _expit, lambda value: 1 / (value * (1 - value)))
+FRACTION = Scale(0.0, 1.0, _logit, _expit, lambda value: 1 / (value * (1 - value)))
 CORRELATION = Scale(-1.0, 1.0, lambda v: float(np.arctanh(v)), lambda v: float(np.tanh(v)), lambda v: 1 / (1 - v**2))
 ERROR = Scale(0.0, None, lambda v: float(np.log(v)), lambda v: float(np.exp(v)), lambda v: 1 / v)
 
 
 @dataclass(frozen=True)
 class Additive:
-    """What each row adds to a metric.
+    """Contribution of each row to a metric.
 
     Attributes:
         value: The metric.
-        gain: What the row adds to it, given how many rows each class has; of one that is no sum over rows (macro-F1, r,
-            CCC) its influence.
-        influence: How much the metric changes with the row, summing to zero.
-        weight: How much the row counts, summing to one.
-        scale: Of the metric.
-        most: The largest value that these rows allow.
+        gain: The row's part of the sum, given the counts of classes; its influence for macro-F1, r and CCC, which are
+            no sums over rows.
+        influence: Influence of the row on the metric; sums to zero.
+        weight: Weight of the row; sums to one.
+        scale: Scale of the metric.
+        most: Largest possible value on these rows.
     """
 
     value: float
     gain: Array
     influence: Array
     weight: Array
-    scale: Scale = SHARE
+    scale: Scale = FRACTION
     most: float = 1.0
 
 
@@ -91,18 +90,18 @@ class Kind(ABC):
     """One of the two kinds of score table.
 
     Attributes:
-        noun: What the columns of a model are called together, and their key in `result.json`.
-        titles: The metrics in the order in which they are shown, by key.
-        definitions: What they mean.
-        decisive: The metric that weights are tuned for and notes speak of.
-        compared: Those whose differences a terminal shows.
-        scales: On which scales their intervals are symmetric, in words.
-        factor: What figures are multiplied by where they are shown, with so many decimals.
-        digits: How many.
-        unit: Of figures, for a heading; empty where it is the corpus's own.
-        points: What a difference is counted in, in words.
-        rules: How models may be fused; the first is the default.
-        calibrated: Whether an output is a probability, which a temperature calibrates.
+        noun: Name of the outputs, and their key in `result.json`.
+        titles: Titles of the metrics, in order, by key.
+        definitions: Their definitions.
+        decisive: The metric of tuning and notes.
+        compared: Metrics whose differences a terminal shows.
+        scales: Scales of symmetric intervals, as text.
+        factor: Factor of displayed figures.
+        digits: Their decimals.
+        unit: Their unit, for a heading; empty for the corpus's own.
+        points: Unit of differences, as text.
+        rules: Rules of fusion; the first is the default.
+        calibrated: Whether outputs are probabilities, which a temperature can calibrate.
     """
 
     noun: ClassVar[str]
@@ -154,14 +153,14 @@ class Kind(ABC):
 
     @abstractmethod
     def metrics(self, truth: Any, outputs: Array) -> dict[str, float]:
-        """Every metric of some rows."""
+        """All metrics of the rows."""
 
     @abstractmethod
     def additive(self, truth: Any, outputs: Array, seeds: Numbers) -> Mapping[str, Additive]:
-        """Every metric by rows, averaged over seeds."""
+        """Contributions to every metric, averaged over seeds."""
 
     def gains(self, truth: Any, first: Array, second: Array, seeds: Numbers) -> dict[str, Array]:
-        """How much more each row adds to every metric of one model than of another."""
+        """Differences of contributions to every metric between two models."""
         ours, theirs = (self.additive(truth, outputs, seeds) for outputs in (first, second))
         return {name: ours[name].gain - theirs[name].gain for name in ours}
 
@@ -174,7 +173,7 @@ class Kind(ABC):
         """Whether a model's figures in `result.json` are those of these rows."""
 
     def figure(self, value: float) -> str:
-        """A metric as it is shown.
+        """A metric as text.
 
         Example:
             >>> CLASSES.figure(0.6349), VALUES.figure(0.6349)
@@ -183,13 +182,13 @@ class Kind(ABC):
         return f"{self.factor * value:.{self.digits}f}"
 
     def signed(self, value: float) -> str:
-        """A difference as it is shown, with its sign.
+        """A difference as text, with its sign.
 
         Example:
             >>> CLASSES.signed(0.0123), VALUES.signed(0.0123), CLASSES.signed(-0.0001)
             ('+1.2', '+0.012', '0.0')
         """
-        # Rounded first, so that a difference too small to be shown carries no sign.
+        # Rounded first, so that a zero has no sign.
         rounded = round(self.factor * value, self.digits)
         return f"{rounded:+.{self.digits}f}" if rounded else f"{0:.{self.digits}f}"
 

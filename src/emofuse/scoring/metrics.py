@@ -1,7 +1,7 @@
 """The one place that defines WA, UA, macro-F1, recall and calibration error.
 
 All but the last are functions of confusion matrices, `(..., classes, classes)` with true classes in rows, so that
-one definition serves a single table and many at once. Classes that tie in an answer count in equal parts.
+one definition serves a single table and many at once. Tied classes count in equal parts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 TIE = 1e-9
-"""Posteriors that differ by no more are alike: the order of columns moves a last digit."""
+"""Posteriors within this are tied: rounding depends on the order of columns."""
 
 DEFINITIONS: Mapping[str, str] = {
     "WA": "weighted accuracy: correct utterances / all utterances",
@@ -31,9 +31,9 @@ def confusion(labels: NDArray[np.int64], predictions: NDArray[np.int64] | Array,
 
     Args:
         labels: Index of the true class, `(rows,)`.
-        predictions: Index of the predicted class, `(rows,)`, or how much of each answer each class is,
+        predictions: Index of the predicted class, `(rows,)`, or the fraction of each class in a prediction,
             `(rows, classes)`.
-        classes: How many there are.
+        classes: Number of classes.
 
     Example:
         >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2).tolist()
@@ -91,7 +91,7 @@ METRICS: Mapping[str, Callable[[Array], Array]] = {
 
 
 def answers(posteriors: Array) -> Array:
-    """How much of an answer each class is, `(..., classes)`: classes that tie have equal parts, whatever their order.
+    """Fraction of each class in a prediction, `(..., classes)`: tied classes have equal fractions.
 
     Example:
         >>> answers(np.array([[0.7, 0.3], [0.5, 0.5]])).tolist()

@@ -1,4 +1,4 @@
-"""The score table: one row per model, seed, fold and utterance, with a posterior a class or a number a value."""
+"""The score table: one row per model, seed, fold and utterance, with one column per class or value."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ from emofuse.scoring.kinds import CLASSES, TRUE, Kind, check_names, kind_of, lis
 from emofuse.scoring.metrics import answers
 
 NAMES = ("model", "seed", "fold", "utterance", "label", "speaker", "session", "dialogue")
-"""Columns of a score table that are not classes. Every other column that holds numbers, or has the name of a label,
-is a class. A table of values has columns `label.NAME` and `NAME` in place of `label` and classes, and any others are
-left out."""
+"""Columns of a score table that are not classes. Every other column of numbers, or with the name of a label, is a
+class. A table of values has columns `label.NAME` and `NAME` instead of `label` and classes; others are left out."""
 
 ROW = ["model", "seed", "fold", "utterance"]
 """Columns that identify a row."""
@@ -39,7 +38,7 @@ ALL = "all"
 """Fold of a table that has none."""
 
 CLUSTERS = ("speaker", "dialogue", "utterance")
-"""What results are clustered by, the first that is known of every row."""
+"""Columns to cluster by: the first that is complete."""
 
 ENDINGS = (".parquet", ".csv", ".tsv")
 _SAMPLE = 1 << 16
@@ -51,11 +50,11 @@ class Scores:
 
     Attributes:
         frame: Columns `model`, `seed`, `fold`, `utterance`, `label` (of classes), those of `speaker`, `session` and
-            `dialogue` that are known, that of `by`, then one column a class; or, of values, `label.NAME` of each and
-            one column a value.
-        names: Of the classes or values, in column order.
-        by: The column to cluster by, where one was named.
-        notes: What was taken for what when the table was read.
+            `dialogue` that are known, that of `by`, then one column per class; or, for values, `label.NAME` and
+            `NAME` of each.
+        names: Names of classes or values, in column order.
+        by: The column to cluster by, if given.
+        notes: Notes on reading the table.
         kind: Whether it holds classes or values.
     """
 
@@ -84,7 +83,7 @@ class Scores:
     def cluster(self) -> str:
         """The column that intervals and tests are clustered by: speaker, else dialogue, else the utterance itself.
 
-        A single cluster says nothing of how results vary, so there must be two.
+        There must be two clusters at least, since one has no variance.
         """
         if self.by is not None:
             return self.by
@@ -130,7 +129,7 @@ class Scores:
         return self.outputs()
 
     def answers(self) -> NDArray[np.float64]:
-        """How much of each row's answer each class is, `(rows, classes)`: one, or 1/k of each of k that tie.
+        """Fraction of each class in each prediction, `(rows, classes)`: 1, or 1/k of k tied classes.
 
         Example:
             >>> frame = pd.DataFrame({"utterance": ["a"], "label": ["x"], "x": [0.4], "y": [0.4], "z": [0.2]})
@@ -153,17 +152,17 @@ class Scores:
 
 
 def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model", by: str | None = None) -> Scores:
-    """Check a table and fill in what it may leave out: model, seed 0, one fold.
+    """Check a table and add missing columns: model, seed 0, one fold.
 
-    Names are made one where they differ by spaces or Unicode form; labels, speakers, sessions and dialogues also
-    where they differ by case. The table's notes say so.
+    Names that differ by spaces or Unicode form are unified; labels, speakers, sessions and dialogues also if they
+    differ by case. This is noted.
 
     Args:
-        frame: At least `utterance`, `label` and one column of posteriors a class; or `utterance` and, for every value,
-            the truth in `label.NAME` and the prediction in `NAME`.
-        source: Where the table comes from, for error messages.
-        model: Name for rows that carry none.
-        by: A column to cluster by, of whatever name, in place of the speaker.
+        frame: At least `utterance`, `label` and one column of posteriors per class; or `utterance` and, for every
+            value, the truth in `label.NAME` and the prediction in `NAME`.
+        source: Origin of the table, for errors.
+        model: Name of the model for rows without one.
+        by: Column to cluster by, instead of the speaker.
 
     Raises:
         ScoresError: A column is missing, a posterior or value is impossible, or a row comes twice; row and column
@@ -220,7 +219,7 @@ def make_scores(frame: pd.DataFrame, *, source: str | Path, model: str = "model"
 
 
 def _columns(names: Sequence[str]) -> list[str]:
-    """Names of columns without stray spaces, and those of `NAMES` in small letters, unless that name is there too."""
+    """Column names without stray spaces, and those of `NAMES` in lower case, unless both exist."""
     found = []
     for name in names:
         right = key(name) if key(name) in NAMES else tidy(name)
@@ -230,15 +229,15 @@ def _columns(names: Sequence[str]) -> list[str]:
 
 
 def _column(name: str, names: Collection[str]) -> str:
-    """A column that was named, as the table spells it."""
+    """The table's spelling of a given column."""
     right = _columns([name])[0]
     return right if right in names else next((one for one in names if key(one) == key(name)), right)
 
 
 def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tuple[pd.Series[Any], list[str]]:
-    """A column of names as text, each in one spelling, nothing as None; and what was spelt in several ways."""
+    """A column of names as text in one spelling, None if empty; and notes on several spellings."""
     if column.dtype == "object":
-        # Values of several types, or lists, are told apart as text only.
+        # Values of several types, or lists, are distinguished as text only.
         column = column.astype(str).where(column.notna(), None)
     codes, values = pd.factorize(column)
     counts = {str(one): int(count) for one, count in zip(values, np.bincount(codes[codes >= 0]), strict=True)}
@@ -267,12 +266,11 @@ def read_scores(path: Path | str, *, by: str | None = None) -> Scores:
     """Read a score table from Parquet or CSV, ours or another tool's.
 
     CSV may be separated by commas, semicolons, tabs or bars, also with decimal commas, in UTF-8, UTF-16 or Windows'
-    Latin alphabet; what it is follows from its content. A quote before what a spreadsheet would take for a formula is
-    taken away, as `write_scores` puts it there.
+    Latin alphabet; the format follows from the content. The quote that `write_scores` puts before formulas is removed.
 
     Args:
         path: The table.
-        by: A column to cluster by in place of the speaker.
+        by: Column to cluster by, instead of the speaker.
 
     Raises:
         ScoresError: The file is absent, of another kind, or breaks the rules of `make_scores`.
@@ -300,7 +298,7 @@ def read_scores(path: Path | str, *, by: str | None = None) -> Scores:
 def _read_text(path: Path, by: str | None) -> tuple[pd.DataFrame, list[str]]:
     content = path.read_bytes()
     text, encoding = decoded(content)
-    # Lines of the table that show how it is written; no copy of all of it is made.
+    # The first lines show the format; the table is not copied.
     sample = text.lstrip("\r\n")[:_SAMPLE]
     del text
     separator, skipped = separator_of(sample, usual="\t" if path.suffix.lower() == ".tsv" else ",")
@@ -314,7 +312,7 @@ def _read_text(path: Path, by: str | None) -> tuple[pd.DataFrame, list[str]]:
         raise ValueError("it is empty")
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         raise ValueError(f"column {twice[0]!r} occurs twice")
-    # What has no name, such as the row numbers that pandas itself writes, is of no use.
+    # Columns without a name, such as pandas's row numbers, are left out.
     names = [name or f"Unnamed: {number}" for number, name in enumerate(names)]
     # Names are read as text: utterance 0123 is not 123, fold 1 is not 1.0, and a speaker may be called NA.
     texts = {*NAMES, *([] if by is None else [_column(by, names)])} - {"seed"}
@@ -342,9 +340,9 @@ def _read_text(path: Path, by: str | None) -> tuple[pd.DataFrame, list[str]]:
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """Write a score table as Parquet, CSV or TSV, by its ending, whole or not at all.
+    """Write a score table as Parquet, CSV or TSV, by its ending, atomically.
 
-    In CSV and TSV a quote stands before names that a spreadsheet would take for a formula.
+    In CSV and TSV a quote precedes names that a spreadsheet would take for a formula.
 
     Raises:
         OutputError: The ending is another.
@@ -362,7 +360,7 @@ def write_scores(scores: Scores, path: Path) -> None:
 
 
 def alike(tables: Sequence[Scores]) -> list[Scores]:
-    """Tables whose classes or values are spelt as the first spells them.
+    """Rename classes or values as the first table spells them.
 
     Raises:
         ScoresError: One holds classes and another values, or not the same ones.
@@ -390,7 +388,7 @@ def alike(tables: Sequence[Scores]) -> list[Scores]:
 
 
 def differing(one: pd.DataFrame, two: pd.DataFrame, columns: Sequence[str]) -> tuple[str, int] | None:
-    """The first of some columns, and the first row of it, in which two tables differ; None where none does."""
+    """The first column and row in which two tables differ; None if they do not."""
     for column in columns:
         ours, theirs = one[column], two[column]
         if pd.api.types.is_numeric_dtype(ours):
@@ -403,7 +401,7 @@ def differing(one: pd.DataFrame, two: pd.DataFrame, columns: Sequence[str]) -> t
 
 
 def show_apart(names: Collection[str], others: Collection[str]) -> str:
-    """Where the first of some names differs from the one most like it among others, for a message; empty if none is.
+    """Difference of a name to the most similar other one, for a message; empty if there is none.
 
     Example:
         >>> show_apart(["Ses01F_impro01_F000"], {"Ses01F_impro01_F000.wav", "x"})
@@ -422,13 +420,13 @@ def show_apart(names: Collection[str], others: Collection[str]) -> str:
 
 
 def _common(one: str, two: str) -> str:
-    """The beginning that two texts share."""
+    """The common beginning of two texts."""
     count = next((place for place, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1]), None)
     return one[: min(len(one), len(two)) if count is None else count]
 
 
 def join_scores(tables: Sequence[Scores]) -> Scores:
-    """Put tables of several models, folds or seeds below one another.
+    """Concatenate tables of several models, folds or seeds.
 
     Raises:
         ScoresError: Their classes or values differ, or they score an utterance twice by one model, seed and fold.
@@ -447,7 +445,7 @@ def join_scores(tables: Sequence[Scores]) -> Scores:
 
 
 def over_seeds(frames: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Repeat frames that have a single seed for every seed of the frame that has most."""
+    """Repeat frames of a single seed for every seed of the others."""
     seeds = max((sorted(set(frame["seed"])) for frame in frames), key=len)
     return [
         frame

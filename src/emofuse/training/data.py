@@ -1,4 +1,4 @@
-"""What trials train on: where the features of every utterance lie, and the readers made from it in each process."""
+"""Data of trials: locations of features, and readers that each process makes from them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLUSTERS = ("speaker", "session", "dialogue")
 
 
 def check_modalities(manifest: pd.DataFrame, modalities: Iterable[str]) -> None:
-    """See that a manifest has what models read.
+    """Check that a manifest has the models' inputs.
 
     Raises:
         ManifestError: An utterance lacks audio, or all of them text.
@@ -48,14 +48,14 @@ def check_modalities(manifest: pd.DataFrame, modalities: Iterable[str]) -> None:
 
 
 def task_of(plan: Plan, protocol: Protocol) -> Task:
-    """What a plan predicts of the utterances of a protocol."""
+    """The task of a plan for a protocol's utterances."""
     if plan.task.values:
         return Regression(plan.task.values, plan.task.loss)
     return Classification(protocol.classes)
 
 
 def facts_of(manifest: pd.DataFrame, plan: Plan, protocol: Protocol) -> dict[str, Facts]:
-    """What is known about every utterance, from which extras and targets are made.
+    """Facts about every utterance, from which extras and targets are made.
 
     Raises:
         ManifestError: A model learns from votes, and there are none.
@@ -86,18 +86,18 @@ class TrainingData:
     """Everything a trial needs, small enough to be sent to another process.
 
     Attributes:
-        task: What is predicted.
-        truth: Index of the class of every utterance, or its values.
+        task: The task.
+        truth: Class index, or values, of every utterance.
         clusters: Speaker, session and dialogue of every utterance, indexed by utterance.
         store: Folder of the feature store.
-        speech_settings: How speech became features.
-        text_settings: How transcripts became features.
+        speech_settings: Settings of speech features.
+        text_settings: Settings of text features.
         speech: Feature sets of speech by granularity.
         speech_keys: Content key of every utterance's audio.
-        bounds: Which frames belong to each step, by granularity and content key, where models pool frames.
-        text: Feature sets of the text by granularity; none where subwords are trained with the model.
+        bounds: Bounds of steps in frames, by granularity and content key, where models pool frames.
+        text: Feature sets of the text by granularity; empty where subwords are trained with the model.
         text_keys: Content key of every utterance's text.
-        facts: What extras are made from, and the transcripts.
+        facts: Transcripts, and sources of extras.
     """
 
     task: Task
@@ -119,12 +119,12 @@ class TrainingData:
         return {name: key.partition("+")[0] for name, key in self.speech_keys.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Readers stay behind: every process opens the store for itself.
+        # Readers are not sent: every process opens the store itself.
         return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @property
     def encoders(self) -> dict[str, EncoderSpecification]:
-        """Of each modality that has one."""
+        """Specification of each modality's encoder, if any."""
         found = {"speech": self.speech, "text": self.text}
         return {modality: next(iter(keys.values())).specification for modality, keys in found.items() if keys}
 
@@ -138,16 +138,16 @@ class TrainingData:
         )
 
     def shapes(self, model: ModelPlan, subwords: Subwords | None) -> Shapes:
-        """What the model's inputs look like."""
+        """Shapes of the model's inputs."""
         size = subwords.size if subwords is not None else None
         return shapes_of(model.inputs, self.speech_settings, self.encoders, subwords=size)
 
     def dataset(self, model: ModelPlan, names: Sequence[str], subwords: Subwords | None) -> Dataset:
-        """Utterances with what the model reads of them."""
+        """Utterances with the model's inputs."""
         readers: dict[str, Reader] = {}
         bounds, steps = None, model.inputs.steps
         if steps and pools_frames(model.inputs, self.speech_settings):
-            # All that is pooled is stored as the same frames.
+            # All granularities that the model pools are stored as the same frames.
             readers["speech"] = self._speech_readers[steps[-1]]
             bounds = self._bounds_reader(steps)
         elif steps:
@@ -166,7 +166,7 @@ class TrainingData:
         )
 
     def target(self, name: str) -> torch.Tensor:
-        """Fraction of each class in what is learnt of an utterance: its votes, or where it has none its label."""
+        """Fraction of each class in the target of an utterance: its votes, or else its label."""
         alone = [float(index == self.truth[name]) for index in range(self.task.outputs)]
         return torch.tensor(list(self.facts[name].votes) or alone)
 

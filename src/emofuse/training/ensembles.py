@@ -19,12 +19,11 @@ from emofuse.scoring.table import Scores, join_scores
 def fuse_members(
     plan: Plan, tested: Mapping[str, Scores], validated: Mapping[str, Scores]
 ) -> tuple[list[Scores], dict[str, dict[str, Fusion]]]:
-    """Fuse the test scores of networks into those of every ensemble of a plan whose members are different models.
+    """Fuse the test scores of networks for every ensemble of different models.
 
     Weights and temperatures of a fold are learned from the test scores of the other folds (see `cross_fits`), those of
-    the models that are kept from the test scores of all folds: always answers of models that were trained as the
-    one that is used was, refitted where it is, about utterances that they had not seen. A protocol of one fold has no
-    other: there its validation part, which also chose the epochs, is the only one left for the fold itself.
+    the kept models from the test scores of all folds: predictions for unseen utterances, by models that were trained
+    (and refitted) like the one in use. A single fold uses its validation part, which also chose the epochs.
 
     Args:
         plan: Which ensembles, and how they are fused.
@@ -32,7 +31,7 @@ def fuse_members(
         validated: Validation scores of each network, rows in the same order.
 
     Returns:
-        Scores of each ensemble, and how it was fused, by fold; `final` for the model that is kept.
+        Scores of each ensemble, and its fusion by fold; `final` for the kept model.
     """
     first, held_out = (next(iter(tables.values())) for tables in (tested, validated))
     outputs = {name: scores.outputs() for name, scores in tested.items()}
@@ -64,7 +63,7 @@ def fuse_members(
 
 
 def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Fusion:
-    """How the members of an ensemble are fused, learned from answers that are not reported.
+    """Fit the fusion of an ensemble, on predictions that are not reported.
 
     Args:
         one: The ensemble.
@@ -79,7 +78,7 @@ def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Fusi
 
 
 def fusion_notes(plan: Plan, *, folds: int) -> list[str]:
-    """What must be said where a protocol has one fold only, and there is none to learn from."""
+    """The caution for a protocol of one fold, without other folds to learn from."""
     learned = [one.name for one in plan.ensembles if one.weights == "tuned" or one.calibrate]
     if folds > 1 or not learned:
         return []
@@ -96,7 +95,7 @@ def _scores(like: Scores, model: str, outputs: Array) -> Scores:
 
 
 def seeds_of(control: EnsemblePlan, plan: Plan) -> tuple[int, ...]:
-    """Seeds to train of a control's network: the plan's, and the smallest others where these are too few."""
+    """Seeds of a control's network: the plan's, and the smallest others if these are too few."""
     extra = (seed for seed in count() if seed not in plan.seeds)
     return (*plan.seeds, *islice(extra, max(0, (control.seeds or 0) - len(plan.seeds))))
 
@@ -104,8 +103,7 @@ def seeds_of(control: EnsemblePlan, plan: Plan) -> tuple[int, ...]:
 def choose_controls(plan: Plan, validated: Mapping[str, Scores]) -> dict[str, tuple[EnsemblePlan, ...]]:
     """The controls of each ensemble: its best network, and `speech`, each with as many seeds as it has networks.
 
-    The best network is that of the highest UA, or CCC, in validation, averaged over folds and seeds; no test score is
-    read.
+    The best network has the highest validation UA, or CCC, averaged over folds and seeds; test scores are not read.
 
     Args:
         plan: Which ensembles there are.
@@ -137,7 +135,7 @@ def _control(network: str, seeds: int, *, calibrate: bool) -> EnsemblePlan:
 
 
 def extra_seeds(plan: Plan, controls: Iterable[EnsemblePlan]) -> list[tuple[str, int]]:
-    """Networks that are trained for controls alone, with their seeds, each once."""
+    """Networks and seeds that are trained for controls only, each once."""
     needed = {(one.of[0], seed) for one in controls for seed in seeds_of(one, plan)}
     return sorted((name, seed) for name, seed in needed if seed not in plan.seeds)
 
@@ -149,10 +147,10 @@ def _validation_metric(scores: Scores) -> float:
 
 
 def fuse_seeds(control: EnsemblePlan, plan: Plan, tested: Scores, validated: Scores) -> Scores:
-    """Fuse the scores of one network's seeds into those of the mean of their posteriors.
+    """Fuse one network's seeds by the mean of their posteriors.
 
-    It stands once for each seed of the plan, where that can be done with different seeds each time; where the
-    control needs all of them at once it stands for the first.
+    There is one fusion per seed of the plan if each can use different seeds; a control that needs all seeds is fused
+    once, as the first.
 
     Args:
         control: Which network, and how many seeds.

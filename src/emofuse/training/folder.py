@@ -1,4 +1,4 @@
-"""What a run folder holds, so that training on frozen features and fine-tuning never write over one another."""
+"""Checks of run folders, so that training on frozen features and fine-tuning never overwrite one another."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from emofuse.training.trials import folder_of, read_trial
 
 MANIFEST, RESULT, TRIALS = "manifest.parquet", "result.json", "trials"
 ENCODERS = "encoders"
-"""Where fine-tuning keeps the tuned encoders, in a trial's folder."""
+"""Folder of tuned encoders in a trial's folder."""
 
 PROCESSES = "processes"
-"""What `trial.json` says only of a trial whose encoders were tuned: how many processes shared the work."""
+"""Key in `trial.json` of a trial with tuned encoders only: the number of processes."""
 
 
 def check_frozen(out: Path) -> None:
-    """See that no training on frozen features writes over what fine-tuning has done, or was cut off in.
+    """Check that training on frozen features overwrites no fine-tuning, finished or interrupted.
 
     Raises:
         SettingsError: The folder holds a run whose encoders are tuned.
@@ -37,10 +37,10 @@ def check_frozen(out: Path) -> None:
 
 
 def check_tuned(out: Path, model: str) -> None:
-    """See that fine-tuning writes over no run of another model, and over nothing done on frozen features.
+    """Check that fine-tuning overwrites no run of another model or on frozen features.
 
     Raises:
-        SettingsError: The folder holds such a run, finished or cut off.
+        SettingsError: The folder holds such a run, finished or interrupted.
     """
     other = (out / RESULT).exists() and _result(out).get("tuned") != model
     if other or any(
@@ -52,7 +52,7 @@ def check_tuned(out: Path, model: str) -> None:
 
 
 def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
-    """See that a folder holds no run on another corpus, which would be overwritten.
+    """Check that a folder holds no run on another corpus, which would be overwritten.
 
     Raises:
         SettingsError: It does.
@@ -66,7 +66,7 @@ def check_corpus(out: Path, manifest: pd.DataFrame) -> None:
 
 
 def remove_models(folder: Path, *, but: Collection[str]) -> None:
-    """Remove models of an earlier recipe, which would pass for those of this one."""
+    """Remove models of an earlier recipe, which would count as this one's."""
     for place in folder.glob("*/"):
         if place.name not in but and (place / "settings.json").is_file() and not place.is_symlink():
             shutil.rmtree(place)
@@ -79,7 +79,7 @@ def _trials(out: Path) -> Iterator[Path]:
 
 
 def _is_tuned(folder: Path) -> bool:
-    # A fold that is done may keep no more than its tables; an interrupted one has reported nothing yet.
+    # A finished fold may keep only its tables; an interrupted one has no `trial.json` yet.
     return PROCESSES in read_trial(folder) or any((folder / name).exists() for name in (ENCODERS, CHECKPOINT, BEST))
 
 

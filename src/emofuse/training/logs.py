@@ -1,4 +1,4 @@
-"""TensorBoard logs: a listener of the trainer, of which nothing else knows."""
+"""TensorBoard logs, as a listener of the trainer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from emofuse.types import Log
 
 
 def check_log(log: Log | None) -> None:
-    """See that the requested logs can be written.
+    """Check that the requested logs can be written.
 
     Raises:
-        SettingsError: There is no such log, or what writes it is not installed.
+        SettingsError: There is no such log, or the logger is not installed.
     """
     if log is None:
         return
@@ -27,15 +27,15 @@ def check_log(log: Log | None) -> None:
 
 
 def listeners(log: Log | None, folder: Path, *, resumes: bool = False) -> list[Listener]:
-    """What writes each epoch's losses and metrics as event files into a folder, which is made where it is missing.
+    """Listeners that write each epoch's losses and metrics as event files to a folder.
 
     Args:
         log: The kind of log; None for no logs.
-        folder: Where its files go.
-        resumes: Whether the training resumes; one that begins anew replaces the files of an earlier one.
+        folder: Folder of its files.
+        resumes: Whether the training resumes; a new one replaces the files of an earlier one.
 
     Raises:
-        SettingsError: What writes it is not installed.
+        SettingsError: The logger is not installed.
 
     Example:
         >>> listeners(None, Path("run"))

@@ -24,14 +24,13 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves.
+    """Result of a training.
 
     Attributes:
         model: With the weights of its best epoch, in evaluation mode.
         epochs: Epochs that gave the best validation metric.
         history: Losses by name and validation metric of every epoch.
-        validation: Scores of the validation part, `(utterances, outputs)`, by the model that has not been refitted
-            on it.
+        validation: Scores of the validation part, `(utterances, outputs)`, before refitting.
     """
 
     model: EmotionModel
@@ -53,20 +52,20 @@ def fit(
     device: str = "cpu",
     listeners: Sequence[Listener] = (),
 ) -> Trained:
-    """Train one model; nothing of a test set comes near it.
+    """Train one model; the test set is never read.
 
     Args:
         make: Builds the model with fresh weights, for a task that is fitted to its training part.
-        train: What gradients and statistics come from.
-        validation: What decides when to stop.
-        settings: How.
-        task: What is predicted.
+        train: Training part.
+        validation: Validation part, for early stopping.
+        settings: Settings of training.
+        task: The task.
         seed: Of weights, order and dropout.
-        device: Where to compute.
-        listeners: Given the history after each epoch, see `Trainer`.
+        device: Torch device.
+        listeners: Receive the history after each epoch, see `Trainer`.
 
     Raises:
-        TrainingError: It diverged; nothing of it is kept.
+        TrainingError: It diverged.
     """
 
     def trained(train: Dataset, validation: Dataset | None, epochs: int) -> tuple[EmotionModel, Fitted]:
@@ -113,7 +112,7 @@ class _Lessons:
     device: str
 
     def steps(self, epoch: int) -> list[list[Part[list[int]]]]:
-        # Fractions of votes count alike.
+        # Fractions of votes have equal weight.
         hard, count = self.train.targets is None, len(self.train)
         weights = self.model.task.weights(self.train.truth) if hard else torch.ones(count)
         batches = shuffled(count, size=self.size, seed=self.seed, epoch=epoch)

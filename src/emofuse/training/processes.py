@@ -1,4 +1,4 @@
-"""The processes that share a training: one by itself, or as many as `accelerate launch` has started."""
+"""Processes of a training: a single one, or those of `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from emofuse.models.device import check_device
 
 
 class Alone:
-    """A process that shares its training with none.
+    """A single process.
 
     Args:
-        device: Where to compute.
+        device: Torch device.
 
     Attributes:
-        number: Of this process, from 0.
-        count: Of all.
-        device: Where this one computes.
+        number: Number of this process, from 0.
+        count: Number of processes.
+        device: Torch device.
 
     Example:
         >>> process = Alone("cpu")
@@ -36,32 +36,32 @@ class Alone:
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes and reports."""
+        """Whether this process writes and reports."""
         return self.number == 0
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait for all processes."""
 
     def close(self) -> None:
-        """Leave the others."""
+        """Leave the group."""
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over processes, of a tensor of the same shape in each, back on its device."""
+        """Sum a tensor over processes."""
         return values
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Put the sum over processes in the place of every gradient; what none has computed stays without."""
+        """Replace every gradient by its sum over processes; weights without gradient in all stay without."""
 
 
 class Processes(Alone):
-    """This process among the others, and the sums over all of them.
+    """This process among others, and sums over all of them.
 
-    What `accelerate launch` or `torchrun` says in the environment decides; without it there is one process. Sums are
-    the same in every process, to the last bit.
+    The environment of `accelerate launch` or `torchrun` decides; without it there is one process. Sums are bitwise
+    equal in all processes.
 
     Args:
-        device: Where to compute, as torch names it; None for what accelerate finds. Of several processes each has a
-            device of its own, so that only `cpu` counts.
+        device: Torch device; None for accelerate's choice. Several processes have a device each, so that only `cpu`
+            has an effect.
 
     Raises:
         SettingsError: The device cannot be used, or not by all processes.
@@ -90,7 +90,7 @@ class Processes(Alone):
             )
         self.device = self._state.device
         if self.device.type == "cpu":
-            # accelerate numbers CPUs, which safetensors does not know of.
+            # accelerate numbers CPUs, which safetensors does not support.
             self.device = torch.device("cpu")
         if device is not None and self.count == 1:
             self.device = torch.device(device)
@@ -114,8 +114,8 @@ class Processes(Alone):
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """See `Alone.sum_gradients`.
 
-        One message of all gradients, after the last micro-batch of a step. `DistributedDataParallel` would send them
-        in many while they are computed, but must know in advance which weights have none, assumes that every
+        All gradients are sent in one message, after the last micro-batch of a step. `DistributedDataParallel` sends
+        them in many while they are computed, but must know in advance which weights have none, assumes that every
         process has as many utterances, and fails with weights that are recomputed in the backward pass.
         """
         if self.count == 1:

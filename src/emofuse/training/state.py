@@ -16,14 +16,14 @@ from emofuse.errors import CheckpointError
 from emofuse.files import plain_name, written_atomically
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
-"""What a training goes on from while it is not done: all of it, and the weights of its best epoch."""
+"""Files of an unfinished training: its state, and the weights of its best epoch."""
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
-"""What AdamW keeps of every parameter that it has moved."""
+"""AdamW's state per parameter."""
 
 
 def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> None:
-    """Write what a cut-off run needs to go on, in place of the file that was there."""
+    """Write all that an interrupted run needs to resume, replacing the file."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
@@ -36,7 +36,7 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, v
 def load_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str, device: torch.device
 ) -> dict[str, Any]:
-    """Put weights and optimiser back, and return the values that were saved with them.
+    """Restore weights and optimiser, and return the values that were saved with them.
 
     Raises:
         CheckpointError: The run had other data or settings, or the file is damaged.
@@ -45,14 +45,14 @@ def load_state(
         with plain_name(path) as place, safe_open(place, framework="pt", device=str(device)) as file:
             about = file.metadata()
             values: dict[str, Any] = json.loads(about["progress"])
-            mark = values["fingerprint"]
-            # Checkpoints of earlier versions have no sum.
+            key = values["fingerprint"]
+            # Checkpoints of earlier versions have no checksum.
             if "sum" in about and about["sum"] != sha256(about["progress"].encode()).hexdigest():
                 raise ValueError("the progress is not what was written")
-            tensors = {name: file.get_tensor(name) for name in file.keys() if mark == fingerprint}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys() if key == fingerprint}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path) from error
-    if mark != fingerprint:
+    if key != fingerprint:
         raise CheckpointError(
             "the checkpoint is of other data, other encoders or other settings",
             where=path,
@@ -68,7 +68,7 @@ def load_state(
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError) as error:
         raise damaged(path) from error
-    # The optimiser takes up anything, and stumbles over it at its next step.
+    # The optimiser accepts any state, and would fail at its next step.
     for parameter, held in optimizer.state.items():
         if held.keys() != MOMENTS or any(held[name].shape != parameter.shape for name in MOMENTS - {"step"}):
             raise damaged(path)
@@ -98,22 +98,22 @@ def load_best(path: Path, *, fingerprint: str, device: torch.device) -> dict[str
 
 
 def discard(folder: Path) -> None:
-    """Remove the checkpoint of a training that is done and kept elsewhere, or of no use."""
+    """Remove the checkpoint of a training that is finished and kept elsewhere, or useless."""
     for name in (CHECKPOINT, BEST):
         (folder / name).unlink(missing_ok=True)
 
 
 def damaged(path: Path, *, besides: str = "") -> CheckpointError:
-    """What is said of a file that a cut-off run cannot go on from."""
+    """The error for a checkpoint that cannot be resumed."""
     return CheckpointError(
         "this checkpoint is damaged or cannot be read",
         where=path,
-        remedy=f"remove it{besides}, and the same command begins this training anew",
+        remedy=f"remove it{besides}, and the same command begins this training again",
     )
 
 
 def load_weights(path: Path, model: nn.Module, *, parts: tuple[str, ...]) -> None:
-    """Begin with the weights of another run, of some parts of the model.
+    """Load the weights of another run into some parts of the model.
 
     Raises:
         CheckpointError: They are of a model of another shape, or the file is damaged.

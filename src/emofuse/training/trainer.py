@@ -1,4 +1,4 @@
-"""The one trainer: it optimises any module on named losses, shares steps among processes, and resumes after a kill."""
+"""The trainer: it optimises any module on named losses, in one or several processes, and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LOWER = "lower train.learning_rate or train.clip"
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 History = list[dict[str, float]]
-"""What was recorded of each epoch: `epoch`, `loss`, `loss_NAME` where there are several, and validation metrics."""
+"""Record of each epoch: `epoch`, `loss`, `loss_NAME` where there are several, and validation metrics."""
 Listener = Callable[[History], None]
-"""Is given the history after each epoch."""
+"""Receives the history after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Part(Generic[Item]):
     """A micro-batch.
 
     Attributes:
-        item: What `Lessons.load` turns into tensors.
-        weight: How much it counts within its batch, such as the sum of its utterances' weights.
+        item: Input of `Lessons.load`.
+        weight: Its weight in the batch, such as the sum of its utterances' weights.
     """
 
     item: Item
@@ -45,7 +45,7 @@ class Part(Generic[Item]):
 
 
 class Lessons(Protocol[Item, Loaded]):
-    """What is learnt: batches in their order, losses, and what is watched after each epoch."""
+    """Lessons for the trainer: batches in order, losses, and metrics after each epoch."""
 
     def steps(self, epoch: int) -> Sequence[Sequence[Part[Item]]]:
         """Batches of an epoch, counted from 1, each in micro-batches; the same for every caller at any time."""
@@ -57,8 +57,8 @@ class Lessons(Protocol[Item, Loaded]):
         """Losses of a micro-batch by name, each a mean over its utterances; their sum is minimised.
 
         Args:
-            loaded: What `load` gave.
-            progress: Fraction of all planned steps that are done.
+            loaded: Result of `load`.
+            progress: Finished fraction of all planned steps.
         """
 
     def evaluate(self) -> Mapping[str, float]:
@@ -67,14 +67,14 @@ class Lessons(Protocol[Item, Loaded]):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast.
+    """Schedule of training.
 
     Attributes:
         epochs: Most epochs.
         steps: Steps after which the learning rate has fallen to zero.
         warmup: Fraction of the steps in which it rises.
         clip: Largest norm of the gradient.
-        patience: Epochs without a better validation metric after which training stops; None to go through all.
+        patience: Epochs without a better validation metric after which training stops; None to never stop early.
         precision: Arithmetic of the losses.
     """
 
@@ -88,11 +88,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a trainer leaves beside the weights.
+    """Result of a trainer, besides the weights.
 
     Attributes:
-        epochs: Number of the epoch whose weights the model has.
-        history: What was recorded of each epoch.
+        epochs: Number of the chosen epoch.
+        history: Record of each epoch.
     """
 
     epochs: int
@@ -101,29 +101,29 @@ class Fitted:
 
 @dataclass(kw_only=True)
 class Trainer(Generic[Item, Loaded]):
-    """Training of one module from its parameter groups, as a function of its arguments alone.
+    """Training of one module, fully determined by the arguments.
 
     The gradient of a step is that of its whole batch: each micro-batch counts by its fraction of the batch's weight.
-    Random numbers are drawn anew for every micro-batch from its place. So one process and several train the same
-    weights up to rounding, and a training that was killed resumes to the same weights. A loss that is no mean over
-    utterances, such as a correlation, is that of each micro-batch.
+    Every micro-batch is seeded by its position. So weights do not depend on the number of processes, up to rounding,
+    and a killed training resumes to the same weights. A loss that is no mean over utterances, such as a correlation,
+    is computed per micro-batch.
 
     Attributes:
         model: The module, on its device, the same in every process.
         groups: Its parameters with their peak learning rate and decay, as AdamW takes them.
         lessons: What it learns.
-        schedule: How long and how fast.
+        schedule: Schedule of training.
         seed: Of everything random after the model was made.
         processes: Who shares the work, and where this process computes.
         select: Name of the validation metric, higher is better, that chooses the epoch whose weights are kept; None to
             keep the last.
-        checkpoint: File to resume from, in a folder that all processes see; None to keep nothing on disk. The weights
-            of the best epoch lie beside it.
-        fingerprint: Changes whenever anything that shapes the weights does.
-        label: What a progress display shows.
-        ahead: Micro-batches that are loaded while one is computed.
-        remedy: What to do where training diverges.
-        listeners: Given the history after each epoch, in the first process.
+        checkpoint: File to resume from, in a folder that all processes share; None for none. The weights of the best
+            epoch are beside it.
+        fingerprint: Changes with anything that affects the weights.
+        label: Label of the progress display.
+        ahead: Micro-batches that are loaded in advance.
+        remedy: Remedy in the error of a diverged training.
+        listeners: Receive the history after each epoch, in the first process.
     """
 
     model: nn.Module
@@ -141,7 +141,7 @@ class Trainer(Generic[Item, Loaded]):
     listeners: Sequence[Listener] = ()
 
     def __post_init__(self) -> None:
-        # One call a step instead of several a weight: of a small model's step that is a good part.
+        # One call per step instead of several per weight: much faster for small models.
         self.optimizer = torch.optim.AdamW(self.groups, fused=self.processes.device.type in ("cpu", "cuda"))
         self.parameters = [one for group in self.optimizer.param_groups for one in group["params"]]
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
@@ -149,11 +149,11 @@ class Trainer(Generic[Item, Loaded]):
 
     @kept_random_state()
     def run(self, *, progress: Progress = Silent()) -> Fitted:
-        """Train to the end, and leave the model with the chosen weights in evaluation mode.
+        """Train, and leave the model with the chosen weights in evaluation mode.
 
         Raises:
             CheckpointError: The checkpoint is damaged or of something else, or processes see different ones.
-            TrainingError: It diverged; nothing of it should be kept.
+            TrainingError: It diverged.
         """
         main, schedule = self.processes.main, self.schedule
         state = self._resume()
@@ -177,7 +177,7 @@ class Trainer(Generic[Item, Loaded]):
             for listener in self.listeners if main else ():
                 listener(history)
         progress.finish(self.label)
-        # The others must not look for the best weights while they are being written.
+        # Other processes must not read the best weights while they are written.
         self.processes.wait()
         if self.select:
             self.model.load_state_dict(self._best())
@@ -224,7 +224,7 @@ class Trainer(Generic[Item, Loaded]):
         return {"steps": len(steps), **self._means(totals, epoch_weight)}
 
     def _means(self, totals: Mapping[str, float], weight: float) -> dict[str, float]:
-        # A process that has computed nothing in the epoch does not know the names; the first one has the first part.
+        # A process without a part in the epoch does not know the names; the first process always has one.
         count = int(self.processes.total(torch.tensor(len(totals) if self.processes.main else 0)))
         sums = torch.zeros(count, dtype=torch.float64)
         sums[: len(totals)] = torch.tensor(list(totals.values()), dtype=torch.float64)
@@ -239,7 +239,7 @@ class Trainer(Generic[Item, Loaded]):
             device = self.processes.device
             state = load_state(self.checkpoint, self.model, self.optimizer, fingerprint=self.fingerprint, device=device)
             if self.select:
-                # Rather now than when all epochs are done.
+                # Fail now, not after all epochs.
                 self._best()
         if int(self.processes.total(torch.tensor(state["epoch"]))) != state["epoch"] * self.processes.count:
             raise CheckpointError(
@@ -265,7 +265,7 @@ class Trainer(Generic[Item, Loaded]):
 
 
 def shuffled(count: int, *, size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Places of all utterances once, in batches, in an order that seed and epoch decide.
+    """Indices of all utterances in batches, in an order by seed and epoch.
 
     Example:
         >>> [len(batch) for batch in shuffled(7, size=3, seed=0, epoch=1)]
@@ -276,7 +276,7 @@ def shuffled(count: int, *, size: int, seed: int, epoch: int) -> list[list[int]]
 
 
 def prefetched(load: Callable[[Item], Loaded], items: Iterable[Item], *, ahead: int) -> Iterator[Loaded]:
-    """Load items in their order, some of them ahead in a thread.
+    """Load items in order, some in advance in a thread.
 
     Example:
         >>> list(prefetched(str.upper, "abc", ahead=1))
@@ -296,7 +296,7 @@ def prefetched(load: Callable[[Item], Loaded], items: Iterable[Item], *, ahead: 
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], *, rate: float, decay: float) -> list[dict[str, Any]]:
-    """Parameters as AdamW takes them, where biases and norms do not decay.
+    """Parameter groups for AdamW; biases and norms do not decay.
 
     Example:
         >>> [(len(group["params"]), group["weight_decay"]) for group in decay_groups(
@@ -325,12 +325,12 @@ def rate_at(step: int, *, steps: int, warmup: float) -> float:
 
 
 def diverged(what: str, *, remedy: str = LOWER) -> TrainingError:
-    """The error of a training whose numbers have left the range of floats."""
+    """The error of a diverged training."""
     return TrainingError(f"the training diverged: {what}", remedy=remedy)
 
 
 def check_finite(model: nn.Module, when: str, *, remedy: str = LOWER) -> None:
-    """See that a model's weights are numbers.
+    """Check that a model's weights are finite.
 
     Raises:
         TrainingError: One of them is not.

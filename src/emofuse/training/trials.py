@@ -1,4 +1,4 @@
-"""Trials: one model, one fold, one seed, in a folder of its own; done once, skipped ever after."""
+"""Trials: one model, fold and seed, each in its own folder; finished trials are skipped."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DIGITS = 5
 
 
 def folder_of(name: str) -> str:
-    """What the folder of a model, or of a fold and seed, is called, whose name may hold anything.
+    """Folder name of a model, or of a fold and seed, for any name.
 
     Example:
         >>> folder_of("early-frame"), folder_of("a/b")
@@ -61,28 +61,28 @@ class Trial:
 
     @property
     def folder(self) -> Path:
-        """Where its results lie, below the folder of all trials."""
+        """Folder of its results, below the folder of all trials."""
         # Folds are named after speakers and sessions.
         return Path(folder_of(self.model.name)) / folder_of(self.name)
 
     @property
     def result(self) -> str:
-        """The file that it is run for."""
+        """Its main result file."""
         return "scores.parquet" if self.fold.test else "model.safetensors"
 
 
 def cache_key(trial: Trial, data: TrainingData) -> str:
-    """Changes whenever anything that shapes the trial's numbers does."""
+    """Changes with anything that affects the trial's results."""
     model, reads = trial.model, trial.model.inputs
     fold = [list(part) for part in (trial.fold.train, trial.fold.validation, trial.fold.test)]
     names = [name for part in fold for name in part]
     inputs: list[Any] = []
     if reads.speech:
-        # Where no step depends on the alignment, neither does the trial.
+        # The trial depends on the alignment only if its steps do.
         keys = data.speech_keys if reads.tiers else data.content_keys
         inputs += [*(data.speech[step].folder for step in reads.steps), _each(names, keys)]
         if pools_frames(reads, data.speech_settings):
-            # The feature set is the same whatever its frames are pooled to.
+            # The feature set is the same for all poolings of its frames.
             settings = data.speech_settings
             inputs.append([settings.segments, settings.frames_per_step if reads.tiers else 1])
     if reads.text and data.text:
@@ -121,7 +121,7 @@ def is_done(trial: Trial, data: TrainingData, root: Path) -> bool:
 
 
 def read_trial(folder: Path) -> dict[str, Any]:
-    """What a trial left behind beside its scores; empty where it has not finished."""
+    """Record of a finished trial; empty otherwise."""
     try:
         values: dict[str, Any] = read_json(folder / "trial.json")
     except (OSError, ValueError):
@@ -130,10 +130,10 @@ def read_trial(folder: Path) -> dict[str, Any]:
 
 
 def run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str = "cpu", log: Log | None = None) -> None:
-    """Train, then score the test part, then write both; `trial.json` comes last and says that all is there.
+    """Train, score the test part, and write both; `trial.json` comes last and marks the trial as finished.
 
     Raises:
-        TrainingError: It diverged, and nothing of it is written.
+        TrainingError: It diverged; nothing is written.
     """
     with one_thread(), kept_random_state(), named(trial):
         _run_trial(trial, data, root, device=device, log=log)
@@ -163,7 +163,7 @@ def layer_mixes(trials: Iterable[Trial], root: Path) -> dict[str, dict[str, list
 
 @contextmanager
 def named(trial: Trial) -> Iterator[None]:
-    """Say of a training that diverges which it is."""
+    """Name the trial in the error of a diverged training."""
     try:
         yield
     except TrainingError as error:
@@ -175,7 +175,7 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log
     started = time.monotonic()
     folder = root / trial.folder
     make_folder(folder)
-    # Subwords of an earlier recipe would pass for this one's.
+    # Subwords of an earlier recipe would count as this one's.
     for name in ("trial.json", "words.json"):
         (folder / name).unlink(missing_ok=True)
     subwords = data.subwords(trial.model, trial.fold.train)
@@ -190,7 +190,7 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log
         device=device,
         listeners=listeners(log, folder),
     )
-    # What may still fail comes before anything is written.
+    # Do all that may fail before writing.
     tested = None
     if trial.fold.test:
         tested = predict_scores(trained.model, data.dataset(trial.model, trial.fold.test, subwords), device=device)
@@ -240,12 +240,12 @@ def run_trials(
     log: Log | None = None,
     progress: Progress = Silent(),
 ) -> int:
-    """Run the trials that are not done yet, in parallel processes; returns how many were run.
+    """Run the unfinished trials in parallel processes; return their number.
 
-    A trial that fails stops the others from starting, and what has been finished stays. One that diverges stops none.
+    A failing trial stops others from starting, and finished ones stay. A diverging one stops none.
 
     Raises:
-        TrainingError: Some have diverged; all others are done.
+        TrainingError: Some have diverged; all others are finished.
     """
     todo = [trial for trial in trials if not is_done(trial, data, root)]
     progress.start(LABEL, len(trials))
@@ -267,13 +267,13 @@ def run_trials(
 
 
 def refuse_diverged(errors: Sequence[TrainingError]) -> None:
-    """Say which trainings have diverged, after all others are done.
+    """Report diverged trainings, after all others have finished.
 
     Raises:
         TrainingError: There are any.
     """
     if errors:
-        # In the order of names, whichever came first.
+        # Sorted, since the order of completion varies.
         first, *others = sorted(errors, key=lambda error: str(error.where))
         names = [str(error.where) for error in others]
         names[SHOWN:] = [f"{len(names) - SHOWN} others"] if len(names) > SHOWN else []
@@ -284,7 +284,7 @@ def refuse_diverged(errors: Sequence[TrainingError]) -> None:
 
 
 def _outcome(trial: Trial, data: TrainingData, root: Path, device: str, log: Log | None) -> TrainingError | None:
-    """Run a trial; its error where it diverged."""
+    """Run a trial; return its error if it diverged."""
     try:
         run_trial(trial, data, root, device=device, log=log)
     except TrainingError as error:

@@ -27,10 +27,10 @@ def supervised_contrast(vectors: torch.Tensor, labels: torch.Tensor, *, temperat
     """
     unit = F.normalize(vectors, dim=-1)
     own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    log_shares = (unit @ unit.T / temperature).masked_fill(own, NEVER).log_softmax(-1)
+    log_fractions = (unit @ unit.T / temperature).masked_fill(own, NEVER).log_softmax(-1)
     positive = (labels[:, None] == labels[None, :]) & ~own
     count = positive.sum(1)
-    per_anchor = -log_shares.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
+    per_anchor = -log_fractions.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
     return per_anchor.sum() / (count > 0).sum().clamp_min(1)
 
 

@@ -234,7 +234,7 @@ def test_the_same_samples_get_the_same_answer_in_any_file(
     ("name", "rate"), [("studio.wav", 48000), ("disc.flac", 44100), ("lossy.ogg", 48000), ("lossy.mp3", 48000)]
 )
 def test_another_rate_and_format_matter_little(name: str, rate: int, tmp_path: Path) -> None:
-    """For the model that ships: a tiny one may be so sure of its answer that nothing moves it."""
+    """With the built-in model: a tiny one may be too confident to change."""
     speech = load(asr="none")
     soundfile.write(tmp_path / "original.wav", chord(), 16000)
     common = int(np.gcd(rate, 16000))
@@ -351,13 +351,13 @@ def test_one_string_is_no_list_and_a_list_no_string(built_in: Made, late: Predic
     with pytest.raises(SettingsError, match="texts is one str; give a list"):
         list(late.predict_many([one], texts=letters))
     words: Any = ["hm"]
-    with pytest.raises(SettingsError, match="text is a list; give the words as one string"):
+    with pytest.raises(SettingsError, match="text is a list; give the transcript as one string"):
         late.predict(one, text=words)
 
 
 @pytest.mark.parametrize("kind", ["text", "concat", "early-frame"])
 def test_models_that_need_words_say_so(kind: str, made: Made) -> None:
-    with pytest.raises(SettingsError, match=f"the {kind} model needs the words"):
+    with pytest.raises(SettingsError, match=f"the {kind} model needs a transcript"):
         load(made.model(kind)).predict(made.clip())
 
 
@@ -404,7 +404,7 @@ def test_words_that_one_file_lacks_do_not_stop_the_others(made: Made) -> None:
     lacking, answer = predictor.predict_many(files, texts=[None, WORDS])
     assert isinstance(lacking, SettingsError)
     assert lacking.where == str(files[0])
-    assert "the concat model needs the words" in str(lacking)
+    assert "the concat model needs a transcript" in str(lacking)
     assert answer == predictor.predict(files[1], text=WORDS)
 
 
@@ -412,7 +412,7 @@ def test_words_that_one_file_lacks_do_not_stop_the_others(made: Made) -> None:
 def test_words_that_all_files_lack_are_one_mistake(texts: Any, built_in: Made, tmp_path: Path) -> None:
     # A file that is not there would be an error of its own, if it were looked at.
     files = [tmp_path / "absent.wav", built_in.clip()]
-    with pytest.raises(SettingsError, match="the concat model needs the words") as raised:
+    with pytest.raises(SettingsError, match="the concat model needs a transcript") as raised:
         next(load(built_in.model("concat"), asr="none").predict_many(files, texts=texts))
     assert raised.value.where is None
     assert list(load(built_in.model("concat"), asr="none").predict_many([])) == []
@@ -428,8 +428,8 @@ def test_late_fusion_answers_from_one_modality_and_says_so(made: Made) -> None:
     late = load(made.model("late"))
     spoken, read = late.predict(made.clip()), late.predict(text=WORDS)
     assert (spoken.modalities, read.modalities) == (("speech",), ("text",))
-    assert spoken.notes == ("no text was given, so the answer rests on speech alone",)
-    assert read.notes == ("no speech was given, so the answer rests on text alone",)
+    assert spoken.notes == ("no text was given, so the prediction uses speech alone",)
+    assert read.notes == ("no speech was given, so the prediction uses text alone",)
     assert spoken.posteriors == pytest.approx(load(made.model("speech")).predict(made.clip()).posteriors, abs=1e-6)
     assert read.posteriors == pytest.approx(load(made.model("text")).predict(text=WORDS).posteriors, abs=1e-6)
     with pytest.raises(SettingsError, match="needs"):

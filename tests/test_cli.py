@@ -290,7 +290,7 @@ def test_predict_answers_as_the_library_does(trained: Path, emo: Command) -> Non
 def test_predict_notes_what_was_left_out(trained: Path, emo: Command) -> None:
     done = emo("predict", CLIPS[0], "--model", "run/models/late", folder=trained)
     assert done.returncode == 0
-    assert said(done) == "Note: no text was given, so the answer rests on speech alone.\n"
+    assert said(done) == "Note: no text was given, so the prediction uses speech alone.\n"
 
 
 def test_one_bad_file_among_good_ones(trained: Path, emo: Command) -> None:
@@ -437,7 +437,10 @@ WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "unwritable scores": ((*PAIR, "small.toml/f.parquet"), "small.toml"),
     "no model folder": (("predict", CLIPS[0], "--model", "corpus"), "corpus: the model folder has no settings.json"),
     "unknown format": (("predict", CLIPS[0], "--model", "run/models/late", "--format", "xml"), "'xml' is no format"),
-    "no words": (("predict", CLIPS[0], "--model", "run/models/early-frame"), "the early-frame model needs the words"),
+    "no words": (
+        ("predict", CLIPS[0], "--model", "run/models/early-frame"),
+        "the early-frame model needs a transcript",
+    ),
     "texts": (
         ("predict", *CLIPS, *3 * ("--text", "a"), "--model", "run/models/late"),
         "3 texts were given for 2 files",

@@ -230,7 +230,7 @@ def test_foreign_words_leave_the_answer_to_speech(runs: dict[str, Path], combine
     assert answer.posteriors == model.predict(clip).posteriors
     alone = model.predict(text=german)
     assert alone.modalities == ("text",), "without audio the words are all there is"
-    assert "not in a language that the model reads (en), so the answer cannot be relied on" in alone.notes[0]
+    assert "not in a language that the model reads (en), so the prediction is unreliable" in alone.notes[0]
 
 
 # Recognised words

@@ -290,7 +290,7 @@ def test_a_run_is_stamped_with_context_parts_and_text_source(
         assert line in page, line
 
     answer = load(tmp_path / "run" / "models" / "text").predict(text="so happy")
-    assert answer.notes == ("the model was trained on words in their dialogue, and here they are read without one",)
+    assert answer.notes == ("the model was trained with dialogue context, and here there is none",)
     again = train(manifest, plain, extract(manifest, plain, tmp_path / "store"), tmp_path / "plain", jobs=1).result
     assert again["context"] == 0
     assert load(tmp_path / "plain" / "models" / "text").predict(text="so happy").notes == ()

@@ -278,7 +278,7 @@ def test_speech_and_text_are_encoded_once(made: Made, monkeypatch: pytest.Monkey
 def test_it_needs_both_modalities_and_says_so(name: str, made: Made) -> None:
     predictor = load(made.model(name), asr="none")
     assert predictor.needs == ("speech", "text")
-    with pytest.raises(SettingsError, match=f"the {name} model needs the words"):
+    with pytest.raises(SettingsError, match=f"the {name} model needs a transcript"):
         predictor.predict(made.audio / "s0_sad_0.wav")
     with pytest.raises(SettingsError, match=f"the {name} model needs speech"):
         predictor.predict(text="so sad")

@@ -318,7 +318,7 @@ def test_what_is_no_words_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("http://example.org/a", "this is an address"),
         ("file:///a.wav", "this is an address"),
         ("bad \udcff words", "bytes that are not UTF-8"),
-        (["a"], "give the words as one string"),
+        (["a"], "give the transcript as one string"),
     ):
         with pytest.raises(SettingsError, match=message):
             check_text(text)
@@ -348,11 +348,11 @@ def test_what_the_text_model_cannot_read_is_noted(tmp_path: Path) -> None:
     assert "longer than the 64 tokens that are read" in long.notes[0]
     assert not any("longer" in note for note in model.predict(text="The report is on the table.").notes)
     german = model.predict(text="Das will sie am Mittwoch abgeben.")
-    assert "not in a language that the model reads (en), so the answer cannot be relied on" in german.notes[0]
+    assert "not in a language that the model reads (en), so the prediction is unreliable" in german.notes[0]
     clip = tone(1.0, seed=0)
     listening = Predictor(model.checkpoint, transcriber=SimpleNamespace(  # type: ignore[arg-type]
         source="ears", languages=("en",), transcribe=lambda clip: "so bad"))  # fmt: skip
-    assert "ears recognised 'so bad', taking whatever is spoken for English" in listening.predict(clip).notes
+    assert "ears recognised 'so bad', as if all speech were English" in listening.predict(clip).notes
     fast = model.predict(clip, text="Nobody can say as many words as these within the one second that it lasts.")
     assert "faster than anybody speaks" in fast.notes[0]
     assert check_pace("They said it within two seconds", seconds=2.0) == []

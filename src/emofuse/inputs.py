@@ -46,11 +46,13 @@ def check_text(text: object) -> None:
         SettingsError: The text is one of them.
     """
     if not isinstance(text, str):
-        raise SettingsError(f"text is a {type(text).__name__}", where="text", remedy="give the words as one string")
+        raise SettingsError(
+            f"text is a {type(text).__name__}", where="text", remedy="give the transcript as one string"
+        )
     # Unlike `Path`, this takes a text of any length.
     if os.path.isfile(text):
         raise SettingsError(
-            f"{text!r} is a file, and the text is the words themselves",
+            f"{text!r} is a file, not a transcript",
             where="text",
             remedy=f"give what it holds, on the command line with --transcript {text}",
         )
@@ -73,7 +75,9 @@ def read_transcript(path: Path) -> str:
     """
     try:
         if path.stat().st_size > _LARGEST:
-            raise SettingsError("this is too long for a transcript", where=path, remedy="give one recording's words")
+            raise SettingsError(
+                "this is too long for a transcript", where=path, remedy="give the transcript of one recording"
+            )
         content = path.read_bytes()
     except OSError as error:
         raise SettingsError(
@@ -82,9 +86,9 @@ def read_transcript(path: Path) -> str:
     try:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SettingsError("this is not text in UTF-8", where=path, remedy="save the words as UTF-8 text") from error
+        raise SettingsError("this is not text in UTF-8", where=path, remedy="save the transcript as UTF-8") from error
     if "\0" in text:
-        raise SettingsError("this is not text", where=path, remedy="give a text file that holds the words")
+        raise SettingsError("this is not text", where=path, remedy="give a text file with the transcript")
     return " ".join(text.split())
 
 

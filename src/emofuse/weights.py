@@ -121,7 +121,7 @@ def check_finite(tensors: Iterable[tuple[str, Any]], source: str) -> None:
     """
     for name, value in tensors:
         if value.is_floating_point() and not value.isfinite().all():
-            raise ValueError(f"{name} in {source} holds what is no finite number, so it is damaged")
+            raise ValueError(f"{name} in {source} is not finite, so it is damaged")
 
 
 def _shape(sizes: Iterable[int]) -> str:

@@ -25,7 +25,7 @@ from emofuse.types import Utterance
 from emofuse.workers import in_processes, process_count
 
 LABEL = "Transcribing"
-IN_SILENCE = "words were recognised in what is silence or a steady hiss"
+IN_SILENCE = "words were recognised in silence or steady noise"
 NO_WORDS = "no words were recognised"
 
 _Done = tuple[Utterance, str | AudioError, tuple[str, ...]]

@@ -73,7 +73,7 @@ def read(root: Path, *, language: str = "all") -> Listing:
             errors.append(ManifestError("no such folder", where=place, remedy=AGAIN))
             continue
         transcripts = [*files_below(place, f"{speaker}.txt"), place / f"{speaker}.txt"]
-        words = _words(transcripts[0], speaker, errors)
+        texts = _words(transcripts[0], speaker, errors)
         for stem, path in sorted(first_of_each(recordings(place), notes).items()):
             match, label = _NAME.fullmatch(stem), _label(path.relative_to(place))
             if match is None or match[1] != speaker or label is None or not 1 <= int(match[2]) <= 1750:
@@ -85,7 +85,7 @@ def read(root: Path, *, language: str = "all") -> Listing:
                 {
                     "utterance": stem,
                     "audio": str(path),
-                    "text": words.get(stem),
+                    "text": texts.get(stem),
                     "text_source": "reference",
                     "language": _SPEAKERS[speaker],
                     "label": label,

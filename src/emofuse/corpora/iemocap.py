@@ -241,7 +241,7 @@ class _Reading:
         whole = len(self.errors) == known
         if not turns:
             return
-        words = self._words(transcript)
+        texts = self._words(transcript)
         clips = first_of_each(recordings(place / "sentences" / "wav" / dialogue), self.copies)
         aligned = _files(place / "sentences" / "ForcedAlignment" / dialogue, _ALIGNMENTS)
         if whole:
@@ -253,11 +253,11 @@ class _Reading:
             wanted = label in _SETS[self.labels]
             audio = clips.get(turn.name)
             if not wanted or audio is None:
-                omitted.append(words.get(turn.name, ""))
+                omitted.append(texts.get(turn.name, ""))
                 if wanted:
                     self.errors.append(no_audio(place / "sentences" / "wav" / dialogue / f"{turn.name}.wav"))
                 continue
-            if not words.get(turn.name):
+            if not texts.get(turn.name):
                 self.wordless.append(turn.name)
             if any(f"{turn.name}{ending}" not in aligned for ending in _ALIGNMENTS):
                 self.unaligned.append(turn.name)
@@ -267,7 +267,7 @@ class _Reading:
                 {
                     "utterance": turn.name,
                     "audio": str(audio),
-                    "text": words.get(turn.name) or None,
+                    "text": texts.get(turn.name) or None,
                     "text_source": "reference",
                     "language": "en",
                     "label": label,

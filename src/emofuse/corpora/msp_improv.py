@@ -96,13 +96,13 @@ def read(root: Path, *, labels: str = "four") -> Listing:
         by_name.setdefault(stem.partition("-")[2], []).extend(paths)
     notes: list[str] = []
     clips = first_of_each(by_name, notes)
-    words = {path.stem.partition("-")[2]: path for path in files_below(folder, "*-IMPROV-*.txt")}
+    texts = {path.stem.partition("-")[2]: path for path in files_below(folder, "*-IMPROV-*.txt")}
     omitted: dict[str, list[str]] = {}
     for turn in turns:
         label = _CODES[turn.code]
         name = turn.name[0].partition("-")[2]
         wanted = labels == "all" or label in _FOUR
-        text = read_words(words.get(name), errors if wanted else [])
+        text = read_words(texts.get(name), errors if wanted else [])
         if not wanted or name not in clips:
             omitted.setdefault(_dialogue(turn), []).append(text or "")
             if wanted:

@@ -83,7 +83,7 @@ def read(root: Path) -> Listing:
     lines, errors = read_table(tables[0], _COLUMNS, needed=needed)
     notes: list[str] = []
     clips = first_of_each(recordings(folder), notes)
-    words = {path.stem: path for path in files_below(folder, "*.txt")}
+    texts = {path.stem: path for path in files_below(folder, "*.txt")}
     rows: list[Row] = []
     seen: set[str] = set()
     for line in lines:
@@ -96,7 +96,7 @@ def read(root: Path) -> Listing:
         if name not in clips:
             errors.append(no_audio(folder / "Audios" / line.values["file"]))
             continue
-        rows.append(_row(line, name, clips[name], read_words(words.get(name), errors)))
+        rows.append(_row(line, name, clips[name], read_words(texts.get(name), errors)))
     return Listing(rows=rows, source=folder, notes=tuple(notes), skipped=tuple(errors))
 
 

@@ -90,8 +90,8 @@ class SpeechStudent(nn.Module):
 def mel_filters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Windowed waves on the mel scale, four phases each, and biases.
 
-    A rectified sum over four phases follows a band's envelope whatever the wave's own phase. Biases separate loud from
-    silent after layer norm, which would otherwise scale every frame alike.
+    A rectified sum over four phases follows a band's envelope at any phase. Biases keep the level after layer norm,
+    which would otherwise scale every frame alike.
 
     Returns:
         Filters `(count, WINDOW)` of unit norm, and biases `(count,)`.

@@ -1,1 +1,1 @@
-"""From a manifest to stored features: batches of like length, one pass of the encoder, shards that survive a kill."""
+"""From a manifest to stored features: extraction in batches of similar length, into shards that survive a kill."""

@@ -1,4 +1,4 @@
-"""Batches to a budget: clips of like length together, so that little of a batch is padding."""
+"""Batches to a budget: clips of similar length together, with little padding."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 
 def plan_batches(sizes: Sequence[float], *, budget: float) -> list[list[int]]:
-    """Group items so that the longest of a group times its count stays within the budget.
+    """Group items so that a group's longest item times its count stays within the budget.
 
     Args:
         sizes: Size of each item, such as its seconds.
-        budget: Most that a group may hold, padding counted; an item above it gets a group of its own.
+        budget: Largest size of a group, padding included; a larger item gets a group of its own.
 
     Returns:
-        Indices of each group, longest items first: what does not fit in memory shows at once.
+        Indices of each group, longest items first, so that a lack of memory shows at once.
 
     Example:
         >>> plan_batches([1.0, 5.0, 1.5, 4.0], budget=10)

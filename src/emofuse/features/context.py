@@ -1,4 +1,4 @@
-"""Dialogue context: what was said before an utterance, and never what comes after it."""
+"""Dialogue context: the texts before an utterance, never those after it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from emofuse.errors import ManifestError
 def earlier_texts(manifest: pd.DataFrame, count: int) -> Mapping[str, tuple[str, ...]]:
     """Texts of the utterances that precede each one in its dialogue, the oldest first.
 
-    A dialogue's rows stand in the order in which they are said; where all of them are stretches of one recording,
-    their `start` decides. Texts of utterances that the manifest leaves out, as for their label, count where column
-    `omitted` holds them. An utterance without a text keeps its place among the earlier ones and adds nothing.
+    A dialogue's rows are in order of time; if all are spans of one recording, by their `start`. Texts of left-out
+    utterances, such as those without a chosen label, count if column `omitted` holds them. An utterance
+    without a text keeps its place among the earlier ones and adds nothing.
 
     Args:
         manifest: Of whole dialogues.

@@ -14,28 +14,28 @@ from emofuse.errors import SettingsError, StoreError, TrainingError
 from emofuse.features.store import FeatureSet
 
 CONSTANT = 0.1
-"""Fraction of the median deviation of its layer and kind up to which a feature counts as constant.
+"""A feature counts as constant up to this fraction of the median deviation of its layer and kind.
 
-The smallest seen of a feature that carries something is 0.14; bands above those of telephone speech reach 0.07."""
+The smallest fraction of an informative feature was 0.14; frequency bands above telephone speech reach 0.07."""
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a model is given of some utterances.
+    """A batch of utterances.
 
     Attributes:
         names: The utterances.
-        speech: Hidden states `(batch, layers, steps, width)`, or frames where the model pools them to steps itself.
-        speech_mask: `(batch, steps)`, True where there is something.
-        speech_bounds: Where the model pools frames: first frame of each step and the one after the last,
+        speech: Hidden states `(batch, layers, steps, width)`, or frames if the model pools them itself.
+        speech_mask: `(batch, steps)`, True where valid.
+        speech_bounds: If the model pools frames: first frame of each step and the one after the last,
             `(batch, steps, 2)`, `(0, 0)` for padding.
         text: Hidden states `(batch, layers, tokens, width)`, or ids `(batch, tokens)` of subwords that are trained
             with the model.
-        text_mask: `(batch, tokens)`, True where there is something.
+        text_mask: `(batch, tokens)`, True where valid.
         truth: Index of the true class `(batch,)`, or the true values `(batch, values)`; None in prediction.
-        targets: What is learnt: the truth, or the fraction of each class in the votes, `(batch, classes)`.
-        extras: What else the model requires by name, padded with -1 (integers) or NaN; see `features.extras`.
+        targets: Training targets: the truth, or the fraction of each class in the votes, `(batch, classes)`.
+        extras: Further inputs by name, padded with -1 (integers) or NaN; see `features.extras`.
     """
 
     names: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Batch:
         """Features and mask of a modality.
 
         Raises:
-            SettingsError: The batch does not have them.
+            SettingsError: The batch lacks them.
         """
         values, mask = (self.speech, self.speech_mask) if modality == "speech" else (self.text, self.text_mask)
         if values is None or mask is None:
@@ -85,15 +85,15 @@ Reader = Callable[[str], torch.Tensor]
 
 
 class Dataset:
-    """Utterances with their truth and a reader for all that a model requires.
+    """Utterances with their truth and readers of a model's inputs.
 
     Args:
         names: Utterances, in order.
         truth: Class index of each, or its values.
-        readers: For `speech` and `text`, what reads an utterance's features or subwords.
-        bounds: What reads the bounds of an utterance's steps, `(steps, 2)`, where the model pools its frames.
-        targets: What reads what is learnt of an utterance, where that is not its truth.
-        extras: What reads the rest, by name.
+        readers: Readers of an utterance's features or subwords, for `speech` and `text`.
+        bounds: Reader of the bounds of an utterance's steps, `(steps, 2)`, if the model pools frames.
+        targets: Reader of an utterance's targets, if they differ from the truth.
+        extras: Readers of extras, by name.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Dataset:
         return both
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        """The utterances at some places, padded to the longest of them."""
+        """The utterances at some indices, padded to the longest."""
         names = tuple(self.names[index] for index in indices)
         found: dict[str, Any] = {}
         for modality, read in self.readers.items():
@@ -158,7 +158,7 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         items: `(layers, steps, width)` each of any float type, or `(steps,)` of ids.
 
     Returns:
-        Values padded with zeros, float32 or ids, and the mask `(batch, steps)`, True where there is something.
+        Values padded with zeros, float32 or ids, and the mask `(batch, steps)`, True where valid.
 
     Example:
         >>> values, mask = pad([torch.tensor([5, 6]), torch.tensor([7])])
@@ -170,7 +170,7 @@ def pad(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     longest = int(lengths.max())
     shape = list(items[0].shape)
     shape[axis] = longest
-    # Halves become floats while they are copied, not in a copy of their own.
+    # float16 is converted while copying, without another copy.
     kind = torch.float32 if items[0].is_floating_point() else items[0].dtype
     values = torch.empty((len(items), *shape), dtype=kind)
     for row, item in zip(values, items, strict=True):
@@ -195,7 +195,7 @@ def pad_bounds(items: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tenso
 def feature_reader(feature_set: FeatureSet, keys: Mapping[str, str]) -> Reader:
     """Read an utterance's features from a feature set, memory-mapped float16.
 
-    Nothing is kept: the system's page cache serves all processes that map the store, a cache in each would not.
+    Nothing is cached here: the system's page cache serves all processes that map the store.
 
     Raises:
         StoreError: (on reading) an utterance has no features.
@@ -217,7 +217,7 @@ def fit_statistics(dataset: Dataset, modality: str) -> tuple[torch.Tensor, torch
     """Mean and standard deviation of a modality over all steps of a dataset, `(layers, width)` each.
 
     Raises:
-        TrainingError: Features of an utterance are not finite, as in a store that was damaged.
+        TrainingError: Features of an utterance are not finite, as in a damaged store.
     """
     read = dataset.readers[modality]
     found = statistics_of(read(name) for name in dataset.names)
@@ -243,15 +243,15 @@ def statistics_of(items: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Te
 
 
 def without_constants(mean: torch.Tensor, deviation: torch.Tensor, *, kinds: int = 1) -> torch.Tensor:
-    """Deviations `(layers, width)`, 0 for features that are constant, by the scale of their layer and kind.
+    """Deviations `(layers, width)`, with 0 for constant features, relative to their layer and kind.
 
-    A constant feature carries nothing, and its deviation is rounding: divided by that, any other value of it that comes
-    later, as from another microphone, would outweigh all other features.
+    The deviation of a constant feature is rounding error: divided by it, another value, as from another microphone,
+    would outweigh all other features.
 
     Args:
         mean: Means, `(layers, width)`.
         deviation: Standard deviations, `(layers, width)`.
-        kinds: How many kinds of features stand one after another, each of a scale of its own.
+        kinds: Number of kinds of features in `width`, each with its own scale.
 
     Example:
         >>> without_constants(torch.zeros(1, 4), torch.tensor([[1.0, 2.0, 3.0, 1e-4]])).tolist()
@@ -259,6 +259,6 @@ def without_constants(mean: torch.Tensor, deviation: torch.Tensor, *, kinds: int
     """
     by_kind = deviation.reshape(len(deviation), kinds, -1)
     varies = by_kind > ROUNDING * mean.reshape(by_kind.shape).abs()
-    # The median of those that vary: of the bands of telephone speech nearly half do not.
+    # The median of varying ones: nearly half of the bands of telephone speech are constant.
     floor = CONSTANT * by_kind.where(varies, torch.nan).nanmedian(-1, keepdim=True).values
     return by_kind.where(varies & (by_kind > floor), 0.0).reshape(deviation.shape)

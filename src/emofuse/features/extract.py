@@ -1,4 +1,4 @@
-"""Extraction: every utterance of a manifest through an encoder once, into the store, whatever interrupts it."""
+"""Extraction: encode every utterance of a manifest once, into the store; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ NOTES = "notes.json"
 
 @dataclass(frozen=True)
 class Extracted:
-    """What extraction left behind.
+    """Result of an extraction.
 
     Attributes:
-        feature sets: The feature sets of the store, by granularity; one and the same for all that a model pools itself.
-        keys: Content key of every utterance that has features.
-        failed: Utterances without, and why.
-        computed: How many were computed now, not found in the store.
+        feature_sets: The feature sets of the store, by granularity; the same one for all that a model pools itself.
+        keys: Content key of every utterance with features.
+        failed: Errors of utterances without features.
+        computed: Number of newly computed features.
         padding: Fraction of the computed batches that was padding.
-        bounds: Where models pool frames themselves, by granularity and content key: first frame of each step and the
-            one after the last, `(steps, 2)`.
-        notes: What the reader should know of recordings or texts that have features, by utterance.
+        bounds: If models pool frames themselves, by granularity and content key: first frame of each step and the one
+            after the last, `(steps, 2)`.
+        notes: Notes on recordings or texts, by utterance.
     """
 
     feature_sets: Mapping[str, FeatureSet]
@@ -71,19 +71,19 @@ def extract_speech(
     alignments: Mapping[str, Alignment] | None = None,
     progress: Progress = Silent(),
 ) -> Extracted:
-    """Encode the audio of a manifest, all granularities in one pass.
+    """Encode the audio of a manifest, at all granularities at once.
 
-    At a tier of the alignment a step is a segment; an utterance that has none keeps its frames there. What is pooled
-    by learned scores is stored as single frames, once for all granularities, and its bounds are returned.
+    At a tier of the alignment a step is a segment; an utterance without segments keeps its frames. For learned pooling
+    single frames are stored, once for all granularities, and the bounds are returned.
 
-    Features are keyed by content, so equal clips are encoded once and a second run computes only what is new. A
-    killed run goes on where its last whole shard ended, with the same batches, and so leaves the same bytes.
+    Features are keyed by content, so equal clips are encoded once and a second run computes only new ones. A killed run
+    resumes after its last complete shard, with the same batches, and so gives the same bytes.
 
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
     """
     wanted = {name: speech_key(encoder, settings, name) for name in granularities}
-    # Granularities that are stored alike share a feature set: two of one folder would wait for each other's lock.
+    # Granularities that are stored alike share a feature set: two in one folder would wait for each other's lock.
     stored = {key: name for name, key in wanted.items()}
     opened = {key: FeatureSet(store, key) for key in stored}
     feature_sets = {name: opened[key] for name, key in wanted.items()}
@@ -172,14 +172,14 @@ def to_steps(
 
     Args:
         frames: `(layers, frames, width)`.
-        encoder: Whose frames they are.
-        settings: How frames and segments are pooled.
-        granularity: What a step is.
-        alignment: Where segments begin and end; without any, a tier's steps are those of `frame`.
+        encoder: Specification of the frames' encoder.
+        settings: Pooling of frames and segments.
+        granularity: Granularity of steps.
+        alignment: The alignment; without segments, a tier's steps are those of `frame`.
 
     Returns:
-        `(layers, steps, width)`; a tier is twice as wide where segments are pooled to `mean+std`. All frames where the
-        model pools them, along `step_bounds`.
+        `(layers, steps, width)`; twice as wide for a tier with `mean+std`. All frames if the model pools them by
+        `step_bounds`.
     """
     if is_pooled_in_model(settings, granularity):
         return frames
@@ -205,11 +205,11 @@ def extract_text(
     granularities: Sequence[TextGranularity] = ("token",),
     progress: Progress = Silent(),
 ) -> Extracted:
-    """Encode the transcripts of a manifest; each distinct text once, an absent one as no words.
+    """Encode the transcripts of a manifest; each distinct text once, a missing one as empty.
 
     At the granularity `word` a step is the average of a word's tokens; special tokens keep their steps. With dialogue
-    context the encoder reads the earlier utterances first, while steps are those of the utterance's own words; the
-    same words after others are another text.
+    context the encoder reads the earlier utterances first, and returns steps of the utterance's own text; the same text
+    in another context is another entry.
 
     Raises:
         StoreError: The store is damaged, full, or being written by another process.
@@ -255,7 +255,7 @@ def extract_text(
 
 
 def cut_notes(encoder: TextEncoder | Subwords, texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """A note on each text that is longer than what an encoder reads of it, by utterance.
+    """A note on each text that is longer than the encoder's limit, by utterance.
 
     Example:
         >>> subwords = Subwords(["[PAD]", "[UNK]", "so"], max_tokens=2)
@@ -291,7 +291,7 @@ def _texts(manifest: pd.DataFrame) -> dict[str, str]:
 
 
 def text_keys(manifest: pd.DataFrame, *, context: int = 0) -> dict[str, str]:
-    """Content key of every utterance's text, and of as many earlier ones as the encoder reads before it."""
+    """Content key of every utterance's text and context."""
     earlier = earlier_texts(manifest, context) if context else {}
     return {name: _text_key(text, earlier.get(name, ())) for name, text in _texts(manifest).items()}
 
@@ -302,12 +302,12 @@ def _text_key(text: str, earlier: Sequence[str]) -> str:
 
 
 def text_key(encoder: TextEncoder, settings: TextSettings, granularity: TextGranularity) -> FeatureKey:
-    """The feature set that holds a text encoder's features at a granularity."""
+    """Feature set of a text encoder at a granularity."""
     return FeatureKey(specification=encoder.specification, granularity=granularity, limit=settings.max_tokens)
 
 
 def speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Granularity) -> FeatureKey:
-    """The feature set that holds a speech encoder's features at a granularity."""
+    """Feature set of a speech encoder at a granularity."""
     if is_pooled_in_model(settings, granularity):
         return FeatureKey(specification=encoder.specification, granularity="frame", precision=settings.precision)
     plain = granularity == "frame" or (granularity == "utterance" and settings.segments == "mean")
@@ -320,14 +320,14 @@ def speech_key(encoder: SpeechEncoder, settings: SpeechSettings, granularity: Gr
 
 
 def _run(settings: SpeechSettings, granularity: Granularity) -> int:
-    # A tier keeps the frames of an utterance that is not aligned.
+    # An utterance without alignment keeps its frames.
     return 1 if granularity == "utterance" else settings.frames_per_step
 
 
 def audio_keys(
     manifest: pd.DataFrame, alignments: Mapping[str, Alignment], *, progress: Progress = Silent()
 ) -> tuple[dict[str, str], dict[str, EmofuseError]]:
-    """Content key of the audio of every utterance, and of its alignment where there is one; why others have none."""
+    """Content key of every utterance's audio and alignment, and errors of others."""
     rows = [row for row in utterances(manifest) if row.audio is not None]
     keys: dict[str, str] = {}
     failed: dict[str, EmofuseError] = {}
@@ -362,7 +362,7 @@ def _seconds(row: Utterance, known: float) -> float:
     try:
         return audio_duration(row.audio or "", start=row.start, end=row.end)
     except AudioError:
-        return 1 / SAMPLING_RATE  # Decoding will say what is wrong.
+        return 1 / SAMPLING_RATE  # Decoding will raise the error.
 
 
 def _decode(row: Utterance) -> Recording | AudioError:
@@ -373,7 +373,7 @@ def _decode(row: Utterance) -> Recording | AudioError:
 
 
 def _read_notes(store: Path) -> dict[str, tuple[str, ...]]:
-    """Notes on recordings by content key, which a run that computes nothing would not come to know."""
+    """Notes on recordings by content key, also for a run that computes nothing."""
     try:
         found = read_json(store / NOTES)
         return {str(key): tuple(map(str, notes)) for key, notes in found.items()}
@@ -396,10 +396,10 @@ def _fill(
     label: str,
     progress: Progress,
 ) -> tuple[int, float, dict[str, EmofuseError]]:
-    """Bring every feature set up to all keys of `sizes`, shard by shard.
+    """Complete every feature set for all keys of `sizes`, shard by shard.
 
     Returns:
-        How many were computed, the padding, and the keys whose features cannot be stored, with the reason.
+        Number of computed features, the padding, and errors of keys whose features cannot be stored.
     """
     unfit: dict[str, EmofuseError] = {}
     plan = store / f"plan-{fingerprint([feature_set.key.folder for feature_set in feature_sets])}.json"
@@ -408,11 +408,11 @@ def _fill(
         return sorted(key for key in sizes if not all(key in feature_set for feature_set in feature_sets))
 
     def finished(batches: list[list[str]]) -> bool:
-        # A planned utterance is there only if its shard was written; it may lack others that cannot be read.
+        # An utterance exists only if its shard was written; unreadable ones may be missing.
         return any(all(key in feature_set for feature_set in feature_sets) for batch in batches for key in batch)
 
     def compute(shards: list[list[list[str]]]) -> list[list[str]]:
-        """Work through a plan; returns the batches that were computed now."""
+        """Execute a plan; return the newly computed batches."""
         todo = [batches for batches in shards if not finished(batches)]
         progress.start(label, sum(sizes[key] for batches in todo for batch in batches for key in batch))
         try:
@@ -467,10 +467,10 @@ def _plan_shards(
 
 
 def _load_plan(path: Path, sizes: Mapping[str, float], *, budget: float) -> list[list[list[str]]]:
-    """The plan of a run that was cut off, if it is about utterances and a budget that are still wanted.
+    """The plan of an interrupted run, if its utterances and budget are still wanted.
 
-    What a clip is batched with moves its features in the last bits, so a resumed run keeps the batches. A smaller
-    budget may be set because the first run ran out of memory.
+    Batches affect features in the last bits, so a resumed run keeps them. A smaller budget makes a new plan: the first
+    run may have run out of memory.
     """
     try:
         plan = read_json(path)
@@ -485,5 +485,5 @@ def _save_plan(path: Path, shards: list[list[list[str]]], *, budget: float) -> N
 
 
 def features_of(values: torch.Tensor) -> NDArray[np.float32]:
-    """Features as the store will give them back, `(layers, steps, width)`: rounded to float16."""
+    """Features as stored, `(layers, steps, width)`: rounded to float16."""
     return values.to(torch.float16).to(torch.float32).numpy()

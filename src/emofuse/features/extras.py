@@ -1,4 +1,4 @@
-"""Extras of a batch: what a model may require beside the features of speech and text, by name."""
+"""Extras of a batch: inputs besides features of speech and text, by name."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from emofuse.inputs import nearest
 from emofuse.types import Alignment
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
-"""What a transcript is spelt with; id 0 is the blank of CTC."""
+"""Characters of transcripts; id 0 is CTC's blank."""
 GENDERS = ("female", "male")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is known about one utterance, from which its extras are made.
+    """Facts about one utterance, from which its extras are made.
 
     Attributes:
         text: Its transcript.
-        gender: Of its speaker; None where it is not known.
-        votes: Fraction of each class in the annotators' votes; empty where there are none.
+        gender: Gender of its speaker; None if unknown.
+        votes: Fraction of each class in the annotators' votes; empty if there are none.
         values: Its values by name.
-        alignment: When its words are said; None where that is not known.
+        alignment: Its alignment; None if unknown.
     """
 
     text: str = ""
@@ -49,12 +49,12 @@ def characters(facts: Facts) -> torch.Tensor:
 
 
 def gender(facts: Facts) -> torch.Tensor:
-    """0 for a female speaker, 1 for a male one, -1 where it is not known, `()`."""
+    """0 for a female speaker, 1 for a male one, -1 if unknown, `()`."""
     return torch.tensor(GENDERS.index(facts.gender) if facts.gender in GENDERS else -1)
 
 
 def votes(facts: Facts) -> torch.Tensor:
-    """Fraction of each class in the annotators' votes, `(classes,)`; empty where there are none."""
+    """Fraction of each class in the annotators' votes, `(classes,)`; empty if there are none."""
     return torch.tensor(list(facts.votes), dtype=torch.float32)
 
 
@@ -64,7 +64,7 @@ def values(facts: Facts) -> torch.Tensor:
 
 
 def words(facts: Facts) -> torch.Tensor:
-    """Ids of the words that spaces part, `(words,)`, as `lexicon.word_id` numbers them.
+    """Ids of whitespace-separated words, `(words,)`, by `lexicon.word_id`.
 
     Example:
         >>> words(Facts(text="so sad, so"))[0] == words(Facts(text="So?"))[0]
@@ -80,7 +80,7 @@ EXTRAS: Mapping[str, Callable[[Facts], torch.Tensor]] = {
     "values": values,
     "words": words,
 }
-"""What can be required, and what makes it of the facts about an utterance."""
+"""Extras by name, as functions of an utterance's facts."""
 
 SIZES = {"characters": len(CHARACTERS) + 1, "gender": len(GENDERS)}
 
@@ -97,5 +97,5 @@ def check_extras(names: Sequence[str], *, where: str) -> None:
 
 
 def extra_sizes(names: Sequence[str]) -> dict[str, int]:
-    """How many kinds of ids each extra has, where it holds ids."""
+    """Number of ids of each extra that holds ids."""
     return {name: SIZES[name] for name in names if name in SIZES}

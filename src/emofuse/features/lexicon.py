@@ -1,4 +1,4 @@
-"""Word lists that say how much emotion a word carries, in the formats of NRC-VAD, VADER and AFINN."""
+"""Lexicons of emotional intensity, in the formats of NRC-VAD, VADER and AFINN."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _REMEDY = (
 
 
 def read_lexicon(path: str | Path) -> dict[str, float]:
-    """How much emotion each word carries, from 0 to 1.
+    """Emotional intensity of each word, from 0 to 1.
 
-    The columns, separated by tabs, say what a line is:
+    The tab-separated columns determine the format:
 
     - `word score`, AFINN, from -5 to 5: |score| / 5;
     - `word mean deviation ratings`, VADER, from -4 to 4, the ratings in brackets: |mean| / 4;
-    - `word valence arousal dominance`, NRC-VAD, from 0 to 1: the distance from the neutral point, scaled as KET does
+    - `word valence arousal dominance`, NRC-VAD, from 0 to 1: the distance from the neutral point, scaled as in KET
       (Zhong et al., EMNLP 2019).
 
     Args:
-        path: The file; a heading in its first line is left out.
+        path: The file; a header line is skipped.
 
     Raises:
         SettingsError: The file cannot be read, or a line is of none of these formats.
@@ -62,7 +62,7 @@ def _intensity(columns: list[str]) -> float:
 
 
 def normalised(word: str) -> str:
-    """A word as lexicons have it: lower case, without punctuation around it.
+    """A word in lower case, without surrounding punctuation.
 
     Example:
         >>> normalised("Don't!")
@@ -72,12 +72,12 @@ def normalised(word: str) -> str:
 
 
 def word_id(word: str) -> int:
-    """A number that stands for a normalised word, the same on every machine.
+    """Id of a normalised word, the same on every machine.
 
     Example:
         >>> word_id("Happy,") == word_id("happy"), word_id("happy") == word_id("sad")
         (True, False)
     """
     digest = hashlib.blake2b(normalised(word).encode(), digest_size=8).digest()
-    # Without the sign, which padding has.
+    # Non-negative, since padding is negative.
     return int.from_bytes(digest, "big") >> 1

@@ -14,7 +14,7 @@ def pool_frames(
 
     Args:
         features: `(layers, frames, width)`.
-        granularity: `utterance` gives one step, `frame` one step a run.
+        granularity: `utterance` gives one step, `frame` one step per run.
         frames_per_step: Length of a run; the last may be shorter.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The stored features of a run as arrays, for whatever else a user does with them."""
+"""The stored features of a run as arrays."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _AGAIN = "name the folder that `emofuse run` wrote"
 def read_features(
     run: Path | str, modality: Literal["speech", "text"], *, step: str | None = None, store: Path | str | None = None
 ) -> tuple[list[str], list[NDArray[np.float32]]]:
-    """Read what a run's encoders made of its utterances.
+    """Read the features of a run's utterances.
 
     Args:
         run: The run folder.
         modality: `speech` or `text`.
-        step: What a step is: `frame`, `utterance`, `phone-mean`, `token`, ...; needed where several are stored.
-        store: The feature store, where it is not the one inside the run.
+        step: Kind of step: `frame`, `utterance`, `phone-mean`, `token`, ...; needed if several are stored.
+        store: The feature store, if it is outside the run folder.
 
     Returns:
-        Names of utterances, in the manifest's order, and features of each, `(layers, steps, width)`: one step where the
-        step is the utterance.
+        Names of utterances, in the manifest's order, and features of each, `(layers, steps, width)`: one step if
+        the step is the utterance.
 
     Raises:
         StoreError: There is no finished run, it stored no such features, or several kinds of them.

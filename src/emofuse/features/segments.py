@@ -16,15 +16,14 @@ SegmentPooling = Literal["mean", "max", "mean+std", "attentive"]
 
 
 def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, frames: int) -> torch.Tensor:
-    """Which frames belong to each segment: those whose centre lies in it.
+    """Frames of each segment: those whose centre is in it.
 
-    A segment that holds no centre, being shorter than a frame or outside the clip, takes the frame nearest to its
-    middle.
+    A segment without any centre, shorter than a frame or outside the clip, takes the frame nearest to its centre.
 
     Args:
         segments: In seconds from the beginning of the clip; gaps and overlaps are fine.
-        encoder: Says when a frame is.
-        frames: How many the clip has, at least one.
+        encoder: Specification of the frames' encoder.
+        frames: Number of frames of the clip, at least one.
 
     Returns:
         First frame and the one after the last, `(segments, 2)`.
@@ -42,7 +41,7 @@ def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, 
 
     bounds = []
     for segment in segments:
-        # Centres lie on a grid, so one that is on the boundary by rounding belongs to the segment that begins there.
+        # A centre on the boundary, up to rounding, belongs to the segment that begins there.
         first = max(0, math.ceil(round(place(segment.start), 6)))
         last = min(frames, math.ceil(round(place(segment.end), 6)))
         if last <= first:
@@ -53,7 +52,7 @@ def frame_bounds(segments: Sequence[Segment], encoder: EncoderSpecification, *, 
 
 
 def is_pooled_in_model(settings: SpeechSettings, granularity: Granularity) -> bool:
-    """Whether the steps of a granularity come from scores that the model learns, so that it must be given frames."""
+    """Whether the model pools a granularity by learned scores, and so needs frames."""
     return settings.segments == "attentive" and granularity != "frame"
 
 
@@ -65,14 +64,14 @@ def step_bounds(
     granularity: Granularity,
     alignment: Alignment | None,
 ) -> torch.Tensor:
-    """Which frames a model pools to each step of an utterance.
+    """Bounds in frames of each step that a model pools.
 
     Args:
-        encoder: Says when a frame is.
-        settings: How long a run of frames is.
-        frames: How many the clip has, at least one.
-        granularity: What a step is; a run of frames for `frame`.
-        alignment: Where segments begin and end; without any, a tier's steps are those of `frame`.
+        encoder: Specification of the frames' encoder.
+        settings: Length of a run of frames.
+        frames: Number of frames of the clip, at least one.
+        granularity: Granularity of steps; a run of frames for `frame`.
+        alignment: The alignment; without segments, a tier's steps are those of `frame`.
 
     Returns:
         First frame and the one after the last, `(steps, 2)`, int32.
@@ -102,8 +101,8 @@ def pool_segments(
         frames: `(batch, frames, width)`.
         bounds: First frame and the one after the last of each segment, `(batch, segments, 2)`; a segment of padding
             is `(0, 0)` and comes out as zeros.
-        kind: `mean`; `max`; `mean+std` joins both; `attentive` weighs frames by the softmax of their scores within
-            the segment.
+        kind: `mean`; `max`; `mean+std` concatenates both; `attentive` weights frames by the softmax of their scores
+            within the segment.
         scores: For `attentive`: of each frame, `(batch, frames)`.
 
     Returns:
@@ -117,8 +116,8 @@ def pool_segments(
         >>> pool_segments(frames, torch.tensor([[[0, 2], [1, 3]]])).tolist()
         [[[2.0], [5.5]]]
     """
-    # A gathered copy of every segment, padded to the longest, would take gigabytes where one is long and others are
-    # many, so the frames that lie in segments are listed, segment after segment, and pooled in bags.
+    # A padded copy of all segments would take gigabytes with one long segment and many others, so frames of segments
+    # are listed one after the other and pooled in bags.
     counts = (bounds[..., 1] - bounds[..., 0]).flatten().long()
     rows = torch.arange(len(bounds), device=bounds.device)[:, None] * frames.shape[1]
     begins = counts.cumsum(0) - counts
@@ -144,8 +143,8 @@ def pool_segments(
 
 
 def _softmax(scores: torch.Tensor, segment: torch.Tensor, segments: int) -> torch.Tensor:
-    """Weights of listed frames, each of a segment, that sum to 1 within it."""
-    # What is taken off before the power cancels out, and so has no gradient.
+    """Weights of listed frames that sum to 1 within each segment."""
+    # The subtracted maximum cancels out, and so has no gradient.
     highest = scores.new_zeros(segments).scatter_reduce(0, segment, scores.detach(), "amax", include_self=False)
     powers = (scores - highest[segment]).exp()
     return powers / powers.new_zeros(segments).index_add(0, segment, powers)[segment]

@@ -20,23 +20,23 @@ from emofuse.types import TIERS, EncoderSpecification
 from emofuse.weights import read_header
 
 VERSION = 1
-"""Raised whenever the same audio and encoder would give other numbers, so that old features are not mixed in."""
+"""Increased whenever the same audio and encoder give other numbers, so that old features are not mixed in."""
 
 SUFFIX = ".safetensors"
-_INFINITE = 65520.0  # What float16 rounds to infinity.
+_INFINITE = 65520.0  # float16 rounds this to infinity.
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureKey:
-    """What one feature set of a store holds; two feature sets differ in any of this.
+    """Identity of a feature set.
 
     Attributes:
         specification: The encoder's.
-        granularity: `frame`, `utterance`, `token`, or a tier of the alignment and how its frames are pooled, as
+        granularity: `frame`, `utterance`, `token`, or a tier of the alignment and its pooling, such as
             `phone-mean`.
         frames_per_step: Frames averaged into one step.
         precision: Arithmetic of the encoder.
-        limit: Most tokens a text (0: no limit).
+        limit: Most tokens per text (0: no limit).
     """
 
     specification: EncoderSpecification
@@ -52,23 +52,23 @@ class FeatureKey:
 
     @property
     def folder(self) -> str:
-        """Name of the feature set's folder: what it is, and a hash of all that shapes its numbers."""
+        """Name of the feature set's folder: its kind, and a hash of all that affects its numbers."""
         encoder = self.specification
-        # The name of an encoder is left out: the same weights in another folder give the same features.
+        # Without the encoder's name: the same weights in another folder give the same features.
         shape = [VERSION, encoder.family, encoder.revision, list(encoder.selected), encoder.stride]
-        mark = fingerprint(shape, self.granularity, self.frames_per_step, self.precision, self.limit)
-        return f"{encoder.modality}-{encoder.family}-{self.granularity}-{mark}"
+        digest = fingerprint(shape, self.granularity, self.frames_per_step, self.precision, self.limit)
+        return f"{encoder.modality}-{encoder.family}-{self.granularity}-{digest}"
 
 
 class FeatureSet:
-    """One kind of feature for many utterances, by the hash of their content, or of content and alignment.
+    """Features of many utterances, by the hash of content, or of content and alignment.
 
-    An utterance has one name in all feature sets, `CONTENT` or `CONTENT+ALIGNMENT`; one that no alignment shapes takes
-    the first part.
+    An utterance has one name in all feature sets, `CONTENT` or `CONTENT+ALIGNMENT`; without alignment only
+    the first part is used.
 
     Args:
         root: Folder of the store.
-        key: What the feature set holds.
+        key: Its identity.
     """
 
     def __init__(self, root: Path, key: FeatureKey) -> None:
@@ -81,7 +81,7 @@ class FeatureSet:
         self.refresh()
 
     def refresh(self) -> None:
-        """Take in shards that were written since.
+        """Read new shards.
 
         Raises:
             StoreError: A shard is damaged.
@@ -108,17 +108,17 @@ class FeatureSet:
         return self._place(name)[2][1]
 
     def read(self, name: str) -> NDArray[np.float16]:
-        """Features of one utterance, `(layers, steps, width)`, memory-mapped; what is written into them stays private.
+        """Features of one utterance, `(layers, steps, width)`, memory-mapped, copy on write.
 
         Raises:
-            StoreError: They have not been extracted, or a number among them is damaged.
+            StoreError: They are missing or not finite.
         """
         path, offset, shape = self._place(name)
         if path not in self._maps:
             self._maps[path] = np.memmap(path, dtype=np.uint8, mode="c")
         end = offset + 2 * int(np.prod(shape))
         values = self._maps[path][offset:end].view(np.float16).reshape(shape)
-        # Once a process: training reads them in every epoch.
+        # Once per process: training reads them in every epoch.
         if name not in self._finite:
             if not np.isfinite(values).all():
                 raise _damaged(path, f"features of content {name[:12]} are not finite")
@@ -134,7 +134,7 @@ class FeatureSet:
             ) from None
 
     def write(self, features: Mapping[str, NDArray[np.float32]]) -> None:
-        """Write one shard, atomically; what the feature set already holds is left out.
+        """Write one shard, atomically; existing features are left out.
 
         Raises:
             StoreError: A value does not fit float16, or the disk is full.
@@ -166,17 +166,17 @@ class FeatureSet:
     def _describe(self) -> None:
         about = self.folder / "about.json"
         if not about.exists():
-            # The encoder's name is a place on one machine where it is a folder; the revision says which it is.
+            # A folder's name is valid on one machine only; the revision identifies the encoder.
             values = asdict(self.key)
             values["specification"]["name"] = Path(self.key.specification.name).name
             write_text(about, json.dumps(values, indent=1))
 
     @contextmanager
     def writing(self, *, progress: Progress = Silent()) -> Iterator[None]:
-        """Hold the feature set for writing, and clear what a killed process left behind.
+        """Lock the feature set for writing, and remove leftovers of a killed process.
 
         Args:
-            progress: Receives a note where another process is writing the feature set, which is waited for.
+            progress: Receives a note while waiting for another process that writes the feature set.
 
         Raises:
             StoreError: This process may not write it.
@@ -205,7 +205,7 @@ def _as_store_error() -> Iterator[None]:
 
 
 def _read_header(path: Path) -> dict[str, tuple[Path, int, tuple[int, ...]]]:
-    """Where each tensor of a safetensors file lies: its first byte and its shape."""
+    """First byte and shape of each tensor of a safetensors file."""
     try:
         header = read_header(path)
         if any(one.dtype != "F16" or len(one.shape) != 3 for one in header.values()):

@@ -203,8 +203,8 @@ class Predictor:
             languages = ", ".join(self.checkpoint.text_languages)
             left_out = "text" not in self.needs and "speech" in takes and clip is not None
             notes.append(
-                f"the words are not in a language that the model reads ({languages}), so "
-                f"{'they were left out' if left_out else 'the answer cannot be relied on'}"
+                f"the text is not in a language that the model reads ({languages}), so "
+                f"{'it was left out' if left_out else 'the prediction is unreliable'}"
             )
             text = None if left_out else text
         if "speech" in takes and clip is not None:
@@ -217,23 +217,23 @@ class Predictor:
             subwords = self.checkpoint.subwords
             notes += cut_notes(self._load_text() if subwords is None else subwords, {"": text}).get("", ())
             if self.checkpoint.text.context:
-                notes.append("the model was trained on words in their dialogue, and here they are read without one")
+                notes.append("the model was trained with dialogue context, and here there is none")
         for modality, value in (("speech", audio), ("text", text)):
             if modality in takes and value is None:
                 if modality in self.needs or not inputs:
                     raise self._lack(modality, where=audio if isinstance(audio, (str, Path)) else None)
                 if modality == "text" and spoken is not None:
                     continue
-                notes.append(f"no {modality} was given, so the answer rests on {' and '.join(inputs)} alone")
+                notes.append(f"no {modality} was given, so the prediction uses {' and '.join(inputs)} alone")
             elif modality not in takes and value is not None and modality == "text":
                 notes.append(f"the {self.checkpoint.name} model does not read text, so it was left out")
         scores = self._scores(inputs, Facts(text=spoken or "", alignment=alignment))
         source = str(audio) if isinstance(audio, (str, Path)) else None
         if not np.isfinite(scores).all():
             raise CheckpointError(
-                "the model's answer is no finite number, as its weights or the audio leave the range of numbers",
+                "the model's output is not finite, because of its weights or the audio",
                 where=source,
-                remedy="copy the model again from where it was trained, and see whether the audio is damaged",
+                remedy="copy the model again from where it was trained, and check the audio",
             )
         return Prediction(
             **self.checkpoint.task.prediction(scores),
@@ -327,7 +327,7 @@ class Predictor:
     def _lack(self, modality: str, *, where: Path | str | None = None) -> SettingsError:
         what, remedy = {
             "speech": ("speech", "give a recording"),
-            "text": ("the words", "give them with text= or --text, or use a speech or late model"),
+            "text": ("a transcript", "give one with text= or --text, or use a speech or late model"),
         }[modality]
         return SettingsError(f"the {self.checkpoint.name} model needs {what}", where=where, remedy=remedy)
 
@@ -336,8 +336,8 @@ class Predictor:
         text = transcriber.transcribe(clip)
         if not text:
             return "", f"{transcriber.source} recognised no words"
-        english = ", taking whatever is spoken for English" if transcriber.languages == ("en",) else ""
-        steady = ", in what is silence or a steady hiss" if is_steady(clip) else ""
+        english = ", as if all speech were English" if transcriber.languages == ("en",) else ""
+        steady = ", in silence or steady noise" if is_steady(clip) else ""
         return text, f"{transcriber.source} recognised {text!r}{english}{steady}"
 
     def _is_foreign(self, text: str, *, recognised: bool) -> bool:

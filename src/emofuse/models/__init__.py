@@ -1,4 +1,4 @@
-"""The systems above the encoders, each in one file, and the table of their short names."""
+"""Models on top of encoders, each in one file, and their short names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODELS = {
     "belief": "emofuse.models.belief:Belief",
     "kbca": "emofuse.models.kbca:KBCA",
 }
-"""Short names of the classes that come with emofuse."""
+"""Short names of built-in classes."""
 
 
 def model_class(name: str) -> type[EmotionModel]:

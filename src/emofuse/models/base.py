@@ -1,4 +1,4 @@
-"""The contract of a model: what it reads, what it gives, what it learns from."""
+"""The interface of models: inputs, outputs and losses."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["Batch", "EmotionModel", "Inputs", "ModelSettings", "Output", "Shapes
 
 @dataclass(frozen=True)
 class Speech:
-    """What a model reads of speech.
+    """Speech input of a model.
 
     Attributes:
-        steps: What one step is; the steps of several granularities follow one another in one sequence.
+        steps: Granularities of steps; several are concatenated in one sequence.
     """
 
     steps: tuple[Granularity, ...] = ("frame",)
@@ -32,10 +32,10 @@ class Speech:
 
 @dataclass(frozen=True)
 class Text:
-    """What a model reads of the transcript.
+    """Text input of a model.
 
     Attributes:
-        step: What one step is: a token, or the average of a word's tokens.
+        step: Kind of step: a token, or the average of a word's tokens.
     """
 
     step: TextGranularity = "token"
@@ -43,13 +43,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a model reads: extraction, alignment, cache keys, fine-tuning and prediction follow from it.
+    """All inputs of a model, which determine extraction, alignment, cache keys, fine-tuning and prediction.
 
     Attributes:
-        speech: None where it reads none.
-        text: None where it reads none.
-        extras: What else a batch must bring, by its name in `features.extras`.
-        extras_at_test: Those of them that prediction needs too.
+        speech: Speech input, if any.
+        text: Text input, if any.
+        extras: Further inputs, by name in `features.extras`.
+        extras_at_test: Extras that prediction needs too.
 
     Example:
         >>> Inputs(speech=Speech(("phone",)), text=Text()).modalities
@@ -63,7 +63,7 @@ class Inputs:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it cannot do without."""
+        """Modalities of the input."""
         return tuple(name for name in ("speech", "text") if getattr(self, name) is not None)
 
     @property
@@ -77,18 +77,18 @@ class Inputs:
         return tuple(tier for tier in TIERS if tier in self.steps)
 
     def record(self) -> dict[str, Any]:
-        """The same as JSON takes it."""
+        """The inputs as JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """What a model's inputs look like, known when it is built.
+    """Shapes of a model's inputs.
 
     Attributes:
-        speech: Of speech features.
-        text: Of text features.
-        extras: Sizes of the extras that have one, such as the number of characters.
+        speech: Shape of speech features.
+        text: Shape of text features.
+        extras: Sizes of extras that have one, such as the number of characters.
     """
 
     speech: InputShape | None = None
@@ -100,7 +100,7 @@ class Shapes:
 
         Args:
             modality: `speech` or `text`.
-            width: Of a trained embedding, where the text comes as ids of subwords.
+            width: Width of a trained embedding, for text as ids of subwords.
 
         Raises:
             SettingsError: There is no such input.
@@ -113,11 +113,11 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Output:
-    """What a model gives.
+    """Output of a model.
 
     Attributes:
-        logits: `(batch, outputs)`: of classes before the softmax, or standardised values.
-        aux: What its own losses need, by name.
+        logits: `(batch, outputs)`: logits of classes, or standardised values.
+        aux: Tensors for its own losses, by name.
     """
 
     logits: torch.Tensor
@@ -125,7 +125,7 @@ class Output:
 
 
 class Rates(Protocol):
-    """Settings that parameter groups are made of, for frozen features and for fine-tuning."""
+    """Settings of parameter groups, for frozen features and for fine-tuning."""
 
     learning_rate: Any
     layer_rate: Any
@@ -133,18 +133,18 @@ class Rates(Protocol):
 
 
 class EmotionModel(nn.Module):
-    """What every system is: a network above encoders, in one class.
+    """Base class of all systems: a network on top of encoders.
 
-    A subclass says what it reads (`inputs`), builds its layers from its own `Settings`, and answers a batch.
+    A subclass states its `inputs`, builds its layers from its own `Settings`, and implements `forward`.
 
     Args:
         settings: Of the class's own type.
-        shapes: Of what `inputs` requires.
-        task: What it predicts.
+        shapes: Shapes of its `inputs`.
+        task: The task.
 
     Attributes:
         Settings: Type of its settings.
-        certainty: What of it its source states, and what is ours; printed in tables.
+        certainty: Which parts its source states, and which are ours; printed in tables.
     """
 
     Settings: ClassVar[type[ModelSettings]] = ModelSettings
@@ -157,27 +157,27 @@ class EmotionModel(nn.Module):
 
     @classmethod
     def inputs(cls, settings: Any) -> Inputs:
-        """What the model reads under its settings."""
+        """Inputs of the model under its settings."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Output:
-        """Answer a batch; an answer must not depend on what else is in the batch."""
+        """Compute outputs of a batch; an output must not depend on the rest of the batch."""
         raise NotImplementedError
 
     def losses(self, output: Output, batch: Batch, *, progress: float) -> dict[str, torch.Tensor]:
-        """Losses by name, which training adds up and reports one by one.
+        """Losses by name; training minimises their sum and reports each.
 
         Args:
-            output: What `forward` gave for the batch.
+            output: Result of `forward` for the batch.
             batch: With targets.
-            progress: Fraction of all planned steps that are done.
+            progress: Finished fraction of all planned steps.
         """
         return {"task": self.task.loss(output.logits, batch.known())}
 
     def parameter_groups(self, settings: Rates) -> list[dict[str, Any]]:
-        """Parameters with their learning rate and decay, as an optimiser takes them; biases and norms do not decay.
+        """Parameter groups with learning rate and decay; biases and norms do not decay.
 
-        The weights of layers are few and bounded by a softmax: they have a rate of their own.
+        The few layer weights, bounded by a softmax, have their own rate.
         """
         mixes = [module.scores for module in self.modules() if isinstance(module, LayerMix)]
         known = {id(one) for one in mixes}
@@ -191,5 +191,5 @@ class EmotionModel(nn.Module):
         return [group for group in groups if group["params"]]
 
     def frontends(self) -> dict[str, Frontend]:
-        """What reads each modality, by its name."""
+        """Frontend of each modality, by name."""
         return {module.modality: module for module in self.modules() if isinstance(module, Frontend)}

@@ -1,4 +1,4 @@
-"""Whether the machine has the device that was chosen."""
+"""Check the chosen device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def check_device(device: str) -> None:
     """Refuse a device that torch cannot use here, before any work is done.
 
     Args:
-        device: As torch names it: `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: Torch device: `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
         SettingsError: There is no such device.

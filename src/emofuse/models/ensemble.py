@@ -15,14 +15,14 @@ from emofuse.scoring.fuse import Fusion
 
 
 class Ensemble(nn.ModuleList):
-    """Several models whose scores are fused: late fusion and every other ensemble.
+    """Several models with fused scores: late fusion and other ensembles.
 
-    Members are networks, or ensembles themselves. It is never trained as a whole, and fuses by the function that
-    fuses score tables, so that it predicts as it was scored.
+    Members are networks or ensembles. It is never trained as a whole, and uses the same function as the fusion of score
+    tables, so that prediction equals evaluation.
 
     Args:
         members: The models, by name.
-        how: The rule, and weight and temperature of each member.
+        how: Rule, weights and temperatures.
 
     Example:
         >>> from emofuse.models.base import Shapes
@@ -38,7 +38,7 @@ class Ensemble(nn.ModuleList):
     """
 
     def __init__(self, members: Mapping[str, EmotionModel | Ensemble], how: Fusion) -> None:
-        # By number: a module cannot be called all that a model may be.
+        # By number: not every model name is a valid module name.
         super().__init__(members.values())
         self.names, self.how = tuple(members), how
 
@@ -49,9 +49,9 @@ class Ensemble(nn.ModuleList):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The modalities that it cannot do without.
+        """The required modalities.
 
-        Where every member reads one modality, a member whose modality is not given is left out.
+        If every member reads one modality, members without input are left out.
         """
         needs = [set(needs_of(member)) for member in self.members.values()]
         alone = all(len(one) == 1 for one in needs)
@@ -62,7 +62,7 @@ class Ensemble(nn.ModuleList):
         """Give scores `(batch, outputs)`, in double precision on the CPU.
 
         Args:
-            batches: For each network, what it reads; `needs` says what may be left out.
+            batches: Batch of each network; see `needs` for optional ones.
 
         Raises:
             SettingsError: No member has an input.
@@ -77,12 +77,12 @@ class Ensemble(nn.ModuleList):
         if not given:
             raise SettingsError("late fusion was given neither speech nor text", remedy="give at least one modality")
         scores, weights, temperatures = zip(*given.values(), strict=True)
-        # A member that is left alone answers, whatever its weight beside others.
+        # A single remaining member counts fully, even with weight 0.
         weights = weights if sum(weights) > 0 else (1.0,) * len(given)
         how = Fusion(self.how.rule, weights, temperatures)
         return torch.from_numpy(how(torch.stack(scores).numpy(), names=list(given)))
 
 
 def needs_of(model: EmotionModel | Ensemble) -> tuple[str, ...]:
-    """The modalities that a model cannot do without."""
+    """The modalities that a model requires."""
     return model.needs if isinstance(model, Ensemble) else model.reads.modalities

@@ -1,4 +1,4 @@
-"""What reads a modality of a batch as one sequence of vectors."""
+"""Frontends: read a modality of a batch as one sequence of vectors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SMALLEST_DEVIATION = 1e-5
 
 @dataclass(frozen=True)
 class InputShape:
-    """What the features of a modality look like: hidden states of some width, or ids of a vocabulary.
+    """Shape of a modality's features: hidden states, or ids of a vocabulary.
 
     Attributes:
         layers: Hidden states (0: ids, whose embedding is trained with the model).
-        width: Numbers a step, or size of the vocabulary.
-        segments: Whether frames come with the bounds of segments, to which the model pools them.
-        kinds: How many kinds of numbers stand one after another in a step, each of a scale of its own.
+        width: Numbers per step, or size of the vocabulary.
+        segments: Whether the model pools frames by bounds of segments.
+        kinds: Number of kinds of features in a step, each with its own scale.
     """
 
     layers: int
@@ -37,11 +37,11 @@ class Frontend(nn.Module):
 
     Args:
         modality: `speech` or `text`.
-        shape: Of its features.
-        width: Of a trained embedding.
+        shape: Shape of its features.
+        width: Width of a trained embedding.
 
     Attributes:
-        width: Numbers a step of the sequence.
+        width: Numbers per step.
 
     Example:
         >>> batch = Batch(text=torch.zeros(2, 3, 5, 8), text_mask=torch.ones(2, 5).bool())
@@ -76,8 +76,8 @@ class LayerMix(nn.Module):
 
     Args:
         layers: Number of hidden states.
-        width: Numbers a frame.
-        kinds: How many kinds of numbers stand one after another in a frame.
+        width: Numbers per frame.
+        kinds: Number of kinds of features in a frame.
 
     Example:
         >>> LayerMix(3, 8)(torch.zeros(2, 3, 5, 8)).shape
@@ -95,9 +95,9 @@ class LayerMix(nn.Module):
         self.register_buffer("deviation", torch.ones(layers, width))
 
     def standardise_by(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Take over statistics, `(layers, width)` each, which must come from training data only.
+        """Set statistics, `(layers, width)` each, which must be of training data only.
 
-        A feature that is constant in them weighs nothing; its deviation is stored as 0.
+        A constant feature has no weight; its deviation is stored as 0.
         """
         self.mean.copy_(mean)
         self.deviation.copy_(without_constants(mean, deviation, kinds=self.kinds))
@@ -109,8 +109,8 @@ class LayerMix(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Mix `(batch, layers, frames, width)` to `(batch, frames, width)`."""
-        # Standardising inside the sum, layer by layer, spares copies of the largest tensor of training: five times
-        # as fast on a CPU as one einsum over all layers.
+        # Standardising inside the sum, layer by layer, avoids copies of the largest tensor: five times as fast on a CPU
+        # as one einsum over all layers.
         scale = (self.weights[:, None] / (self.deviation + SMALLEST_DEVIATION)).where(self.deviation > 0, 0.0)
         mixed = features[:, 0] * scale[0] - (self.mean * scale).sum(0)
         for layer in range(1, len(scale)):
@@ -119,15 +119,15 @@ class LayerMix(nn.Module):
 
 
 class SegmentMix(LayerMix):
-    """Layer mix of frames, which are then pooled to the segments of an alignment.
+    """Layer mix of frames, pooled to segments of an alignment.
 
-    A segment is the average of its frames, weighed by the softmax of a learned score within it, as attentive `Pooling`
-    does over a whole sequence.
+    A segment is the average of its frames, weighted by the softmax of a learned score, like attentive `Pooling` of a
+    whole sequence.
 
     Args:
         layers: Number of hidden states.
-        width: Numbers a frame.
-        kinds: How many kinds of numbers stand one after another in a frame.
+        width: Numbers per frame.
+        kinds: Number of kinds of features in a frame.
 
     Example:
         >>> SegmentMix(3, 8)(torch.zeros(2, 3, 5, 8), torch.tensor([[[0, 2], [2, 5]], [[0, 4], [0, 0]]])).shape
@@ -136,7 +136,7 @@ class SegmentMix(LayerMix):
 
     def __init__(self, layers: int, width: int, *, kinds: int = 1) -> None:
         super().__init__(layers, width, kinds=kinds)
-        # Without a bias, which a softmax would not notice.
+        # Without a bias, which has no effect in a softmax.
         self.frame_score = nn.Linear(width, 1, bias=False)
 
     def forward(self, features: torch.Tensor, bounds: torch.Tensor | None = None) -> torch.Tensor:
@@ -166,19 +166,18 @@ class TokenEmbedding(nn.Module):
 
 
 def projection(size: int, width: int, *, dropout: float) -> nn.Sequential:
-    """Brings a sequence to the width of a model, `(batch, steps, size)` to `(batch, steps, width)`.
+    """Projects a sequence to a model's width, `(batch, steps, size)` to `(batch, steps, width)`.
 
-    On validation speakers of RAVDESS the locked dropout gains four points of UA, plain dropout one: what is dropped at
-    one step only is still there on average over the steps.
+    On validation speakers of RAVDESS the locked dropout gains four points of UA, plain dropout one.
     """
     return nn.Sequential(LockedDropout(dropout), nn.Linear(size, width))
 
 
 class LockedDropout(nn.Module):
-    """Dropout of whole features of a sequence: what is dropped is dropped at every step.
+    """Dropout of whole features of a sequence, at every step.
 
-    Dropout of single steps averages out when the sequence is pooled afterwards and so hardly regularises; this one
-    does to a sequence what plain dropout does to a vector (Gal & Ghahramani, NIPS 2016, sec. 4).
+    Dropout of single steps averages out in pooling and hardly regularises; this one acts like plain dropout on a
+    vector (Gal & Ghahramani, NIPS 2016, sec. 4).
 
     Args:
         fraction: Fraction of the features dropped in training.

@@ -1,7 +1,7 @@
-"""Tiny encoders and sounds for tests, ours and yours: no download, a fraction of a second.
+"""Tiny encoders and audio for tests, emofuse's and the user's: no download, a fraction of a second.
 
-The encoders have the architecture of the real ones and random weights. Biases and norms are random too: where they
-are all zero, as `transformers` makes them, many a mistake leaves no trace.
+The encoders have the architecture of the real ones and random weights. Biases and norms are random too: initialised to
+zero, as in `transformers`, they would hide errors.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def tone(
 
 
 def tiny_corpus(folder: Path, *, speakers: int = 4, utterances: int = 3, seed: int = 0) -> Path:
-    """A corpus of beeps whose pitch and words both carry the emotion, for the `table` reader.
+    """A corpus of beeps whose pitch and text both carry the emotion, for the `table` reader.
 
     Args:
         folder: Where to write `audio/*.wav` and `corpus.csv`.
@@ -102,7 +102,7 @@ def tiny_speech_encoder(folder: Path, *, family: str = "wav2vec2", seed: int = 0
     """Write a tiny speech encoder with random weights, 3 hidden states of width 32.
 
     Args:
-        folder: Where to write it; made if need be.
+        folder: Where to write it; made if needed.
         family: One of `SPEECH_FAMILIES`; `wav2vec2` has the group norm of the base checkpoints, `wav2vec2-layer`
             the layer norms of the large ones. The windows of `whisper` are 2 s long, not 30.
         seed: Seed of the weights.
@@ -170,7 +170,7 @@ def tiny_text_encoder(folder: Path, *, family: str = "bert", seed: int = 0) -> P
     """Write a tiny text encoder with random weights, 3 hidden states of width 32, and its vocabulary.
 
     Args:
-        folder: Where to write it; made if need be.
+        folder: Where to write it; made if needed.
         family: One of `TEXT_FAMILIES`.
         seed: Seed of the weights.
 
@@ -242,7 +242,7 @@ def _save(model_class: Any, config: Any, folder: Path, *, seed: int) -> None:
 
 
 def _transformers() -> Any:
-    # Parts of transformers have no types, and importing this module shall not cost the seconds that it takes.
+    # Parts of transformers have no types, and importing this module must not take seconds.
     import transformers
     import transformers.models.whisper.modeling_whisper
 

@@ -77,7 +77,7 @@ _PITCH = {"ang": 330.0, "hap": 260.0, "exc": 300.0, "neu": 200.0, "sad": 140.0}
 
 @dataclass(frozen=True)
 class _Span:
-    """A stretch of an alignment: its first and last frame, and its label."""
+    """A segment of an alignment: its first and last frame, and its label."""
 
     first: int
     last: int
@@ -88,11 +88,11 @@ def miniature_iemocap(folder: Path, *, seed: int = 0) -> Path:
     """IEMOCAP as USC ships it, in miniature: five sessions, ten speakers, plays and improvisations.
 
     Every session has the same four dialogues with all of the corpus's labels, `xxx` among them, so that plays share
-    their wording between sessions. The sounds are tones, whose pitch carries the emotion.
+    their wording between sessions. The recordings are tones, whose pitch carries the emotion.
 
     Args:
         folder: Where to write it.
-        seed: Of the sounds' noise.
+        seed: Seed of the recordings' noise.
 
     Returns:
         `IEMOCAP_full_release` in the folder: 100 utterances, 70 with one of the four labels.
@@ -154,7 +154,7 @@ def _write_dialogue(
 
 
 def _tiers(text: str) -> dict[str, list[_Span]]:
-    """What is said when, at the three tiers, with pauses and noises as Sphinx marks them."""
+    """Segments at the three tiers, with pauses and noises as Sphinx marks them."""
     words: list[_Span] = []
     syllables: list[_Span] = []
     phones: list[_Span] = []

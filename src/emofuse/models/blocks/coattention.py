@@ -11,8 +11,8 @@ from emofuse.models.blocks.attention import Cross
 class CoAttentionLayer(nn.Module):
     """One layer of co-attention in both directions at once, each reading the other's *old* sequence.
 
-    The form is reconstructed after ViLBERT (Lu et al., NeurIPS 2019, sec. 3.1); the paper states that co-attention
-    joins the two embedding sequences, not its equations.
+    The form is reconstructed after ViLBERT (Lu et al., NeurIPS 2019, sec. 3.1); the paper states co-attention
+    between the two embedding sequences, but no equations.
 
     Args:
         width: Width of both sequences.

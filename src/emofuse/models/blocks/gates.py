@@ -1,4 +1,4 @@
-"""Gates: how much of each input passes, feature by feature."""
+"""Gates: weight inputs, feature by feature."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class VectorGate(nn.Module):
-    """How far features may pass, by a condition: sigmoid(W c + b), to be multiplied with them.
+    """Factors of features by a condition: sigmoid(W c + b).
 
     Args:
         condition: Numbers of the condition.
@@ -50,7 +50,7 @@ class ConvexGate(nn.Module):
 class Highway(nn.Module):
     """Mixes a transformed input and the input itself: T * H(x) + (1 - T) * x (Srivastava et al., 2015).
 
-    The gate starts almost closed, so that a fresh layer passes its input on.
+    The gate starts almost closed, so that a new layer is close to the identity.
 
     Example:
         >>> Highway(4)(torch.ones(2, 4)).shape
@@ -74,7 +74,7 @@ class SelectiveKernel(nn.Module):
     Args:
         width: Numbers of each input.
         inputs: How many inputs.
-        reduction: How many times narrower the layer is that sees the sum of the inputs.
+        reduction: Factor by which the layer on the sum of the inputs is narrower.
 
     Example:
         >>> SelectiveKernel(8, inputs=2)([torch.ones(3, 8), torch.ones(3, 8)]).shape

@@ -13,7 +13,7 @@ class UnimodalHeads(nn.ModuleDict):
 
     Args:
         sizes: Numbers of each modality's vector, by its name.
-        outputs: Numbers of each answer: classes, or values.
+        outputs: Number of classes or values.
 
     Example:
         >>> heads = UnimodalHeads({"speech": 8, "text": 6}, outputs=4)
@@ -28,7 +28,7 @@ class UnimodalHeads(nn.ModuleDict):
         super().__init__({name: nn.Linear(size, outputs) for name, size in sizes.items()})
 
     def forward(self, vectors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Answer from the `(batch, size)` vector of each modality, `(batch, outputs)` each."""
+        """Outputs from the `(batch, size)` vector of each modality, `(batch, outputs)` each."""
         return {name: head(vectors[name]) for name, head in self.items()}
 
     def losses(
@@ -38,7 +38,7 @@ class UnimodalHeads(nn.ModuleDict):
 
         Args:
             vectors: The `(batch, size)` vector of each modality.
-            loss: From the answers of a head to its loss.
+            loss: Loss of a head's outputs.
             weight: Factor of every loss.
         """
         return {f"{name}_head": weight * loss(answers) for name, answers in self(vectors).items()}

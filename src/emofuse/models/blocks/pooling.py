@@ -15,19 +15,19 @@ PoolingKind = Literal["mean", "mean+std", "attentive", "max", "dot", "top-k"]
 class Pooling(nn.Module):
     """Masked pooling, `(batch, steps, width)` to `(batch, size)`.
 
-    - `mean`; `mean+std` puts both side by side.
-    - `attentive` weighs steps by a learned score (Lin et al., ICLR 2017, one head).
-    - `dot` weighs steps by their dot product with a learned query over the root of the width (Casals-Salvador et al.,
+    - `mean`; `mean+std` concatenates both.
+    - `attentive` weights steps by a learned score (Lin et al., ICLR 2017, one head).
+    - `dot` weights steps by their dot product with a learned query over the root of the width (Casals-Salvador et al.,
       IberLEF 2024).
     - `max` is the maximum of each feature, `top-k` the mean of its `k` largest values, or of all where there are fewer.
 
     Args:
-        kind: Which one.
-        width: Numbers a step.
+        kind: Kind of pooling.
+        width: Numbers per step.
         k: Values that `top-k` averages.
 
     Attributes:
-        size: Numbers that come out.
+        size: Size of the pooled vector.
 
     Example:
         >>> steps, mask = torch.tensor([[[1.0], [3.0], [99.0]]]), torch.tensor([[True, True, False]])

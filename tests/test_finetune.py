@@ -718,7 +718,7 @@ def test_a_small_task_is_learnt(encoders: Path, manifest: pd.DataFrame, tmp_path
     assert tuned.epochs == found.index(max(found)) + 1
     right = tuned.validation.argmax(1) == labels_of(manifest, unheard).numpy()
     assert right.mean() == pytest.approx(max(found))
-    assert tuned.epochs < len(found), "the last pass must not be the best, or this proves nothing"
+    assert tuned.epochs < len(found), "the last epoch must not be the best, or this proves nothing"
     best, last = load_file(tmp_path / BEST), load_file(tmp_path / CHECKPOINT)
     for name, value in network.state_dict().items():
         assert torch.equal(value, best[name]), name

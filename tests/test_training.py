@@ -151,7 +151,7 @@ def test_the_best_epoch_is_kept() -> None:
     trained = fit(make_speech, train, validation, how, task=TASK, seed=0)
     found = [one["validation_ua"] for one in trained.history]
     assert len(found) == 25
-    assert found[-1] < max(found), "the last pass must not be the best, or this proves nothing"
+    assert found[-1] < max(found), "the last epoch must not be the best, or this proves nothing"
     assert trained.epochs == found.index(max(found)) + 1
     predictions = trained.validation.argmax(1)
     assert balanced_accuracy_score(validation.truth.numpy(), predictions) == pytest.approx(max(found))

@@ -62,7 +62,7 @@ def _prepare(kind: Kind, seeds: Path, work: Path) -> None:
 def _run(chosen: list[Kind], options: argparse.Namespace, work: Path) -> int:
     until = time.monotonic() + 60 * options.minutes
     ends: Counter[tuple[str, str]] = Counter()
-    marks: Counter[tuple[str, str]] = Counter()
+    causes: Counter[tuple[str, str]] = Counter()
     numbers = {kind.name: options.start for kind in chosen}
     last = options.start + options.cases
     for kind in chosen:
@@ -76,15 +76,15 @@ def _run(chosen: list[Kind], options: argparse.Namespace, work: Path) -> int:
             for done in list(_cases(kind, turn, options.seed, work, until)):
                 ends[kind.name, done.end] += 1
                 if done.end == "failed":
-                    marks[kind.name, done.mark] += 1
-                    if marks[kind.name, done.mark] <= _KEPT:
+                    causes[kind.name, done.cause] += 1
+                    if causes[kind.name, done.cause] <= _KEPT:
                         _keep(kind, done, options, work)
     for kind in chosen:
         counts = {end: ends[kind.name, end] for end in ("answer", "refused", "failed")}
         print(f"{kind.name:12} {sum(counts.values()):8} cases", *(f"{count:8} {end}" for end, count in counts.items()))
-    for (name, mark), count in marks.most_common():
-        print(f"FAILED {count:5} x {name}: {mark}")
-    return int(bool(marks))
+    for (name, cause), count in causes.most_common():
+        print(f"FAILED {count:5} x {name}: {cause}")
+    return int(bool(causes))
 
 
 def _cases(kind: Kind, numbers: range, seed: int, work: Path, until: float) -> Iterator[Outcome]:
@@ -113,14 +113,14 @@ def _keep(kind: Kind, done: Outcome, options: argparse.Namespace, work: Path) ->
 
     def fails(folder: Path) -> bool:
         job = lambda _: kind.answer(seeds, folder, work / "place")  # noqa: E731
-        return any(one.mark == done.mark for one in outcomes(job, [0], work / "scratch"))
+        return any(one.cause == done.cause for one in outcomes(job, [0], work / "scratch"))
 
     for one in outcomes(write, [0], work / "scratch"):
         if one.end == "answer":
             shrink(kept, fails, work / "smaller")
     kept.mkdir(parents=True, exist_ok=True)
     (kept / "why.txt").write_text(done.why, encoding="utf-8", errors="replace")
-    print(f"{kept}: {done.mark}", flush=True)
+    print(f"{kept}: {done.cause}", flush=True)
 
 
 def _again(case: Path, work: Path) -> int:

@@ -39,13 +39,13 @@ class Outcome:
     Attributes:
         number: Which case.
         end: `answer`, `refused` or `failed`.
-        mark: Of a failure: what is alike between failures of one cause.
+        cause: Of a failure: what is alike between failures of one cause.
         why: Of a failure: all that is known.
     """
 
     number: int
     end: str
-    mark: str = ""
+    cause: str = ""
     why: str = ""
 
 
@@ -110,13 +110,13 @@ def _ended(child: int, number: int, scratch: Path) -> Outcome:
         pid, status = os.waitpid(child, os.WNOHANG)
     said = (scratch / "err").read_text(encoding="utf-8", errors="replace")[-4000:]
     if not pid:
-        mark = f"no answer in {WALL} s"
+        cause = f"no answer in {WALL} s"
     elif os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        mark = f"more than {SECONDS} s of processor time" if name == "SIGXCPU" else f"ended by {name}"
+        cause = f"more than {SECONDS} s of processor time" if name == "SIGXCPU" else f"ended by {name}"
     else:
-        mark = f"ended the process with status {os.waitstatus_to_exitcode(status)}"
-    return Outcome(number=number, end="failed", mark=mark, why=f"{mark}\n{said}")
+        cause = f"ended the process with status {os.waitstatus_to_exitcode(status)}"
+    return Outcome(number=number, end="failed", cause=cause, why=f"{cause}\n{said}")
 
 
 def _end(child: int) -> None:
@@ -174,8 +174,8 @@ def _outcome(job: Job, number: int, scratch: Path) -> dict[str, str]:
     return {"end": end}
 
 
-def _failed(mark: str, why: str) -> dict[str, str]:
-    return {"end": "failed", "mark": mark, "why": f"{mark}\n{why}"[:20000]}
+def _failed(cause: str, why: str) -> dict[str, str]:
+    return {"end": "failed", "cause": cause, "why": f"{cause}\n{why}"[:20000]}
 
 
 def _mark(error: BaseException) -> str:

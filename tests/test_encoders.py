@@ -402,11 +402,11 @@ def test_a_damaged_folder_is_refused_with_a_remedy(
 
 
 def test_a_text_model_is_no_speech_encoder_nor_the_other_way_round(tmp_path: Path) -> None:
-    text, speech = tiny_text_encoder(tmp_path / "text"), tiny_speech_encoder(tmp_path / "speech")
+    text, audio = tiny_text_encoder(tmp_path / "text"), tiny_speech_encoder(tmp_path / "speech")
     with pytest.raises(EncoderError, match="type bert"):
         speech(text)
     with pytest.raises(EncoderError, match="type wav2vec2"):
-        load_text_encoder(TextSettings(encoder=str(speech)))
+        load_text_encoder(TextSettings(encoder=str(audio)))
 
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/too", "~/gone", "a/b/c", "C:\\gone"])

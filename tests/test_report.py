@@ -349,7 +349,7 @@ def test_odd_names_of_models_make_distinct_files(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert "../a b" in page.text
     assert "A<b" in page.text
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["plots", "audio"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["audio", "plots"]
     names = [path.name.lower() for path in (tmp_path / "plots").iterdir()]
     assert len(names) == len(set(names)) == 12
 

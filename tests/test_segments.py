@@ -350,7 +350,7 @@ def multi_level(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     )
 
 
-def test_a_run_aligns_and_joins_to_the_final_system(multi_level: tuple[Path, Any]) -> None:
+def test_a_run_aligns_and_fuses_to_the_final_system(multi_level: tuple[Path, Any]) -> None:
     folder, outcome = multi_level
     scores = read_scores(folder / "run" / "scores.parquet")
     everything = {*PARTS, "concat", "early-joint", "multi-granularity", "late", "multi-level"}

@@ -77,9 +77,7 @@ Column = Annotated[
 Option = Annotated[
     list[str] | None,
     typer.Option(
-        "--option",
-        metavar="NAME=VALUE",
-        help="Option of the corpus, such as labels=six; see `emofuse corpora`.",
+        "--option", metavar="NAME=VALUE", help="Option of the corpus, such as labels=six; see `emofuse corpora`."
     ),
 ]
 Alignments = Annotated[

@@ -87,7 +87,7 @@ def test_a_case_that_computes_for_ever_is_stopped(tmp_path: Path, monkeypatch: p
         return "answer"
 
     first, second = outcomes(job, range(2), tmp_path)
-    assert (first.end, first.mark) == ("failed", "more than 1 s of processor time")
+    assert (first.end, first.cause) == ("failed", "more than 1 s of processor time")
     assert second.end == "answer"
 
 
@@ -101,7 +101,7 @@ def test_a_case_that_waits_for_ever_is_stopped(tmp_path: Path, monkeypatch: pyte
         return "answer"
 
     first, second = outcomes(job, range(2), tmp_path)
-    assert first.mark.startswith("no answer in")
+    assert first.cause.startswith("no answer in")
     assert second.end == "answer"
 
 

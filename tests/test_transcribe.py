@@ -295,7 +295,7 @@ def test_words_in_silence_are_said_and_kept_apart(tmp_path: Path, again: bool) -
     assert done.computed == (0 if again else 4)
     assert text_sources(read_manifest(out)) == {"dictation": 2, "dictation, in silence": 2}
     text = " ".join(notes)
-    assert "2 recordings (room, hiss): words were recognised in what is silence" in text
+    assert "2 recordings (room, hiss): words were recognised in silence" in text
     assert "1 recording (none): no words were recognised" in text
     assert "speech" not in text
 

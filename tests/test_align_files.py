@@ -706,7 +706,7 @@ def test_what_is_no_table_is_refused(damage: str, tmp_path: Path) -> None:
         assert caught.value.where == str(path)
 
 
-# What is told of a corpus
+# What is reported of a corpus
 
 
 def test_one_reason_of_many_is_reported_once(tmp_path: Path) -> None:

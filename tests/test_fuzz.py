@@ -64,7 +64,7 @@ FAULTS: dict[str, tuple[Callable[[], object], str]] = {
 @forks
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_fault_costs_its_own_case_and_is_named(what: str, tmp_path: Path) -> None:
-    fault, mark = FAULTS[what]
+    fault, cause = FAULTS[what]
 
     def job(number: int) -> str:
         if number == 2:
@@ -74,7 +74,7 @@ def test_a_fault_costs_its_own_case_and_is_named(what: str, tmp_path: Path) -> N
     found = list(outcomes(job, range(4), tmp_path))
     assert [one.number for one in found] == [0, 1, 2, 3]
     assert [one.end for one in found] == ["answer", "answer", "failed", "answer"]
-    assert found[2].mark.startswith(mark)
+    assert found[2].cause.startswith(cause)
 
 
 @forks

@@ -495,7 +495,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
     seed=st.integers(0, 1000),
     zeros=st.booleans(),
 )
-def test_joining_is_that_of_a_plain_loop(models: int, rows: int, classes: int, seed: int, zeros: bool) -> None:
+def test_fusion_is_that_of_a_plain_loop(models: int, rows: int, classes: int, seed: int, zeros: bool) -> None:
     generator = np.random.default_rng(seed)
     posteriors = generator.dirichlet(np.ones(classes), (models, rows))
     weights = generator.dirichlet(np.ones(models)) * generator.uniform(0.5, 3)

@@ -376,7 +376,7 @@ def test_a_run_from_audio_files_aligns_and_predicts(made: Made, tmp_path: Path) 
     # Sphinx finds these words in beeps, and not those of the corpus.
     pd.read_csv(corpus).assign(text="Hello there").to_csv(corpus, index=False)
     done = run(recipe, "table", corpus, tmp_path / "run", jobs=1)
-    assert done.result["models"]["early-syllable"]["ua"]["value"] >= 0
+    assert done.result.models["early-syllable"]["ua"].value >= 0
     predictor = load(tmp_path / "run" / "models" / "early-syllable")
     clip = tone(1.0, seed=0)
     asked = predictor.predict(clip, text="Hello there")

@@ -263,7 +263,7 @@ def test_a_run_is_stamped_with_context_parts_and_text_source(
     found = extract(manifest, contextual, tmp_path / "store")
     outcome = train(manifest, contextual, found, tmp_path / "run", jobs=1)
     write_manifest(manifest, tmp_path / "run" / MANIFEST)
-    result = outcome.result
+    result = outcome.result.model_dump(mode="json")
 
     assert (result["context"], result["text_sources"]) == (2, {"reference": 60, "sphinx": 10})
     assert result["protocol"]["apart"] == "script"
@@ -292,5 +292,5 @@ def test_a_run_is_stamped_with_context_parts_and_text_source(
     answer = load(tmp_path / "run" / "models" / "text").predict(text="so happy")
     assert answer.notes == ("the model was trained with dialogue context, and here there is none",)
     again = train(manifest, plain, extract(manifest, plain, tmp_path / "store"), tmp_path / "plain", jobs=1).result
-    assert again["context"] == 0
+    assert again.context == 0
     assert load(tmp_path / "plain" / "models" / "text").predict(text="so happy").notes == ()

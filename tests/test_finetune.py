@@ -381,7 +381,7 @@ def test_the_votes_of_a_recipe_count(encoders: Path, manifest: pd.DataFrame, tmp
             table = read_scores(tmp_path / name / "scores.parquet")
             answers.setdefault(name, []).append(table.posteriors())
         note = "Fine-tuning does not read"
-        assert not any(line.startswith(note) for line in done.result["notes"])
+        assert not any(line.startswith(note) for line in done.result.notes)
     assert (answers["hard"][0] == answers["hard"][1]).all()
     assert (answers["soft"][0] != answers["hard"][0]).any()
     assert (answers["soft"][0] != answers["soft"][1]).any()
@@ -822,8 +822,8 @@ def test_a_bad_recording_is_left_out(encoders: Path, corpus: Path, tmp_path: Pat
         processes=Processes("cpu"),
     )  # fmt: skip
     assert list(outcome.skipped) == [table["utterance"].iloc[0]]
-    assert outcome.result["protocol"]["utterances"] == len(table) - 1
-    assert f"1 recording ({table['utterance'].iloc[1]}): the 2 channels are of opposite" in str(outcome.result["notes"])
+    assert outcome.result.protocol.utterances == len(table) - 1
+    assert f"1 recording ({table['utterance'].iloc[1]}): the 2 channels are of opposite" in str(outcome.result.notes)
 
 
 def complaint(manifest: pd.DataFrame, how: Plan, out: Path, **options: Any) -> EmofuseError:

@@ -29,6 +29,7 @@ from emofuse.recipe import Recipe
 from emofuse.report.model_card import model_card
 from emofuse.report.paper_table import paper_table
 from emofuse.scoring.fuse import Fusion
+from emofuse.scoring.record import Fused, Result
 from emofuse.scoring.table import Scores, make_scores
 from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.training.ensembles import fuse_members
@@ -64,7 +65,7 @@ class Made:
     audio: Path
     alignments: Mapping[str, Alignment]
     texts: Mapping[str, str]
-    result: Mapping[str, Any]
+    result: Result
     plan: Plan
 
     def model(self, name: str) -> Path:
@@ -72,8 +73,7 @@ class Made:
 
     def how(self, name: str) -> dict[str, Any]:
         """How the kept ensemble is fused."""
-        found: dict[str, Any] = self.result["fused"][name]["folds"]["final"]
-        return found
+        return self.result.fused[name].folds["final"].model_dump(mode="json")
 
     def asked(self, folder: Path, name: str) -> dict[str, float]:
         alignment = self.alignments.get(name, Alignment(utterance=name, tiers={}, source="none"))
@@ -148,8 +148,8 @@ def test_an_ensemble_answers_with_the_mean_of_its_members(name: str, utterance: 
 
 
 def test_controls_can_be_left_out(made: Made) -> None:
-    assert made.result["controls"] == {}
-    assert not any(" x " in model for model in made.result["models"])
+    assert made.result.controls == {}
+    assert not any(" x " in model for model in made.result.models)
     assert "its control" not in paper_table(made.result, style="markdown")
 
 
@@ -314,7 +314,7 @@ def fused_from(how: Mapping[str, Any], names: Sequence[str]) -> str:
 def test_it_can_be_saved_again_and_says_what_it_is(name: str, made: Made, tmp_path: Path) -> None:
     card = (made.model(name) / "README.md").read_text()
     assert f"**Fused from**: {fused_from(made.how(name), MEMBERS[name])}\n" in card
-    assert f"| UA | {100 * made.result['models'][name]['ua']['value']:.1f} % |" in card
+    assert f"| UA | {100 * made.result.models[name]['ua'].value:.1f} % |" in card
     save_checkpoint(load_checkpoint(made.model(name)), tmp_path / "again", card=card)
     assert made.asked(tmp_path / "again", "s0_sad_0") == made.asked(made.model(name), "s0_sad_0")
 
@@ -330,8 +330,9 @@ def test_its_card_says_whether_it_is_calibrated(made: Made) -> None:
 def test_a_card_names_networks_and_ensembles_as_members(made: Made) -> None:
     names = ALL_MODELS["multi-level"]
     how = {"weights": [0.4, 0.0, 0.2, 0.1, 0.3], "temperatures": [1.0] * 5}
-    fused = {**made.result["fused"], "multi-level": {"of": list(names), "folds": {"final": how}}}
-    assert f"**Fused from**: {fused_from(how, names)}\n" in model_card("multi-level", {**made.result, "fused": fused})
+    fused = {**made.result.fused, "multi-level": Fused.model_validate({"of": list(names), "folds": {"final": how}})}
+    result = made.result.model_copy(update={"fused": fused})
+    assert f"**Fused from**: {fused_from(how, names)}\n" in model_card("multi-level", result)
 
 
 def changed(made: Made, place: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -172,7 +172,7 @@ def test_folds_by_session_share_scripts_but_no_speaker(root: Path) -> None:
     protocol = make_protocol(get(root).manifest, ProtocolSettings(kind="session", validation_by="speaker"))
     assert [fold.name for fold in protocol.folds] == [f"session-{number}" for number in range(1, 6)]
     assert protocol.leakage["speakers"] == protocol.leakage["dialogues"] == 0
-    assert protocol.leakage["exact"]["share"] == 1.0
+    assert protocol.leakage["exact"]["fraction"] == 1.0
 
 
 # Counts

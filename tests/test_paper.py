@@ -189,7 +189,7 @@ def test_leakage_and_parts_are_reported(paper: Paper) -> None:
     assert paper.result["protocol"]["kind"] == "session"
     # All sessions play the same two scripts, and improvise in the same words.
     assert (leakage["speakers"], leakage["dialogues"], leakage["scripts"]) == (0, 0, 2)
-    assert leakage["exact"]["share"] > 0.9
+    assert leakage["exact"]["fraction"] > 0.9
     manifest = read_manifest(paper.out / "manifest.parquet")
     improvised = int(manifest["script"].str.startswith("impro").sum())
     counts = {"improvised": improvised, "scripted": len(manifest) - improvised}

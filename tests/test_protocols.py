@@ -697,7 +697,7 @@ def test_values_are_split_as_classes_are(kind: str) -> None:
         assert part["exact"]["agreement"] is None
         assert part["exact"]["lookup"] is None
     for kind_of_copy in ("exact", "near"):
-        assert ours.leakage[kind_of_copy]["share"] == theirs.leakage[kind_of_copy]["share"]
+        assert ours.leakage[kind_of_copy]["fraction"] == theirs.leakage[kind_of_copy]["fraction"]
     assert ours.leakage["speakers"] == theirs.leakage["speakers"]
 
 
@@ -825,7 +825,7 @@ def slow_leakage(frame: pd.DataFrame, folds: Sequence[Fold]) -> dict[str, Any]:
         **{f"{column}s": max(values) for column, values in shared.items()},
         **{
             kind: {
-                "share": len(values) / tested if tested else None,
+                "fraction": len(values) / tested if tested else None,
                 "agreement": sum(values) / len(values) if values else None,
                 "lookup": sum(guessed[kind]) / len(values) if values else None,
             }
@@ -868,8 +868,8 @@ def test_the_wordings_above_include_near_copies_and_others() -> None:
     # Each wording is tested against all others, and only the two above are near copies of one another.
     folds = [Fold(name=one, train=tuple(o for o in texts if o != one), validation=(), test=(one,)) for one in texts]
     found = leakage(make_manifest(rows, source="test"), folds)
-    assert found["near"] == {"share": pytest.approx(2 / len(texts)), "agreement": 1.0, "lookup": 1.0}
-    assert found["exact"]["share"] == 0.0
+    assert found["near"] == {"fraction": pytest.approx(2 / len(texts)), "agreement": 1.0, "lookup": 1.0}
+    assert found["exact"]["fraction"] == 0.0
 
 
 def test_copies_with_the_label_are_distinguished_from_those_without() -> None:
@@ -887,8 +887,8 @@ def test_copies_with_the_label_are_distinguished_from_those_without() -> None:
     found = leakage(frame, [fold])
     # Of two labels that are as frequent, one is drawn.
     halves = pytest.approx((1 / 2 + 0) / 2)
-    assert found["exact"] == {"share": pytest.approx(2 / 3), "agreement": halves, "lookup": halves}
-    assert found["near"] == {"share": 0.0, "agreement": None, "lookup": None}
+    assert found["exact"] == {"fraction": pytest.approx(2 / 3), "agreement": halves, "lookup": halves}
+    assert found["near"] == {"fraction": 0.0, "agreement": None, "lookup": None}
     assert (found["speakers"], found["dialogues"]) == (0, 1)
     assert leakage(frame, [Fold(name="1", train=("b",), validation=("e",), test=("c", "f"))])["speakers"] == 2
 
@@ -903,7 +903,7 @@ def test_too_many_wordings_leave_near_copies_unknown(monkeypatch: pytest.MonkeyP
 
 def test_a_corpus_without_words_has_no_copies() -> None:
     manifest = corpus().assign(text=pd.array([None] * 36, dtype="string"), audio="a.wav")
-    nothing = {"share": None, "agreement": None, "lookup": None}
+    nothing = {"fraction": None, "agreement": None, "lookup": None}
     found = split(manifest, kind="speaker").leakage
     none = {"speakers": 0, "dialogues": 0, "scripts": 0, "exact": nothing, "near": nothing}
     assert found == {**none, "validation": none, "final": none}
@@ -914,7 +914,7 @@ def test_a_look_up_answers_with_the_most_frequent_label_of_the_copies() -> None:
     rows = [{"utterance": name, "text": "it is over", "label": label} for name, label in labels.items()]
     fold = Fold(name="1", train=("a", "b"), validation=("c",), test=("d", "e"))
     found = leakage(make_manifest(rows, source="test"), [fold])["exact"]
-    assert found == {"share": 1.0, "agreement": pytest.approx((2 / 3 + 1 / 3) / 2), "lookup": 1 / 2}
+    assert found == {"fraction": 1.0, "agreement": pytest.approx((2 / 3 + 1 / 3) / 2), "lookup": 1 / 2}
 
 
 @few

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python as plain
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -32,6 +33,7 @@ from emofuse.report.plots import scatter_plot
 from emofuse.scoring.fuse import Fusion, combine, fit_fusion, fuse
 from emofuse.scoring.inference import differences, estimates, intervals, paired_difference
 from emofuse.scoring.kinds import VALUES
+from emofuse.scoring.record import check_result
 from emofuse.scoring.regression import concordance, influences, mean_absolute_error, pearson
 from emofuse.scoring.result import compare, describe, evaluate
 from emofuse.scoring.table import Scores, join_scores, make_scores, read_scores, write_scores
@@ -124,9 +126,9 @@ def test_constant_predictions_or_truths_have_no_correlation_and_give_no_warning(
             assert all((change == 0).all() for change in influences(one, two).values())
         frame = pd.DataFrame({"utterance": list("abcdefg"), "speaker": list("1122334"), "label.x": truth[:, 0]})
         found = evaluate(make_scores(frame.assign(x=constant), source="x", model="mean"))["mean"]
-    assert (found["ccc"]["value"], found["pearson"]["value"]) == (0, 0)
-    assert found["mae"]["low"] < found["mae"]["value"] < found["mae"]["high"]
-    assert "NaN" not in json.dumps(found)
+    assert (found["ccc"].value, found["pearson"].value) == (0, 0)
+    assert found["mae"].low < found["mae"].value < found["mae"].high
+    json.dumps(plain(found), allow_nan=False)
 
 
 @pytest.mark.parametrize(("metric", "slow"), [("pearson", lambda a, b: stats.pearsonr(a, b)[0]),
@@ -235,7 +237,7 @@ def test_a_model_that_is_better_everywhere_is_found_so() -> None:
 def test_exact_predictions_and_few_clusters_give_finite_figures() -> None:
     frame = table(seeds=1).assign(valence=lambda one: one["label.valence"])
     found = evaluate(make_scores(frame, source="x", model="m"))["speech"]
-    assert [found[name]["value"] for name in METRICS] == pytest.approx([1, 1, 0])
+    assert [found[name].value for name in METRICS] == pytest.approx([1, 1, 0])
     one = intervals(make_scores(table(seeds=1).assign(room="a"), source="x", by="room"))
     assert (one["ccc"].low, one["ccc"].high, one["mae"].low) == (-1, 1, 0)
     assert one["mae"].value < one["mae"].high < 10
@@ -258,25 +260,25 @@ def test_a_result_holds_each_value_and_their_mean_over_seeds() -> None:
                 else:
                     figures.append(function(list(one), list(two)) if function else stats.pearsonr(one, two)[0])
             per_value[name] = float(np.mean(figures))
-            assert found["dimensions"][name][metric]["value"] == pytest.approx(per_value[name])
-        assert found[metric]["value"] == pytest.approx(np.mean(list(per_value.values())))
-        assert found[metric]["low"] < found[metric]["value"] < found[metric]["high"]
-    assert found["values"] == ["valence", "arousal"]
-    assert (found["utterances"], found["seeds"], found["folds"], found["clusters"]) == (48, [0, 1, 2], 8, 8)
-    assert found["seed_sd"]["ccc"] > 0
-    assert set(found["fold_mean"]) == set(METRICS)
+            assert found.dimensions[name][metric].value == pytest.approx(per_value[name])
+        assert found[metric].value == pytest.approx(np.mean(list(per_value.values())))
+        assert found[metric].low < found[metric].value < found[metric].high
+    assert found.values == ["valence", "arousal"]
+    assert (found.utterances, found.seeds, found.folds, found.clusters) == (48, [0, 1, 2], 8, 8)
+    assert found.seed_sd["ccc"] > 0
+    assert set(found.fold_mean) == set(METRICS)
 
 
 def test_a_table_of_values_is_described_and_compared() -> None:
     both = join_scores([scores(noise=0.2), scores("worse", seed=1, noise=1.2)])
     reported = describe(both)
-    assert reported["protocol"]["values"] == ["valence"]
-    assert "classes" not in reported["protocol"]
+    assert reported.protocol.values == ["valence"]
+    assert not reported.protocol.classes
     (pair,) = compare(both, [("speech", "worse")])
-    assert pair["ccc"]["reading"] == "higher"
-    assert pair["mae"]["reading"] == "lower"
+    assert pair["ccc"].reading == "higher"
+    assert pair["mae"].reading == "lower"
     changed = both.frame.assign(**{"label.valence": both.frame["label.valence"] + 0.5})
-    assert describe(replace(both, frame=changed))["protocol"]["fingerprint"] != reported["protocol"]["fingerprint"]
+    assert describe(replace(both, frame=changed)).protocol.fingerprint != reported.protocol.fingerprint
 
 
 # Tables.
@@ -370,7 +372,7 @@ def test_weights_of_values_are_tuned_by_ccc_on_other_folds() -> None:
     good, bad = scores(noise=0.05), scores("bad", seed=1, noise=3)
     fused, done = fuse([good, bad], rule="tuned")
     assert min(weights[0] for weights in done["weights"].values()) >= 0.9
-    assert evaluate(fused)["fused"]["ccc"]["value"] > evaluate(fuse([good, bad])[0])["fused"]["ccc"]["value"]
+    assert evaluate(fused)["fused"]["ccc"].value > evaluate(fuse([good, bad])[0])["fused"]["ccc"].value
     # The labels of a fold do not reach its own weights.
     frame = good.frame.copy()
     frame.loc[frame["fold"] == "f3", "label.valence"] *= -5
@@ -402,8 +404,8 @@ def test_commands_take_tables_of_values(tmp_path: Path, emo: Callable[..., Any])
     shown = emo("evaluate", one, folder=tmp_path)
     assert shown.returncode == 0, shown.stderr
     ccc = evaluate(read_scores(tmp_path / "one.csv"))["one"]
-    assert f"{ccc['ccc']['value']:.3f} [{ccc['ccc']['low']:.3f}, {ccc['ccc']['high']:.3f}]" in shown.stdout
-    assert f"{ccc['dimensions']['arousal']['mae']['value']:.3f}" in shown.stdout
+    assert f"{ccc['ccc'].value:.3f} [{ccc['ccc'].low:.3f}, {ccc['ccc'].high:.3f}]" in shown.stdout
+    assert f"{ccc.dimensions['arousal']['mae'].value:.3f}" in shown.stdout
     assert "one, arousal" in shown.stdout
     assert "%" not in shown.stdout.replace("95 %", "")
     reported = json.loads(CliRunner().invoke(app, ["compare", one, two, "--json"]).stdout)
@@ -433,11 +435,11 @@ def value_run(run: Path) -> dict[str, Any]:
         "name": "Two values",
         "corpus": "mine",
         "sources": [],
-        "models": evaluate(both),
-        "comparisons": compare(both, [("late", "speech")]),
+        "models": plain(evaluate(both)),
+        "comparisons": plain(compare(both, [("late", "speech")])),
         "controls": {"late": {"members": 2, "best": "speech", "controls": ["speech"]}},
         "protocol": {"kind": "speaker", "fingerprint": "0", "folds": 8, "values": list(names), "utterances": 48,
-                     "speakers": 8, "leakage": {"exact": {"share": 1.0, "agreement": None}, "near": None}},
+                     "speakers": 8, "leakage": {"exact": {"fraction": 1.0, "agreement": None}, "near": None}},
         "fused": {"late": {"of": ["speech"], "folds": {"final": {"weights": [1.0], "temperatures": [1.0]}}}},
         "modalities": {"speech": ["speech"]},
         "encoders": {},
@@ -475,19 +477,19 @@ def test_a_scatter_plot_is_described_in_words_and_drawn_of_constant_predictions(
 
 def test_the_paper_table_of_values_has_ccc_first(tmp_path: Path) -> None:
     result = value_run(tmp_path)
-    lines = paper_table(result, style="markdown").splitlines()
+    lines = paper_table(check_result(result), style="markdown").splitlines()
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
     assert header == ["Model", "CCC", "Pearson r", "MAE", "CCC over speech", "CCC over late", "CCC over its control",
                       "Reconstruction"]  # fmt: skip
     gap = result["comparisons"][0]["ccc"]
     assert f"{gap['value']:+.3f}" in lines[3]
     assert "valence, arousal" in "\n".join(lines)
-    assert paper_table(result, style="latex").startswith("% needs the package booktabs; 95 % intervals")
+    assert paper_table(check_result(result), style="latex").startswith("% needs the package booktabs; 95 % intervals")
 
 
 def test_the_card_of_a_model_of_values_says_what_it_predicts(tmp_path: Path) -> None:
     result = value_run(tmp_path)
-    card = model_card("speech", result)
+    card = model_card("speech", check_result(result))
     assert "- **Values**: valence, arousal" in card
     assert "Classes" not in card
     one = result["models"]["speech"]["dimensions"]["arousal"]["mae"]

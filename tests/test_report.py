@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import yaml
 from numpy.typing import NDArray
+from pydantic_core import to_jsonable_python as plain
 
 from emofuse.errors import EmofuseError, ManifestError, OutputError, ScoresError, SettingsError
 from emofuse.escape import one_line
@@ -30,6 +31,7 @@ from emofuse.report.plots import Plot
 from emofuse.report.tables import comparisons, percent
 from emofuse.scoring.inference import paired_difference
 from emofuse.scoring.kinds import CLASSES as KIND
+from emofuse.scoring.record import Result, check_result
 from emofuse.scoring.result import compare, evaluate, reading
 from emofuse.scoring.table import Scores, make_scores, read_scores, write_scores
 
@@ -80,13 +82,13 @@ def make_run(run: Path, *, models: tuple[str, ...] = ("speech", "early-frame"), 
                 scored.append({"model": model, "seed": seed, "fold": fold, **names, **posteriors})
     scores = make_scores(pd.DataFrame(scored), source="test")
     write_scores(scores, run / "scores.parquet")
-    result: dict[str, Any] = {"name": "Two models", "corpus": "mine", "models": evaluate(scores)}
-    result["comparisons"] = compare(scores, [(models[1], models[0])])
-    exact = {"share": 1.0, "agreement": 1 / 3}
+    result: dict[str, Any] = {"name": "Two models", "corpus": "mine", "models": plain(evaluate(scores))}
+    result["comparisons"] = plain(compare(scores, [(models[1], models[0])]))
+    exact = {"fraction": 1.0, "agreement": 1 / 3}
     result["protocol"] = {
         "kind": "speakers", "fingerprint": "0123456789abcdef", "folds": 3, "classes": CLASSES, "utterances": len(rows),
         "speakers": speakers, "labels": [], "merge": {"excited": "happy"},
-        "leakage": {"speakers": 0, "dialogues": 0, "exact": exact, "near": {"share": 0.0, "agreement": None}},
+        "leakage": {"speakers": 0, "dialogues": 0, "exact": exact, "near": {"fraction": 0.0, "agreement": None}},
     }  # fmt: skip
     result["encoders"] = {
         "speech": {"name": "some/encoder", "revision": "r1", "licence": "MIT", "exposure": ["Mine (train)"],
@@ -304,7 +306,7 @@ def test_recordings_that_are_gone_do_not_break_it(tmp_path: Path) -> None:
 def test_optional_sections_may_be_absent(tmp_path: Path) -> None:
     make_run(tmp_path)
     scores = pd.read_parquet(tmp_path / "scores.parquet").drop(columns="speaker")
-    save(tmp_path, {"models": evaluate(rewrite(tmp_path, scores))})
+    save(tmp_path, {"models": plain(evaluate(rewrite(tmp_path, scores)))})
     page = Page(write_report(tmp_path))
     for absent in ("Paired comparisons", "Skipped", "Protocol", "Encoders", "To repeat it", "How models are fused"):
         assert absent not in page.text
@@ -332,7 +334,7 @@ def test_what_an_artificial_corpus_is_made_of_decides_what_is_warned_of(
 @pytest.mark.usefixtures("undrawn")
 def test_informative_words_carry_no_caution(tmp_path: Path) -> None:
     result = make_run(tmp_path)
-    result["protocol"]["leakage"]["exact"] = {"share": 1.0, "agreement": 0.8}
+    result["protocol"]["leakage"]["exact"] = {"fraction": 1.0, "agreement": 0.8}
     result["protocol"]["leakage"]["speakers"] = 2
     result["encoders"]["speech"]["exposure"] = ["Others"]
     save(tmp_path, result)
@@ -483,7 +485,7 @@ def test_plots_keep_their_size_and_fit_the_page(classes: int, speakers: int) -> 
 
 
 def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
-    table = paper_table(make_run(tmp_path, models=("early_frame 50%", "[x] \\late")), style="latex")
+    table = paper_table(check_result(make_run(tmp_path, models=("early_frame 50%", "[x] \\late"))), style="latex")
     assert r"early\_frame 50\%" in table
     assert r"{[}x] \textbackslash{}late" in table
     assert table.count("{") == table.count("}")
@@ -496,16 +498,16 @@ def test_latex_is_balanced_and_escaped(tmp_path: Path) -> None:
 
 def test_cells_of_markdown_end_where_they_should(tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("a|b", "plain\x07name"))
-    markdown = paper_table(result, style="markdown").splitlines()[:4]
+    markdown = paper_table(check_result(result), style="markdown").splitlines()[:4]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in markdown} == {6}
     assert markdown[2].startswith(r"| a\|b | ")
 
 
 def test_errors_of_tables(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no table style is called 'text'"):
-        paper_table(make_run(tmp_path), style="text")  # type: ignore[arg-type]
+        paper_table(check_result(make_run(tmp_path)), style="text")  # type: ignore[arg-type]
     with pytest.raises(ScoresError, match="models"):
-        paper_table({}, style="markdown")
+        paper_table(check_result({}), style="markdown")
 
 
 def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_path: Path) -> None:
@@ -513,8 +515,8 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     scores = read_scores(tmp_path / "scores.parquet")
     # The models of this run get better from the first to the last, so text is the better of the single modalities.
     pairs = [("late", "text"), ("late", "speech"), ("multi-level", "text"), ("late", "multi-level")]
-    result["comparisons"] = compare(scores, pairs)
-    lines = paper_table(result, style="markdown").splitlines()
+    result["comparisons"] = plain(compare(scores, pairs))
+    lines = paper_table(check_result(result), style="markdown").splitlines()
     header, rows = [cell.strip() for cell in lines[0].strip("|").split("|")], lines[2:6]
     assert header[4:] == ["UA over text", "UA over late", "Reconstruction"]
     # In the order of the result, which is that of the recipe.
@@ -525,9 +527,9 @@ def test_the_paper_table_has_every_row_its_differences_and_its_certainty(tmp_pat
     assert gap.high is not None
     assert cell.replace("\\", "") == f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
     assert "combination stated, form chosen" in rows[1]
-    table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
+    table = ElementTree.fromstring(paper_table(check_result(result), style="html"))  # noqa: S314 - it is our own
     assert len(table.findall("tbody/tr")) == 4
-    lines = [line for line in paper_table(result, style="latex").splitlines() if r"\\" in line]
+    lines = [line for line in paper_table(check_result(result), style="latex").splitlines() if r"\\" in line]
     assert {line.count(" & ") for line in lines if "multicolumn" not in line} == {6}
 
 
@@ -538,38 +540,38 @@ def test_the_paper_table_reports_which_rows_stand_on_frames(tmp_path: Path) -> N
         entry["clusters"] = 24
     result["tiers"] = {"early-word": ["word"], "early-phone": ["phone"]}
     result["fused"] = {"multi-granularity": {"of": ["early-word", "early-phone"], "folds": {}}}
-    bare = {style: paper_table(result, style=style) for style in ("markdown", "latex", "html")}
+    bare = {style: paper_table(check_result(result), style=style) for style in ("markdown", "latex", "html")}
     result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 48, "phone": 47}, "problems": {}}
     notes = [
         "early-word, multi-granularity: 0 of 48 utterances (0.0 %) have words; frames stand for the rest",
         "early-phone, multi-granularity: 47 of 48 utterances (97.9 %) have phones; frames stand for the rest",
     ]
-    assert paper_table(result, style="markdown") == "\n\n".join([bare["markdown"], *notes])
+    assert paper_table(check_result(result), style="markdown") == "\n\n".join([bare["markdown"], *notes])
     escaped = [rf"\multicolumn{{6}}{{l}}{{\footnotesize {note}}} \\".replace(" %", r" \%") for note in notes]
-    latex, before = paper_table(result, style="latex").splitlines(), bare["latex"].splitlines()
+    latex, before = paper_table(check_result(result), style="latex").splitlines(), bare["latex"].splitlines()
     assert latex == [*before[:-1], *escaped, before[-1]]
-    table = ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
+    table = ElementTree.fromstring(paper_table(check_result(result), style="html"))  # noqa: S314 - it is our own
     cells = table.findall("tfoot/tr/td")
     assert [(cell.text, cell.get("colspan")) for cell in cells[-2:]] == [(note, "6") for note in notes]
     assert len(table.findall("tbody/tr")) == 5
 
     result["alignment"]["aligned"] = dict.fromkeys(("word", "syllable", "phone"), 48)
-    assert {style: paper_table(result, style=style) for style in bare} == bare  # type: ignore[arg-type]
+    assert {style: paper_table(check_result(result), style=style) for style in bare} == bare  # type: ignore[arg-type]
     result["alignment"]["aligned"] = {"word": "many"}
     with pytest.raises(ScoresError, match=r"alignment\.aligned\.word"):
-        paper_table(result, style="markdown")
+        paper_table(check_result(result), style="markdown")
 
 
 def test_a_model_that_is_absent_has_no_note(tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("speech", "early-frame"))
     result["alignment"] = {"utterances": 48, "aligned": {"word": 0, "syllable": 0, "phone": 0}}
-    assert "frames stand for the rest" not in paper_table(result, style="markdown")
+    assert "frames stand for the rest" not in paper_table(check_result(result), style="markdown")
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "html"])
 def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("late", "speech"))
-    said = paper_table(result, style=style)
+    said = paper_table(check_result(result), style=style)
     entry = next(iter(result["models"].values()))
     for message in (f"{result['corpus']}: {entry['utterances']} utterances", f"{entry['folds']} folds", "seeds 0",
                  "over 6 speakers", "sign flips over 6 speakers"):  # fmt: skip
@@ -582,17 +584,17 @@ def test_the_paper_table_says_what_its_figures_are_of(style: Any, tmp_path: Path
     }
     for message in ("artificial: voices of X", "transcripts by whisper base", "up to 3 earlier", "were searched"):
         assert message not in said
-        assert message in paper_table({**result, **changes}, style=style)
+        assert message in paper_table(check_result({**result, **changes}), style=style)
 
 
 @pytest.mark.parametrize("style", ["markdown", "latex", "html"])
 def test_the_paper_table_has_words_where_speakers_are_too_few_for_stars(style: Any, tmp_path: Path) -> None:
     result = make_run(tmp_path, models=("late", "speech"), speakers=5)
-    said = paper_table(result, style=style)
+    said = paper_table(check_result(result), style=style)
     for message in ("too few clusters to tell", "no stars: over 5 speakers no two-sided test can reject at 5"):
         assert message in said
     assert "]*" not in said.replace("\\", "")
-    six = paper_table(make_run(tmp_path / "six", models=("late", "speech")), style=style)
+    six = paper_table(check_result(make_run(tmp_path / "six", models=("late", "speech"))), style=style)
     assert "too few" not in six
     assert "p below 0.05 by sign flips over 6 speakers, with Holm's correction over the one difference" in unescape(six)
 
@@ -610,13 +612,13 @@ def test_stars_are_those_that_holm_leaves_and_the_table_says_over_how_many(tmp_p
     ps = {"late": 0.012, "multi-level": 0.02, "early-frame": 0.03}
     result["comparisons"] = [{"first": name, "second": "speech", "ua": gap(0.02, p)} for name, p in ps.items()]
     result["comparisons"] += [{"first": name, "second": "late", "ua": gap(-0.01, 0.9)} for name in names[1:3]]
-    lines = paper_table(result, style="markdown").splitlines()
+    lines = paper_table(check_result(result), style="markdown").splitlines()
     starred = [line.split("|")[1].strip() for line in lines if line.startswith("|") and r"]\*" in line]
     # Of five, 0.012 is 0.06: none is left, though three intervals exclude zero.
     assert starred == []
     assert any("Holm's correction over the 5 differences of this table" in line for line in lines)
     result["comparisons"][0]["ua"]["p"] = 0.009
-    lines = paper_table(result, style="markdown").splitlines()
+    lines = paper_table(check_result(result), style="markdown").splitlines()
     starred = [line.split("|")[1].strip() for line in lines if line.startswith("|") and r"]\*" in line]
     # The same difference stands in the row of speech with the other sign.
     assert starred == ["late", "speech"]
@@ -628,10 +630,10 @@ def test_a_table_that_cannot_have_a_star_says_so(tmp_path: Path) -> None:
         {"first": first, "second": second, "ua": gap(0.02, 0.0078125, clusters=8)}
         for first, second in (("late", "speech"), ("multi-level", "speech"), ("multi-level", "late"))
     ]
-    assert "the smallest p" not in paper_table(result, style="markdown")
+    assert "the smallest p" not in paper_table(check_result(result), style="markdown")
     for pair in result["comparisons"]:
         pair["ua"]["clusters"] = 6
-    assert "the smallest p is 0.031" in paper_table(result, style="markdown")
+    assert "the smallest p is 0.031" in paper_table(check_result(result), style="markdown")
 
 
 def test_comparisons_are_read_in_plain_words() -> None:
@@ -640,9 +642,8 @@ def test_comparisons_are_read_in_plain_words() -> None:
         gap(-0.0001, 0.9),
         {**gap(0.2, 0.125, clusters=4), "low": None, "high": None},
     )
-    rows = comparisons(
-        {"comparisons": [{"first": "late", "second": "speech", "ua": lower, "wa": tiny, "macro_f1": few}]}
-    )
+    one = {"first": "late", "second": "speech", "ua": lower, "wa": tiny, "macro_f1": few}
+    rows = comparisons(Result.model_validate({"models": {}, "comparisons": [one]}))
     assert [(row.metric, row.difference, row.p) for row in rows[:2]] == [
         ("UA", "-3.1", "< 0.001"),
         ("WA", "0.0", "0.900"),
@@ -657,7 +658,7 @@ def test_a_figure_that_is_no_number_is_refused_by_its_name(name: str, tmp_path: 
     result = make_run(tmp_path, models=("speech", "late"))
     result["comparisons"] = [{"first": "late", "second": "speech", "ua": {**gap(0.02, 0.5), name: float("nan")}}]
     with pytest.raises(ScoresError, match=rf"comparisons\.0\.ua\.{name}"):
-        paper_table(result, style="markdown")
+        paper_table(check_result(result), style="markdown")
 
 
 HOSTILE = (
@@ -724,9 +725,9 @@ def markdown_writers(run: Path) -> dict[str, str]:
     header = yaml.safe_load(card.split("\n---\n")[0].removeprefix("---\n"))
     assert set(header) == {"license", "datasets", "library_name"}
     return {
-        "paper table": paper_table(result, style="markdown"),
-        "model card": model_card("speech", result),
-        "card of an ensemble": model_card("late", result),
+        "paper table": paper_table(check_result(result), style="markdown"),
+        "model card": model_card("speech", check_result(result)),
+        "card of an ensemble": model_card("late", check_result(result)),
         "student card": card.split("\n---\n", 1)[1],
     }
 
@@ -750,13 +751,13 @@ def test_no_name_is_markup_in_markdown(tmp_path: Path) -> None:
 def test_no_name_is_markup_in_html(tmp_path: Path) -> None:
     result = hostile_result(tmp_path)
     allowed = {"table", "thead", "tbody", "tfoot", "tr", "th", "td", "td colspan"}
-    assert Markup(paper_table(result, style="html")).found <= allowed
-    ElementTree.fromstring(paper_table(result, style="html"))  # noqa: S314 - it is our own
+    assert Markup(paper_table(check_result(result), style="html")).found <= allowed
+    ElementTree.fromstring(paper_table(check_result(result), style="html"))  # noqa: S314 - it is our own
 
 
 def test_no_name_is_a_command_in_latex(tmp_path: Path) -> None:
     result = hostile_result(tmp_path)
-    table = paper_table(result, style="latex")
+    table = paper_table(check_result(result), style="latex")
     commands = set(re.findall(r"\\([A-Za-z]+)", table))
     known = {"begin", "end", "toprule", "midrule", "bottomrule", "multicolumn", "footnotesize"}
     assert commands <= known | {f"text{name}" for name in ("backslash", "asciitilde", "asciicircum", "less", "greater")}
@@ -776,7 +777,10 @@ def test_no_name_is_markup_on_the_page(run: Path, tmp_path: Path) -> None:
     names = dict(zip(CLASSES, HOSTILE[:3], strict=True))
     frame = frame.rename(columns=names).assign(label=frame["label"].map(names), speaker=HOSTILE[1], fold=HOSTILE[2])
     scores = rewrite(tmp_path, frame)
-    save(tmp_path, {**result, "models": evaluate(scores), "layer_weights": {}, "comparisons": result["comparisons"]})
+    save(
+        tmp_path,
+        {**result, "models": plain(evaluate(scores)), "layer_weights": {}, "comparisons": result["comparisons"]},
+    )
     assert Markup(write_report(tmp_path).read_text(encoding="utf-8")).found <= before
 
 

@@ -365,14 +365,14 @@ def test_below_six_clusters_there_is_no_interval_of_a_difference_but_words() -> 
     good, poor = (scores(skill=skill, speakers=5, utterances=40, draw=skill) for skill in (9, 0))
     gap = paired_difference(good, poor)["ua"]
     assert (gap.low, gap.high, gap.p) == (None, None, 2 / 2**5)
-    assert result.corrected([paired_difference(good, poor)])[0]["ua"]["reading"] == "too few clusters to tell"
+    assert result.corrected([paired_difference(good, poor)])[0]["ua"].reading == "too few clusters to tell"
     assert "too few clusters to tell" in result.caution(evaluate(good)["one"])
     six = paired_difference(
         scores(skill=9, speakers=6, utterances=40), scores(skill=0, draw=1, speakers=6, utterances=40)
     )
     assert six["ua"].low is not None
     assert six["ua"].low > 0
-    assert result.corrected([six])[0]["ua"]["reading"] == "higher"
+    assert result.corrected([six])[0]["ua"].reading == "higher"
 
 
 def test_holm_is_that_of_statsmodels_formula() -> None:
@@ -960,8 +960,8 @@ def test_one_name_is_one_name_and_it_is_said_once(suffix: str, tmp_path: Path) -
     assert found.frame["utterance"].tolist() == ["a", "b", "c", "d"]
     assert found.frame["speaker"].nunique() == 2
     assert len(found.notes) == 2
-    assert evaluate(found)["t"]["wa"]["value"] == 1.0
-    assert result.describe(found)["notes"] == list(found.notes)
+    assert evaluate(found)["t"]["wa"].value == 1.0
+    assert result.describe(found).notes == list(found.notes)
 
 
 def test_tables_that_spell_names_otherwise_are_compared_and_fused() -> None:
@@ -1009,10 +1009,10 @@ def test_figures_do_not_depend_on_the_order_of_columns() -> None:
     for entry in found[1:]:
         for name in ("wa", "ua", "macro_f1", "fold_mean", "seed_sd"):
             assert entry[name] == pytest.approx(found[0][name]), name
-        assert entry["ece"] == pytest.approx(found[0]["ece"])
-        assert entry["recall"] == pytest.approx(found[0]["recall"])
-        assert entry["ties"] == found[0]["ties"] > 0
-        assert sum(map(sum, entry["confusion"])) == pytest.approx(entry["rows"])
+        assert entry.ece == pytest.approx(found[0].ece)
+        assert entry.recall == pytest.approx(found[0].recall)
+        assert entry.ties == found[0].ties > 0
+        assert sum(map(sum, entry.confusion)) == pytest.approx(entry.rows)
     turned = [make_scores(tied(columns=order), source="test") for order in (CLASSES, CLASSES[::-1])]
     gaps = paired_difference(*turned)
     assert {(gap.value, gap.p) for gap in gaps.values()} == {(0.0, 1.0)}
@@ -1024,9 +1024,9 @@ def test_a_tie_counts_as_what_guessing_among_its_classes_gives_on_average() -> N
     best = best == best.max(1, keepdims=True)
     hit = best[np.arange(len(frame)), frame["label"].map(CLASSES.index)] / best.sum(1)
     entry = evaluate(make_scores(frame, source="test"))["one"]
-    assert entry["wa"]["value"] == pytest.approx(hit.mean())
-    assert entry["recall"] == pytest.approx(pd.Series(hit).groupby(frame["label"]).mean().to_dict())
-    assert entry["ties"] == int((best.sum(1) > 1).sum())
+    assert entry["wa"].value == pytest.approx(hit.mean())
+    assert entry.recall == pytest.approx(pd.Series(hit).groupby(frame["label"]).mean().to_dict())
+    assert entry.ties == int((best.sum(1) > 1).sum())
 
 
 def test_fused_votes_tie_in_whatever_order_their_classes_stand() -> None:
@@ -1041,7 +1041,7 @@ def test_fused_votes_tie_in_whatever_order_their_classes_stand() -> None:
             for order in (CLASSES, CLASSES[::-1])
         )
         for name in METRICS:
-            assert one[name] == pytest.approx(two[name]), (rule, name)
+            assert one[name].model_dump() == pytest.approx(two[name].model_dump()), (rule, name)
 
 
 # Numbers that are none.
@@ -1070,10 +1070,11 @@ def test_nothing_that_is_no_number_comes_out(
         frame["speaker"] = [f"s{n % speakers}" for n in range(rows)]
         frames.append(make_scores(frame, source="test"))
     found = evaluate(frames[0])["model"]
-    json.dumps(found, allow_nan=False)
+    json.dumps(found.model_dump(), allow_nan=False)
     for name in METRICS:
-        assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
-    json.dumps(result.corrected([paired_difference(*frames)]), allow_nan=False)
+        assert 0 <= found[name].low <= found[name].value <= found[name].high <= 1
+    for gap in result.corrected([paired_difference(*frames)])[0].values():
+        json.dumps(gap.model_dump(), allow_nan=False)
 
 
 def test_a_million_rows_without_speakers_need_little_more_than_the_table() -> None:
@@ -1193,19 +1194,19 @@ def test_a_result_holds_what_the_table_says() -> None:
     said = frame[list(CLASSES)].idxmax(axis=1)
     frame = frame.assign(right=(said == frame["label"]).astype(float))
     by_seed = frame.groupby("seed")["right"].mean()
-    assert entry["wa"]["value"] == pytest.approx(by_seed.mean())
-    assert entry["seed_sd"]["wa"] == pytest.approx(by_seed.std())
-    assert entry["fold_mean"]["wa"] == pytest.approx(frame.groupby(["seed", "fold"])["right"].mean().mean())
+    assert entry["wa"].value == pytest.approx(by_seed.mean())
+    assert entry.seed_sd["wa"] == pytest.approx(by_seed.std())
+    assert entry.fold_mean["wa"] == pytest.approx(frame.groupby(["seed", "fold"])["right"].mean().mean())
     uas = [balanced_accuracy_score(rows["label"], said[rows.index]) for _, rows in frame.groupby("seed")]
-    assert entry["ua"]["value"] == pytest.approx(np.mean(uas))
+    assert entry["ua"].value == pytest.approx(np.mean(uas))
     recalls = recall_score(frame["label"], said, labels=CLASSES, average=None)
-    assert list(entry["recall"].values()) == pytest.approx(recalls.tolist())
-    assert entry["confusion"] == confusion_matrix(frame["label"], said, labels=CLASSES).tolist()
+    assert list(entry.recall.values()) == pytest.approx(recalls.tolist())
+    assert entry.confusion == confusion_matrix(frame["label"], said, labels=CLASSES).tolist()
     one = both.of("one")
-    assert entry["confusion"] == confusion(one.labels(), one.answers(), classes=len(CLASSES)).tolist()
-    assert (entry["utterances"], entry["seeds"], entry["folds"]) == (48, [0, 4], 3)
-    assert (entry["cluster"], entry["clusters"]) == ("speaker", 6)
-    assert evaluate(scores(seeds=(1,)))["one"]["seed_sd"]["wa"] is None
+    assert entry.confusion == confusion(one.labels(), one.answers(), classes=len(CLASSES)).tolist()
+    assert (entry.utterances, entry.seeds, entry.folds) == (48, [0, 4], 3)
+    assert (entry.cluster, entry.clusters) == ("speaker", 6)
+    assert evaluate(scores(seeds=(1,)))["one"].seed_sd["wa"] is None
 
 
 def test_the_fingerprint_of_what_was_tested_changes_with_a_label_or_fold_only() -> None:

@@ -355,13 +355,13 @@ def test_a_run_aligns_and_fuses_to_the_final_system(multi_level: tuple[Path, Any
     scores = read_scores(folder / "run" / "scores.parquet")
     everything = {*PARTS, "concat", "early-joint", "multi-granularity", "late", "multi-level"}
     assert set(scores.models) == everything
-    assert set(outcome.result["fused"]) == {"multi-granularity", "late", "multi-level"}
+    assert set(outcome.result.fused) == {"multi-granularity", "late", "multi-level"}
     alignments = read_alignments(folder / "run" / "alignments.parquet")
-    count = outcome.result["alignment"]["utterances"]
+    count = outcome.result.alignment.utterances
     assert count == len(alignments) == 12
     fractions = {tier: sum(bool(one.tiers.get(tier)) for one in alignments.values()) for tier in TIERS}
-    assert outcome.result["alignment"]["aligned"] == fractions
-    assert any("aligned by word" in note for note in outcome.result["notes"])
+    assert outcome.result.alignment.aligned == fractions
+    assert any("aligned by word" in note for note in outcome.result.notes)
     kept = {path.name for path in (folder / "run" / "models").iterdir()}
     assert kept == everything
 
@@ -400,7 +400,7 @@ def test_coverage_is_that_of_the_manifest_not_of_the_table(tmp_path: Path) -> No
 
 def test_a_kept_model_records_who_aligned_its_training(multi_level: tuple[Path, Any]) -> None:
     folder, outcome = multi_level
-    counts = outcome.result["alignment"]["sources"]
+    counts = outcome.result.alignment.sources
     assert set(counts) == {"sphinx"}
     for name in ("early-joint", "multi-level"):
         assert load_checkpoint(folder / "run" / "models" / name).alignment == counts
@@ -418,9 +418,9 @@ def test_a_run_takes_alignments_that_are_given(tmp_path: Path, monkeypatch: pyte
     )
     monkeypatch.setattr(experiment, "align", lambda *_, **__: pytest.fail("it must not align"))
     outcome = run(recipe, "table", corpus, tmp_path / "run", alignments=given_, jobs=1)
-    assert outcome.result["alignment"]["sources"] == {"mfa": len(names)}
+    assert outcome.result.alignment.sources == {"mfa": len(names)}
     assert load_checkpoint(tmp_path / "run" / "models" / "early-word").alignment == {"mfa": len(names)}
-    assert any("longer than the 4 tokens that are read" in note for note in outcome.result["notes"])
+    assert any("longer than the 4 tokens that are read" in note for note in outcome.result.notes)
     with pytest.raises(AlignmentError, match="no utterance of the manifest"):
         run(recipe, "table", corpus, tmp_path / "other", alignments={"x": given_[names[0]]}, jobs=1)
     assert not (tmp_path / "other" / "features").exists()

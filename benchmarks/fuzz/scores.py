@@ -83,7 +83,7 @@ class Scores(Kind):
             frame = table.frame[list(table.classes)].to_numpy()
             require(bool(np.isfinite(frame).all()), "posteriors are not finite")
             try:
-                json.dumps(evaluate(table), allow_nan=False)
+                json.dumps([one.model_dump() for one in evaluate(table).values()], allow_nan=False)
             except ValueError as error:
                 raise Wrong(f"a result is not finite: {evaluate(table)}") from error
         first = tables[0]

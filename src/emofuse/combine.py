@@ -13,7 +13,6 @@ from emofuse.checkpoint import Checkpoint, fused_checkpoint, load_checkpoint, sa
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.escape import code_span, markdown
-from emofuse.files import read_json
 from emofuse.keep import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
@@ -21,6 +20,7 @@ from emofuse.report.model_card import encoder_line
 from emofuse.scoring.calibrate import apply_temperature, fit_temperature
 from emofuse.scoring.fuse import Fusion, cross_fits
 from emofuse.scoring.metrics import expected_calibration_error
+from emofuse.scoring.record import read_result
 from emofuse.scoring.table import Scores, read_scores
 from emofuse.training.folder import MANIFEST
 
@@ -93,30 +93,30 @@ def _card(
         f"- **Classes**: {', '.join(map(markdown, fused.task.names))}",
     ]
     for (modality, run), temperature in zip(runs.items(), temperatures, strict=True):
-        result = read_json(run / "result.json")
+        result = read_result(run)
         scores = tested[modality]
         before, after = (
             100 * expected_calibration_error(posteriors, scores.labels())
             for posteriors in (scores.posteriors(), _calibrated(scores))
         )
         fitted_on = "of the other folds" if scores.frame["fold"].nunique() > 1 else "of these predictions"
-        names = [name for name in result.get("sources", result["corpus"].split(", ")) if name in CORPORA]
+        names = [name for name in result.sources if name in CORPORA]
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
-        merges = result["protocol"]["merge"].items()
+        merges = result.protocol.merge.items()
         merged = ", ".join(f"{markdown(old)} to {markdown(new)}" for old, new in merges) or "none"
-        ua = result["models"][modality]["ua"]
+        ua = result.models[modality]["ua"]
         lines += [
             "",
             f"## {modality.capitalize()}",
             "",
-            f"- **Data**: {data or markdown(result['corpus'])}; {result['protocol']['utterances']} utterances",
+            f"- **Data**: {data or markdown(result.corpus)}; {result.protocol.utterances} utterances",
             f"- **Labels merged**: {merged}; other labels are left out",
-            encoder_line(modality, result["encoders"][modality]),
-            f"- **Measured** ({result['protocol']['kind']}, {result['protocol']['folds']} folds): UA "
-            f"{100 * ua['value']:.1f} % [{100 * ua['low']:.1f}, {100 * ua['high']:.1f}]",
+            encoder_line(modality, result.encoders[modality]),
+            f"- **Measured** ({result.protocol.kind}, {result.protocol.folds} folds): UA "
+            f"{100 * ua.value:.1f} % [{100 * ua.low:.1f}, {100 * ua.high:.1f}]",
             f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} predictions for utterances held out of "
             f"training: their calibration error is {before:.1f} % before, {after:.1f} % at the temperature {fitted_on}",
-            f"- **Again**: {code_span(result['command'])}",
+            f"- **Again**: {code_span(result.command)}",
         ]
     lines += [
         "",

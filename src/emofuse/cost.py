@@ -27,11 +27,12 @@ from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.files import read_json
 from emofuse.plan import ModelPlan, Plan, pools_frames, shapes_of, speech_shape, step_width
 from emofuse.protocols import Protocol, make_protocol
+from emofuse.scoring.record import RESULT
 from emofuse.seeds import kept_random_state, one_thread
 from emofuse.settings import AlignSettings, Granularity, SpeechSettings
 from emofuse.task import Task
 from emofuse.training.data import task_of
-from emofuse.training.folder import RESULT, TRIALS, check_corpus
+from emofuse.training.folder import TRIALS, check_corpus
 from emofuse.training.trials import Trial, read_trial
 from emofuse.types import EncoderSpecification
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,15 +18,11 @@ from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, lo
 from emofuse.encoders.words import Subwords
 from emofuse.errors import AlignmentError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
-from emofuse.files import write_text
 from emofuse.keep import keep_models
 from emofuse.locks import alone
 from emofuse.manifest import (
     check_place,
-    parts,
     read_manifest,
-    sources_of,
-    text_sources,
     utterances,
     vote_fractions,
     write_manifest,
@@ -38,7 +33,8 @@ from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, check_split, classes_of, make_protocol, save_protocol
 from emofuse.recipe import Recipe
 from emofuse.report import write_report
-from emofuse.scoring.result import compare, evaluate, evaluate_parts, tested_fingerprint, versions
+from emofuse.scoring.record import Comparison, Result
+from emofuse.scoring.result import compare
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.training.data import TrainingData, check_modalities, facts_of, task_of
@@ -50,8 +46,9 @@ from emofuse.training.ensembles import (
     fusion_notes,
     seeds_of,
 )
-from emofuse.training.folder import MANIFEST, RESULT, TRIALS, check_corpus, check_frozen
+from emofuse.training.folder import MANIFEST, TRIALS, check_corpus, check_frozen
 from emofuse.training.logs import check_log
+from emofuse.training.summary import summarise
 from emofuse.training.trials import Trial, curves, layer_mixes, run_trials
 from emofuse.types import Alignment, Fold, Log
 from emofuse.workers import process_count
@@ -97,7 +94,7 @@ class Outcome:
     """
 
     out: Path
-    result: Mapping[str, Any]
+    result: Result
     skipped: Mapping[str, str]
 
 
@@ -356,47 +353,34 @@ def train(
     over_seeds = [_control_scores(one, plan, protocol, out) for one in distinct]
     scores = join_scores([*tested.values(), *ensembles, *over_seeds])
     write_scores(scores, out / "scores.parquet")
-    result = {
-        "name": plan.title,
-        "corpus": ", ".join(sorted(usable["corpus"].dropna().unique())),
-        "sources": sources_of(usable),
-        "models": evaluate(scores),
-        "parts": evaluate_parts(scores, parts(usable)),
-        "comparisons": _comparisons(scores, plan, controls),
-        "controls": {
+    result = summarise(
+        plan,
+        protocol,
+        usable,
+        scores,
+        skipped=left_out,
+        name=plan.title,
+        comparisons=_comparisons(scores, plan, controls),
+        controls={
             name: {"members": several[0].seeds, "best": several[0].of[0], "controls": [one.name for one in several]}
             for name, several in controls.items()
         },
-        "certainty": {one.name: one.certainty for one in plan.models}
-        | {one.name: one.certainty for one in [*plan.ensembles, *distinct]},
-        "modalities": {one.name: list(one.inputs.modalities) for one in plan.models},
-        "tiers": {one.name: list(one.inputs.tiers) for one in plan.models},
-        "protocol": {
-            **protocol.settings.model_dump(mode="json"),
-            "fingerprint": protocol.fingerprint,
-            "tested_fingerprint": tested_fingerprint(scores),
-            "classes": list(protocol.classes),
-            "values": list(plan.task.values),
-            "folds": len(protocol.folds),
-            "utterances": len(protocol.utterances),
-            "speakers": int(usable["speaker"].nunique()),
-            "leakage": protocol.leakage,
-        },
-        "text_sources": text_sources(usable[usable["utterance"].isin(list(protocol.utterances))]),
-        "context": plan.text.context,
-        "languages": _languages(usable),
-        "encoders": _encoders(features, plan),
-        "layer_weights": layer_mixes(trials, out / TRIALS),
-        "curves": curves(trials, out / TRIALS),
-        "fused": {
-            one.name: {"of": list(one.of), "folds": {fold: asdict(how) for fold, how in fusions[one.name].items()}}
+        certainty={one.name: one.certainty for one in plan.models}
+        | {one.name: one.certainty for one in (*plan.ensembles, *distinct)},
+        modalities={one.name: one.inputs.modalities for one in plan.models},
+        tiers={one.name: one.inputs.tiers for one in plan.models},
+        context=plan.text.context,
+        languages=_languages(usable),
+        encoders=_encoders(features, plan),
+        layer_weights=layer_mixes(trials, out / TRIALS),
+        curves=curves(trials, out / TRIALS),
+        fused={
+            one.name: {"of": one.of, "folds": {fold: asdict(how) for fold, how in fusions[one.name].items()}}
             for one in plan.ensembles
             if one.name in fusions
         },
-        "recipe": dict(plan.recipe),
-        "skipped": [{"utterance": name, "reason": reason} for name, reason in left_out.items()],
-        "alignment": None if features.alignment is None else asdict(features.alignment),
-        "notes": [
+        alignment=None if features.alignment is None else asdict(features.alignment),
+        notes=[
             *notes,
             *features.notes,
             *_cut_notes(usable, [out / TRIALS / trial.folder / "words.json" for trial in trials]),
@@ -404,12 +388,11 @@ def train(
             *_alignment_notes(features.alignment),
             *fusion_notes(plan, folds=len(protocol.folds)),
         ],
-        "corpus_notes": list(notes),
-        "versions": versions(),
-        "command": command,
-    }
+        corpus_notes=notes,
+        command=command,
+    )
     keep_models(plan, trials, data, {name: found[FINAL] for name, found in fusions.items()}, result, out)
-    write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
+    result.write(out)
     return Outcome(out=out, result=result, skipped=left_out)
 
 
@@ -545,7 +528,7 @@ def _control_scores(one: EnsemblePlan, plan: Plan, protocol: Protocol, out: Path
     return fuse_seeds(one, plan, tested, validated)
 
 
-def _comparisons(scores: Scores, plan: Plan, controls: Mapping[str, Sequence[EnsemblePlan]]) -> list[dict[str, Any]]:
+def _comparisons(scores: Scores, plan: Plan, controls: Mapping[str, Sequence[EnsemblePlan]]) -> list[Comparison]:
     """Paired differences of every ensemble from its controls, of fused models from single modalities and each other."""
     singles = [one.name for one in plan.models if len(one.inputs.modalities) == 1]
     fused = [name for name in plan.names if name not in singles]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from emofuse.checkpoint import Checkpoint, fused_checkpoint, save_checkpoint
 from emofuse.encoders.words import Subwords
@@ -13,6 +12,7 @@ from emofuse.files import plain_name
 from emofuse.plan import Plan
 from emofuse.report.model_card import model_card
 from emofuse.scoring.fuse import Fusion
+from emofuse.scoring.record import Result
 from emofuse.task import task_from
 from emofuse.training.data import TrainingData
 from emofuse.training.folder import TRIALS, remove_models
@@ -26,7 +26,7 @@ def keep_models(
     trials: Sequence[Trial],
     data: TrainingData,
     how: Mapping[str, Fusion],
-    result: Mapping[str, Any],
+    result: Result,
     out: Path,
 ) -> None:
     """Write a model folder for every final trial and every ensemble, and remove those of earlier recipes.
@@ -36,11 +36,11 @@ def keep_models(
         trials: All trials; final ones are kept.
         data: Their training data.
         how: Fusion of each ensemble.
-        result: Content of `result.json`.
+        result: The record of the run.
         out: The run folder.
     """
     kept = {
-        one.model.name: _final_checkpoint(one, data, result["protocol"]["fingerprint"], out)
+        one.model.name: _final_checkpoint(one, data, str(result.protocol.fingerprint), out)
         for one in trials
         if not one.fold.test
     }
@@ -50,8 +50,8 @@ def keep_models(
     for name, checkpoint in kept.items():
         about = replace(
             checkpoint,
-            alignment=(result["alignment"] or {}).get("sources"),
-            text_languages=tuple(result["languages"]),
+            alignment=None if result.alignment is None else result.alignment.sources,
+            text_languages=tuple(result.languages),
         )
         save_checkpoint(about, out / MODELS / folder_of(name), card=model_card(name, result))
     remove_models(out / MODELS, but=[folder_of(name) for name in kept])

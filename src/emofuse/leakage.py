@@ -26,7 +26,7 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = 
 
     Returns:
         `speakers`, `dialogues`, `scripts`: the maximum over folds; scripts are those with fixed wording.
-        `exact`, `near`: over all test utterances with a transcript, the `share` (a fraction) whose transcript occurs
+        `exact`, `near`: over all test utterances with a transcript, the `fraction` whose transcript occurs
         in training (near: with a cosine of character n-grams of at least 0.8, not exactly); `agreement`, how often
         those copies have the same label; and `lookup`, how often the most frequent label of the copies is right (ties
         are drawn at random). Both are None for regression. `near` is None where there are too many transcripts to
@@ -37,7 +37,7 @@ def leakage(frame: pd.DataFrame, folds: Sequence[Fold], *, final: Fold | None = 
         >>> rows = [{"utterance": text, "text": text, "label": "sad"} for text in ("Oh no!", "oh, no")]
         >>> frame = make_manifest(rows, source="example")
         >>> leakage(frame, [Fold(name="1", train=("Oh no!",), validation=(), test=("oh, no",))])["exact"]
-        {'share': 1.0, 'agreement': 1.0, 'lookup': 1.0}
+        {'fraction': 1.0, 'agreement': 1.0, 'lookup': 1.0}
     """
     rows = frame.assign(script=frame["script"].where(scripted(frame))).set_index("utterance")
     known = {column: rows[column].dropna().to_dict() for column in ("speaker", "dialogue", "script", "label")}
@@ -116,7 +116,7 @@ class _Tally:
 
     def summary(self) -> dict[str, float | None]:
         return {
-            "share": self.found / self.all if self.all else None,
+            "fraction": self.found / self.all if self.all else None,
             "agreement": self.agreement / self.labelled if self.labelled else None,
             "lookup": self.lookup / self.labelled if self.labelled else None,
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -34,6 +33,7 @@ from emofuse.terminal import harmless, let_go, make_ready
 
 if TYPE_CHECKING:
     from emofuse.recipe import Recipe
+    from emofuse.scoring.record import Result
 
 # Everything heavy is imported inside the commands, so that --help answers at once.
 
@@ -415,15 +415,15 @@ def demo(
     finish(outcome.skipped)
 
 
-def _show_outcome(result: Mapping[str, Any], page: Path | None) -> None:
+def _show_outcome(result: Result, page: Path | None) -> None:
     from emofuse.cli.console import say, show_comparisons, show_results, warn
     from emofuse.report.tables import control_notes
 
-    show_results(result["models"])
-    show_comparisons(result["comparisons"])
+    show_results(result.models)
+    show_comparisons(result.comparisons)
     for note in control_notes(result):
         say(note)
-    for note in result["notes"]:
+    for note in result.notes:
         warn(f"Note: {note}")
     if page is not None:
         say(f"report: {page / 'report.html'}   models: {page / 'models'}")

@@ -26,6 +26,7 @@ from emofuse.types import Prediction
 if TYPE_CHECKING:
     from emofuse.cost import Cost
     from emofuse.scoring.kinds import Kind
+    from emofuse.scoring.record import AnyEntry, Comparison, Estimate
 
 
 class _Console(Console):
@@ -165,62 +166,60 @@ def _has_width() -> bool:
     return OUT.is_terminal or "COLUMNS" in os.environ
 
 
-def show_results(models: Mapping[str, Any]) -> None:
+def show_results(models: Mapping[str, AnyEntry]) -> None:
     """A table of results of `evaluate`: each metric with its interval."""
-    from emofuse.scoring.kinds import kind_with
+    from emofuse.scoring.record import ClassEntry
     from emofuse.scoring.result import caution, counted
 
     first = next(iter(models.values()))
-    kind = kind_with(first)
+    kind = first.kind
     rows = []
     for name, entry in models.items():
         rows.append([name, *(_estimate(entry[key], kind) for key in kind.titles)])
-        rows[-1] += [f"{entry['ece']:.3f}"] if kind.calibrated else []
-        several = len(entry.get("dimensions", ())) > 1
-        for value, figures in entry.get("dimensions", {}).items() if several else ():
+        rows[-1] += [f"{entry.ece:.3f}"] if isinstance(entry, ClassEntry) else []
+        for value, figures in entry.dimensions.items() if len(entry.dimensions) > 1 else ():
             rows.append([f"{name}, {value}", *(_estimate(figures[key], kind) for key in kind.titles)])
     unit = " %" if kind.unit else ""
     heads = [f"{title}{unit}, 95 %" for title in kind.titles.values()]
     _show_table(["model", *heads, *(["ECE"] if kind.calibrated else [])], rows)
     few = caution(first)
     say(
-        f"{first['utterances']} utterances, {first['folds']} folds, seeds {', '.join(map(str, first['seeds']))}; "
-        f"pooled over folds, averaged over seeds; intervals over {counted(first['clusters'], first['cluster'])}"
+        f"{first.utterances} utterances, {first.folds} folds, seeds {', '.join(map(str, first.seeds))}; "
+        f"pooled over folds, averaged over seeds; intervals over {counted(first.clusters, first.cluster)}"
         f"{few and f'; {few}'}."
     )
     for name, entry in models.items():
-        if entry.get("ties"):
+        if entry.ties:
             say(
-                f"{name}: classes tie in {entry['ties']} of {entry['rows']} answers; each of k classes counts as 1/k "
+                f"{name}: classes tie in {entry.ties} of {entry.rows} answers; each of k classes counts as 1/k "
                 "of the answer."
             )
 
 
-def _estimate(estimate: Mapping[str, float], kind: Kind) -> str:
-    return f"{kind.figure(estimate['value'])} [{kind.figure(estimate['low'])}, {kind.figure(estimate['high'])}]"
+def _estimate(estimate: Estimate, kind: Kind) -> str:
+    return f"{kind.figure(estimate.value)} [{kind.figure(estimate.low)}, {kind.figure(estimate.high)}]"
 
 
-def show_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
+def show_comparisons(comparisons: Sequence[Comparison]) -> None:
     """A table of paired differences in UA, in points, or in CCC and MAE, and the test."""
     if not comparisons:
         return
-    from emofuse.scoring.kinds import kind_with
     from emofuse.scoring.result import counted
 
-    kind, count = kind_with(comparisons[0]), len(comparisons)
+    kind, count = comparisons[0].kind, len(comparisons)
     for metric in kind.compared:
         rows = []
         for one in comparisons:
             gap = one[metric]
-            bounds = "" if gap["low"] is None else f"{kind.signed(gap['low'])} to {kind.signed(gap['high'])}"
-            shown = [kind.signed(gap["value"]), bounds, f"{gap['p']:.3f}", f"{gap['holm']:.3f}", gap["reading"]]
-            rows.append([one["first"], one["second"], *shown])
+            bounds = "" if gap.low is None else f"{kind.signed(gap.low)} to {kind.signed(gap.high)}"
+            shown = [kind.signed(gap.value), bounds, f"{gap.p:.3f}", f"{gap.holm:.3f}", gap.reading]
+            rows.append([one.first, one.second, *shown])
         title = kind.titles[metric]
         heads = [f"{title} of", f"minus {title} of", kind.points or "difference", "95 % paired", "p", "p, Holm", ""]
         _show_table(heads, rows)
     gap = comparisons[0][kind.decisive]
     over = f", with Holm's correction over {count} comparisons" if count > 1 else ""
-    say(f"Sign-flip test over {counted(gap['clusters'], gap['cluster'])}{over}; intervals are of single differences.")
+    say(f"Sign-flip test over {counted(gap.clusters, gap.cluster)}{over}; intervals are of single differences.")
 
 
 class TableWriter:

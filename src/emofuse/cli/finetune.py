@@ -93,8 +93,8 @@ def finetune(
     finally:
         processes.close()
     if processes.main:
-        if outcome.result["models"]:
-            show_results(outcome.result["models"])
+        if outcome.result.models:
+            show_results(outcome.result.models)
         # A single fold has no kept model, and the kept model alone no scores.
         made = {"scores": out / "scores.parquet", "models": out / "models"}
         say("   ".join(f"{what}: {place}" for what, place in made.items() if place.exists()))

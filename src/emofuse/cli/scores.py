@@ -29,9 +29,9 @@ def evaluate(
     found = _scores(scores, cluster)
     result = describe(found)
     if as_json:
-        show_json(result)
+        show_json(result.model_dump(mode="json", exclude_unset=True))
         return
-    show_results(result["models"])
+    show_results(result.models)
     for note in found.notes:
         warn(f"Note: {note}.")
 
@@ -45,6 +45,7 @@ def compare(
     """Test whether the first scores higher than the second: sign flips over speakers, or another column."""
     from emofuse.cli.console import show_comparisons, show_json, warn
     from emofuse.scoring.inference import paired_difference
+    from emofuse.scoring.record import Comparison
     from emofuse.scoring.result import corrected
 
     one, two = _one_model(first, cluster), _one_model(second, cluster)
@@ -52,11 +53,11 @@ def compare(
     gaps = paired_difference(one, two)
     gap = gaps[one.kind.decisive]
     over = {"cluster": gap.cluster, "clusters": gap.clusters}
-    values = {"first": first, "second": second, **over, **corrected([gaps])[0]}
+    found = Comparison(first=first, second=second, **corrected([gaps])[0])
     if as_json:
-        show_json({**values, "notes": notes})
+        show_json({**over, **found.model_dump(mode="json"), "notes": notes})
         return
-    show_comparisons([{**values, **dict(zip(("first", "second"), _apart(first, second), strict=True))}])
+    show_comparisons([found.model_copy(update=dict(zip(("first", "second"), _apart(first, second), strict=True)))])
     for note in notes:
         warn(f"Note: {note}.")
 
@@ -98,13 +99,13 @@ def fuse(
         raise ScoresError("the fused scores would replace a table", where=out, remedy="choose another --out")
     fused, done = fuse_scores([_one_model(table) for table in tables], rule=rule)
     write_scores(fused, out)
-    result = {**describe(fused), "fusion": done}
+    result = describe(fused)
     from emofuse.cli.console import say, show_json, show_results, warn
 
     if as_json:
-        show_json(result)
+        show_json({**result.model_dump(mode="json", exclude_unset=True), "fusion": done})
         return
-    show_results(result["models"])
+    show_results(result.models)
     for note in fused.notes:
         warn(f"Note: {note}.")
     weights = done["weights"]

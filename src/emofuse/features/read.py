@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emofuse.align.table import read_alignments
-from emofuse.errors import StoreError
+from emofuse.errors import ScoresError, StoreError
 from emofuse.features.extract import audio_keys, text_keys
 from emofuse.features.store import FeatureKey, FeatureSet
-from emofuse.files import read_json
 from emofuse.manifest import read_manifest
+from emofuse.scoring.record import read_result
 from emofuse.types import EncoderSpecification
 
 _AGAIN = "name the folder that `emofuse run` wrote"
@@ -46,15 +46,15 @@ def read_features(
     """
     run = Path(run)
     try:
-        result = read_json(run / "result.json")
-        revision, context = result["encoders"].get(modality, {}).get("revision"), int(result["context"])
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        result = read_result(run)
+    except ScoresError as error:
         raise StoreError("there is no finished run here", where=run, remedy=_AGAIN) from error
+    revision = result.encoders[modality].revision if modality in result.encoders else None
     place = Path(store) if store else run / "features"
     feature_set = _choose(_views(place, modality, revision), step, place)
     manifest = read_manifest(run / "manifest.parquet")
     if modality == "text":
-        keys = text_keys(manifest, context=context)
+        keys = text_keys(manifest, context=result.context)
     else:
         aligned = run / "alignments.parquet"
         keys, _ = audio_keys(manifest, read_alignments(aligned) if feature_set.key.aligned and aligned.exists() else {})

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -27,14 +26,14 @@ from emofuse.finetune.recordings import Recordings, open_recordings
 from emofuse.inputs import nearest
 from emofuse.keep import MODELS
 from emofuse.locks import alone
-from emofuse.manifest import parts, sources_of, text_sources, utterances, write_manifest
+from emofuse.manifest import sources_of, utterances, write_manifest
 from emofuse.models.base import EmotionModel
 from emofuse.plan import ModelPlan, Plan, shapes_of
 from emofuse.progress import Progress, Silent
 from emofuse.protocols import FINAL, Protocol, make_protocol, save_protocol
 from emofuse.report import write_report
 from emofuse.report.model_card import model_card
-from emofuse.scoring.result import evaluate, evaluate_parts, tested_fingerprint, versions
+from emofuse.scoring.record import Result
 from emofuse.scoring.table import join_scores, read_scores, write_scores
 from emofuse.seeds import derive_seed, kept_random_state, seed_everything
 from emofuse.settings import SpeechSettings, TextSettings, fingerprint
@@ -44,7 +43,6 @@ from emofuse.training.folder import (
     ENCODERS,
     MANIFEST,
     PROCESSES,
-    RESULT,
     TRIALS,
     check_corpus,
     check_tuned,
@@ -54,6 +52,7 @@ from emofuse.training.logs import check_log, listeners
 from emofuse.training.loop import layer_weights
 from emofuse.training.processes import Processes
 from emofuse.training.state import CHECKPOINT, discard
+from emofuse.training.summary import summarise
 from emofuse.training.trials import (
     Trial,
     curves,
@@ -169,7 +168,7 @@ def finetune(
             # A command that was killed may have come no further than its last file.
             discard(job.root / trial.folder)
         processes.wait()
-    result: dict[str, Any] = {}
+    result = Result(models={})
     if processes.main:
         notes = [
             *notes,
@@ -411,53 +410,32 @@ def _gather(
     *,
     notes: Sequence[str],
     skipped: Mapping[str, str],
-) -> dict[str, Any]:
+) -> Result:
     """Write what all folds and seeds that are done have come to, and the models that are kept."""
     plan, name = job.plan, job.model.name
     trials = _trials(job.model, protocol, plan, ())
     done = [trial for trial in trials if job.finished(trial)]
     tables = [read_scores(job.root / trial.folder / "scores.parquet") for trial in done if trial.fold.test]
-    models: dict[str, Any] = {}
-    tested, apart = "", {}
+    scores = None
     if tables:
         scores = join_scores(tables)
         write_scores(scores, out / "scores.parquet")
-        models, tested = evaluate(scores), tested_fingerprint(scores)
-        apart = evaluate_parts(scores, parts(manifest))
-    result = {
-        "name": f"{plan.title}, encoders tuned",
-        "tuned": name,
-        "certainty": {name: job.model.certainty},
-        "modalities": {name: list(plan.modalities)},
-        "tiers": {name: []},
-        "fused": {},
-        "corpus": ", ".join(sorted(manifest["corpus"].dropna().unique())),
-        "sources": sources_of(manifest),
-        "models": models,
-        "parts": apart,
-        "comparisons": [],
-        "protocol": {
-            **protocol.settings.model_dump(mode="json"),
-            "fingerprint": protocol.fingerprint,
-            "tested_fingerprint": tested,
-            "classes": list(protocol.classes),
-            "values": list(plan.task.values),
-            "folds": len(protocol.folds),
-            "utterances": len(protocol.utterances),
-            "speakers": int(manifest["speaker"].nunique()),
-            "leakage": protocol.leakage,
-        },
-        "text_sources": text_sources(manifest[manifest["utterance"].isin(list(protocol.utterances))]),
-        "context": 0,
-        "encoders": {modality: asdict(one) for modality, one in job.specifications.items()},
-        "layer_weights": layer_mixes(done, job.root),
-        "curves": curves(done, job.root),
-        "recipe": dict(plan.recipe),
-        "skipped": [{"utterance": name, "reason": reason} for name, reason in skipped.items()],
-        "notes": [*notes, *protocol.notes, TUNED],
-        "versions": versions(),
-        "command": job.command,
-    }
+    result = summarise(
+        plan,
+        protocol,
+        manifest,
+        scores,
+        skipped=skipped,
+        name=f"{plan.title}, encoders tuned",
+        tuned=name,
+        certainty={name: job.model.certainty},
+        modalities={name: plan.modalities},
+        encoders={modality: asdict(one) for modality, one in job.specifications.items()},
+        layer_weights=layer_mixes(done, job.root),
+        curves=curves(done, job.root),
+        notes=[*notes, *protocol.notes, TUNED],
+        command=job.command,
+    )
     # Of folds too that an earlier command kept.
     whole = [trial for trial in done if (job.root / trial.folder / HEAD).is_file()]
     kept = {f"{folder_of(name)}-{trial.folder.name}" if trial.fold.test else folder_of(name): trial for trial in whole}
@@ -465,7 +443,7 @@ def _gather(
     for place, trial in kept.items():
         checkpoint = job.checkpoint(trial, protocol.fingerprint)
         save_checkpoint(checkpoint, out / MODELS / place, card=model_card(name, result))
-    write_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
+    result.write(out)
     if tables:
         write_report(out)
     return result

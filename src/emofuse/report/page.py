@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from emofuse.errors import ScoresError
 from emofuse.escape import one_line
-from emofuse.files import read_json, written_atomically
+from emofuse.files import written_atomically
 from emofuse.manifest import read_manifest, scripted
 from emofuse.progress import Progress, Silent, track
 from emofuse.report import plots
@@ -38,7 +37,7 @@ from emofuse.report.tables import (
     protocol_rows,
     setting_rows,
 )
-from emofuse.scoring.record import AGAIN, check_result
+from emofuse.scoring.record import AGAIN, RESULT, AnyEntry, Copies, Leakage, Result, read_result
 from emofuse.scoring.result import caution, counted
 from emofuse.scoring.table import Scores, read_scores
 
@@ -69,7 +68,7 @@ def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
     files: dict[str, bytes] = {}
     sections: list[_Section] = []
     stems: set[str] = set()
-    for model in track(loaded.models, "Report", total=len(loaded.models), progress=progress):
+    for model in track(loaded.result.models, "Report", total=len(loaded.result.models), progress=progress):
         section = _model_section(loaded, model)
         sections.append(section)
         stem = _stem(model)
@@ -86,8 +85,7 @@ def write_report(run: Path, *, progress: Progress = Silent()) -> Path:
 
 @dataclass(frozen=True)
 class _Run:
-    result: Mapping[str, Any]
-    models: Mapping[str, Mapping[str, Any]]
+    result: Result
     scores: Scores
     manifest: pd.DataFrame
 
@@ -98,10 +96,6 @@ class _Run:
             return 0.0
         labels = self.scores.frame.drop_duplicates("utterance")["label"]
         return float((labels.value_counts(normalize=True) ** 2).sum())
-
-    def section(self, name: str) -> Mapping[str, Any]:
-        """A part of the result that may be absent."""
-        return self.result.get(name) or {}
 
 
 @dataclass(frozen=True)
@@ -116,26 +110,19 @@ class _Section:
 def _read(run: Path) -> _Run:
     if not run.is_dir():
         raise ScoresError("no such run folder", where=run, remedy="check the path, or make it with `emofuse run`")
-    path = run / "result.json"
-    try:
-        result = read_json(path)
-    except FileNotFoundError as error:
-        raise ScoresError("there is no result.json in this folder", where=run, remedy=AGAIN) from error
-    except (OSError, ValueError) as error:
-        raise ScoresError(f"this cannot be read as JSON ({error})", where=path, remedy=AGAIN) from error
-    models = check_result(result, where=path)["models"]
+    result = read_result(run)
     scores = read_scores(run / "scores.parquet")
-    for model, entry in models.items():
+    for model, entry in result.models.items():
         # Plots and mistakes are drawn from the scores, tables from the result: both must be of the same predictions.
-        known = model in scores.models and list(scores.names) == entry.get(scores.kind.noun)
+        known = model in scores.models and scores.kind is entry.kind and list(scores.names) == entry.names
         if not known or not _agree(entry, scores.of(model)):
             raise ScoresError(
-                f"the figures of model {model!r} do not come from scores.parquet", where=path, remedy=AGAIN
+                f"the figures of model {model!r} do not come from scores.parquet", where=run / RESULT, remedy=AGAIN
             )
-    return _Run(result, models, scores, read_manifest(run / "manifest.parquet"))
+    return _Run(result, scores, read_manifest(run / "manifest.parquet"))
 
 
-def _agree(entry: Mapping[str, Any], scores: Scores) -> bool:
+def _agree(entry: AnyEntry, scores: Scores) -> bool:
     seeds = pd.factorize(scores.frame["seed"])[0].astype(np.int64)
     return scores.kind.agrees(entry, scores.truth(), scores.outputs(), seeds)
 
@@ -154,8 +141,8 @@ def _stem(name: str) -> str:
 
 def _model_section(run: _Run, model: str) -> _Section:
     scores = run.scores.of(model)
-    drawn = list(figures(run.models[model], scores))
-    for modality, trials in (run.section("layer_weights").get(model) or {}).items():
+    drawn = list(figures(run.result.models[model], scores))
+    for modality, trials in run.result.layer_weights.get(model, {}).items():
         if trials and len(trials[0]) > 1:
             drawn.append(
                 Figure(
@@ -165,12 +152,12 @@ def _model_section(run: _Run, model: str) -> _Section:
                     plots.layer_plot(trials, _layers(run, modality, trials, model=model)),
                 )
             )
-    if trials := run.section("curves").get(model):
+    if learned := run.result.curves.get(model):
         drawn.append(
             Figure(
                 "learning",
-                f"Learning curves of {_count(len(trials), 'trial')} (a fold and a seed each; thick: their mean).",
-                plots.learning_plot(trials),
+                f"Learning curves of {_count(len(learned), 'trial')} (a fold and a seed each; thick: their mean).",
+                plots.learning_plot(learned),
             )
         )
     return _Section(model, tuple(drawn), worst_mistakes(scores, run.manifest))
@@ -182,46 +169,46 @@ def _layers(run: _Run, modality: str, trials: Sequence[Sequence[float]], *, mode
         raise ScoresError(
             f"the {modality} layer weights of model {model!r} differ in number", where="result.json", remedy=AGAIN
         )
-    selected = (run.section("encoders").get(modality) or {}).get("selected") or ()
-    return list(selected) if len(selected) == len(trials[0]) else list(range(len(trials[0])))
+    selected = run.result.encoders[modality].selected if modality in run.result.encoders else []
+    return selected if len(selected) == len(trials[0]) else list(range(len(trials[0])))
 
 
 def _render(run: _Run, sections: Sequence[_Section]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    kind = run.scores.kind
+    kind, result = run.scores.kind, run.result
     shown = {"figure": partial(figure, kind=kind), "interval": partial(interval, kind=kind)}
     environment.filters.update(percent=percent, line=one_line, **shown)
     environment.globals.update(data_uri=_data_uri)
     template = resources.files("emofuse.report").joinpath("page.html").read_text(encoding="utf-8")
     leakage, empty_words = _leakage(run)
     return environment.from_string(template).render(
-        title=str(run.result.get("name") or "Emotion recognition"),
-        corpus=str(run.result.get("corpus") or "unnamed corpus"),
+        title=result.name or "Emotion recognition",
+        corpus=result.corpus or "unnamed corpus",
         summary=_summary(run),
         warnings=_warnings(run, empty_words=empty_words),
-        notes=[str(note) for note in run.section("notes")],
+        notes=result.notes,
         kind=kind,
         titles=kind.titles,
         ranked=RANKED[kind],
-        models=run.models,
-        parts=run.section("parts"),
-        comparisons=comparisons(run.result),
-        controls=control_notes(run.result),
+        models=result.models,
+        parts=result.parts,
+        comparisons=comparisons(result),
+        controls=control_notes(result),
         empty_words=empty_words,
         definitions=kind.definitions,
         intervals=_intervals(run),
         sections=sections,
-        joinings=fusion_rows(run.result),
+        fusions=fusion_rows(result),
         leakage=leakage,
         longest=LONGEST,
-        skipped=run.section("skipped"),
-        protocol=protocol_rows(run.result),
-        encoders=encoder_rows(run.result),
-        recipe=list(setting_rows(run.section("recipe"))),
-        command=str(run.result.get("command") or ""),
-        versions=run.section("versions"),
+        skipped=result.skipped,
+        protocol=protocol_rows(result),
+        encoders=encoder_rows(result),
+        recipe=list(setting_rows(result.recipe)),
+        command=result.command,
+        versions=result.versions,
     )
 
 
@@ -245,21 +232,21 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _summary(run: _Run) -> str:
-    first = next(iter(run.models.values()))
-    names = [one_line(name) for name in run.models]
-    kind = run.section("protocol").get("kind")
+    result, first = run.result, run.result.first
+    names = [one_line(name) for name in result.models]
+    kind = result.protocol.kind
     split = f" ({KINDS.get(kind, kind)})" if kind else ""
     subject = f"The model {names[0]} was" if len(names) == 1 else f"The models {_and(names)} were each"
-    speakers = "" if first["cluster"] != "speaker" else f" of {counted(first['clusters'], 'speaker')}"
-    told = (
-        f"{subject} trained with {_count(len(first['seeds']), 'seed')} in {_count(first['folds'], 'fold')}{split} and "
-        f"tested on {_count(first['utterances'], 'utterance')}{speakers}{_predicted(run.scores)}."
+    speakers = "" if first.cluster != "speaker" else f" of {counted(first.clusters, 'speaker')}"
+    text = (
+        f"{subject} trained with {_count(len(first.seeds), 'seed')} in {_count(first.folds, 'fold')}{split} and "
+        f"tested on {_count(first.utterances, 'utterance')}{speakers}{_predicted(run.scores)}."
     )
-    if run.section("encoders").get("text") and run.section("text_sources"):
-        told += f" Transcripts: {_and([one_line(name) for name in run.section('text_sources')])}."
-    if run.result.get("context"):
-        told += f" The text encoder also reads {context_of(run.result)}."
-    return told
+    if "text" in result.encoders and result.text_sources:
+        text += f" Transcripts: {_and([one_line(name) for name in result.text_sources])}."
+    if result.context:
+        text += f" The text encoder also reads {context_of(result)}."
+    return text
 
 
 def _predicted(scores: Scores) -> str:
@@ -271,10 +258,10 @@ def _predicted(scores: Scores) -> str:
 
 def _intervals(run: _Run) -> list[str]:
     """How the intervals were made, and how far they can be trusted."""
-    first = next(iter(run.models.values()))
-    cluster, over = first["cluster"], counted(first["clusters"], first["cluster"])
-    pairs = len(run.section("comparisons"))
-    told = [
+    first = run.result.first
+    cluster, over = first.cluster, counted(first.clusters, first.cluster)
+    pairs = len(run.result.comparisons)
+    lines = [
         f"Intervals of one model cover 95 %: Student's t over {over}, {run.scores.kind.scales}, with what each adds to "
         f"the metric, all its utterances and seeds together. They show how much the figures would move with other "
         f"{cluster}s, not with another corpus.",
@@ -284,86 +271,88 @@ def _intervals(run: _Run) -> list[str]:
         f"beside it is Holm's correction over the {_count(pairs, 'comparison')} of each metric, by which a difference "
         "is called higher.",
     ]
-    if ties := {name: entry["ties"] for name, entry in run.models.items() if entry.get("ties")}:
+    if ties := {name: entry.ties for name, entry in run.result.models.items() if entry.ties}:
         counts = ", ".join(f"{one_line(name)} {count}" for name, count in ties.items())
-        told.append(f"Answers in which classes tie count in equal parts for each of them: {counts} of {first['rows']}.")
-    return told
+        lines.append(f"Answers in which classes tie count in equal parts for each of them: {counts} of {first.rows}.")
+    return lines
 
 
 def _leakage(run: _Run) -> tuple[list[str], str]:
     """What training and test share, in words; and a caution where its words say nothing about the label."""
-    found = run.section("protocol").get("leakage")
+    found = run.result.protocol.leakage
     if not found:
         return [], ""
-    told = []
+    lines = []
     for column in ("speaker", "dialogue"):
-        shared = found.get(f"{column}s")
+        shared = getattr(found, f"{column}s")
         if run.manifest[column].isna().all():
-            told.append(f"{column.capitalize()}s are not known in this corpus, so it is not known what is shared.")
+            lines.append(f"{column.capitalize()}s are not known in this corpus, so it is not known what is shared.")
         elif shared:
-            told.append(f"Up to {_count(shared, column)} of a fold's test part also occur in its training part.")
+            lines.append(f"Up to {_count(shared, column)} of a fold's test part also occur in its training part.")
         else:
-            told.append(f"No {column} of a test part occurs in training.")
-    if "scripts" in found and scripted(run.manifest).any():
-        if found["scripts"]:
-            told.append(
-                f"Up to {_count(found['scripts'], 'script')} whose words were given occur in a fold's test part and in "
+            lines.append(f"No {column} of a test part occurs in training.")
+    if found.scripts is not None and scripted(run.manifest).any():
+        if found.scripts:
+            lines.append(
+                f"Up to {_count(found.scripts, 'script')} whose words were given occur in a fold's test part and in "
                 "its training part; --set protocol.apart=script makes folds that share none."
             )
         else:
-            told.append("No script of a test part whose words were given occurs in training.")
-    told += _validation_leakage(found, run.manifest)
-    exact, near, chance = found.get("exact") or {}, found.get("near"), run.chance
-    share, agreement = exact.get("share"), exact.get("agreement")
+            lines.append("No script of a test part whose words were given occurs in training.")
+    lines += _validation_leakage(found, run.manifest)
+    exact, near, chance = found.exact, found.near, run.chance
     empty = False
-    if share is None:
-        told.append("There are no transcripts to compare.")
-        return told, ""
-    told.append(
-        f"{percent(share)} % of the test transcripts occur in training word for word{_agreeing(exact, chance)}."
+    if exact is None or exact.fraction is None:
+        lines.append("There are no transcripts to compare.")
+        return lines, ""
+    lines.append(
+        f"{percent(exact.fraction)} % of the test transcripts occur in training word for word"
+        f"{_agreeing(exact, chance)}."
     )
     if near is None:
-        told.append("Near-duplicates were not counted: there are too many transcripts.")
-    elif near["share"] == 0:
-        told.append("No other test transcript occurs there almost word for word.")
-    elif near["share"] is not None:
-        told.append(f"Another {percent(near['share'])} % occur there almost word for word{_agreeing(near, chance)}.")
-    if share >= _REPEATED and agreement is not None:
-        empty = (agreement - chance) / max(1 - chance, 1e-9) < _BEYOND_CHANCE
+        lines.append("Near-duplicates were not counted: there are too many transcripts.")
+    elif near.fraction == 0:
+        lines.append("No other test transcript occurs there almost word for word.")
+    elif near.fraction is not None:
+        lines.append(f"Another {percent(near.fraction)} % occur there almost word for word{_agreeing(near, chance)}.")
+    if exact.fraction >= _REPEATED and exact.agreement is not None:
+        empty = (exact.agreement - chance) / max(1 - chance, 1e-9) < _BEYOND_CHANCE
         if not empty:
-            told.append(
+            lines.append(
                 "Practically every transcript was seen in training, more often than by chance with the same label: a "
                 "model of words can answer from memory, and its figures do not hold for new sentences."
             )
-    return told, EMPTY_WORDS if empty else ""
+    return lines, EMPTY_WORDS if empty else ""
 
 
-def _validation_leakage(found: Mapping[str, Any], manifest: pd.DataFrame) -> list[str]:
+def _validation_leakage(found: Leakage, manifest: pd.DataFrame) -> list[str]:
     """What validation, which chooses the epoch, shares with training: in the folds, and in the split of kept models."""
-    told = []
-    for key, name in (("validation", "a fold"), ("final", "the kept models")):
-        part = found.get(key)
-        if not part:
+    lines = []
+    for part, name in ((found.validation, "a fold"), (found.final, "the kept models")):
+        if part is None:
             continue
         known = [column for column in ("speaker", "dialogue") if manifest[column].notna().any()]
         known += ["script"] if scripted(manifest).any() else []
-        counts = [f"up to {_count(part[f'{one}s'], one)}" if part[f"{one}s"] else f"no {one}" for one in known]
-        share, near = (part.get("exact") or {}).get("share"), (part.get("near") or {}).get("share")
-        counts += [f"{percent(share)} % of its transcripts word for word"] if share is not None else []
-        counts += [f"another {percent(near)} % almost so"] if near else []
+        shared = {one: getattr(part, f"{one}s") for one in known}
+        counts = [f"up to {_count(count, one)}" if count else f"no {one}" for one, count in shared.items()]
+        if part.exact and part.exact.fraction is not None:
+            counts.append(f"{percent(part.exact.fraction)} % of its transcripts word for word")
+        if part.near and part.near.fraction:
+            counts.append(f"another {percent(part.near.fraction)} % almost so")
         if counts:
-            told.append(f"The validation part of {name} shares with its training part: {', '.join(counts)}.")
-    return told
+            lines.append(f"The validation part of {name} shares with its training part: {', '.join(counts)}.")
+    return lines
 
 
-def _agreeing(part: Mapping[str, float | None], chance: float) -> str:
-    agreement = part.get("agreement")
-    if agreement is None:
+def _agreeing(part: Copies, chance: float) -> str:
+    if part.agreement is None:
         return ""
-    told = f"; those copies carry the same label in {percent(agreement)} % of cases (by chance: {percent(chance)} %)"
-    if part.get("lookup") is not None:
-        told += f", and to answer with their most frequent label is right in {percent(part['lookup'])} %"
-    return told
+    text = (
+        f"; those copies carry the same label in {percent(part.agreement)} % of cases (by chance: {percent(chance)} %)"
+    )
+    if part.lookup is not None:
+        text += f", and to answer with their most frequent label is right in {percent(part.lookup)} %"
+    return text
 
 
 EMPTY_WORDS = (
@@ -373,22 +362,23 @@ EMPTY_WORDS = (
 
 
 def _warnings(run: _Run, *, empty_words: str) -> list[str]:
-    told = [empty_words] if empty_words else []
-    if found := (run.section("protocol").get("leakage") or {}).get("speakers"):
-        told.append(
-            f"This split is not speaker-independent: up to {_count(found, 'speaker')} are in training and test."
+    lines = [empty_words] if empty_words else []
+    leakage = run.result.protocol.leakage
+    if leakage and leakage.speakers:
+        lines.append(
+            f"This split is not speaker-independent: up to {_count(leakage.speakers, 'speaker')} are in training and "
+            "test."
         )
-    corpora = run.section("sources") or [name for name in str(run.result.get("corpus") or "").split(", ") if name]
-    for modality, encoder in run.section("encoders").items():
-        exposure = [str(name) for name in encoder.get("exposure") or ()]
-        if seen := [one_line(corpus) for corpus in corpora if any(_same_corpus(corpus, name) for name in exposure)]:
-            told.append(
-                f"The {modality} encoder {one_line(encoder.get('name', ''))} is known to have seen {_and(seen)} "
+    corpora = run.result.sources or [name for name in run.result.corpus.split(", ") if name]
+    for modality, encoder in run.result.encoders.items():
+        if seen := [one_line(one) for one in corpora if any(_same_corpus(one, name) for name in encoder.exposure)]:
+            lines.append(
+                f"The {modality} encoder {one_line(encoder.name)} is known to have seen {_and(seen)} "
                 "in its own training: its figures on this corpus are optimistic."
             )
-    if few := caution(next(iter(run.models.values()))):
-        told.append(f"{few[0].upper()}{few[1:]}.")
-    return told
+    if few := caution(run.result.first):
+        lines.append(f"{few[0].upper()}{few[1:]}.")
+    return lines
 
 
 def _same_corpus(corpus: str, exposure: str) -> bool:

@@ -40,7 +40,7 @@ class Plot:
     alt: str
 
 
-def confusion_plot(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Plot:
+def confusion_plot(matrix: Sequence[Sequence[float]], classes: Sequence[str]) -> Plot:
     """Confusion matrix: percent of each true class, with counts below."""
     counts = np.asarray(matrix, dtype=np.float64)
     truth = counts.sum(1, keepdims=True)

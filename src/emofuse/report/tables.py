@@ -9,7 +9,8 @@ from typing import Any
 
 from emofuse import escape
 from emofuse.scoring.inference import TOO_FEW
-from emofuse.scoring.kinds import CLASSES, Kind, kind_with
+from emofuse.scoring.kinds import CLASSES, Kind
+from emofuse.scoring.record import Difference, Estimate, Result
 
 KINDS: Mapping[str, str] = {
     "session": "leaving one session out",
@@ -56,85 +57,73 @@ def figure(value: float | None, *, kind: Kind = CLASSES) -> str:
     return NOTHING if value is None or math.isnan(value) else kind.figure(value)
 
 
-def interval(estimate: Mapping[str, float], *, kind: Kind = CLASSES) -> str:
+def interval(estimate: Estimate, *, kind: Kind = CLASSES) -> str:
     """The interval of an estimate.
 
     Example:
-        >>> interval({"value": 0.5, "low": 0.412, "high": 0.59})
+        >>> interval(Estimate(value=0.5, low=0.412, high=0.59))
         '[41.2, 59.0]'
     """
-    return f"[{kind.figure(estimate['low'])}, {kind.figure(estimate['high'])}]"
+    return f"[{kind.figure(estimate.low)}, {kind.figure(estimate.high)}]"
 
 
-def signed_interval(gap: Mapping[str, Any], *, kind: Kind = CLASSES) -> str:
+def signed_interval(gap: Difference, *, kind: Kind = CLASSES) -> str:
     """The interval of a difference, or why there is none.
 
     Example:
-        >>> signed_interval({"low": -0.01, "high": 0.031}), signed_interval({"low": None, "high": None})
-        ('[-1.0, +3.1]', 'too few clusters to tell')
+        >>> test = {"p": 0.2, "holm": 0.2, "clusters": 8, "cluster": "speaker", "reading": "within noise"}
+        >>> signed_interval(Difference(value=0.01, low=-0.01, high=0.031, **test))
+        '[-1.0, +3.1]'
     """
-    low, high = gap["low"], gap["high"]
+    low, high = gap.low, gap.high
     return TOO_FEW if low is None or high is None else f"[{kind.signed(low)}, {kind.signed(high)}]"
 
 
-def comparisons(result: Mapping[str, Any]) -> list[Comparison]:
-    """The paired comparisons of a result, each with a plain reading of its test.
-
-    Example:
-        >>> gap = {"value": 0.02, "low": -0.01, "high": 0.05, "p": 0.2, "holm": 0.2, "reading": "within noise"}
-        >>> comparisons({"comparisons": [{"first": "late", "second": "speech", "ua": gap}]})[0].interval
-        '[-1.0, +5.0]'
-    """
+def comparisons(result: Result) -> list[Comparison]:
+    """The paired comparisons of a result, each with a plain reading of its test."""
     rows = []
-    for pair in result.get("comparisons") or ():
-        first, second = str(pair["first"]), str(pair["second"])
-        kind = kind_with(pair)
+    for pair in result.comparisons:
+        first, second, kind = pair.first, pair.second, pair.kind
         words = {"higher": f"{first} is higher than {second}", "lower": f"{second} is higher than {first}"}
         for name, title in kind.titles.items():
-            if found := pair.get(name):
-                reading = words.get(found["reading"], found["reading"])
+            if found := pair.differences.get(name):
+                reading = words.get(found.reading, found.reading)
                 bounds = signed_interval(found, kind=kind)
-                numbers = (kind.signed(found["value"]), bounds, _p(found["p"]), _p(found["holm"]))
+                numbers = (kind.signed(found.value), bounds, _p(found.p), _p(found.holm))
                 rows.append(Comparison(f"{first} minus {second}", title, *numbers, reading))
     return rows
 
 
-def control_notes(result: Mapping[str, Any]) -> list[str]:
+def control_notes(result: Result) -> list[str]:
     """What each ensemble adds over its control, in words; nothing where there are no controls.
 
     Example:
-        >>> gap = {"value": 0.012, "low": -0.004, "high": 0.03, "p": 0.2, "holm": 0.4, "reading": "within noise"}
-        >>> control_notes({"controls": {"late": {"members": 2, "best": "speech", "controls": ["speech x 2"]}},
-        ...                "comparisons": [{"first": "late", "second": "speech x 2", "ua": gap}]})[1]
+        >>> gap = {"value": 0.012, "low": -0.004, "high": 0.03, "p": 0.2, "holm": 0.4, "reading": "within noise",
+        ...        "clusters": 8, "cluster": "speaker"}
+        >>> control_notes(Result(models={}, comparisons=[{"first": "late", "second": "speech x 2", "ua": gap}],
+        ...     controls={"late": {"members": 2, "best": "speech", "controls": ["speech x 2"]}}))[1]
         'late adds +1.2 points of UA [-0.4, +3.0] over speech x 2: within noise'
-        >>> gap |= {"low": None, "high": None, "reading": "too few clusters to tell"}
-        >>> control_notes({"controls": {"late": {"members": 2, "best": "speech", "controls": ["speech x 2"]}},
-        ...                "comparisons": [{"first": "late", "second": "speech x 2", "ua": gap}]})[1]
-        'late adds +1.2 points of UA over speech x 2: too few clusters to tell'
     """
-    controls = result.get("controls") or {}
     notes = [
         "controls are the mean of one network with as many seeds as an ensemble has members, the best in validation "
         "first: what an ensemble adds is what it adds over them"
     ]
-    for pair in result.get("comparisons") or ():
-        kind = kind_with(pair)
-        first, second, gap = pair["first"], pair["second"], pair.get(kind.decisive)
-        if gap and second in controls.get(first, {"controls": ()})["controls"]:
+    for pair in result.comparisons:
+        kind, gap = pair.kind, pair.differences.get(pair.kind.decisive)
+        if gap and pair.first in result.controls and pair.second in result.controls[pair.first].controls:
             # Where there is no interval, the reading says why.
-            within = "" if gap["low"] is None else f" {signed_interval(gap, kind=kind)}"
+            within = "" if gap.low is None else f" {signed_interval(gap, kind=kind)}"
             points = f" {kind.points} of" if kind.points else " of"
-            added = f"{kind.signed(gap['value'])}{points} {kind.titles[kind.decisive]}{within}"
-            notes.append(f"{first} adds {added} over {second}: {gap['reading']}")
-    return notes if controls else []
+            added = f"{kind.signed(gap.value)}{points} {kind.titles[kind.decisive]}{within}"
+            notes.append(f"{pair.first} adds {added} over {pair.second}: {gap.reading}")
+    return notes if result.controls else []
 
 
-def fusion_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+def fusion_rows(result: Result) -> list[tuple[str, str, str, str]]:
     """Weights and temperatures of the members of ensembles, by fold; one row where all are alike."""
     rows = []
-    for model, fused in (result.get("fused") or {}).items():
-        folds = fused["folds"].items()
-        found = [(name, _listed(one["weights"]), _listed(one["temperatures"])) for name, one in folds]
+    for model, fused in result.fused.items():
+        found = [(name, _listed(one.weights), _listed(one.temperatures)) for name, one in fused.folds.items()]
         if len(found) > 1 and len({tuple(values) for _, *values in found}) == 1:
             found = [("every fold", *found[0][1:])]
         rows += [(model, *one) for one in found]
@@ -145,60 +134,59 @@ def _listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:.2f}" for number in numbers)
 
 
-def protocol_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def protocol_rows(result: Result) -> list[tuple[str, str]]:
     """How the corpus was split, name and value."""
-    told = result.get("protocol") or {}
-    kind = told.get("kind") or "not stated"
+    protocol = result.protocol
+    kind = protocol.kind or "not stated"
     rows = [
         ("Kind", f"{kind}: {KINDS[kind]}" if kind in KINDS else kind),
-        ("Fingerprint", told.get("fingerprint")),
-        ("Folds", told.get("folds")),
-        ("Classes", told.get("classes") or None),
-        ("Values", told.get("values") or None),
-        ("Utterances", told.get("utterances")),
-        ("Speakers", told.get("speakers")),
-        ("Labels kept", told.get("labels") or "all" if told.get("classes") else None),
-        ("Labels merged", told.get("merge") or "none" if told.get("classes") else None),
-        ("Kept apart", f"{apart}s: no fold trains on one that it tests" if (apart := told.get("apart")) else None),
-        ("Transcripts", result.get("text_sources") or None),
+        ("Fingerprint", protocol.fingerprint),
+        ("Folds", protocol.folds),
+        ("Classes", protocol.classes or None),
+        ("Values", protocol.values or None),
+        ("Utterances", protocol.utterances),
+        ("Speakers", protocol.speakers),
+        ("Labels kept", protocol.labels or "all" if protocol.classes else None),
+        ("Labels merged", protocol.merge or "none" if protocol.classes else None),
+        ("Kept apart", f"{protocol.apart}s: no fold trains on one that it tests" if protocol.apart else None),
+        ("Transcripts", result.text_sources or None),
         ("Dialogue context", context_of(result)),
     ]
-    return [(name, _plain(value)) for name, value in rows if value is not None] if told else []
+    return [(name, _plain(value)) for name, value in rows if value is not None] if protocol.folds else []
 
 
-def context_of(result: Mapping[str, Any]) -> str | None:
+def context_of(result: Result) -> str | None:
     """What the text encoder reads beside an utterance's own words; None where no text is read.
 
     Example:
-        >>> context_of({"context": 2, "encoders": {"text": {}}})
+        >>> context_of(Result(models={}, context=2, encoders={"text": {"name": "words"}}))
         'up to 2 earlier utterances of the dialogue'
     """
-    if "text" not in (result.get("encoders") or {}):
+    if "text" not in result.encoders:
         return None
-    count = result.get("context") or 0
+    count = result.context
     return f"up to {count} earlier utterance{'s' if count > 1 else ''} of the dialogue" if count else "none"
 
 
-def encoder_rows(result: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def encoder_rows(result: Result) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Modality, name and known facts of each encoder."""
     described = []
-    for modality, encoder in (result.get("encoders") or {}).items():
-        name = str(encoder.get("name", ""))
-        if name == "words":
-            described.append((modality, name, [("Trained on", "the training parts only")]))
+    for modality, encoder in result.encoders.items():
+        if encoder.name == "words":
+            described.append((modality, encoder.name, [("Trained on", "the training parts only")]))
             continue
         facts = [
-            ("Revision", encoder.get("revision")),
-            ("Licence", encoder.get("licence") or "unknown"),
-            ("Known exposure", encoder.get("exposure") or "none is known, which does not mean that there is none"),
-            ("Family", encoder.get("family")),
-            ("Layers", _ranges(encoder.get("selected") or ()) or encoder.get("layers")),
-            ("Width", encoder.get("width")),
-            ("Sampling rate, Hz", encoder.get("sampling_rate") or None),
-            ("Stride, samples", encoder.get("stride") or None),
+            ("Revision", encoder.revision),
+            ("Licence", encoder.licence or "unknown"),
+            ("Known exposure", encoder.exposure or "none is known, which does not mean that there is none"),
+            ("Family", encoder.family),
+            ("Layers", _ranges(encoder.selected) or encoder.layers),
+            ("Width", encoder.width),
+            ("Sampling rate, Hz", encoder.sampling_rate or None),
+            ("Stride, samples", encoder.stride or None),
         ]
         rows = [(title, _plain(value)) for title, value in facts if value is not None]
-        described.append((modality, name, rows))
+        described.append((modality, encoder.name, rows))
     return described
 
 

@@ -169,7 +169,7 @@ class Kind(ABC):
         return {}
 
     @abstractmethod
-    def agrees(self, entry: Mapping[str, Any], truth: Any, outputs: Array, seeds: Numbers) -> bool:
+    def agrees(self, entry: Any, truth: Any, outputs: Array, seeds: Numbers) -> bool:
         """Whether a model's figures in `result.json` are those of these rows."""
 
     def figure(self, value: float) -> str:
@@ -311,10 +311,10 @@ class Classes(Kind):
             "ties": int(np.count_nonzero(answers.max(1) < 1)),
         }
 
-    def agrees(self, entry: Mapping[str, Any], truth: Numbers, outputs: Array, seeds: Numbers) -> bool:
+    def agrees(self, entry: Any, truth: Numbers, outputs: Array, seeds: Numbers) -> bool:
         """By the confusion matrix."""
         matrix = metrics.confusion(truth, metrics.answers(outputs), classes=outputs.shape[1])
-        return bool(np.allclose(matrix, entry["confusion"], rtol=0, atol=1e-5))
+        return bool(np.allclose(matrix, entry.confusion, rtol=0, atol=1e-5))
 
 
 class Values(Kind):
@@ -402,10 +402,10 @@ class Values(Kind):
         most = float(errors.max())
         return {**correlations, "mae": Additive(means["mae"], errors * weight, changes["mae"], weight, ERROR, most)}
 
-    def agrees(self, entry: Mapping[str, Any], truth: Array, outputs: Array, seeds: Numbers) -> bool:
+    def agrees(self, entry: Any, truth: Array, outputs: Array, seeds: Numbers) -> bool:
         """By every metric."""
         found = self.additive(truth, outputs, seeds)
-        return all(np.isclose(entry[name]["value"], one.value, rtol=1e-6, atol=1e-9) for name, one in found.items())
+        return all(np.isclose(entry[name].value, one.value, rtol=1e-6, atol=1e-9) for name, one in found.items())
 
     def gains(self, truth: Array, first: Array, second: Array, seeds: Numbers) -> dict[str, Array]:
         """Of r and CCC by the influence at both models' rows together, as `regression.influences` says."""

@@ -1,4 +1,4 @@
-"""What a score table says, as plain values: the content of `result.json` and of `emofuse evaluate --json`."""
+"""What a score table says: the figures of `result.json` and of `emofuse evaluate --json`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
-from typing import Any
 
 import numpy as np
 
+from emofuse.scoring import inference
 from emofuse.scoring.inference import (
     FEWEST,
     LEVEL,
     TOO_FEW,
-    Difference,
     holm,
     intervals,
     paired_difference,
+)
+from emofuse.scoring.record import (
+    ENTRIES,
+    AnyEntry,
+    Comparison,
+    Difference,
+    Entry,
+    ProtocolRecord,
+    Result,
 )
 from emofuse.scoring.table import NAMES, Scores
 from emofuse.settings import fingerprint
@@ -25,17 +33,17 @@ from emofuse.settings import fingerprint
 PACKAGES = ("emofuse", "torch", "transformers", "tokenizers", "numpy", "pandas", "scikit-learn", "soxr", "soundfile")
 
 
-def caution(entry: Mapping[str, Any]) -> str:
+def caution(entry: Entry) -> str:
     """What must be said of a model's intervals where clusters are few, or single utterances; empty otherwise.
 
     Args:
         entry: What `evaluate` gave for the model.
 
     Example:
-        >>> caution({"cluster": "speaker", "clusters": 5})
+        >>> caution(Entry(fold_mean={}, seed_sd={}, utterances=9, seeds=[0], folds=5, cluster="speaker", clusters=5))
         'there are only 5 speakers: too few clusters to tell whether two models differ'
     """
-    count, name = entry["clusters"], entry["cluster"]
+    count, name = entry.clusters, entry.cluster
     if count < FEWEST:
         return f"there are only {counted(count, name)}: {TOO_FEW} whether two models differ"
     if name == "utterance":
@@ -55,27 +63,22 @@ def counted(count: int, name: str) -> str:
     return f"{count} value{'' if count == 1 else 's'} of {name}"
 
 
-def compare(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Paired differences of pairs of models in a table, with Holm's correction over all pairs of each metric.
-
-    Returns:
-        One entry a pair, for `comparisons` in `result.json`: `first`, `second`, and by metric `value`, `low`, `high`,
-        `p`, `holm` and `reading`.
-    """
+def compare(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+    """Paired differences of pairs of models in a table, with Holm's correction over all pairs of each metric."""
     found = [paired_difference(scores.of(first), scores.of(second)) for first, second in pairs]
     return [
-        {"first": first, "second": second, **entry}
-        for (first, second), entry in zip(pairs, corrected(found), strict=True)
+        Comparison(first=first, second=second, **differences)
+        for (first, second), differences in zip(pairs, corrected(found), strict=True)
     ]
 
 
-def corrected(differences: Sequence[Mapping[str, Difference]]) -> list[dict[str, Any]]:
-    """Differences as plain values, with Holm's correction over all of each metric and what they say in words."""
-    entries: list[dict[str, Any]] = [{} for _ in differences]
+def corrected(differences: Sequence[Mapping[str, inference.Difference]]) -> list[dict[str, Difference]]:
+    """Differences by metric, with Holm's correction over all of each metric and what they say in words."""
+    entries: list[dict[str, Difference]] = [{} for _ in differences]
     for name in differences[0] if differences else ():
         gaps = [found[name] for found in differences]
         for entry, gap, p in zip(entries, gaps, holm([gap.p for gap in gaps]), strict=True):
-            entry[name] = {**asdict(gap), "holm": p, "reading": reading(gap.value, p, gap.clusters)}
+            entry[name] = Difference(**asdict(gap), holm=p, reading=reading(gap.value, p, gap.clusters))
     return entries
 
 
@@ -93,7 +96,7 @@ def reading(value: float, p: float, clusters: int) -> str:
     return "higher" if value > 0 else "lower"
 
 
-def evaluate(scores: Scores) -> dict[str, Any]:
+def evaluate(scores: Scores) -> dict[str, AnyEntry]:
     """Every figure of every model in a table.
 
     Returns:
@@ -108,13 +111,13 @@ def evaluate(scores: Scores) -> dict[str, Any]:
         >>> import pandas as pd
         >>> from emofuse.scoring.table import make_scores
         >>> frame = pd.DataFrame({"utterance": ["a", "b"], "label": ["x", "y"], "x": [1.0, 0.0], "y": [0.0, 1.0]})
-        >>> evaluate(make_scores(frame, source="example", model="mine"))["mine"]["ua"]
-        {'value': 1.0, 'low': 0.15811388300841897, 'high': 1.0}
+        >>> evaluate(make_scores(frame, source="example", model="mine"))["mine"].ua
+        Estimate(value=1.0, low=0.15811388300841897, high=1.0)
     """
     return {model: _evaluate_one(scores.of(model)) for model in scores.models}
 
 
-def evaluate_parts(scores: Scores, parts: Mapping[str, str]) -> dict[str, Any]:
+def evaluate_parts(scores: Scores, parts: Mapping[str, str]) -> dict[str, dict[str, AnyEntry]]:
     """The same figures of each part of what was tested, such as what is improvised and what is scripted.
 
     Args:
@@ -131,23 +134,20 @@ def evaluate_parts(scores: Scores, parts: Mapping[str, str]) -> dict[str, Any]:
     return {name: evaluate(replace(scores, frame=scores.frame[part == name])) for name in names}
 
 
-def describe(scores: Scores) -> dict[str, Any]:
-    """A score table by itself, in the form of `result.json`: models, what was tested, versions.
+def describe(scores: Scores) -> Result:
+    """The record of a score table by itself: models, what was tested, versions.
 
     The fingerprint covers folds, utterances and labels, all that a score table holds of its protocol.
     """
     frame = scores.frame
-    return {
-        "models": evaluate(scores),
-        "protocol": {
-            "fingerprint": tested_fingerprint(scores),
-            scores.kind.noun: list(scores.names),
-            "folds": int(frame["fold"].nunique()),
-            "utterances": int(frame["utterance"].nunique()),
-        },
-        "notes": list(scores.notes),
-        "versions": versions(),
-    }
+    protocol = ProtocolRecord(
+        fingerprint=tested_fingerprint(scores),
+        folds=int(frame["fold"].nunique()),
+        utterances=int(frame["utterance"].nunique()),
+        classes=list(scores.classes),
+        values=list(scores.values),
+    )
+    return Result(models=evaluate(scores), protocol=protocol, notes=list(scores.notes), versions=versions())
 
 
 def tested_fingerprint(scores: Scores) -> str:
@@ -157,32 +157,33 @@ def tested_fingerprint(scores: Scores) -> str:
     return fingerprint(rows.to_numpy(dtype=str).tolist())
 
 
-def _evaluate_one(scores: Scores) -> dict[str, Any]:
+def _evaluate_one(scores: Scores) -> AnyEntry:
     frame, truth, outputs = scores.frame, scores.truth(), scores.outputs()
 
     def by(columns: list[str]) -> list[dict[str, float]]:
         groups = frame.groupby(columns, sort=True).indices.values()
         return [scores.kind.metrics(truth[rows], outputs[rows]) for rows in groups]
 
+    def with_intervals(scores: Scores) -> dict[str, dict[str, float]]:
+        return {name: asdict(estimate) for name, estimate in intervals(scores).items()}
+
     seeds, units = by(["seed"]), by(["seed", "fold"])
-    entry: dict[str, Any] = {name: asdict(estimate) for name, estimate in intervals(scores).items()}
-    entry["fold_mean"] = {name: float(np.mean([unit[name] for unit in units])) for name in units[0]}
-    entry["seed_sd"] = {
-        name: float(np.std([seed[name] for seed in seeds], ddof=1)) if len(seeds) > 1 else None for name in seeds[0]
+    spread = {name: [seed[name] for seed in seeds] for name in seeds[0]}
+    entry = {
+        **with_intervals(scores),
+        **scores.kind.details(truth, outputs, scores.names),
+        scores.kind.noun: scores.names,
+        "dimensions": {name: with_intervals(scores.only(name)) for name in scores.values},
+        "fold_mean": {name: float(np.mean([unit[name] for unit in units])) for name in units[0]},
+        "seed_sd": {name: float(np.std(one, ddof=1)) if len(one) > 1 else None for name, one in spread.items()},
+        "rows": len(frame),
+        "utterances": frame["utterance"].nunique(),
+        "seeds": sorted(int(seed) for seed in frame["seed"].unique()),
+        "folds": frame["fold"].nunique(),
+        "cluster": scores.cluster,
+        "clusters": frame[scores.cluster].nunique(),
     }
-    entry |= scores.kind.details(truth, outputs, scores.names)
-    if scores.values:
-        entry["dimensions"] = {
-            name: {key: asdict(one) for key, one in intervals(scores.only(name)).items()} for name in scores.values
-        }
-    entry["rows"] = len(frame)
-    entry[scores.kind.noun] = list(scores.names)
-    entry["utterances"] = int(frame["utterance"].nunique())
-    entry["seeds"] = sorted(int(seed) for seed in frame["seed"].unique())
-    entry["folds"] = int(frame["fold"].nunique())
-    entry["cluster"] = scores.cluster
-    entry["clusters"] = int(frame[scores.cluster].nunique())
-    return entry
+    return ENTRIES[scores.kind].model_validate(entry)
 
 
 def versions() -> dict[str, str]:

@@ -13,10 +13,11 @@ from emofuse.errors import SettingsError
 from emofuse.files import read_json
 from emofuse.manifest import other_corpus
 from emofuse.parquet import read_frame
+from emofuse.scoring.record import RESULT
 from emofuse.training.state import BEST, CHECKPOINT
 from emofuse.training.trials import folder_of, read_trial
 
-MANIFEST, RESULT, TRIALS = "manifest.parquet", "result.json", "trials"
+MANIFEST, TRIALS = "manifest.parquet", "trials"
 ENCODERS = "encoders"
 """Folder of tuned encoders in a trial's folder."""
 
@@ -30,7 +31,7 @@ def check_frozen(out: Path) -> None:
     Raises:
         SettingsError: The folder holds a run whose encoders are tuned.
     """
-    if "tuned" in _result(out) or any(_is_tuned(folder) for folder in _trials(out)):
+    if _result(out).get("tuned") or any(_is_tuned(folder) for folder in _trials(out)):
         raise SettingsError(
             "the folder holds a run whose encoders are tuned with the model", where=out, remedy="choose another folder"
         )

@@ -8,7 +8,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +384,34 @@ def test_where_no_words_are_recognised_the_model_reads_none_as_in_training(
     assert silent.posteriors == predictor.predict(made.clip(), text="").posteriors != given_.posteriors
     assert silent.notes == ("mute recognised no words",)
     assert silent.modalities == (("text",) if kind == "text" else ("speech", "text"))
+
+
+class Known(Mute):
+    """A recogniser that always finds the same words."""
+
+    name = "known"
+
+    def transcribe(self, clip: Any) -> str:
+        return WORDS
+
+
+@pytest.mark.parametrize(
+    ("sources", "noted"),
+    [((), False), (("known",), False), (("not stated",), False), (("reference",), True), (("sphinx", "whisper"), True)],
+)
+def test_transcripts_of_another_source_than_in_training_are_noted(
+    sources: tuple[str, ...], noted: bool, made: Made, tmp_path: Path
+) -> None:
+    save_checkpoint(replace(load_checkpoint(made.model("text")), text_sources=sources), tmp_path / "model", card="")
+    predictor = Predictor(load_checkpoint(tmp_path / "model"), transcriber=Known())
+    [note] = predictor.predict(made.clip()).notes
+    assert note == f"known recognised {WORDS!r}" + (
+        f"; the model was trained on {', '.join(sources)} transcripts" if noted else ""
+    )
+
+
+def test_a_kept_model_names_the_sources_of_its_transcripts(made: Made) -> None:
+    assert load_checkpoint(made.model("text")).text_sources == tuple(made.result["text_sources"])
 
 
 def test_the_command_answers_where_no_words_are_recognised(

@@ -53,6 +53,7 @@ class Checkpoint:
         protocol: Fingerprint of the protocol.
         alignment: Number of aligned training utterances by `Alignment.source`; None if no model reads alignments.
         text_languages: Languages of transcripts, as ISO 639-1 codes; empty if unknown.
+        text_sources: Sources of the training transcripts, `reference` or recognisers; empty if unknown.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Checkpoint:
     protocol: str
     alignment: Mapping[str, int] | None = None
     text_languages: tuple[str, ...] = ()
+    text_sources: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -130,6 +132,7 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
         },
         "alignment": None if checkpoint.alignment is None else dict(checkpoint.alignment),
         "text_languages": list(checkpoint.text_languages),
+        "text_sources": list(checkpoint.text_sources),
         "protocol": checkpoint.protocol,
         "versions": versions(),
     }
@@ -207,7 +210,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
             model = _build(values["model"], networks, build)
         load_into(model, folder / WEIGHTS)
         protocol = str(values["protocol"])
-        languages = tuple(map(str, values.get("text_languages", ())))
+        languages, sources = (tuple(map(str, values.get(name, ()))) for name in ("text_languages", "text_sources"))
         alignment = _sources(values.get("alignment"))
     except CheckpointError:
         raise
@@ -240,6 +243,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
         protocol=protocol,
         alignment=alignment,
         text_languages=languages,
+        text_sources=sources,
     )
 
 

@@ -57,6 +57,7 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
         fused_checkpoint("late", {"speech": speech, "text": text}, how),
         text=text.text,
         text_languages=tuple(sorted(map(str, languages))),
+        text_sources=text.text_sources,
     )
     save_checkpoint(fused, out, card=_card(fused, {"speech": speech_run, "text": text_run}, tested, temperatures))
     return fused

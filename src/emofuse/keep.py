@@ -52,6 +52,7 @@ def keep_models(
             checkpoint,
             alignment=None if result.alignment is None else result.alignment.sources,
             text_languages=tuple(result.languages),
+            text_sources=tuple(result.text_sources),
         )
         save_checkpoint(about, out / MODELS / folder_of(name), card=model_card(name, result))
     remove_models(out / MODELS, but=[folder_of(name) for name in kept])

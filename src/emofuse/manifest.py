@@ -54,6 +54,9 @@ with `+` between them."""
 REFERENCE = "reference"
 """The `text_source` of human transcripts."""
 
+UNSTATED = "not stated"
+"""Stands for a `text_source` that is missing."""
+
 VALUES = "values."
 """Prefix of value columns: `values.valence`, `values.belief` and so on, after `COLUMNS`. They hold means over
 annotators, on the corpus's own scale."""
@@ -384,7 +387,7 @@ def text_sources(manifest: pd.DataFrame) -> dict[str, int]:
     """
     # A recogniser may have found no words.
     transcribed = manifest["text"].notna() | manifest["text_source"].notna()
-    counts = manifest["text_source"][transcribed].fillna("not stated").value_counts()
+    counts = manifest["text_source"][transcribed].fillna(UNSTATED).value_counts()
     return {str(source): int(counts[source]) for source in sorted(counts.index)}
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -441,7 +441,7 @@ def _gather(
     kept = {f"{folder_of(name)}-{trial.folder.name}" if trial.fold.test else folder_of(name): trial for trial in whole}
     remove_models(out / MODELS, but=kept)
     for place, trial in kept.items():
-        checkpoint = job.checkpoint(trial, protocol.fingerprint)
+        checkpoint = replace(job.checkpoint(trial, protocol.fingerprint), text_sources=tuple(result.text_sources))
         save_checkpoint(checkpoint, out / MODELS / place, card=model_card(name, result))
     result.write(out)
     if tables:

@@ -28,6 +28,7 @@ from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.segments import step_bounds
 from emofuse.inputs import check_text, refuse_address
 from emofuse.language import is_foreign
+from emofuse.manifest import UNSTATED
 from emofuse.models.device import check_device
 from emofuse.models.ensemble import Ensemble, needs_of
 from emofuse.plan import ModelPlan, pools_frames
@@ -338,7 +339,10 @@ class Predictor:
             return "", f"{transcriber.source} recognised no words"
         english = ", as if all speech were English" if transcriber.languages == ("en",) else ""
         steady = ", in silence or steady noise" if is_steady(clip) else ""
-        return text, f"{transcriber.source} recognised {text!r}{english}{steady}"
+        sources = self.checkpoint.text_sources
+        known = sources and transcriber.source not in sources and UNSTATED not in sources
+        trained = f"; the model was trained on {', '.join(sources)} transcripts" if known else ""
+        return text, f"{transcriber.source} recognised {text!r}{english}{steady}{trained}"
 
     def _is_foreign(self, text: str, *, recognised: bool) -> bool:
         languages = self.checkpoint.text_languages

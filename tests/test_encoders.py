@@ -516,3 +516,12 @@ def test_no_hub_is_asked_for_what_cannot_be_an_id(name: str, monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the Hub was asked"))
     with pytest.raises(EncoderError):
         load_speech_encoder(SpeechSettings(encoder=name))
+
+
+@pytest.mark.parametrize("encoder", ["logmel", "builtin:speech", "tiny"])
+def test_loading_draws_none_of_the_caller_s_random_numbers(encoder: str, tmp_path: Path) -> None:
+    name = str(tiny_speech_encoder(tmp_path / "tiny")) if encoder == "tiny" else encoder
+    before = torch.get_rng_state()
+    load_speech_encoder(SpeechSettings(encoder=name))
+    load_text_encoder(TextSettings(encoder="builtin:text"))
+    assert torch.equal(torch.get_rng_state(), before)

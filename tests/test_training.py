@@ -967,6 +967,22 @@ def test_an_encoder_that_cannot_be_had_is_said_before_the_alignment(
     assert "--speech-encoder builtin:speech --text-encoder builtin:text" in str(caught.value)
 
 
+def test_a_run_leaves_the_caller_s_random_numbers_and_threads_alone(tiny: Path, tmp_path: Path) -> None:
+    def state() -> list[object]:
+        draws = [random.getstate(), *(str(part) for part in np.random.get_state())]
+        exact = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+        return [*draws, torch.get_rng_state().tolist(), torch.get_num_threads(), exact]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = state()
+        run(small_recipe(), "table", tiny, tmp_path / "out", jobs=1)
+        assert state() == before
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_models_of_an_earlier_recipe_do_not_stay(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     late = {"name": "late", "of": ["speech", "text"]}

@@ -36,6 +36,7 @@ from emofuse.report import write_report
 from emofuse.scoring.record import Comparison, Result
 from emofuse.scoring.result import compare
 from emofuse.scoring.table import Scores, join_scores, read_scores, write_scores
+from emofuse.seeds import kept_random_state
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.training.data import TrainingData, check_modalities, facts_of, task_of
 from emofuse.training.ensembles import (
@@ -298,6 +299,7 @@ def _coverage(manifest: pd.DataFrame, alignments: Mapping[str, Alignment]) -> Co
 
 
 @alone("out")
+@kept_random_state()
 def train(
     manifest: pd.DataFrame,
     plan: Plan,

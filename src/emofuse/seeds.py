@@ -54,7 +54,7 @@ def kept_random_state() -> Iterator[None]:
 
     python, numbers, drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    exact, warning = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    exact = _exact()
     try:
         yield
     finally:
@@ -63,7 +63,15 @@ def kept_random_state() -> Iterator[None]:
         torch.set_rng_state(drawn)
         if devices:
             torch.cuda.set_rng_state_all(devices)
-        torch.use_deterministic_algorithms(exact, warn_only=warning)
+        # The call imports torch's compiler, which takes a second.
+        if _exact() != exact:
+            torch.use_deterministic_algorithms(exact[0], warn_only=exact[1])
+
+
+def _exact() -> tuple[bool, bool]:
+    import torch
+
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 @contextmanager

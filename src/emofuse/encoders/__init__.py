@@ -27,6 +27,7 @@ from emofuse.encoders import logmel, text, waveform, whisper, words
 from emofuse.encoders.checkpoint import BUILTIN, open_checkpoint
 from emofuse.encoders.words import Subwords
 from emofuse.errors import EncoderError
+from emofuse.seeds import kept_random_state
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.types import EncoderSpecification
 
@@ -115,6 +116,7 @@ class TrainableEncoder(Protocol):
         """Write the encoder to a folder that settings can name."""
 
 
+@kept_random_state()
 def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: str = "cpu") -> TrainableEncoder:
     """Load an encoder for fine-tuning; a built-in one as its equivalent in `transformers`.
 
@@ -139,6 +141,7 @@ def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: s
     return encoder
 
 
+@kept_random_state()
 def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu", download: bool = True) -> SpeechEncoder:
     """Load the speech encoder that the settings name: `logmel`, a Hub id, or a local folder.
 
@@ -172,6 +175,7 @@ def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool, 
     return _tried(loading, np.zeros(_TRIED, np.float32), name=checkpoint.name)
 
 
+@kept_random_state()
 def load_text_encoder(settings: TextSettings, *, device: str = "cpu", download: bool = True) -> TextEncoder:
     """Load the text encoder that the settings name: a Hub id or a local folder.
 

@@ -1,4 +1,7 @@
-"""English numbers in words."""
+"""English numbers in words.
+
+num2words would do most of it, but adds a package that has to be built (docopt) for sixty lines.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "fuse",
-    "combine",
+    "join",
     "distill",
     "predict",
     "report",

@@ -312,7 +312,7 @@ for command in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, 
 
 
 @app.command()
-def combine(
+def join(
     speech_run: Annotated[Path, typer.Argument(help="Run folder with a speech model.")],
     text_run: Annotated[Path, typer.Argument(help="Run folder with a text model of the same classes.")],
     out: Annotated[Path, typer.Option(help="Folder for the fused model.")],

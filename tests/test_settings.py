@@ -288,3 +288,11 @@ def test_encoders_that_have_no_such_setting_refuse_it(given: dict[str, Any], mes
     with pytest.raises(SettingsError) as caught:
         check_encoder_settings(recipe.speech, recipe.text, ("speech", "text"))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["settings", "train"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), [1.0, float("-inf")]])
+def test_no_setting_of_a_model_is_infinite(section: str, value: Any) -> None:
+    """JSON, in which recipes are stored, has no such numbers."""
+    with pytest.raises(SettingsError, match="a number is not finite"):
+        recipe_from({"name": "mine", "models": [{"name": "speech", section: {"new": value}}]}, source="test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from emofuse.errors import SettingsError
 from emofuse.inputs import nearest
@@ -61,6 +62,15 @@ class ModelEntry(Settings):
     class_: str = Field(default="", alias="class")
     settings: Mapping[str, Any] = Field(default_factory=dict)
     train: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("settings", "train")
+    @classmethod
+    def _finite(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            json.dumps(values, allow_nan=False, default=str)
+        except ValueError as error:
+            raise ValueError("a number is not finite") from error
+        return values
 
     @property
     def source(self) -> str:

@@ -296,3 +296,5 @@ def test_no_setting_of_a_model_is_infinite(section: str, value: Any) -> None:
     """JSON, in which recipes are stored, has no such numbers."""
     with pytest.raises(SettingsError, match="a number is not finite"):
         recipe_from({"name": "mine", "models": [{"name": "speech", section: {"new": value}}]}, source="test")
+    with pytest.raises(SettingsError, match="a number is not finite"):
+        recipe_from({"name": "mine", "model": {"new": value}, "models": ["speech"]}, source="test")

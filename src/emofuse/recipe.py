@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from emofuse.errors import SettingsError
 from emofuse.inputs import nearest
@@ -45,6 +45,18 @@ LEARNT = ("class_weights", "label_smoothing", "soft_labels")
 _ENTRY = re.compile(r"(models|ensembles)(?:\[(\d+)\]|\.([^.]+))\.(.+)")
 
 
+def _finite(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        json.dumps(values, allow_nan=False, default=str)
+    except ValueError as error:
+        raise ValueError("a number is not finite") from error
+    return values
+
+
+_Free = Annotated[Mapping[str, Any], AfterValidator(_finite)]
+"""Settings that the model's class checks later; stored as JSON, which has no infinite numbers."""
+
+
 class ModelEntry(Settings):
     """One model of a recipe.
 
@@ -60,17 +72,8 @@ class ModelEntry(Settings):
 
     name: str = Field(min_length=1)
     class_: str = Field(default="", alias="class")
-    settings: Mapping[str, Any] = Field(default_factory=dict)
-    train: Mapping[str, Any] = Field(default_factory=dict)
-
-    @field_validator("settings", "train")
-    @classmethod
-    def _finite(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            json.dumps(values, allow_nan=False, default=str)
-        except ValueError as error:
-            raise ValueError("a number is not finite") from error
-        return values
+    settings: _Free = Field(default_factory=dict)
+    train: _Free = Field(default_factory=dict)
 
     @property
     def source(self) -> str:
@@ -143,7 +146,7 @@ class Recipe(Settings):
     speech: SpeechSettings = SpeechSettings()
     text: TextSettings = TextSettings()
     align: AlignSettings = AlignSettings()
-    model: Mapping[str, Any] = Field(default_factory=dict)
+    model: _Free = Field(default_factory=dict)
     train: TrainSettings = TrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     protocol: ProtocolSettings = ProtocolSettings()

@@ -825,6 +825,14 @@ def test_names_such_as_na_and_none_are_names(tmp_path: Path) -> None:
     assert found.frame["speaker"].tolist() == ["nan", "NA", None]
 
 
+def test_a_number_and_its_text_are_one_name_whatever_the_type_of_the_column() -> None:
+    speakers = pd.Series([1, "1", "b", None])
+    frame = pd.DataFrame({"utterance": list("abcd"), "label": list("xyxy"), "x": [1.0] * 4, "y": [0.0] * 4})
+    for column in (speakers, speakers.astype("category")):
+        found = make_scores(frame.assign(speaker=column), source="test").frame["speaker"]
+        assert found.tolist() == ["1", "1", "b", None]
+
+
 def test_classes_may_be_numbered() -> None:
     frame = pd.DataFrame({"utterance": [7, 8], "label": [0, 1], 0: [0.75, 0.5], 1: [0.25, 0.5]})
     found = make_scores(frame, source="test")

@@ -51,10 +51,10 @@ def compare(
     one, two = _one_model(first, cluster), _one_model(second, cluster)
     notes = [f"{place}: {note}" for place, table in ((first, one), (second, two)) for note in table.notes]
     gaps = paired_difference(one, two)
-    gap = gaps[one.kind.decisive]
-    over = {"cluster": gap.cluster, "clusters": gap.clusters}
     found = Comparison(first=first, second=second, **corrected([gaps])[0])
     if as_json:
+        gap = gaps[one.kind.decisive]
+        over = {"cluster": gap.cluster, "clusters": gap.clusters}
         show_json({**over, **found.model_dump(mode="json"), "notes": notes})
         return
     show_comparisons([found.model_copy(update=dict(zip(("first", "second"), _apart(first, second), strict=True)))])

@@ -167,7 +167,7 @@ def _layers(run: _Run, modality: str, trials: Sequence[Sequence[float]], *, mode
     """Number of each weighted layer in its encoder."""
     if len({len(trial) for trial in trials}) != 1:
         raise ScoresError(
-            f"the {modality} layer weights of model {model!r} differ in number", where="result.json", remedy=AGAIN
+            f"the {modality} layer weights of model {model!r} differ in number", where=RESULT, remedy=AGAIN
         )
     selected = run.result.encoders[modality].selected if modality in run.result.encoders else []
     return selected if len(selected) == len(trials[0]) else list(range(len(trials[0])))

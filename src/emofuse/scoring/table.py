@@ -236,7 +236,7 @@ def _column(name: str, names: Collection[str]) -> str:
 
 def _tidied(column: pd.Series[Any], name: str, classes: tuple[str, ...]) -> tuple[pd.Series[Any], list[str]]:
     """A column of names as text in one spelling, None if empty; and notes on several spellings."""
-    if column.dtype == "object":
+    if not isinstance(column.dtype, pd.StringDtype):
         # Values of several types, or lists, are distinguished as text only.
         column = column.astype(str).where(column.notna(), None)
     codes, values = pd.factorize(column)

@@ -18,7 +18,7 @@ from emofuse.errors import SettingsError
 from emofuse.models.blocks.attention import Attention, Cross, Lognormal, StochasticAttention, Weibull
 from emofuse.models.blocks.gates import ConvexGate, Highway, SelectiveKernel, VectorGate
 from emofuse.models.blocks.heads import UnimodalHeads
-from emofuse.models.blocks.losses import ctc, info_nce, supervised_contrast
+from emofuse.models.blocks.losses import ctc, info_nce, published_contrast, supervised_contrast
 from emofuse.models.blocks.pooling import Pooling, PoolingKind
 from emofuse.models.blocks.positions import sinusoidal
 from emofuse.models.blocks.windows import at_levels, windows_by_fraction, windows_by_seconds
@@ -420,6 +420,17 @@ def test_supervised_contrast_is_its_formula() -> None:
             terms.append(-np.mean([math.log(math.exp(unit[i] @ unit[p] / 0.2) / below) for p in positives]))
     assert len(terms) == 5
     loss = supervised_contrast(3 * vectors, torch.tensor(labels), temperature=0.2)
+    assert loss.item() == pytest.approx(np.mean(terms))
+
+
+def test_the_published_contrast_is_its_formula() -> None:
+    vectors, labels = numbers(5, WIDTH), [0, 1, 0, 2, 0]
+    unit = vectors.numpy() / np.linalg.norm(vectors.numpy(), axis=1, keepdims=True)
+    terms = []
+    for i, own in enumerate(labels):
+        below = math.log(sum(math.exp(unit[i] @ unit[a]) for a in range(5)))
+        terms.append(np.mean([(below - unit[i] @ unit[p]) / 0.2 for p in range(5) if labels[p] == own]))
+    loss = published_contrast(3 * vectors, torch.tensor(labels), temperature=0.2)
     assert loss.item() == pytest.approx(np.mean(terms))
 
 

@@ -149,7 +149,31 @@ def test_a_lexicon_is_needed_in_training_alone(lexicon: Path) -> None:
         model.train()(batch(extras=SAID))
 
 
+def test_knowledge_moves_attention_to_the_words_of_the_lexicon_without_noise(lexicon: Path) -> None:
+    model = kbca(deviation=0.0, divergence=0.0, prior="lexicon", lexicon=str(lexicon), knowledge=1.0, layers=1)
+    assert model.inputs(model.settings).extras_at_test == ("words",)
+    given = batch(extras=SAID)
+    _, mask = given.of("text")
+    reads_text, reads_speech = model._blocks()
+    weights: dict[Any, torch.Tensor] = {}
+    for block in (reads_text, reads_speech):
+        # Queries of zeros have logits of nothing but the prior.
+        nn.init.zeros_(block.attention.in_proj_weight[:8])
+        nn.init.zeros_(block.attention.in_proj_bias[:8])
+        block.attention.weigh = lambda logits, block=block: weights.setdefault(block, logits.softmax(-1))
+    model(given)
+    prior = (model._from_lexicon(given, mask)).masked_fill(~mask, float("-inf")).softmax(-1)
+    torch.testing.assert_close(
+        weights[reads_text], prior[:, None, None].expand_as(weights[reads_text]), check_dtype=False
+    )
+    speech = given.of("speech")[1].float()
+    uniform = (speech / speech.sum(1, keepdim=True))[:, None, None]
+    torch.testing.assert_close(weights[reads_speech], uniform.expand_as(weights[reads_speech]), check_dtype=False)
+
+
 def test_settings_of_kbca_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="knowledge of a uniform prior changes nothing"):
+        KBCASettings(knowledge=1)
     with pytest.raises(ValueError, match="prior lexicon needs a file"):
         KBCASettings(prior="lexicon")
     with pytest.raises(ValueError, match="deviation 0 has an infinite divergence"):

@@ -60,8 +60,9 @@ def test_what_is_no_lexicon_is_refused_by_its_line(tmp_path: Path) -> None:
             read_lexicon(written(tmp_path, "glad\t3", line))
     with pytest.raises(SettingsError, match=r"list\.txt: the lexicon holds no word"):
         read_lexicon(written(tmp_path, "word\tscore"))
-    with pytest.raises(SettingsError, match=r"none\.txt: the lexicon cannot be read; name a text file in UTF-8"):
-        read_lexicon(tmp_path / "none.txt")
+    for path in (tmp_path / "none.txt", tmp_path, Path("/dev/zero")):
+        with pytest.raises(SettingsError, match=f"{path.name}: the lexicon cannot be read; name a text file in UTF-8"):
+            read_lexicon(path)
 
 
 def test_words_are_found_as_they_are_said() -> None:

@@ -71,6 +71,10 @@ def test_the_losses_of_mmer_are_those_of_its_outputs() -> None:
     own = first @ first.T / 0.3
     pairs = [own[i, j] - torch.logsumexp(own[i, [k for k in range(3) if k != i]], 0) for i, j in ((0, 2), (2, 0))]
     torch.testing.assert_close(losses["contrast"], -0.25 * torch.stack(pairs).mean())
+    published = make("mmer", width=8, heads=2, ctc=0, contrast=0.25, contrast_form="as-published", temperature=0.3)
+    own = (first @ first.T).log_softmax(-1) / 0.3
+    classes = torch.stack([own[0, [0, 2]].mean(), own[1, 1], own[2, [0, 2]].mean()])
+    torch.testing.assert_close(published.losses(output, given, progress=0.5)["contrast"], -0.25 * classes.mean())
 
 
 def test_how_far_the_gate_is_open_is_the_mean_over_valid_tokens() -> None:

@@ -11,7 +11,6 @@ import torch
 from emofuse.errors import SettingsError
 from emofuse.features.lexicon import word_id
 from emofuse.inputs import nearest
-from emofuse.types import Alignment
 
 CHARACTERS = " 'abcdefghijklmnopqrstuvwxyz"
 """Characters of transcripts; id 0 is CTC's blank."""
@@ -27,14 +26,12 @@ class Facts:
         gender: Gender of its speaker; None if unknown.
         votes: Fraction of each class in the annotators' votes; empty if there are none.
         values: Its values by name.
-        alignment: Its alignment; None if unknown.
     """
 
     text: str = ""
     gender: str | None = None
     votes: Sequence[float] = ()
     values: Mapping[str, float] = field(default_factory=dict)
-    alignment: Alignment | None = None
 
 
 def characters(facts: Facts) -> torch.Tensor:

@@ -31,6 +31,9 @@ def read_lexicon(path: str | Path) -> dict[str, float]:
         SettingsError: The file cannot be read, or a line is of none of these formats.
     """
     try:
+        # A device or a pipe may have no end.
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
         raise SettingsError("the lexicon cannot be read", where=path, remedy="name a text file in UTF-8") from error

@@ -228,7 +228,7 @@ class Predictor:
                 notes.append(f"no {modality} was given, so the prediction uses {' and '.join(inputs)} alone")
             elif modality not in takes and value is not None and modality == "text":
                 notes.append(f"the {self.checkpoint.name} model does not read text, so it was left out")
-        scores = self._scores(inputs, Facts(text=spoken or "", alignment=alignment))
+        scores = self._scores(inputs, Facts(text=spoken or ""))
         source = str(audio) if isinstance(audio, (str, Path)) else None
         if not np.isfinite(scores).all():
             raise CheckpointError(

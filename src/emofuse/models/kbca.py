@@ -32,7 +32,8 @@ class KBCASettings(EarlySettings):
         rate: Of their gamma prior; the larger, the narrower.
         prior: Mean of the prior: `lexicon` for text, `learned` from the keys, or `uniform`. Of speech a lexicon knows
             nothing; its prior is uniform then.
-        lexicon: File for `lexicon`, as `read_lexicon` takes it. Only training reads it.
+        lexicon: File for `lexicon`, as `read_lexicon` takes it. Prediction reads it only with `knowledge`.
+        knowledge: Multiple of the prior's logarithm that the attention adds to its logits: knowledge without noise.
         temperature: Of the softmax of the lexicon's intensities.
         unknown: Intensity of a word that the lexicon lacks.
         divergence: Largest weight of the divergence to the prior; it rises from 0 around 30 % of training.
@@ -48,6 +49,7 @@ class KBCASettings(EarlySettings):
     temperature: float = Field(default=0.25, gt=0)
     unknown: float = Field(default=0.5, ge=0, le=1)
     divergence: float = Field(default=0.1, ge=0)
+    knowledge: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> KBCASettings:
@@ -55,6 +57,8 @@ class KBCASettings(EarlySettings):
             raise ValueError("prior lexicon needs a file; name it as lexicon, or choose prior uniform or learned")
         if self.divergence and self.noise == "lognormal" and not self.deviation:
             raise ValueError("deviation 0 has an infinite divergence; set divergence to 0 as well")
+        if self.knowledge and self.prior == "uniform":
+            raise ValueError("knowledge of a uniform prior changes nothing; choose prior lexicon or learned")
         return self
 
 
@@ -101,21 +105,25 @@ class KBCA(EarlyFusion):
     def inputs(cls, settings: Any) -> Inputs:
         """See `EmotionModel.inputs`; a step of text is a word, which a lexicon can know."""
         known = ("words",) if settings.prior == "lexicon" else ()
-        return Inputs(speech=Speech(settings.steps), text=Text("word"), extras=known)
+        at_test = known if settings.knowledge else ()
+        return Inputs(speech=Speech(settings.steps), text=Text("word"), extras=known, extras_at_test=at_test)
 
     def forward(self, batch: Batch) -> Output:
         """See `EmotionModel.forward`."""
         (speech, speech_mask), (text, text_mask) = self.speech(batch), self.text(batch)
         speech, text = self.speech_projection(speech), self.text_projection(text)
-        learns = self.training and self.settings.divergence > 0
-        known = self._from_lexicon(batch, text_mask) if learns and self.settings.prior == "lexicon" else None
+        learns, knowledge = self.training and self.settings.divergence > 0, self.settings.knowledge
+        known = None
+        if self.settings.prior == "lexicon" and (learns or knowledge):
+            known = self._from_lexicon(batch, text_mask)
         divergences: list[torch.Tensor] = []
 
         def read(block: Cross, own: _Sequence, other: _Sequence, scores: torch.Tensor | None) -> torch.Tensor:
             attention: StochasticAttention = block.attention  # type: ignore[assignment]
-            attended, log_weights = attention.attend(own[0], *other)
-            if learns:
-                prior = self._log_prior(*other, scores)
+            prior = self._log_prior(*other, scores) if learns or knowledge else None
+            bias = knowledge * prior if knowledge and prior is not None else None
+            attended, log_weights = attention.attend(own[0], *other, bias=bias)
+            if learns and prior is not None:
                 divergences.append(attention.divergence(log_weights, prior, queries=own[1], keys=other[1]))
             return block.add(own[0], attended)
 

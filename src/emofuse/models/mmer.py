@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from emofuse.models.base import Batch, EmotionModel, Inputs, ModelSettings, Output, Shapes, Speech, Task, Text
 from emofuse.models.blocks.attention import Cross
 from emofuse.models.blocks.gates import VectorGate
-from emofuse.models.blocks.losses import ctc, info_nce, supervised_contrast
+from emofuse.models.blocks.losses import ctc, info_nce, published_contrast, supervised_contrast
 from emofuse.models.blocks.pooling import Pooling
 from emofuse.models.frontend import projection
 from emofuse.settings import Fraction, Width, heads_divide_width
@@ -32,7 +32,8 @@ class MMERSettings(ModelSettings):
             characters.
         ctc_block: Put a self-attention block on speech, which both CTC and the fusion read: without it CTC on frozen
             features trains nothing but its own head.
-        contrast: Weight of the supervised contrastive loss.
+        contrast: Weight of the contrastive loss over classes.
+        contrast_form: `supervised`, or `as-published`, that of the authors' code.
         second_view: Weight of the contrast with a second, augmented view; it doubles the cost of training.
         temperature: Of both contrasts.
     """
@@ -45,6 +46,7 @@ class MMERSettings(ModelSettings):
     ctc: float = Field(default=0.1, ge=0)
     ctc_block: bool = True
     contrast: float = Field(default=0.1, ge=0)
+    contrast_form: Literal["supervised", "as-published"] = "supervised"
     second_view: float = Field(default=0.1, ge=0)
     temperature: float = Field(default=0.07, gt=0)
 
@@ -138,7 +140,8 @@ class MMER(EmotionModel):
                 aux["spelling"], batch.speech_mask, characters, utterances=batch.names or None
             )
         if settings.contrast and isinstance(self.task, Classification) and batch.truth is not None:
-            found["contrast"] = settings.contrast * supervised_contrast(
+            contrast = supervised_contrast if settings.contrast_form == "supervised" else published_contrast
+            found["contrast"] = settings.contrast * contrast(
                 aux["embedding"], batch.truth, temperature=settings.temperature
             )
         if "second" in aux:

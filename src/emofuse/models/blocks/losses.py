@@ -34,6 +34,27 @@ def supervised_contrast(vectors: torch.Tensor, labels: torch.Tensor, *, temperat
     return per_anchor.sum() / (count > 0).sum().clamp_min(1)
 
 
+def published_contrast(vectors: torch.Tensor, labels: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """The contrastive loss of MMER's code (Ghosh et al., 2023), mean over utterances.
+
+    It differs from `supervised_contrast` in two ways: the softmax comes before the temperature, which then only scales
+    the loss, and each utterance is one of its own positives.
+
+    Args:
+        vectors: `(batch, width)`, of any length: they are normalised here.
+        labels: `(batch,)`.
+        temperature: Divides the logarithms of the softmax.
+
+    Example:
+        >>> round(published_contrast(torch.ones(5, 3), torch.zeros(5), temperature=0.5).item() / 2, 3)
+        1.609
+    """
+    unit = F.normalize(vectors, dim=-1)
+    log_fractions = (unit @ unit.T).log_softmax(-1) / temperature
+    positive = F.normalize((labels[:, None] == labels[None, :]).to(unit.dtype), p=1, dim=-1)
+    return -(positive * log_fractions).sum(1).mean()
+
+
 def info_nce(vectors: torch.Tensor, others: torch.Tensor, *, temperature: float) -> torch.Tensor:
     """Cross-entropy of finding each vector's partner among all `others` by cosine (van den Oord et al., 2018).
 

@@ -139,6 +139,8 @@ def test_ravdess_with_every_clip_twice(tmp_path: Path) -> None:
         ("emodb", "wav", ("03a01Fa", "03a01Wa", "03a01Na")),
         ("nemo", "samples", ("EB0_anger_1", "EB0_fear_1", "EB0_neutral_1")),
         ("crema-d", "AudioWAV", ("1001_DFA_ANG_XX", "1001_DFA_SAD_XX", "1001_DFA_HAP_XX")),
+        ("aesdd", "anger", ("a01 (1)", "a01 (2)", "a02 (01)")),
+        ("emovo", "f1", ("dis-f1-b1", "gio-f1-b1", "neu-f1-n5")),
     ],
 )
 def test_endings_may_be_mixed_and_in_capitals(
@@ -156,6 +158,20 @@ def test_endings_may_be_mixed_and_in_capitals(
     twice = read_corpus(name, tmp_path, partial=True)
     pd.testing.assert_frame_equal(twice.manifest, once.manifest)
     assert f"1 recording is there more than once, such as {clips[1]}.WAV and {clips[1]}.opus" in str(twice.notes)
+
+
+def test_names_of_aesdd_and_emovo_say_all_about_a_clip(tmp_path: Path) -> None:
+    for place in ("aesdd/fear/f10 (01).wav", "aesdd/disgust/d01 (5)b.wav", "emovo/m2/tri-m2-l3.wav"):
+        make_audio(tmp_path / place)
+    make_audio(tmp_path / "emovo/m2/tri-m2.wav")
+    found = [read_corpus(name, tmp_path, partial=True).manifest for name in ("aesdd", "emovo")]
+    columns = ["utterance", "label", "speaker", "script", "language", "gender"]
+    rows = pd.concat(found)[columns].astype("object")
+    assert rows.where(rows.notna(), None).to_numpy().tolist() == [
+        ["d01 (5)b", "disgust", "5", "01", "el", None],
+        ["f10 (01)", "fearful", "1", "10", "el", None],
+        ["tri-m2-l3", "sad", "m2", "l3", "it", "male"],
+    ]
 
 
 def whole_ravdess(root: Path) -> list[Path]:
@@ -711,6 +727,26 @@ class TestSharedRecordings:
         assert set(manifest["label"]) == set(CORPORA[name].labels)
         assert manifest["duration"].sum() / 3600 == pytest.approx(hours, abs=0.005)
         assert manifest["utterance"].is_monotonic_increasing
+
+    @pytest.mark.parametrize(
+        ("name", "utterances", "speakers", "scripts", "hours"),
+        [("aesdd", 604, 6, 20, 0.69), ("emovo", 588, 6, 14, 0.51)],
+    )
+    def test_speech_without_transcripts(
+        self, name: str, utterances: int, speakers: int, scripts: int, hours: float
+    ) -> None:
+        corpus = read_corpus(name, SHARED)
+        manifest = corpus.manifest
+        assert (len(manifest), corpus.skipped) == (utterances, ())
+        assert (manifest["speaker"].nunique(), manifest["script"].nunique()) == (speakers, scripts)
+        assert set(manifest["label"]) == set(CORPORA[name].labels)
+        assert manifest["text"].isna().all()
+        assert manifest["duration"].sum() / 3600 == pytest.approx(hours, abs=0.005)
+
+    def test_an_underscore_of_a_folder_stands_for_a_hyphen(self) -> None:
+        corpus = read_corpus("crema-d+aesdd", SHARED, partial=True)
+        assert corpus.manifest["corpus"].value_counts().to_dict() == {"crema-d": 7425, "aesdd": 604}
+        assert corpus.manifest["speaker"].nunique() == 97
 
     def test_goemotions(self) -> None:
         manifest = read_corpus("goemotions", SHARED).manifest

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emofuse.corpora import (
+    aesdd,
     cbp,
     cmu_mosei,
     crema_d,
     emodb,
+    emovo,
     esd,
     goemotions,
     iemocap,
@@ -48,6 +50,8 @@ _MODULES = (
     ravdess,
     emodb,
     nemo,
+    aesdd,
+    emovo,
     goemotions,
     paired,
     table,
@@ -234,7 +238,7 @@ def _read_several(
             raise SettingsError(f"none of {', '.join(names)} has an option {option!r}", remedy=remedy)
     found = []
     for name in names:
-        folder = root / cards[name].name
+        folder = cards[name].own_folder(root)
         if name != table.CARD.name and not folder.is_dir():
             raise ManifestError(
                 f"there is no folder {folder.name} here",

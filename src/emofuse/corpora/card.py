@@ -136,9 +136,15 @@ class CorpusCard:
         if not root.is_dir():
             what = "this is not a folder" if root.exists() else "no such folder"
             raise ManifestError(what, where=root, remedy=f"name the folder of {self.title}; {self.where}")
-        for name in (self.name, *inside):
+        root = own if (own := self.own_folder(root)).is_dir() else root
+        for name in inside:
             root = root / name if (root / name).is_dir() else root
         return root
+
+    def own_folder(self, root: Path) -> Path:
+        """The folder in `root` with the corpus's name, which may have an underscore for its hyphen."""
+        underscored = root / self.name.replace("-", "_")
+        return underscored if underscored.is_dir() else root / self.name
 
     def absent(self, folder: Path, what: str) -> ManifestError:
         """The error for a folder that holds nothing of the corpus."""

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import GENDERS, CorpusCard, Listing
-from emofuse.corpora.sources import first_of_each, recordings
+from emofuse.corpora.sources import clips_named
 
 _LABELS = {
     "W": "angry",
@@ -80,12 +80,10 @@ def read(root: Path) -> Listing:
     folder = CARD.folder(root)
     place = folder / "wav" if (folder / "wav").is_dir() else folder
     notes: list[str] = []
-    clips = {name: paths for name, paths in recordings(place).items() if _NAME.fullmatch(name)}
-    if not clips:
-        raise CARD.absent(folder, "clip such as wav/03a01Fa.wav")
+    absent = CARD.absent(folder, "clip such as wav/03a01Fa.wav")
     rows = [
         {
-            "utterance": name,
+            "utterance": match[0],
             "audio": str(path),
             "text": _SENTENCES[match[2]],
             "text_source": "reference",
@@ -95,7 +93,6 @@ def read(root: Path) -> Listing:
             "gender": GENDERS["F" if match[1] in _WOMEN else "M"],
             "script": match[2],
         }
-        for name, path in sorted(first_of_each(clips, notes).items())
-        if (match := _NAME.fullmatch(name))
+        for path, match in clips_named(place, _NAME, notes=notes, absent=absent)
     ]
     return Listing(rows=rows, source=place, notes=tuple(notes))

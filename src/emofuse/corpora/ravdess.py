@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
-from emofuse.corpora.sources import first_of_each, recordings
+from emofuse.corpora.sources import clips_named
 
 _LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _SENTENCES = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
@@ -49,13 +49,11 @@ def read(root: Path) -> Listing:
         ManifestError: There is no such folder, or no clip in it.
     """
     folder = CARD.folder(root)
-    clips = {name: paths for name, paths in recordings(folder).items() if _NAME.fullmatch(name)}
-    if not clips:
-        raise CARD.absent(folder, "clip such as Actor_01/03-01-01-01-01-01-01.wav")
     notes: list[str] = []
+    absent = CARD.absent(folder, "clip such as Actor_01/03-01-01-01-01-01-01.wav")
     rows: list[Row] = [
         {
-            "utterance": name,
+            "utterance": match[0],
             "audio": str(path),
             "text": _SENTENCES[match[2]],
             "text_source": "reference",
@@ -65,7 +63,6 @@ def read(root: Path) -> Listing:
             "gender": GENDERS["M" if int(match[3]) % 2 else "F"],
             "script": match[2],
         }
-        for name, path in sorted(first_of_each(clips, notes).items())
-        if (match := _NAME.fullmatch(name))
+        for path, match in clips_named(folder, _NAME, notes=notes, absent=absent)
     ]
     return Listing(rows=rows, source=folder, notes=tuple(notes))

@@ -215,6 +215,27 @@ def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict
     return {name: paths[0] for name, paths in found.items()}
 
 
+def clips_named(
+    folder: Path, name: re.Pattern[str], *, notes: list[str], absent: ManifestError
+) -> list[tuple[Path, re.Match[str]]]:
+    """Recordings below a folder whose stem is of a form that says all about them, sorted by stem.
+
+    Args:
+        folder: The folder.
+        name: The form.
+        notes: A note on duplicates is appended here.
+        absent: Raised where there is none.
+
+    Raises:
+        ManifestError: `absent`.
+    """
+    found = {stem: (paths, match) for stem, paths in recordings(folder).items() if (match := name.fullmatch(stem))}
+    if not found:
+        raise absent
+    first = first_of_each({stem: paths for stem, (paths, _) in found.items()}, notes)
+    return [(first[stem], match) for stem, (_, match) in sorted(found.items())]
+
+
 def _below(path: Path, other: Path) -> str:
     """The part of a path that differs from another."""
     return str(path.relative_to(os.path.commonpath([path.parent, other.parent])))

@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -24,9 +23,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from emofuse.audio import SAMPLING_RATE
 from emofuse.testing import tone
 
-TRACED = 3
-"""Cases of a parametrised test that count for coverage; `make test-all` counts all."""
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run slow tests too, and more random examples of the others")
@@ -41,15 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--all"):
         return
-    cases = Counter[str]()
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="takes long: `make test-all` runs it"))
-        # Before Python 3.12 tracing almost doubles a test's time, and further cases of a test run few new lines.
-        name = item.nodeid.partition("[")[0]
-        cases[name] += 1
-        if cases[name] > TRACED:
-            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session", autouse=True)

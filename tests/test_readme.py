@@ -49,7 +49,6 @@ def commands() -> list[tuple[str, str]]:
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts")
 
 
-@pytest.mark.no_cover
 def test_every_command_of_the_readme_works(
     tmp_path: Path, emo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,7 +175,6 @@ def test_the_width_of_an_interval_is_that_of_the_jackknife_over_clusters() -> No
         assert ours[1] - ours[0] == pytest.approx(2 * half * slope, rel=0.05)
 
 
-@pytest.mark.no_cover
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     truth, predicted, _ = arrays(1, clusters=20_000, size=5)
     functions = {"ccc": concordance, "pearson": pearson, "mae": mean_absolute_error}
@@ -188,7 +187,6 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         assert 0.91 <= inside[name] / 400 <= 0.985, name
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("clusters", [8, 20])
 def test_tests_reject_a_true_null_as_often_as_they_say(clusters: int) -> None:
     rejected = dict.fromkeys(METRICS, 0)

@@ -472,7 +472,6 @@ def drawn(classes: int, speakers: int) -> list[Plot]:
     ]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("classes", "speakers"), [(2, 2), (12, 300)])
 def test_plots_keep_their_size_and_fit_the_page(classes: int, speakers: int) -> None:
     for plot in drawn(classes, speakers):

@@ -203,7 +203,6 @@ def same_speakers(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("tested", [same_speakers, own_speakers])
 def test_p_is_that_of_every_exchange_of_answers(tested: Any) -> None:
     many: dict[str, Any] = {"speakers": 7, "utterances": 20, "seeds": (0, 1, 2)}
@@ -322,7 +321,6 @@ def simulated() -> Any:
     return module
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("clusters", "unequal", "seeds", "apart", "tables"),
     [
@@ -349,7 +347,6 @@ def test_tests_reject_a_true_null_as_often_as_they_say(
         assert name == "wa" or found[name] >= level - error, name
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("clusters", "unequal", "tables"), [(4, False, 800), (6, True, 800), (12, True, 600), (24, False, 400)]
 )
@@ -524,7 +521,6 @@ def test_the_grid_holds_every_weighting_once(models: int, steps: int) -> None:
     assert {tuple(round(weight * steps) for weight in weights) for weights in grid} == every
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("rule", ["mean", "product"])
 @pytest.mark.parametrize("models", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(4))

@@ -51,6 +51,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def tones_are_speech() -> Iterator[None]:
+    """The recordings of tests are tones, in which no detector finds speech, so that all would get one more note."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emofuse.audio.doubts.speech_seconds", lambda clip: 1.0)
+        yield
+
+
+@pytest.fixture(scope="module")
 def no_report() -> Iterator[None]:
     """Runs of this module write no page and no plots, which take longer than all else of a small run."""
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ import emofuse
 from emofuse.audio import SAMPLING_RATE
 from emofuse.encoders import load_speech_encoder, load_text_encoder
 from emofuse.errors import EncoderError
-from emofuse.inference.predictor import DEFAULT
+from emofuse.inference.card import BUILTIN
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tone
 
@@ -138,7 +138,7 @@ def test_the_default_model_needs_no_network_and_little_memory(clip: Path) -> Non
 
 
 def test_the_card_names_data_licences_and_results() -> None:
-    card = (DEFAULT / "README.md").read_text()
+    card = (BUILTIN / "README.md").read_text()
     for part in ("RAVDESS", "Berlin", "nEMO", "GoEmotions", "CC BY-NC-SA 4.0", "UA", "Temperature", "calm to neutral"):
         assert part in card, part
 

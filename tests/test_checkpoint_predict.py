@@ -42,7 +42,7 @@ from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder,
 from emofuse.training.folder import TRIALS
 from emofuse.types import Prediction
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_report", "tones_are_speech")
 
 TRAINED = ("speech", "text", "concat", "early-frame")
 ALL = (*TRAINED, "late")

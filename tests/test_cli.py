@@ -20,6 +20,8 @@ import emofuse
 from emofuse.corpora import CORPORA
 from emofuse.testing import tiny_corpus
 
+pytestmark = pytest.mark.usefixtures("tones_are_speech")
+
 COMMANDS = (
     "run",
     "prepare",
@@ -34,11 +36,13 @@ COMMANDS = (
     "join",
     "distill",
     "predict",
+    "info",
     "report",
     "corpora",
     "doctor",
     "demo",
 )
+
 MODELS = ("speech", "text", "early-frame", "late")
 RECIPE = """
 name = "Small"

@@ -20,7 +20,7 @@ from emofuse.combine import combine_models
 from emofuse.corpora import read_corpus
 from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
 from emofuse.experiment import run
-from emofuse.inference.predictor import DEFAULT
+from emofuse.inference.card import BUILTIN
 from emofuse.language import is_foreign
 from emofuse.manifest import make_manifest
 from emofuse.models.ensemble import Ensemble
@@ -33,7 +33,7 @@ from emofuse.testing import tiny_corpus
 from emofuse.training.folder import TRIALS
 from emofuse.types import Prediction
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_report", "tones_are_speech")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FAST = ["train.epochs=2", "seeds=[0]", "speech.encoder='logmel'", "text.encoder='words'"]
@@ -169,14 +169,14 @@ def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monke
 
     monkeypatch.setattr("emofuse.inference.predictor.load_text_encoder", refuse)
     clip = clip_of(runs)
-    model = emofuse.load(DEFAULT, asr="none")
+    model = emofuse.load(BUILTIN, asr="none")
     assert [answer.modalities for answer in model.predict_many([clip]) if isinstance(answer, Prediction)] == [
         ("speech",)
     ]
     monkeypatch.setattr(model, "predict", None)
     with pytest.raises(EncoderError, match="it cannot be had"):
         next(model.predict_many([clip, clip], texts=[None, "words at last"]))
-    listening = emofuse.Predictor(load_checkpoint(DEFAULT), transcriber=Dictation("so"))
+    listening = emofuse.Predictor(load_checkpoint(BUILTIN), transcriber=Dictation("so"))
     with pytest.raises(EncoderError, match="it cannot be had"):
         next(listening.predict_many([clip]))
 

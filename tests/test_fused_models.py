@@ -35,6 +35,8 @@ from emofuse.testing import tiny_corpus, tiny_speech_encoder, tiny_text_encoder
 from emofuse.training.ensembles import fuse_members
 from emofuse.types import Alignment, Segment
 
+pytestmark = pytest.mark.usefixtures("tones_are_speech")
+
 SINGLE = ("speech", "text")
 EARLY = ("early-frame", "early-phone", "early-syllable", "early-word")
 MEMBERS: dict[str, tuple[str, ...]] = {

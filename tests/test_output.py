@@ -36,6 +36,8 @@ from emofuse.terminal import harmless, make_ready
 from emofuse.testing import tone
 from emofuse.types import Alignment, Prediction, Segment
 
+pytestmark = pytest.mark.usefixtures("tones_are_speech")
+
 CLASSES = ("angry", "sad")
 ESCAPES = "\x1b]0;title\a\x1b[2J\x9b2J\r"
 Command = Callable[..., subprocess.CompletedProcess[str]]

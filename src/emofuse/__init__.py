@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from emofuse.errors import EmofuseError
     from emofuse.experiment import extract, run
     from emofuse.features.read import read_features
+    from emofuse.inference.card import read_card
     from emofuse.inference.predictor import Predictor, load
     from emofuse.models.base import EmotionModel
     from emofuse.plan import resolve
@@ -34,6 +35,7 @@ _HOMES = {
     "fuse": "emofuse.scoring.fuse",
     "load": "emofuse.inference.predictor",
     "load_recipe": "emofuse.recipe",
+    "read_card": "emofuse.inference.card",
     "read_corpus": "emofuse.corpora",
     "read_features": "emofuse.features.read",
     "read_scores": "emofuse.scoring.table",
@@ -54,6 +56,7 @@ __all__ = [  # noqa: RUF022
     "fuse",
     "load",
     "load_recipe",
+    "read_card",
     "read_corpus",
     "read_features",
     "read_scores",

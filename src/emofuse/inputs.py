@@ -39,6 +39,16 @@ download it and give its path.
         )
 
 
+def check_confidence(value: float) -> None:
+    """Refuse what is no probability.
+
+    Raises:
+        SettingsError: It is none.
+    """
+    if not 0 <= value <= 1:
+        raise SettingsError(f"{value} is no probability", where="min_confidence", remedy="give one from 0 to 1")
+
+
 def check_text(text: object) -> None:
     """Refuse a text that is no string, a file name, a web address, or has lone surrogates.
 

@@ -138,12 +138,16 @@ class Fold:
     test: tuple[str, ...]
 
 
+UNCERTAIN = "uncertain"
+"""Label where no class is probable enough."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A model's prediction for one utterance.
 
     Attributes:
-        label: The most probable class; empty where values are predicted.
+        label: The most probable class, or `uncertain`; empty where values are predicted.
         posteriors: Probability of every class by name; they sum to 1.
         values: Predicted values by name, such as valence; empty where a class is predicted.
         modalities: Modalities that were used: `speech`, `text` or both.

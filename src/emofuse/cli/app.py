@@ -307,7 +307,7 @@ def train(
     finish(outcome.skipped)
 
 
-for command in (cli_finetune.finetune, cli_scores.evaluate, cli_scores.compare, cli_scores.fuse, cli_predict.predict):
+for command in (cli_finetune.finetune, *cli_scores.COMMANDS, cli_predict.predict, cli_predict.info):
     app.command()(command)
 
 

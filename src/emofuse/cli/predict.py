@@ -13,7 +13,7 @@ import typer
 from emofuse.cli.options import check_device_name, check_model, check_one_of
 from emofuse.errors import AlignmentError, SettingsError
 from emofuse.inference.writers import WRITERS
-from emofuse.inputs import check_text, read_transcript, refuse_address
+from emofuse.inputs import check_confidence, check_text, read_transcript, refuse_address
 
 STYLES = ("table", *WRITERS)
 
@@ -46,6 +46,9 @@ def predict(
         ),
     ] = None,
     asr_model: Annotated[str | None, typer.Option(help="For whisper: a name, Hub id or folder.")] = None,
+    min_confidence: Annotated[
+        float, typer.Option(help="Posterior below which the label is `uncertain`; 0 for always a label.")
+    ] = 0.0,
     style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")] = "cpu",
     trust: Annotated[
@@ -58,6 +61,7 @@ def predict(
 
     check_one_of(style, STYLES, "format", where="--format")
     check_device_name(device)
+    check_confidence(min_confidence)
     sources = list(files or ())
     for name in sources:
         refuse_address(name)
@@ -74,7 +78,7 @@ def predict(
     from emofuse.inference.predictor import load
 
     found = None if alignments is None else list(map(GivenAlignments(alignments).of, sources))
-    predictor = load(model, asr=asr, asr_model=asr_model, device=device, trust=trust)
+    predictor = load(model, asr=asr, asr_model=asr_model, min_confidence=min_confidence, device=device, trust=trust)
     skipped: dict[str, str] = {}
     done = seen = 0
     writer = answer_writer(style, classes=predictor.classes, sources=sources)
@@ -98,6 +102,17 @@ def predict(
         raise typer.Exit(STOPPED) from None
     writer.close()
     finish(skipped, done=done > 0)
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(help="Folder of a trained model (default: the built-in one).")] = None,
+) -> None:
+    """Print a model's card: its data, measured accuracy, limits and licences."""
+    from emofuse.cli.console import say
+    from emofuse.inference.card import read_card
+
+    for line in read_card(model).splitlines():
+        say(line)
 
 
 def _is_absent(name: str) -> bool:

@@ -145,3 +145,6 @@ def _one_model(place: str, cluster: str | None = None) -> Scores:
             f"the table holds the models {', '.join(scores.models)}", where=place, remedy=f"pick one as {place}:MODEL"
         )
     return scores
+
+
+COMMANDS = (evaluate, compare, fuse)

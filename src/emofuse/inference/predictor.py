@@ -18,6 +18,7 @@ from emofuse.align.fit import check_words
 from emofuse.asr.base import Recogniser, load_recogniser
 from emofuse.asr.checks import check_pace, is_steady
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
+from emofuse.audio.doubts import doubts
 from emofuse.audio.process import start_decoder
 from emofuse.checkpoint import Checkpoint, load_checkpoint
 from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
@@ -26,17 +27,16 @@ from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra
 from emofuse.features.extract import cut_notes, features_of, to_steps, to_words
 from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.segments import step_bounds
-from emofuse.inputs import check_text, refuse_address
+from emofuse.inference.card import BUILTIN
+from emofuse.inputs import check_confidence, check_text, refuse_address
 from emofuse.language import is_foreign
 from emofuse.manifest import UNSTATED
 from emofuse.models.device import check_device
 from emofuse.models.ensemble import Ensemble, needs_of
 from emofuse.plan import ModelPlan, pools_frames
 from emofuse.progress import Progress, Silent, track
-from emofuse.types import Alignment, Prediction
-
-DEFAULT = Path(__file__).parent.parent / "builtin" / "model"
-"""The built-in model: angry, happy, neutral and sad, from speech, English text, or both."""
+from emofuse.task import Classification
+from emofuse.types import UNCERTAIN, Alignment, Prediction
 
 Audio = str | os.PathLike[str] | NDArray[Any]
 """A recording, or samples."""
@@ -44,15 +44,13 @@ Audio = str | os.PathLike[str] | NDArray[Any]
 _Read = Mapping[str, Mapping[str, torch.Tensor]]
 """Inputs of each network from a modality, by the names of `Batch`."""
 
-LONG = 30.0
-"""Seconds beyond which a recording is unlike training utterances."""
-
 
 def load(
     folder: Path | str | None = None,
     *,
     asr: str | None = None,
     asr_model: str | None = None,
+    min_confidence: float = 0.0,
     device: str = "cpu",
     trust: bool = False,
 ) -> Predictor:
@@ -63,19 +61,21 @@ def load(
         asr: Recogniser for recordings without transcript: `whisper`, `sphinx`, the path to a recogniser of the user's
             own, or `none`; None takes whisper if it is installed with a model in the cache, else none.
         asr_model: For whisper: a name, Hub id or folder.
+        min_confidence: Posterior below which the label is `uncertain`.
         device: Torch device.
         trust: Load classes from outside the package, which runs their code.
 
     Raises:
         CheckpointError: The folder is not a trained model, or its encoder is not the one that it was trained on.
         EncoderError: The encoder cannot be loaded.
+        SettingsError: The confidence is no probability, or the model predicts values, which have none.
     """
     if folder is not None:
         refuse_address(folder)
-    checkpoint = load_checkpoint(DEFAULT if folder is None else Path(folder), trust=trust)
+    checkpoint = load_checkpoint(BUILTIN if folder is None else Path(folder), trust=trust)
     reads_text = "text" in checkpoint.modalities
     transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_text else None
-    return Predictor(checkpoint, transcriber=transcriber, device=device, trust=trust)
+    return Predictor(checkpoint, transcriber=transcriber, min_confidence=min_confidence, device=device, trust=trust)
 
 
 class Predictor:
@@ -84,17 +84,33 @@ class Predictor:
     Args:
         checkpoint: The model.
         transcriber: Recogniser for recordings without transcript.
+        min_confidence: Posterior below which the label is `uncertain`.
         device: Torch device.
         trust: Also load an aligner from outside the package, which runs its code.
 
     Raises:
-        SettingsError: The device cannot be used.
+        SettingsError: The device cannot be used, the confidence is no probability, or the model predicts values, which
+            have none.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, transcriber: Recogniser | None = None, device: str = "cpu", trust: bool = False
+        self,
+        checkpoint: Checkpoint,
+        *,
+        transcriber: Recogniser | None = None,
+        min_confidence: float = 0.0,
+        device: str = "cpu",
+        trust: bool = False,
     ) -> None:
         check_device(device)
+        check_confidence(min_confidence)
+        if min_confidence and not isinstance(checkpoint.task, Classification):
+            raise SettingsError(
+                f"the {checkpoint.name} model predicts values, which have no posterior",
+                where="min_confidence",
+                remedy="leave it out",
+            )
+        self._min_confidence = min_confidence
         self.checkpoint = checkpoint
         self.device, self._trust = device, trust
         self._transcriber = transcriber
@@ -185,11 +201,7 @@ class Predictor:
             recording = _read(audio)
             clip = recording.samples
             notes += recording.notes
-            if len(clip) > LONG * SAMPLING_RATE:
-                notes.append(
-                    f"the audio is {len(clip) / SAMPLING_RATE / 60:.1f} minutes long, and models learn from utterances "
-                    "of seconds, so cut it at pauses"
-                )
+            notes += doubts(clip) if "speech" in takes else []
         recognised = False
         if not _says(text) and clip is not None and "text" in takes and self._transcriber is not None:
             text, note = self._recognise(self._transcriber, clip)
@@ -236,8 +248,11 @@ class Predictor:
                 where=source,
                 remedy="copy the model again from where it was trained, and check the audio",
             )
+        found = self.checkpoint.task.prediction(scores)
+        if scores.max() < self._min_confidence:
+            found["label"] = UNCERTAIN
         return Prediction(
-            **self.checkpoint.task.prediction(scores),
+            **found,
             modalities=tuple(inputs),
             source=source,
             text=spoken,

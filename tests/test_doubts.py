@@ -1,0 +1,113 @@
+"""What is said about recordings that a model cannot know, and answers that it does not dare to give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+
+import emofuse
+from emofuse.audio import SAMPLING_RATE, read_audio
+from emofuse.audio.doubts import clipped_fraction, doubts, loudness, speech_seconds
+from emofuse.errors import CheckpointError, SettingsError
+from emofuse.inference.card import BUILTIN
+from emofuse.testing import tone
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+CLIPS = ("ravdess/01/03-01-05-02-01-01-01.flac", "emodb/wav/03a01Fa.flac", "crema_d/AudioWAV/1001_DFA_SAD_XX.opus")
+TIME = np.arange(3 * SAMPLING_RATE) / SAMPLING_RATE
+CHORD = 0.1 * sum(np.sin(2 * np.pi * pitch * TIME) for pitch in (220.0, 277.2, 329.6)) * (0.6 + 0.4 * np.sin(9 * TIME))
+NO_SPEECH: dict[str, NDArray[Any]] = {
+    "noise": np.random.default_rng(0).normal(0, 0.1, 48000),
+    "faint noise": np.random.default_rng(0).normal(0, 1e-4, 48000),
+    "a tone": 0.3 * np.sin(2 * np.pi * 440 * TIME),
+    "clicks": (np.arange(48000) % 8000 == 0) * 0.9,
+    "a hum": 0.2 * np.sign(np.sin(2 * np.pi * 50 * TIME)),
+}
+
+
+@pytest.mark.parametrize("name", NO_SPEECH)
+def test_what_is_no_speech_is_said(name: str) -> None:
+    clip = NO_SPEECH[name].astype(np.float32)
+    assert speech_seconds(clip) == 0
+    assert any(note.startswith("no speech was found in the audio") for note in doubts(clip))
+
+
+def test_music_is_little_speech_at_most() -> None:
+    assert any("speech" in note for note in doubts(CHORD.astype(np.float32)))
+
+
+def test_a_long_recording_is_searched_at_its_beginning_alone() -> None:
+    hiss = np.random.default_rng(0).normal(0, 0.01, 61 * SAMPLING_RATE).astype(np.float32)
+    long, none = doubts(hiss)
+    assert long.startswith("the audio is 1.0 minutes long")
+    assert none.startswith("no speech was found in its first 60 s")
+
+
+def test_the_level_is_that_of_the_loudest_frames() -> None:
+    wave = np.sin(2 * np.pi * 1000 * TIME).astype(np.float32)
+    for factor in (1.0, 0.1, 1 / 2000):
+        # The power of a sine is half its amplitude's square.
+        assert loudness(factor * wave) == pytest.approx(20 * np.log10(factor) - 10 * np.log10(2), abs=0.05)
+    half = np.concatenate([wave, np.zeros(48000, dtype=np.float32)])
+    assert loudness(half) == pytest.approx(loudness(wave), abs=0.05)
+    assert any("far too quiet: its loudest part is 69 dB below" in note for note in doubts(wave / 2000))
+
+
+def test_clipping_is_runs_at_the_peak() -> None:
+    wave = np.sin(2 * np.pi * 150 * TIME).astype(np.float32)
+    clean, hard = 0.9 * wave, np.clip(3 * wave, -1, 1)
+    assert clipped_fraction(clean) == 0
+    # A sine three times too large is beyond the limit but for arcsin(1/3) at either side of its zeros.
+    once, twice = (1 - 2 * np.arcsin(limit / 3) / np.pi for limit in (1, 2))
+    assert clipped_fraction(hard) == pytest.approx(once, abs=0.02)
+    for sign in (1, -1):
+        assert clipped_fraction(sign * np.clip(3 * wave, -2, 1)) == pytest.approx((once + twice) / 2, abs=0.02)
+    assert any("clipped (78" in note or "clipped (79" in note for note in doubts(hard))
+    assert not any("clipped" in note for note in doubts(clean))
+
+
+def test_a_confident_label_can_be_demanded(tmp_path: Path, emo: Callable[..., Any]) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(1.0), SAMPLING_RATE)
+    sure = emofuse.load().predict(tmp_path / "clip.wav")
+    height = max(sure.posteriors.values())
+    for least, label in ((0.0, sure.label), (height - 0.01, sure.label), (min(1.0, height + 0.01), "uncertain")):
+        found = emofuse.load(min_confidence=least).predict(tmp_path / "clip.wav")
+        assert (found.label, found.posteriors) == (label, sure.posteriors)
+    done = emo("predict", "clip.wav", "--min-confidence", "1", "--format", "json", folder=tmp_path)
+    (row,) = json.loads(done.stdout)
+    assert row["label"] == "uncertain"
+    assert any(note.startswith("no speech was found") for note in row["notes"])
+    for value in (-0.1, 1.1, float("nan")):
+        with pytest.raises(SettingsError, match="is no probability; give one from 0 to 1"):
+            emofuse.load(min_confidence=value)
+
+
+def test_the_card_of_a_model_is_printed(tmp_path: Path, emo: Callable[..., Any]) -> None:
+    card = (BUILTIN / "README.md").read_text(encoding="utf-8").strip()
+    assert emofuse.read_card() == emofuse.read_card(BUILTIN) == card
+    assert emo("info", folder=tmp_path).stdout.strip() == card
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").symlink_to(BUILTIN / "README.md")
+    for folder in (tmp_path / "none", tmp_path, tmp_path / "model"):
+        with pytest.raises(CheckpointError, match="there is no model card here; name a folder that emofuse has"):
+            emofuse.read_card(folder)
+    assert emo("info", "none", folder=tmp_path).returncode == 2
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the recordings in ../shared")
+@pytest.mark.parametrize("name", CLIPS)
+def test_speech_is_found(name: str) -> None:
+    clip = read_audio(SHARED / name).samples
+    assert speech_seconds(clip) >= 0.5
+    assert doubts(clip) == []
+    assert any("too quiet" in note for note in doubts(clip / 2000))
+    start = len(clip) // 2
+    assert any("speech" in note for note in doubts(clip[start : start + 800]))

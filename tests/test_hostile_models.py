@@ -555,6 +555,15 @@ ENCODERS: dict[str, Callable[[Path], object]] = {
     "tokenizer without sense": write("tokenizer.json", b"{}"),
     "deep tokenizer": write("tokenizer.json", b"[" * 100_000),
     "tokenizer not UTF-8": write("tokenizer.json", b"\xff"),
+    "odd setting of a token": tokens(lambda held: held["added_tokens"][0].update(boom=False)),
+    "odd setting of a token's decoder": lambda folder: edit(
+        folder / "tokenizer_config.json",
+        lambda held: held.update(added_tokens_decoder={"0": {"content": "[PAD]", "lstrip": False, "boom": 1}}),
+    ),
+    "odd setting of a special token": lambda folder: edit(
+        folder / "tokenizer_config.json",
+        lambda held: held.update(mask_token={"__type": "AddedToken", "content": "x", "boom": 1}),
+    ),
     "token beyond the weights": tokens(lambda held: held["model"]["vocab"].update(so=10**6)),
 }
 

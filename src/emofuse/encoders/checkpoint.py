@@ -36,6 +36,14 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
 )
+# Files, and where in them tokens have settings of their own.
+_TOKENS = (
+    ("tokenizer.json", "added_tokens"),
+    ("tokenizer_config.json", "added_tokens_decoder"),
+    ("tokenizer_config.json", None),
+    ("special_tokens_map.json", None),
+)
+_OF_A_TOKEN = {"__type", "id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
 _AGAIN = "fetch or write the files again"
 _LONGEST_JSON = 8 << 20
 _MOST_TOKENS = 128 << 20  # Bytes.
@@ -307,6 +315,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     folder = Path(checkpoint.place)
     if any((folder / name).is_file() and (folder / name).stat().st_size > _MOST_TOKENS for name in _TOKENIZER_FILES):
         raise EncoderError("the tokenizer's files are too large", where=checkpoint.name, remedy=_AGAIN)
+    if odd := _odd_setting(folder):
+        raise EncoderError(f"a token of the tokenizer has a setting {odd!r}", where=checkpoint.name, remedy=_AGAIN)
     try:
         with quiet(), offline():
             tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -330,6 +340,20 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             remedy="take tokenizer and weights from the same checkpoint",
         )
     return tokenizer
+
+
+def _odd_setting(folder: Path) -> str | None:
+    """A setting of a token that the library tokenizers does not know; it would print it from Rust and go on."""
+    for name, key in _TOKENS:
+        try:
+            found = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        tokens = (found if key is None else found.get(key)) if isinstance(found, dict) else None
+        for token in (*tokens.values(),) if isinstance(tokens, dict) else tokens or ():
+            if isinstance(token, dict) and "content" in token and (odd := sorted(token.keys() - _OF_A_TOKEN)):
+                return str(odd[0])
+    return None
 
 
 def content_hash(folder: Path) -> str:

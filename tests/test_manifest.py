@@ -17,6 +17,7 @@ from emofuse.manifest import (
     check_place,
     make_manifest,
     one_spelling,
+    parts,
     read_manifest,
     utterances,
     value_names,
@@ -212,3 +213,12 @@ def test_no_other_file_is_written_over(tmp_path: Path) -> None:
     pd.DataFrame({"utterance": ["a"], "happy": [1.0]}).to_parquet(out)
     with pytest.raises(ManifestError, match="no manifest"):
         prepare("table", corpus, out)
+
+
+def test_several_corpora_are_parts_by_themselves() -> None:
+    rows = [
+        {"utterance": name, "corpus": corpus, "text": "so", "script": "impro1"}
+        for name, corpus in (("a", "one"), ("b", "two"))
+    ]
+    assert parts(make_manifest(rows, source="this test")) == {"a": "one", "b": "two"}
+    assert parts(make_manifest(rows[:1], source="this test")) == {"a": "improvised"}

@@ -213,7 +213,9 @@ def test_figures_of_the_page_are_those_of_the_result(run: Path, page: Page) -> N
             for key in KIND.titles
         ]
         wanted += [percent(entry[group][key]) for group in ("fold_mean", "seed_sd") for key in KIND.titles]
-        assert found[model] == [*wanted, percent(entry["ece"])]
+        sure = entry["confident"]
+        wanted += [percent(one) for one in (entry["ece"], sure["coverage"], sure["accuracy"])]
+        assert found[model] == wanted
         for number in re.findall(r"\d+\.\d", " ".join(found[model][:3])):
             assert 0 <= float(number) <= 100
     rows = page.tables[1][1:]

@@ -31,6 +31,7 @@ from emofuse.scoring.fuse import STEPS, combine, fuse, parse_rule, search_weight
 from emofuse.scoring.inference import intervals, paired_difference
 from emofuse.scoring.metrics import (
     METRICS,
+    confident,
     confusion,
     expected_calibration_error,
     macro_f1,
@@ -168,6 +169,20 @@ def test_the_calibration_error_is_that_of_a_plain_loop(rows: int, classes: int, 
             accuracy = sum(right for _, right in inside) / len(inside)
             gap += len(inside) / rows * abs(accuracy - confidence)
     assert expected_calibration_error(posteriors, labels, bins=bins) == pytest.approx(gap)
+
+
+@few
+@given(rows=st.integers(1, 40), classes=st.integers(2, 5), seed=st.integers(0, 99))
+def test_confident_answers_are_those_of_a_plain_loop(rows: int, classes: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    posteriors = posteriors_of(generator, rows, classes) ** 4
+    posteriors /= posteriors.sum(1, keepdims=True)
+    labels = generator.integers(0, classes, rows)
+    table = zip(posteriors.tolist(), labels.tolist(), strict=True)
+    right = [row.index(max(row)) == label for row, label in table if max(row) > 0.7]
+    coverage, accuracy = confident(posteriors, labels)
+    assert coverage == pytest.approx(len(right) / rows)
+    assert accuracy == (pytest.approx(sum(right) / len(right)) if right else None)
 
 
 def test_certain_answers_fall_in_the_last_bin() -> None:

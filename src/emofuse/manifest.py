@@ -322,14 +322,15 @@ def scripted(manifest: pd.DataFrame) -> pd.Series[bool]:
 
 
 def parts(manifest: pd.DataFrame) -> dict[str, str]:
-    """Whether each utterance is `scripted` or, without fixed wording, `improvised`.
+    """The corpus of each utterance; of one corpus whether it is `scripted` or, without fixed wording, `improvised`.
 
     Example:
         >>> rows = [{"utterance": name, "text": "so", "script": name} for name in ("script01", "impro03")]
         >>> parts(make_manifest(rows, source="example"))
         {'script01': 'scripted', 'impro03': 'improvised'}
     """
-    part = scripted(manifest).map({True: "scripted", False: "improvised"})
+    several = manifest["corpus"].nunique() > 1
+    part = manifest["corpus"] if several else scripted(manifest).map({True: "scripted", False: "improvised"})
     return dict(zip(manifest["utterance"], part, strict=True))
 
 

@@ -300,12 +300,14 @@ class Classes(Kind):
         }  # fmt: skip
 
     def details(self, truth: Numbers, outputs: Array, names: Sequence[str]) -> dict[str, Any]:
-        """Calibration error, recall, confusion matrix and ties."""
+        """Calibration error, confident answers, recall, confusion matrix and ties."""
         answers = metrics.answers(outputs)
         matrix = metrics.confusion(truth, answers, classes=len(names))
         recalls = zip(names, metrics.recall(matrix), strict=True)
+        coverage, right = metrics.confident(outputs, truth)
         return {
             "ece": metrics.expected_calibration_error(outputs, truth),
+            "confident": {"coverage": coverage, "accuracy": right},
             "recall": {name: None if np.isnan(value) else float(value) for name, value in recalls},
             "confusion": [[int(cell) if cell == int(cell) else float(cell) for cell in row] for row in matrix.round(6)],
             "ties": int(np.count_nonzero(answers.max(1) < 1)),

@@ -124,3 +124,19 @@ def expected_calibration_error(posteriors: Array, labels: NDArray[np.int64], *, 
     """
     confidence, accuracy, count = reliability(posteriors, labels, bins=bins)
     return float(np.nansum(np.abs(accuracy - confidence) * count) / count.sum())
+
+
+SURE = 0.7
+"""Posterior above which an answer counts as confident."""
+
+
+def confident(posteriors: Array, labels: NDArray[np.int64]) -> tuple[float, float | None]:
+    """Coverage and accuracy of answers above `SURE`: their fraction of all, and how many are right; None without any.
+
+    Example:
+        >>> confident(np.array([[0.8, 0.2], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]]), np.array([0, 1, 0, 1]))
+        (0.5, 0.5)
+    """
+    sure = posteriors.max(-1) > SURE
+    correct = answers(posteriors)[np.arange(len(labels)), labels]
+    return float(sure.mean()), float(correct[sure].mean()) if sure.any() else None

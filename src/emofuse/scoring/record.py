@@ -40,6 +40,13 @@ class Estimate(_Part):
     high: Number
 
 
+class Confident(_Part):
+    """Answers with a posterior above 0.7: their fraction of all, and the accuracy among them."""
+
+    coverage: Number
+    accuracy: Number | None
+
+
 class Entry(_ByMetric):
     """Every figure of a model, as `emofuse.scoring.result.evaluate` says."""
 
@@ -69,10 +76,20 @@ class ClassEntry(Entry):
     ua: Estimate
     macro_f1: Estimate
     ece: Number
+    confident: Confident
     recall: dict[str, Number | None]
     confusion: list[list[Count]]
     classes: list[str]
     ties: int = 0
+
+    @property
+    def calibration(self) -> dict[str, float | None]:
+        """Fractions that say what its posteriors are worth, by title."""
+        return {
+            "ECE": self.ece,
+            "Above 0.7": self.confident.coverage,
+            "Right of these": self.confident.accuracy,
+        }
 
 
 class Dimension(_ByMetric):
@@ -88,6 +105,7 @@ class ValueEntry(Entry, Dimension):
 
     kind = VALUES
     ties: ClassVar[int] = 0
+    calibration: ClassVar[Mapping[str, float | None]] = {}
     values: list[str]
     dimensions: dict[str, Dimension]
 

@@ -102,10 +102,10 @@ def evaluate(scores: Scores) -> dict[str, AnyEntry]:
     Returns:
         One entry a model: each metric (`wa`, `ua` and `macro_f1` of classes; `ccc`, `pearson` and `mae` of values,
         means over them) with `value`, `low` and `high` (pooled, averaged over seeds, 95 % by Student's t over
-        clusters); `fold_mean` and `seed_sd` of the same. Of classes also `ece`; `recall` by class; `confusion` (true
-        classes in rows); and `ties`, the rows whose most probable classes are several, each of which counts in equal
-        parts. Of values also `dimensions`, the metrics of each. And how many utterances, seeds, folds and clusters it
-        rests on.
+        clusters); `fold_mean` and `seed_sd` of the same. Of classes also `ece`; `confident`, coverage and accuracy of
+        the answers above 0.7; `recall` by class; `confusion` (true classes in rows); and `ties`, the rows whose most
+        probable classes are several, each of which counts in equal parts. Of values also `dimensions`, the metrics of
+        each. And how many utterances, seeds, folds and clusters it rests on.
 
     Example:
         >>> import pandas as pd

@@ -57,6 +57,7 @@ ORDER = (
     "finetune",
     "cost",
     "combine",
+    "adapt",
     "demo",
     "doctor",
     "cli",

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("tones_are_speech")
 
 COMMANDS = (
     "run",
+    "adapt",
     "prepare",
     "align",
     "transcribe",
@@ -415,7 +416,7 @@ PAIR = ("fuse", f"{SCORES}:speech", f"{SCORES}:text", "--out")
 WRONG: dict[str, tuple[tuple[object, ...], str]] = {
     "unknown recipe": (
         ("run", "quantum", *RUN[2:]),
-        "no recipe is called 'quantum'; use one of attention-pooling, belief, default-speech,",
+        "no recipe is called 'quantum'; use one of adapt, attention-pooling, belief, default-speech,",
     ),
     "absent recipe file": (("run", "none.toml", *RUN[2:]), "none.toml: no such recipe file"),
     "unknown corpus": ((*RUN[:3], "tabel", *RUN[4:]), "did you mean table"),

@@ -263,6 +263,46 @@ def test_no_fold_of_any_corpus_shares_an_utterance_or_speaker(
 # Scripts.
 
 
+@few
+@given(
+    counts=st.lists(st.integers(6, 25), min_size=2, max_size=4),
+    folds=st.integers(2, 4),
+    kind=st.sampled_from(["auto", "stratified"]),
+)
+def test_without_speakers_every_fold_has_as_much_of_each_label(counts: list[int], folds: int, kind: str) -> None:
+    rows = [
+        {"utterance": f"{label}-{number}", "text": f"{label} {number}", "label": f"label{label}"}
+        for label, count in enumerate(counts)
+        for number in range(count)
+    ]
+    manifest = make_manifest(rows, source="test")
+    protocol = split(manifest, kind=kind, folds=folds)
+    assert (protocol.settings.kind, protocol.settings.validation_by) == ("stratified", "utterance")
+    assert sorted(name for fold in protocol.folds for name in fold.test) == sorted(manifest["utterance"])
+    for fold in (*protocol.folds, protocol.final):
+        parts = [set(fold.train), set(fold.validation), set(fold.test)]
+        assert set.union(*parts) == set(manifest["utterance"])
+        assert sum(map(len, parts)) == len(manifest)
+        rest = len(parts[0] | parts[1])
+        validations = round(rest / round(rest / 5))
+        for label, count in enumerate(counts):
+            tested, validated = (
+                sum(name.startswith(f"{label}-") for name in part) for part in (fold.test, fold.validation)
+            )
+            assert fold is protocol.final or abs(tested - count / folds) < 1
+            assert abs(validated - (count - tested) / validations) < 1
+    assert "Speakers are unknown, and one may both train and test: the figures are optimistic." in protocol.notes
+    again = split(manifest.sample(frac=1, random_state=0), kind=kind, folds=folds)
+    assert again.fingerprint == protocol.fingerprint
+
+
+def test_values_need_no_speakers_either() -> None:
+    rows = [{"utterance": f"u{n:02d}", "text": f"word {n}", "values.valence": n / 9} for n in range(20)]
+    protocol = make_protocol(make_manifest(rows, source="test"), ProtocolSettings(folds=4), values=("valence",))
+    assert protocol.settings.kind == "stratified"
+    assert sorted(len(fold.test) for fold in protocol.folds) == [5] * 4
+
+
 def acted(*, scripts: Sequence[str | None] = ("script01", "script02", "impro01"), sessions: int = 4) -> pd.DataFrame:
     """Sessions of two speakers who all act the same scripts, with every emotion in each."""
     rows = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emofuse.adapt import adapt
     from emofuse.align.run import align_manifest
     from emofuse.corpora import read_corpus
     from emofuse.errors import EmofuseError
@@ -28,6 +29,7 @@ _HOMES = {
     "Prediction": "emofuse.types",
     "Predictor": "emofuse.inference.predictor",
     "Utterance": "emofuse.types",
+    "adapt": "emofuse.adapt",
     "align_manifest": "emofuse.align.run",
     "compare": "emofuse.scoring.result",
     "evaluate": "emofuse.scoring.result",
@@ -49,6 +51,7 @@ __all__ = [  # noqa: RUF022
     "Prediction",
     "Predictor",
     "Utterance",
+    "adapt",
     "align_manifest",
     "compare",
     "evaluate",

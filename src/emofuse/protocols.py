@@ -25,6 +25,8 @@ from emofuse.types import Fold
 
 FINAL = "final"
 FEW_SPEAKERS = 12
+OPTIMISTIC = "Speakers are unknown, and one may both train and test: the figures are optimistic."
+"""Note on folds that ignore speakers."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def _validation_columns(frame: pd.DataFrame, settings: ProtocolSettings) -> tupl
         return (settings.validation_by,)
     if settings.kind == "split":
         return ("session",)
+    if settings.kind == "stratified":
+        return ("utterance",)
     if settings.kind == "session":
         # `validation_groups` counts sessions here.
         return ("session", "dialogue", "speaker") if settings.validation_groups is None else ("session",)
@@ -170,6 +174,8 @@ def _within(frame: pd.DataFrame, inner: str, outer: str) -> bool:
 def _validation_notes(
     frame: pd.DataFrame, settings: ProtocolSettings, folds: Sequence[Fold], found: Mapping[str, Any]
 ) -> Iterator[str]:
+    if settings.kind == "stratified":
+        yield OPTIMISTIC
     if settings.kind == "session" and settings.validation_by == "session":
         session = frame.set_index("utterance")["session"]
         few = [fold.name for fold in folds if session.loc[list(fold.train)].nunique() == 1]
@@ -214,7 +220,9 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     # A split without new test speakers, such as ESD's, is for other tasks.
     if {"train", "dev", "test"} <= set(parts) and not (parts["test"] and parts["test"] <= parts["train"]):
         return settings.model_copy(update={"kind": "split"})
-    few = frame["speaker"].nunique() <= FEW_SPEAKERS
+    if not speakers:
+        return settings.model_copy(update={"kind": "stratified"})
+    few = len(speakers) <= FEW_SPEAKERS
     return settings.model_copy(update={"kind": "speaker" if few else "speakers"})
 
 
@@ -294,6 +302,9 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
                 remedy="use a kind that makes its own folds",
             )
         return [("test", "session", ["test"])]
+    if settings.kind == "stratified":
+        parts = _stratified(frame, settings.folds, "test")
+        return [(f"fold-{number}", "utterance", names) for number, names in enumerate(parts, start=1)]
     column = settings.kind if settings.kind in ("session", "corpus") else "speaker"
     groups = _groups(frame, column)
     if settings.kind in ("session", "speaker", "corpus"):
@@ -313,10 +324,18 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
             )
         # Drawn at random, since corpora often list one gender first.
         order = np.random.default_rng(derive_seed(0, "speakers")).permutation(len(groups))
-        parts = np.array_split(order, settings.folds)
-        return [(f"fold-{n}", column, sorted(groups[i] for i in part)) for n, part in enumerate(parts, start=1)]
+        drawn = np.array_split(order, settings.folds)
+        return [(f"fold-{n}", column, sorted(groups[i] for i in part)) for n, part in enumerate(drawn, start=1)]
     lists = _fixed(frame, settings)
     return [(f"fold-{number}", column, list(speakers)) for number, speakers in enumerate(lists, start=1)]
+
+
+def _stratified(frame: pd.DataFrame, count: int, name: str) -> list[list[str]]:
+    """Names of utterances in parts of equal size, drawn at random, each with as much of every label as the others."""
+    drawn = frame.iloc[np.random.default_rng(derive_seed(0, "utterances", name)).permutation(len(frame))]
+    # Dealt in turn, one label after the other, so that sizes differ by one at most.
+    drawn = drawn.sort_values("label", kind="stable")
+    return [sorted(drawn["utterance"].iloc[part::count]) for part in range(min(count, len(frame)))]
 
 
 def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence[str]]:
@@ -428,8 +447,11 @@ def _with_validation(
                 where="protocol.validation_groups",
                 remedy="set fewer, or split by something finer",
             )
-        order = np.random.default_rng(derive_seed(0, "validation", name)).permutation(len(groups))
-        chosen = [groups[i] for i in order[:wanted]]
+        if column == "utterance":
+            chosen = _stratified(rest, round(len(groups) / wanted), name)[0]
+        else:
+            order = np.random.default_rng(derive_seed(0, "validation", name)).permutation(len(groups))
+            chosen = [groups[i] for i in order[:wanted]]
         validation = rest[column].isin(chosen)
     train = rest[~validation]
     missing = sorted(set(classes) - set(train["label"]))

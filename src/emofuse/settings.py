@@ -215,13 +215,16 @@ class ProtocolSettings(Settings):
     Attributes:
         kind: `session` (leave one session out), `speaker` (leave one speaker out), `corpus` (leave one of several
             corpora out), `speakers` (k folds by speaker), `fixed` (folds by list), `split` (sessions named train, dev
-            and test), or `auto`: built-in folds where the corpus has them (sessions for IEMOCAP and MSP-IMPROV), its
-            own split if that has new test speakers, leave-one-speaker-out for up to twelve speakers, else `speakers`.
-        folds: Number of folds (`speakers`), and most groups of scripts (`apart`).
+            and test), `stratified` (k folds of utterances with as much of each label, where speakers are unknown), or
+            `auto`: built-in folds where the corpus has them (sessions for IEMOCAP and MSP-IMPROV), its own split if
+            that has new test speakers, `stratified` where no speaker is known, leave-one-speaker-out for up to twelve
+            speakers, else `speakers`.
+        folds: Number of folds (`speakers`, `stratified`), and most groups of scripts (`apart`).
         fixed: Test speakers of each fold (`fixed` only); `published` for those of the corpus's card, such as RAVDESS's.
         validation_by: Column that the validation part is split by. `auto` chooses by protocol: `session` where
             sessions are left out, or where speakers talk to each other within sessions; where too few sessions are
-            left, `dialogue`, and without dialogues `speaker`; else `speaker`.
+            left, `dialogue`, and without dialogues `speaker`; `utterance`, at random, where folds are `stratified`;
+            else `speaker`.
         validation_groups: Number of groups in validation; None for one in five.
         labels: Classes to keep, in this order; empty keeps all.
         merge: Labels to rename first, such as `excited` to `happy`.
@@ -231,10 +234,10 @@ class ProtocolSettings(Settings):
             `folds` groups.
     """
 
-    kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split"] = "auto"
+    kind: Literal["auto", "session", "speaker", "corpus", "speakers", "fixed", "split", "stratified"] = "auto"
     folds: int = Field(default=5, ge=2)
     fixed: Literal["published"] | tuple[tuple[str, ...], ...] | None = None
-    validation_by: Literal["auto", "session", "dialogue", "speaker"] = "auto"
+    validation_by: Literal["auto", "session", "dialogue", "speaker", "utterance"] = "auto"
     validation_groups: int | None = Field(default=None, ge=1)
     labels: tuple[str, ...] = ()
     merge: Mapping[str, str] = Field(default_factory=dict)

@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from emofuse import __version__
+from emofuse.cli import adapt as cli_adapt
 from emofuse.cli import align as cli_align
 from emofuse.cli import distill as cli_distill
 from emofuse.cli import finetune as cli_finetune
@@ -19,7 +20,21 @@ from emofuse.cli import predict as cli_predict
 from emofuse.cli import scores as cli_scores
 from emofuse.cli import transcribe as cli_transcribe
 from emofuse.cli.options import (
+    Alignments,
+    Column,
+    Corpus,
+    Device,
+    Jobs,
+    Json,
     LogOption,
+    Option,
+    Partial,
+    RecipeName,
+    Root,
+    Seeds,
+    Set,
+    SpeechEncoder,
+    TextEncoder,
     check_alignments,
     check_corpus,
     check_device_name,
@@ -53,37 +68,8 @@ app.add_typer(cli_distill.app, name="distill")
 MISUSED = 2
 SHOWN = 4
 STOPPED = 130
-RESUMED = ("run", "align", "transcribe", "extract", "train", "finetune", "distill", "demo")
+RESUMED = ("run", "adapt", "align", "transcribe", "extract", "train", "finetune", "distill", "demo")
 """Commands that resume where they were stopped."""
-
-RecipeName = Annotated[
-    str, typer.Argument(help="Name of a built-in recipe, such as speech, text or fusion, or a .toml.")
-]
-Corpus = Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")]
-Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one per core).")]
-Device = Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=5.")
-]
-SpeechEncoder = Annotated[str | None, typer.Option(help="logmel, a Hub id or a folder; overrides the recipe.")]
-TextEncoder = Annotated[str | None, typer.Option(help="words, a Hub id or a folder; overrides the recipe.")]
-Seeds = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides the recipe.")]
-Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")]
-Column = Annotated[
-    list[str] | None,
-    typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: map a column, such as label=emotion."),
-]
-Option = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option", metavar="NAME=VALUE", help="Option of the corpus, such as labels=six; see `emofuse corpora`."
-    ),
-]
-Alignments = Annotated[
-    Path | None, typer.Option(help="Table from `emofuse align`, for models that read words, syllables or phones.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -307,7 +293,7 @@ def train(
     finish(outcome.skipped)
 
 
-for command in (cli_finetune.finetune, *cli_scores.COMMANDS, cli_predict.predict, cli_predict.info):
+for command in (cli_adapt.adapt, cli_finetune.finetune, *cli_scores.COMMANDS, cli_predict.predict, cli_predict.info):
     app.command()(command)
 
 

@@ -8,16 +8,33 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli.options import LogOption, check_corpus, check_device_name, check_output, reading_of, recipe_of
+from emofuse.cli.options import (
+    Column,
+    Corpus,
+    LogOption,
+    Option,
+    Partial,
+    RecipeName,
+    Root,
+    Seeds,
+    Set,
+    SpeechEncoder,
+    TextEncoder,
+    check_corpus,
+    check_device_name,
+    check_output,
+    reading_of,
+    recipe_of,
+)
 from emofuse.errors import EmofuseError
 
 STOPPED_ALREADY = 2
 
 
 def finetune(
-    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, such as fusion, or a .toml.")],
-    corpus: Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")],
-    root: Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")],
+    recipe: RecipeName,
+    corpus: Corpus,
+    root: Root,
     out: Annotated[Path, typer.Option(help="Run folder; finished work is skipped.")],
     model: Annotated[
         str, typer.Option(help="Model of the recipe on top of the encoders, such as speech or early-frame.")
@@ -27,24 +44,15 @@ def finetune(
         typer.Option(help="Fold to train, as protocol.json names it, or final for the kept model (default: all)."),
     ] = None,
     keep_folds: Annotated[bool, typer.Option("--keep-folds", help="Keep the tuned encoders of each fold too.")] = False,
-    speech_encoder: Annotated[str | None, typer.Option(help="A Hub id or a folder; overrides the recipe.")] = None,
-    text_encoder: Annotated[str | None, typer.Option(help="A Hub id or a folder; overrides the recipe.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides the recipe.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as finetune.epochs=5."),
-    ] = None,
+    speech_encoder: SpeechEncoder = None,
+    text_encoder: TextEncoder = None,
+    seeds: Seeds = None,
+    settings: Set = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps (default: a GPU where there is one).")] = None,
     log: LogOption = None,
-    partial: Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")] = False,
-    column: Annotated[
-        list[str] | None,
-        typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: map a column, such as label=emotion."),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="NAME=VALUE", help="Option of the corpus, such as labels=six."),
-    ] = None,
+    partial: Partial = False,
+    column: Column = None,
+    option: Option = None,
 ) -> None:
     """Train encoders and model together, end to end; runs on many devices under `accelerate launch`."""
     # Before torch is loaded, and by one process only.

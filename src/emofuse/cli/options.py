@@ -20,6 +20,34 @@ if TYPE_CHECKING:
     from emofuse.recipe import Command, Recipe
 
 
+RecipeName = Annotated[
+    str, typer.Argument(help="Name of a built-in recipe, such as speech, text or fusion, or a .toml.")
+]
+Corpus = Annotated[str, typer.Option(help="Name of a corpus (see `emofuse corpora`), or path/to/file.py:read.")]
+Root = Annotated[Path, typer.Option(help="Folder of the corpus; for `table` the file.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Parallel processes (default: one per core).")]
+Device = Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as train.epochs=5.")
+]
+SpeechEncoder = Annotated[str | None, typer.Option(help="logmel, a Hub id or a folder; overrides the recipe.")]
+TextEncoder = Annotated[str | None, typer.Option(help="words, a Hub id or a folder; overrides the recipe.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides the recipe.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: map a column, such as label=emotion."),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="NAME=VALUE", help="Option of the corpus, such as labels=six; see `emofuse corpora`."
+    ),
+]
+Alignments = Annotated[
+    Path | None, typer.Option(help="Table from `emofuse align`, for models that read words, syllables or phones.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LogOption = Annotated[
     Log | None, typer.Option("--log", help="Write each epoch's losses and metrics as tensorboard files.")
 ]
@@ -95,11 +123,13 @@ def check_corpus(name: str, root: Path) -> None:
         raise ManifestError(f"no such {what}", where=root, remedy="check the path")
 
 
-def check_model(folder: Path) -> None:
+def check_model(folder: str) -> None:
     """Refuse a folder without a trained model."""
-    if not (folder / "settings.json").is_file():
+    from emofuse.inference.card import model_folder
+
+    if not os.path.isfile(os.path.join(model_folder(folder), "settings.json")):
         raise CheckpointError(
-            "the model folder has no settings.json" if folder.is_dir() else "there is no such folder",
+            "the model folder has no settings.json" if os.path.isdir(folder) else "there is no such folder",
             where=folder,
             remedy="name a folder that emofuse has trained",
         )

@@ -67,8 +67,7 @@ def predict(
         refuse_address(name)
     texts = _texts(sources, text, transcript)
     if model is not None:
-        refuse_address(model)
-        check_model(Path(model))
+        check_model(model)
     if alignments is not None and not alignments.exists():
         raise AlignmentError("no such file or folder", where=alignments, remedy="make it with `emofuse align`")
     absent = [name for name in sources if _is_absent(name)]

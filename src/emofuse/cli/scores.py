@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emofuse.cli.options import Json
 from emofuse.errors import ScoresError
 
 if TYPE_CHECKING:
     from emofuse.scoring.table import Scores
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Cluster = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of clusters, instead of the speaker.")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from emofuse.errors import CheckpointError
@@ -13,22 +14,43 @@ BUILTIN = Path(__file__).parent.parent / "builtin" / "model"
 _LONGEST = 1 << 20
 
 
+def model_folder(folder: Path | str | None) -> Path:
+    """The folder of a model: the built-in one, the folder itself, or the only model of a run folder.
+
+    Args:
+        folder: What the user named; None for the built-in model.
+
+    Raises:
+        CheckpointError: The run folder holds several models.
+    """
+    if folder is None:
+        return BUILTIN
+    refuse_address(folder)
+    # Unlike `Path`, this takes a name of any length.
+    alone = os.path.isfile(os.path.join(folder, "settings.json")) or not os.path.isdir(folder)
+    models = [] if alone else sorted(Path(folder).glob("models/*/settings.json"))
+    if not models:
+        return Path(folder)
+    if len(models) > 1:
+        names = ", ".join(str(one.parent.relative_to(folder)) for one in models)
+        raise CheckpointError("this is a run of several models", where=folder, remedy=f"name one of {names}")
+    return models[0].parent
+
+
 def read_card(folder: Path | str | None = None) -> str:
     """The card of a model in Markdown: its data, measured accuracy, limits and licences.
 
     Args:
-        folder: Folder of a trained model; None for the built-in model.
+        folder: Folder of a trained model, or of a run of one model; None for the built-in model.
 
     Raises:
-        CheckpointError: The folder holds no card.
+        CheckpointError: The folder holds no card, or several models.
 
     Example:
         >>> "Limits" in read_card()
         True
     """
-    if folder is not None:
-        refuse_address(folder)
-    place = (BUILTIN if folder is None else Path(folder)) / "README.md"
+    place = model_folder(folder) / "README.md"
     try:
         if place.is_symlink() or place.stat().st_size > _LONGEST:
             raise OSError

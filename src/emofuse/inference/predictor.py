@@ -27,7 +27,7 @@ from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra
 from emofuse.features.extract import cut_notes, features_of, to_steps, to_words
 from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.segments import step_bounds
-from emofuse.inference.card import BUILTIN
+from emofuse.inference.card import model_folder
 from emofuse.inputs import check_confidence, check_text, refuse_address
 from emofuse.language import is_foreign
 from emofuse.manifest import UNSTATED
@@ -57,7 +57,7 @@ def load(
     """Load a trained model from its folder, or the built-in one.
 
     Args:
-        folder: Folder of a trained model; None for the built-in model.
+        folder: Folder of a trained model, or of a run of one model; None for the built-in model.
         asr: Recogniser for recordings without transcript: `whisper`, `sphinx`, the path to a recogniser of the user's
             own, or `none`; None takes whisper if it is installed with a model in the cache, else none.
         asr_model: For whisper: a name, Hub id or folder.
@@ -70,9 +70,7 @@ def load(
         EncoderError: The encoder cannot be loaded.
         SettingsError: The confidence is no probability, or the model predicts values, which have none.
     """
-    if folder is not None:
-        refuse_address(folder)
-    checkpoint = load_checkpoint(BUILTIN if folder is None else Path(folder), trust=trust)
+    checkpoint = load_checkpoint(model_folder(folder), trust=trust)
     reads_text = "text" in checkpoint.modalities
     transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_text else None
     return Predictor(checkpoint, transcriber=transcriber, min_confidence=min_confidence, device=device, trust=trust)

@@ -15,9 +15,11 @@ from emofuse.scoring.record import Difference, Estimate, Result
 KINDS: Mapping[str, str] = {
     "session": "leaving one session out",
     "speaker": "leaving one speaker out",
+    "corpus": "leaving one corpus out",
     "speakers": "folds by speaker",
     "fixed": "fixed lists of speakers",
     "split": "the corpus's own training, development and test parts",
+    "stratified": "folds of utterances, stratified by label",
 }
 """Kinds of protocol in words."""
 

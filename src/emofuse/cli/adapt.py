@@ -1,0 +1,62 @@
+"""The command `emofuse adapt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emofuse.cli.options import (
+    Column,
+    Device,
+    Jobs,
+    Seeds,
+    Set,
+    check_corpus,
+    check_device_name,
+    check_output,
+    reading_of,
+    recipe_of,
+)
+
+
+def adapt(
+    table: Annotated[Path, typer.Option(help="Table of your recordings: audio, label, and speaker where known.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model; finished work is skipped.")],
+    column: Column = None,
+    seeds: Seeds = None,
+    settings: Set = None,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a model of your own recordings, and compare the built-in model on them."""
+    chosen = recipe_of("adapt", settings, None, None, seeds, command="run")
+    check_corpus("table", table)
+    check_device_name(device)
+    check_output(out, folder=True)
+    from emofuse.adapt import BUILTIN
+    from emofuse.adapt import adapt as adapt_model
+    from emofuse.cli.console import Bars, finish, say, show_comparisons, show_results, typed_command, warn
+
+    with Bars() as bars:
+        found = adapt_model(
+            chosen,
+            table,
+            out,
+            columns=reading_of(False, column, None)["columns"],
+            jobs=jobs,
+            device=device,
+            command=typed_command(),
+            progress=bars,
+        )
+    show_results(found.models)
+    if found.comparison is not None:
+        show_comparisons([found.comparison])
+        say("The built-in model's figure means nothing on recordings of its training; `emofuse info` names them.")
+    elif BUILTIN not in found.models:
+        say("The built-in model knows none of these labels.")
+    for note in found.outcome.result.notes:
+        warn(f"Note: {note}")
+    say(f"report: {out / 'report.html'}   model: {out}")
+    finish(found.outcome.skipped)

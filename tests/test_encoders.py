@@ -251,6 +251,13 @@ def test_a_whisper_preprocessor_that_does_not_fit_is_refused(tmp_path: Path) -> 
         speech(folder)
 
 
+def test_a_spectrogram_with_empty_bands_is_refused(tmp_path: Path) -> None:
+    folder = tiny_speech_encoder(tmp_path, family="whisper")
+    edit(folder / "preprocessor_config.json", lambda values: values.update(n_fft=2))
+    with pytest.raises(EncoderError, match=r"preprocessor_config.json describes a spectrogram with empty bands; take"):
+        load_speech_encoder(SpeechSettings(encoder=str(folder)))
+
+
 # The log-mel baseline
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,17 @@ def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, de
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
     extractor_class: Any = WhisperFeatureExtractor
     # Dither is random: the same clip would have different features each time.
-    extractor = extractor_class(**{"feature_size": config.num_mel_bins, **checkpoint.preprocessor, "dither": 0.0})
+    described = {"feature_size": config.num_mel_bins, **checkpoint.preprocessor, "dither": 0.0}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            extractor = extractor_class(**described)
+    except UserWarning as error:
+        raise EncoderError(
+            "preprocessor_config.json describes a spectrogram with empty bands",
+            where=checkpoint.name,
+            remedy="take it from the checkpoint of the weights",
+        ) from error
     stride = 2 * extractor.hop_length
     if extractor.feature_size != config.num_mel_bins or extractor.n_samples != config.max_source_positions * stride:
         raise EncoderError(

@@ -74,7 +74,7 @@ def doubts(clip: NDArray[np.float32]) -> list[str]:
         searched = f" in its first {_SEARCHED:.0f} s" if seconds > _SEARCHED else " in the audio"
         notes.append(f"no speech was found{searched}, so the prediction means nothing")
     elif speech < ENOUGH:
-        notes.append(f"only {speech:.1f} s of speech were found, too little to rely on the prediction")
+        notes.append(f"only {1000 * speech:.0f} ms of speech were found, too little to rely on the prediction")
     level = loudness(clip)
     if level < _QUIET:
         notes.append(f"the audio is far too quiet: its loudest part is {-level:.0f} dB below full scale")

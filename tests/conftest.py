@@ -54,7 +54,7 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
 def tones_are_speech() -> Iterator[None]:
     """The recordings of tests are tones, in which no detector finds speech, so that all would get one more note."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emofuse.audio.doubts.speech_seconds", lambda clip: 1.0)
+        patch.setattr("emofuse.audio.doubts.speech_seconds", lambda clip: (1.0, True))
         yield
 
 

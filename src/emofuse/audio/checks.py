@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,46 @@ SLACK = 0.01
 _QUIETEST = 2e-5  # Range of samples, below one step of 16-bit audio (3e-5).
 _HIGHEST = 8.0  # No resampler, codec or mixer exceeds full scale that far.
 _HIGH = 2.0
+_AT_PEAK = 0.9999  # Fraction of the peak.
+_RUN = 3  # Samples at the peak one after another; a wave that is not clipped has two.
+_AUDIBLE = 0.05  # Peak; below it runs come from rounding to 16 bits.
+_CLIPPED = 0.001  # Fraction of the samples.
+
+
+class Clipping:
+    """Counts samples in runs at the positive or negative peak, over blocks at the recording's own rate.
+
+    Resampling rounds such runs, so that they cannot be found later.
+
+    Example:
+        >>> wave = np.sin(np.arange(16000) / 20)
+        >>> clean, hard = Clipping(), Clipping()
+        >>> clean.see(wave)
+        >>> hard.see(np.clip(2 * wave, -1, 1))
+        >>> clean.fraction, round(hard.fraction, 2)
+        (0.0, 0.67)
+    """
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self._peaks, self._counts = [_AUDIBLE, _AUDIBLE], [0, 0]
+
+    def see(self, block: NDArray[Any]) -> None:
+        """Count a block, `(samples,)`."""
+        self._samples += len(block)
+        for number, side in enumerate((block, -block)):
+            top = float(side.max())
+            if top * _AT_PEAK > self._peaks[number]:
+                self._peaks[number], self._counts[number] = top, 0
+            if top >= _AT_PEAK * self._peaks[number]:
+                edges = np.flatnonzero(np.diff(side >= _AT_PEAK * self._peaks[number], prepend=False, append=False))
+                lengths = edges[1::2] - edges[::2]
+                self._counts[number] += int(lengths[lengths >= _RUN].sum())
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of all samples."""
+        return sum(self._counts) / max(1, self._samples)
 
 
 class Levels:
@@ -49,6 +90,7 @@ class Levels:
     def __init__(self, where: Path | str) -> None:
         self._where = where
         self._low, self._high = math.inf, -math.inf
+        self._clipping = Clipping()
 
     def check(self, block: NDArray[np.float32]) -> tuple[float, float]:
         """Lowest and highest sample of a block of any shape."""
@@ -70,10 +112,11 @@ class Levels:
         return low, high
 
     def see(self, block: NDArray[np.float32]) -> None:
-        """Check a block, `(samples,)`, and update the peak."""
+        """Check a block, `(samples,)`, and update the peak and what is clipped."""
         if block.size:
             low, high = self.check(block)
             self._low, self._high = min(self._low, low), max(self._high, high)
+            self._clipping.see(block)
 
     def check_loud(self) -> tuple[str, ...]:
         """Refuse silence after the last block, and return notes."""
@@ -81,7 +124,10 @@ class Levels:
         if self._high - self._low < _QUIETEST:
             what = "the audio is silent" + (f" (its highest sample is {peak:.1g} of full scale)" if peak > 0 else "")
             raise AudioError(what, where=self._where, remedy="check the microphone or channel, or leave it out")
-        return (f"samples reach {peak:.1f} times full scale",) if peak > _HIGH else ()
+        notes = [f"samples reach {peak:.1f} times full scale"] if peak > _HIGH else []
+        if self._clipping.fraction > _CLIPPED:
+            notes.append(f"the audio is clipped: {100 * self._clipping.fraction:.1f} % of its samples are at the peak")
+        return tuple(notes)
 
 
 def too_short(where: Path | str, seconds: float) -> AudioError:

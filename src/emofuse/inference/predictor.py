@@ -199,7 +199,7 @@ class Predictor:
             recording = _read(audio)
             clip = recording.samples
             notes += recording.notes
-            notes += doubts(clip) if "speech" in takes else []
+            notes += doubts(clip)
         recognised = False
         if not _says(text) and clip is not None and "text" in takes and self._transcriber is not None:
             text, note = self._recognise(self._transcriber, clip)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,11 @@ def test_the_card_of_a_model_is_printed(tmp_path: Path, emo: Callable[..., Any])
     for folder in (tmp_path / "none", tmp_path, tmp_path / "model"):
         with pytest.raises(CheckpointError, match="there is no model card here; name a folder that emofuse has"):
             emofuse.read_card(folder)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "README.md")
+    for odd in (tmp_path / "pipe", "a\0b"):
+        with pytest.raises(CheckpointError, match="there is no model card here"):
+            emofuse.read_card(odd)
     assert emo("info", "none", folder=tmp_path).returncode == 2
 
 

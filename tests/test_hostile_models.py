@@ -538,6 +538,10 @@ def tokens(change: Callable[[Any], object]) -> Callable[[Path], object]:
     return lambda folder: edit(folder / "tokenizer.json", change)
 
 
+def configured(key: str, value: object) -> Callable[[Path], object]:
+    return lambda folder: edit(folder / "tokenizer_config.json", lambda held: held.update({key: value}))
+
+
 ENCODERS: dict[str, Callable[[Path], object]] = {
     "shards elsewhere": index("../away.safetensors"),
     "shards by full path": index("/etc/passwd"),
@@ -556,14 +560,16 @@ ENCODERS: dict[str, Callable[[Path], object]] = {
     "deep tokenizer": write("tokenizer.json", b"[" * 100_000),
     "tokenizer not UTF-8": write("tokenizer.json", b"\xff"),
     "odd setting of a token": tokens(lambda held: held["added_tokens"][0].update(boom=False)),
-    "odd setting of a token's decoder": lambda folder: edit(
-        folder / "tokenizer_config.json",
-        lambda held: held.update(added_tokens_decoder={"0": {"content": "[PAD]", "lstrip": False, "boom": 1}}),
-    ),
-    "odd setting of a special token": lambda folder: edit(
-        folder / "tokenizer_config.json",
-        lambda held: held.update(mask_token={"__type": "AddedToken", "content": "x", "boom": 1}),
-    ),
+    "no list of tokens": tokens(lambda held: held.update(added_tokens=5)),
+    **{
+        f"odd setting in {key}": configured(key, value)
+        for key, value in (
+            ("added_tokens_decoder", {"0": {"content": "[PAD]", "lstrip": False, "boom": 1}}),
+            ("mask_token", {"__type": "AddedToken", "content": "x", "boom": 1}),
+            ("additional_special_tokens", [{"content": "x", "boom": 1}]),
+            ("extra_special_tokens", {"image": {"content": "x", "boom": 1}}),
+        )
+    },
     "token beyond the weights": tokens(lambda held: held["model"]["vocab"].update(so=10**6)),
 }
 

@@ -171,6 +171,20 @@ def test_knowledge_moves_attention_to_the_words_of_the_lexicon_without_noise(lex
     torch.testing.assert_close(weights[reads_speech], uniform.expand_as(weights[reads_speech]), check_dtype=False)
 
 
+def test_a_model_that_knows_keeps_the_lexicon_itself(lexicon: Path) -> None:
+    settings = {"deviation": 0.0, "divergence": 0.0, "prior": "lexicon", "lexicon": str(lexicon), "knowledge": 2.0}
+    model, given = kbca(**settings), batch(extras=SAID)
+    expected = model.train()(given).logits
+    lexicon.unlink()
+    again = kbca(**settings)
+    with pytest.raises(SettingsError, match="the lexicon cannot be read"):
+        again(given)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(given).logits, expected)
+    other = Batch(**{**vars(given), "extras": said("table table", "table", "table")})
+    assert not torch.allclose(again(other).logits, expected)
+
+
 def test_settings_of_kbca_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="knowledge of a uniform prior changes nothing"):
         KBCASettings(knowledge=1)

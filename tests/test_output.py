@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,6 +187,18 @@ def test_no_table_loses_a_letter(width: int, monkeypatch: pytest.MonkeyPatch, ca
     assert "…" not in shown
     for word in ("a-recording-of-long-name.wav", "sad", "0.91", "81.2", "0.046", "emofuse[demo]"):
         assert word in shown or (width < 80 and word.replace("-", "") in shown.replace("-", "").replace("│", ""))
+
+
+@pytest.mark.parametrize("width", [40, 160])
+def test_an_uncertain_answer_is_one_in_every_table(width: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(console, "OUT", console._Console(width=width))
+    sure = answer("a.wav", sad=0.55)
+    console.show_predictions([sure, replace(sure, label="uncertain")])
+    one, two = [line for line in capsys.readouterr().out.splitlines() if "0.55" in line]
+    assert "uncertain" in two
+    assert "uncertain" not in one
+    assert width == 40 or one.index("0.55") == two.index("0.55")
 
 
 COMMANDS_BEFORE_TORCH = (

@@ -284,7 +284,7 @@ def test_without_speakers_every_fold_has_as_much_of_each_label(counts: list[int]
         assert set.union(*parts) == set(manifest["utterance"])
         assert sum(map(len, parts)) == len(manifest)
         rest = len(parts[0] | parts[1])
-        validations = round(rest / round(rest / 5))
+        validations = rest / round(rest / 5)
         for label, count in enumerate(counts):
             tested, validated = (
                 sum(name.startswith(f"{label}-") for name in part) for part in (fold.test, fold.validation)
@@ -294,6 +294,27 @@ def test_without_speakers_every_fold_has_as_much_of_each_label(counts: list[int]
     assert "Speakers are unknown, and one may both train and test: the figures are optimistic." in protocol.notes
     again = split(manifest.sample(frac=1, random_state=0), kind=kind, folds=folds)
     assert again.fingerprint == protocol.fingerprint
+
+
+@pytest.mark.parametrize("groups", [1, 6, 9, 14, 17])
+def test_as_many_utterances_validate_as_are_asked_for(groups: int) -> None:
+    rows = [
+        {"utterance": f"{label}{n:02d}", "text": f"{label} {n}", "label": label} for label in "ab" for n in range(20)
+    ]
+    protocol = split(make_manifest(rows, source="test"), folds=2, validation_groups=groups)
+    assert [len(fold.validation) for fold in protocol.folds] == [groups] * 2
+    assert [len(fold.train) for fold in protocol.folds] == [20 - groups] * 2
+
+
+def test_speakers_that_are_known_and_ignored_are_said() -> None:
+    note = "The same speakers train and test: the figures are optimistic."
+    assert note in split(acted(), kind="stratified").notes
+    one = acted()
+    one["speaker"] = "me"
+    alone = split(one)
+    assert alone.settings.kind == "stratified"
+    assert note in alone.notes
+    assert not any("optimistic" in each for each in split(acted()).notes)
 
 
 def test_values_need_no_speakers_either() -> None:
@@ -638,7 +659,11 @@ def only_from(speaker: str, label: str, manifest: pd.DataFrame) -> pd.DataFrame:
             {"kind": "speaker"},
             r"'s1_angry_1' has no speaker; fill in column 'speaker'",
         ),
-        (corpus(), {"kind": "session"}, r"'s0_angry_0' has no session; fill in column 'session' .*or split by"),
+        (
+            corpus(),
+            {"kind": "session"},
+            r"'s0_angry_0' has no session; fill in column 'session' .*or use protocol.kind=stratified",
+        ),
         (
             corpus(),
             {"kind": "speakers", "folds": 7},

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from emofuse.audio import LONGEST_UTTERANCE, read_audio
-from emofuse.errors import EmofuseError
+from emofuse.corpora import read_corpus
+from emofuse.errors import EmofuseError, ManifestError, SettingsError
 from emofuse.experiment import Outcome, run
 from emofuse.inference.predictor import load
 from emofuse.manifest import read_manifest, utterances
 from emofuse.names import key
+from emofuse.plan import resolve
 from emofuse.progress import Progress, Silent, track
 from emofuse.recipe import Recipe
 from emofuse.scoring.inference import paired_difference
@@ -32,13 +34,14 @@ class Adapted:
 
     Attributes:
         outcome: Of its run; the kept model is in `models/speech` of the run folder.
-        models: Figures by model, on recordings that its training did not see. Those of the built-in model, by voice
-            alone, are on the recordings whose label it knows; without such there are none.
+        own: Its figures, on recordings that its training did not see.
+        builtin: Those of the built-in model, by voice alone, on the recordings whose label it knows; None without such.
         comparison: Own minus built-in model, where both know the same labels.
     """
 
     outcome: Outcome
-    models: Mapping[str, AnyEntry]
+    own: AnyEntry
+    builtin: AnyEntry | None
     comparison: Comparison | None
 
 
@@ -70,24 +73,37 @@ def adapt(
     Raises:
         EmofuseError: The first thing that a person has to fix.
     """
+    plan = resolve(recipe)
+    if [model.name for model in plan.models] != ["speech"] or plan.task.values:
+        raise SettingsError(
+            "own recordings are adapted to by one model, `speech`, that predicts classes",
+            where=recipe.name,
+            remedy="leave out these settings, or use `emofuse run`",
+        )
+    rows = read_corpus("table", table, columns=columns).manifest
+    if mute := sorted(rows["utterance"][rows["audio"].isna()]):
+        raise ManifestError(
+            f"{len(mute)} rows have no audio, such as {mute[0]!r}",
+            where=table,
+            remedy="fill in column audio, or leave these rows out",
+        )
     outcome = run(
         recipe, "table", table, out, columns=columns, jobs=jobs, device=device, command=command, progress=progress
     )
-    own = _named(read_scores(out / "scores.parquet").of("speech"), OWN)
-    models = {OWN: evaluate(own)[OWN]}
+    scores = read_scores(out / "scores.parquet").of("speech")
+    own = replace(scores, frame=scores.frame.assign(model=OWN))
     theirs = _builtin(own, read_manifest(out / MANIFEST), device=device, progress=progress)
-    if theirs is None:
-        return Adapted(outcome=outcome, models=models, comparison=None)
-    models[BUILTIN] = evaluate(theirs)[BUILTIN]
     comparison = None
-    if set(own.classes) == set(theirs.classes):
-        (found,) = corrected([paired_difference(own, theirs)])
+    if theirs is not None and set(own.classes) == set(theirs.classes):
+        both = own.frame["utterance"].isin(theirs.frame["utterance"])
+        (found,) = corrected([paired_difference(replace(own, frame=own.frame[both]), theirs)])
         comparison = Comparison(first=OWN, second=BUILTIN, **found)
-    return Adapted(outcome=outcome, models=models, comparison=comparison)
-
-
-def _named(scores: Scores, name: str) -> Scores:
-    return Scores(scores.frame.assign(model=name), scores.classes)
+    return Adapted(
+        outcome=outcome,
+        own=evaluate(own)[OWN],
+        builtin=None if theirs is None else evaluate(theirs)[BUILTIN],
+        comparison=comparison,
+    )
 
 
 def _builtin(own: Scores, manifest: pd.DataFrame, *, device: str, progress: Progress) -> Scores | None:
@@ -107,7 +123,7 @@ def _builtin(own: Scores, manifest: pd.DataFrame, *, device: str, progress: Prog
             posteriors = predictor.predict(clip).posteriors
             found.append({"utterance": name, **{classes[label]: value for label, value in posteriors.items()}})
         except EmofuseError:
-            # The own model read it, at training; a file that has gone since counts for neither.
+            # Training has read it, so that it has gone or changed since.
             continue
     if not found:
         return None

@@ -25,8 +25,8 @@ from emofuse.types import Fold
 
 FINAL = "final"
 FEW_SPEAKERS = 12
-OPTIMISTIC = "Speakers are unknown, and one may both train and test: the figures are optimistic."
-"""Note on folds that ignore speakers."""
+UNKNOWN_SPEAKERS = "Speakers are unknown, and one may both train and test: the figures are optimistic."
+SAME_SPEAKERS = "The same speakers train and test: the figures are optimistic."
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _validation_notes(
     frame: pd.DataFrame, settings: ProtocolSettings, folds: Sequence[Fold], found: Mapping[str, Any]
 ) -> Iterator[str]:
     if settings.kind == "stratified":
-        yield OPTIMISTIC
+        yield UNKNOWN_SPEAKERS if frame["speaker"].isna().all() else SAME_SPEAKERS
     if settings.kind == "session" and settings.validation_by == "session":
         session = frame.set_index("utterance")["session"]
         few = [fold.name for fold in folds if session.loc[list(fold.train)].nunique() == 1]
@@ -220,7 +220,7 @@ def resolve(frame: pd.DataFrame, settings: ProtocolSettings) -> ProtocolSettings
     # A split without new test speakers, such as ESD's, is for other tasks.
     if {"train", "dev", "test"} <= set(parts) and not (parts["test"] and parts["test"] <= parts["train"]):
         return settings.model_copy(update={"kind": "split"})
-    if not speakers:
+    if not speakers or (len(speakers) == 1 and frame["speaker"].notna().all()):
         return settings.model_copy(update={"kind": "stratified"})
     few = len(speakers) <= FEW_SPEAKERS
     return settings.model_copy(update={"kind": "speaker" if few else "speakers"})
@@ -303,8 +303,8 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
             )
         return [("test", "session", ["test"])]
     if settings.kind == "stratified":
-        parts = _stratified(frame, settings.folds, "test")
-        return [(f"fold-{number}", "utterance", names) for number, names in enumerate(parts, start=1)]
+        dealt, count = _dealt(frame, "test"), min(settings.folds, len(frame))
+        return [(f"fold-{part + 1}", "utterance", sorted(dealt.iloc[part::count])) for part in range(count)]
     column = settings.kind if settings.kind in ("session", "corpus") else "speaker"
     groups = _groups(frame, column)
     if settings.kind in ("session", "speaker", "corpus"):
@@ -312,7 +312,7 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
             raise ProtocolError(
                 f"there is one {column} only, so none is left to train on",
                 where="protocol.kind",
-                remedy="split by something that there are several of",
+                remedy="split by something that there are several of, or use protocol.kind=stratified",
             )
         return [(f"{column}-{name}", column, [name]) for name in groups]
     if settings.kind == "speakers":
@@ -330,12 +330,10 @@ def _test_groups(frame: pd.DataFrame, settings: ProtocolSettings) -> list[tuple[
     return [(f"fold-{number}", column, list(speakers)) for number, speakers in enumerate(lists, start=1)]
 
 
-def _stratified(frame: pd.DataFrame, count: int, name: str) -> list[list[str]]:
-    """Names of utterances in parts of equal size, drawn at random, each with as much of every label as the others."""
+def _dealt(frame: pd.DataFrame, name: str) -> pd.Series[str]:
+    """Names of utterances at random, one label after the other: what is evenly spaced has as much of every label."""
     drawn = frame.iloc[np.random.default_rng(derive_seed(0, "utterances", name)).permutation(len(frame))]
-    # Dealt in turn, one label after the other, so that sizes differ by one at most.
-    drawn = drawn.sort_values("label", kind="stable")
-    return [sorted(drawn["utterance"].iloc[part::count]) for part in range(min(count, len(frame)))]
+    return drawn.sort_values("label", kind="stable")["utterance"]
 
 
 def _fixed(frame: pd.DataFrame, settings: ProtocolSettings) -> Sequence[Sequence[str]]:
@@ -418,7 +416,7 @@ def _groups(frame: pd.DataFrame, column: str) -> list[str]:
         raise ProtocolError(
             f"utterance {frame['utterance'][unnamed].iloc[0]!r} has no {column}",
             where="protocol.kind",
-            remedy=f"fill in column {column!r} of the manifest, or split by something else",
+            remedy=f"fill in column {column!r} of the manifest, or use protocol.kind=stratified, which needs none",
         )
     return sorted(str(name) for name in frame[column].unique())
 
@@ -448,7 +446,8 @@ def _with_validation(
                 remedy="set fewer, or split by something finer",
             )
         if column == "utterance":
-            chosen = _stratified(rest, round(len(groups) / wanted), name)[0]
+            places = (np.arange(wanted) + 0.5) * len(groups) / wanted
+            chosen = list(_dealt(rest, name).iloc[places.astype(int)])
         else:
             order = np.random.default_rng(derive_seed(0, "validation", name)).permutation(len(groups))
             chosen = [groups[i] for i in order[:wanted]]
@@ -459,7 +458,7 @@ def _with_validation(
         raise ProtocolError(
             f"fold {name} trains without a single {missing[0]!r} utterance",
             where="protocol",
-            remedy="use fewer folds, or merge or leave out that label",
+            remedy="use fewer folds or validation groups, or merge or leave out that label",
         )
     return Fold(
         name=name,

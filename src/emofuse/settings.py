@@ -217,8 +217,8 @@ class ProtocolSettings(Settings):
             corpora out), `speakers` (k folds by speaker), `fixed` (folds by list), `split` (sessions named train, dev
             and test), `stratified` (k folds of utterances with as much of each label, where speakers are unknown), or
             `auto`: built-in folds where the corpus has them (sessions for IEMOCAP and MSP-IMPROV), its own split if
-            that has new test speakers, `stratified` where no speaker is known, leave-one-speaker-out for up to twelve
-            speakers, else `speakers`.
+            that has new test speakers, `stratified` where no speaker is known or there is only one,
+            leave-one-speaker-out for up to twelve speakers, else `speakers`.
         folds: Number of folds (`speakers`, `stratified`), and most groups of scripts (`apart`).
         fixed: Test speakers of each fold (`fixed` only); `published` for those of the corpus's card, such as RAVDESS's.
         validation_by: Column that the validation part is split by. `auto` chooses by protocol: `session` where

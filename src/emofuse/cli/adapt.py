@@ -32,10 +32,10 @@ def adapt(
 ) -> None:
     """Train a model of your own recordings, and compare the built-in model on them."""
     chosen = recipe_of("adapt", settings, None, None, seeds, command="run")
-    check_corpus("table", table)
+    check_corpus("table", table, option="--table")
     check_device_name(device)
     check_output(out, folder=True)
-    from emofuse.adapt import BUILTIN
+    from emofuse.adapt import BUILTIN, OWN
     from emofuse.adapt import adapt as adapt_model
     from emofuse.cli.console import Bars, finish, say, show_comparisons, show_results, typed_command, warn
 
@@ -50,12 +50,17 @@ def adapt(
             command=typed_command(),
             progress=bars,
         )
-    show_results(found.models)
+    show_results({OWN: found.own})
+    if found.builtin is None:
+        say("The built-in model knows none of these labels.")
+    else:
+        show_results({BUILTIN: found.builtin})
+        known, given = found.builtin.utterances, found.own.utterances
+        if known < given:
+            say(f"The built-in model knows the labels of {known} of {given} recordings.")
+        say("Its figure means nothing on recordings of its own training; `emofuse info` names them.")
     if found.comparison is not None:
         show_comparisons([found.comparison])
-        say("The built-in model's figure means nothing on recordings of its training; `emofuse info` names them.")
-    elif BUILTIN not in found.models:
-        say("The built-in model knows none of these labels.")
     for note in found.outcome.result.notes:
         warn(f"Note: {note}")
     say(f"report: {out / 'report.html'}   model: {out}")

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from emofuse.inference.writers import WRITERS, PredictionWriter
 from emofuse.terminal import as_json, harmless, holds_all
-from emofuse.types import Prediction
+from emofuse.types import UNCERTAIN, Prediction
 
 if TYPE_CHECKING:
     from emofuse.cost import Cost
@@ -237,7 +237,7 @@ class TableWriter:
         self._heads = heads = ["file", "emotion", *map(harmless, classes), "from"]
         longest = [
             max(map(cell_len, map(harmless, sources)), default=0),
-            max(map(cell_len, map(harmless, classes)), default=0),
+            max(map(cell_len, map(harmless, (*classes, UNCERTAIN))), default=0),
             *[4] * len(classes),
             len("speech + text"),
         ]
@@ -259,7 +259,9 @@ class TableWriter:
         order = sorted(self._classes, key=lambda name: (name != answer.label, -answer.scores[name]))
         if source:
             say(source)
-        say(f"  {', '.join(f'{name} {answer.scores[name]:.2f}' for name in order)} (from {modalities})")
+        shown = [f"{name} {answer.scores[name]:.2f}" for name in order]
+        unsure = [f"{answer.label}:"] if answer.label == UNCERTAIN else []
+        say(f"  {' '.join([*unsure, ', '.join(shown)])} (from {modalities})")
 
     def close(self) -> None:
         """Print notes, with their files unless they concern all."""

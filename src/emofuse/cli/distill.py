@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from emofuse.cli.options import Device, LogOption, Set, check_corpus, check_device_name, check_output
+from emofuse.cli.options import Device, LogOption, check_corpus, check_device_name, check_output
 from emofuse.errors import SettingsError
 
 app = typer.Typer(no_args_is_help=True, help="Distil a small encoder from a large one.")
 
 Out = Annotated[Path, typer.Option(help="Folder to work in; an interrupted run resumes there.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: steps=100.")]
 Licence = Annotated[str, typer.Option(help="Licence of the weights, as the data requires.")]
 
 

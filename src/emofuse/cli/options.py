@@ -36,7 +36,7 @@ Seeds = Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; overrides
 Partial = Annotated[bool, typer.Option("--partial", help="Accept an incomplete corpus.")]
 Column = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="OURS=YOURS", help="For --corpus table: map a column, such as label=emotion."),
+    typer.Option("--column", metavar="OURS=YOURS", help="For a table: map a column, such as label=emotion."),
 ]
 Option = Annotated[
     list[str] | None,
@@ -110,14 +110,14 @@ def check_device_name(device: str) -> None:
         )
 
 
-def check_corpus(name: str, root: Path) -> None:
+def check_corpus(name: str, root: Path, *, option: str = "--root") -> None:
     """Refuse an unknown corpus, or a missing folder."""
     from emofuse.corpora import CORPORA
 
     for one in name.split("+"):
         if one not in CORPORA and not is_outside(one):
             raise ManifestError(f"no corpus is called {one!r}", remedy=nearest(one, CORPORA))
-    refuse_address(root, where="--root")
+    refuse_address(root, where=option)
     if not root.exists():
         what = "table" if name == "table" else "folder"
         raise ManifestError(f"no such {what}", where=root, remedy="check the path")

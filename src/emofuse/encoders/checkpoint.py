@@ -36,13 +36,8 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "sentencepiece.bpe.model",
 )
-# Files, and where in them tokens have settings of their own.
-_TOKENS = (
-    ("tokenizer.json", "added_tokens"),
-    ("tokenizer_config.json", "added_tokens_decoder"),
-    ("tokenizer_config.json", None),
-    ("special_tokens_map.json", None),
-)
+_TOKENS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_LARGE = ("vocab", "merges")  # They hold no tokens with settings.
 _OF_A_TOKEN = {"__type", "id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}
 _AGAIN = "fetch or write the files again"
 _LONGEST_JSON = 8 << 20
@@ -344,15 +339,21 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
 
 def _odd_setting(folder: Path) -> str | None:
     """A setting of a token that the library tokenizers does not know; it would print it from Rust and go on."""
-    for name, key in _TOKENS:
+    for name in _TOKENS:
         try:
-            found = json.loads((folder / name).read_bytes())
+            todo: list[Any] = [json.loads((folder / name).read_bytes())]
         except (OSError, ValueError, RecursionError):
             continue
-        tokens = (found if key is None else found.get(key)) if isinstance(found, dict) else None
-        for token in (*tokens.values(),) if isinstance(tokens, dict) else tokens or ():
-            if isinstance(token, dict) and "content" in token and (odd := sorted(token.keys() - _OF_A_TOKEN)):
-                return str(odd[0])
+        while todo:
+            part = todo.pop()
+            if isinstance(part, list):
+                todo += part
+            elif isinstance(part, dict):
+                # A normaliser has a content too, and a type.
+                token = isinstance(part.get("content"), str) and "type" not in part
+                if token and (odd := sorted(part.keys() - _OF_A_TOKEN)):
+                    return str(odd[0])
+                todo += [one for key, one in part.items() if key not in _LARGE]
     return None
 
 

@@ -52,10 +52,11 @@ def read_card(folder: Path | str | None = None) -> str:
     """
     place = model_folder(folder) / "README.md"
     try:
-        if place.is_symlink() or place.stat().st_size > _LONGEST:
+        # A pipe or device may have no end.
+        if place.is_symlink() or not place.is_file() or place.stat().st_size > _LONGEST:
             raise OSError
         return place.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             "there is no model card here", where=place.parent, remedy="name a folder that emofuse has trained"
         ) from error

@@ -18,6 +18,10 @@ from emofuse.models.base import Batch, Inputs, Output, Shapes, Speech, Task, Tex
 from emofuse.models.blocks.attention import NEVER, Cross, Lognormal, StochasticAttention, Weibull, masked_log_softmax
 from emofuse.models.early import EarlyFusion, EarlySettings
 
+LARGEST = 60_000
+"""Most words of a lexicon that is stored with a model."""
+
+_NO_WORD = torch.iinfo(torch.int64).max
 _Sequence = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -32,7 +36,7 @@ class KBCASettings(EarlySettings):
         rate: Of their gamma prior; the larger, the narrower.
         prior: Mean of the prior: `lexicon` for text, `learned` from the keys, or `uniform`. Of speech a lexicon knows
             nothing; its prior is uniform then.
-        lexicon: File for `lexicon`, as `read_lexicon` takes it. Prediction reads it only with `knowledge`.
+        lexicon: File for `lexicon`, as `read_lexicon` takes it. Only training reads it.
         knowledge: Multiple of the prior's logarithm that the attention adds to its logits: knowledge without noise.
         temperature: Of the softmax of the lexicon's intensities.
         unknown: Intensity of a word that the lexicon lacks.
@@ -75,6 +79,9 @@ class KBCA(EarlyFusion):
         torch.Size([2, 2])
     """
 
+    known: torch.Tensor
+    intensities: torch.Tensor
+
     Settings = KBCASettings
     certainty = "idea stated; noise from related code, prior's form ours"
 
@@ -96,6 +103,10 @@ class KBCA(EarlyFusion):
             block.attention = StochasticAttention(
                 settings.width, heads=settings.heads, noise=noise, dropout=settings.attention_dropout
             )
+        if settings.knowledge and settings.prior == "lexicon":
+            # Prediction needs it too, and a model's folder is all that there is then.
+            self.register_buffer("known", torch.full((LARGEST,), _NO_WORD))
+            self.register_buffer("intensities", torch.zeros(LARGEST))
         if settings.prior == "learned":
             self.prior_score = nn.Sequential(
                 nn.Linear(settings.width, settings.width), nn.ReLU(), nn.Linear(settings.width, 1, bias=False)
@@ -157,7 +168,7 @@ class KBCA(EarlyFusion):
 
     def _from_lexicon(self, batch: Batch, mask: torch.Tensor) -> torch.Tensor:
         """Scores of the steps of text, `(batch, steps)`: a special token, the words, a special token."""
-        known, intensities = (one.to(mask.device) for one in self._lexicon)
+        known, intensities = (one.to(mask.device) for one in self._lexicon())
         # One more than the words, so that a batch without any has a column.
         ids = F.pad(batch.extras["words"], (0, 1), value=-1)
         found = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
@@ -167,11 +178,26 @@ class KBCA(EarlyFusion):
         special = (steps == 0) | (steps >= mask.sum(1, keepdim=True) - 1) | (ids.gather(1, place) < 0)
         return words.gather(1, place).masked_fill(special, 0.0) / self.settings.temperature
 
-    @cached_property
     def _lexicon(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids of the words in order, and the intensity of each."""
+        if not self.settings.knowledge:
+            return self._read
+        if self.known[0] == _NO_WORD:
+            ids, intensities = self._read
+            self.known[: len(ids)] = ids
+            self.intensities[: len(ids)] = intensities
+        return self.known, self.intensities
+
+    @cached_property
+    def _read(self) -> tuple[torch.Tensor, torch.Tensor]:
         entries = sorted(
             (word_id(word), value) for word, value in read_lexicon(self.settings.lexicon or Path()).items()
         )
+        if self.settings.knowledge and len(entries) > LARGEST:
+            raise SettingsError(
+                f"the lexicon has {len(entries):,} words, and a model stores {LARGEST:,} at most",
+                where=self.settings.lexicon,
+                remedy="shorten it",
+            )
         ids, intensities = zip(*entries, strict=True)
         return torch.tensor(ids), torch.tensor(intensities)

@@ -19,6 +19,7 @@ def model_card(model: str, result: Result) -> str:
     """
     protocol, entry, fused = result.protocol, result.models.get(model), result.fused.get(model)
     modalities = result.modalities_of(model)
+    unsure = protocol.kind == "stratified"
     lines = [
         f"# emofuse {code_span(model)} model, trained on {markdown(result.corpus or 'a corpus without a name')}",
         "",
@@ -27,7 +28,7 @@ def model_card(model: str, result: Result) -> str:
             for noun, names in (("Classes", protocol.classes), ("Values", protocol.values))
             if names
         ),
-        f"- **Data**: {protocol.utterances} utterances of {protocol.speakers} speakers",
+        f"- **Data**: {protocol.utterances} utterances of {protocol.speakers or 'unknown'} speakers",
         *(f"  - {CORPORA[name].title}: {CORPORA[name].licence}" for name in result.sources if name in CORPORA),
         *([_fused_from(fused)] if fused else []),
         *(encoder_line(name, one) for name, one in result.encoders.items() if name in modalities),
@@ -40,6 +41,7 @@ def model_card(model: str, result: Result) -> str:
         "## Limits",
         "",
         "It was measured on the corpus above only: on other speakers, languages and rooms expect less.",
+        *(["The same speakers may have trained and tested, so expect less on any other."] if unsure else []),
         f"Acted emotion is not felt emotion. {_calibration(fused, result)}",
         "Do not use it to decide about people.",
         "The licences of its data and encoders hold for it too.",
@@ -100,8 +102,8 @@ def _measured(entry: AnyEntry) -> list[str]:
             for key in kind.titles
         ]
     return [
-        "Measured by cross-validation of models trained in the same way on fewer speakers; this very model has seen "
-        f"all of them. 95 % intervals by Student's t over {markdown(counted(entry.clusters, entry.cluster))}.",
+        "Measured by cross-validation of models trained in the same way on a part of the data; this very model has "
+        f"seen all of it. 95 % intervals by Student's t over {markdown(counted(entry.clusters, entry.cluster))}.",
         "",
         "| metric | value | interval |",
         "|---|---|---|",

@@ -21,6 +21,7 @@ os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from emofuse.audio import SAMPLING_RATE
+from emofuse.report.plots import Plot
 from emofuse.testing import tone
 
 
@@ -63,6 +64,14 @@ def no_report() -> Iterator[None]:
     """Runs of this module write no page and no plots, which take longer than all else of a small run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("emofuse.experiment.write_report", lambda out, **_: out)
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank_plots() -> Iterator[None]:
+    """Pages of this module have empty plots: drawing takes most of a small report's time, and has its own tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("emofuse.report.plots._plot", lambda draw, **named: Plot(b"", 1, 1, named["alt"]))
         yield
 
 

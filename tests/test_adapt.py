@@ -14,7 +14,7 @@ import soundfile
 from sklearn.metrics import recall_score
 
 import emofuse
-from emofuse.adapt import adapt
+from emofuse.adaptation import adapt
 from emofuse.audio import SAMPLING_RATE, read_audio
 from emofuse.errors import AudioError, CheckpointError
 from emofuse.inference.card import BUILTIN, model_folder
@@ -116,7 +116,7 @@ def test_a_file_that_has_gone_is_not_compared(adapted: tuple[Path, str], monkeyp
             raise AudioError("no such file", where=path, remedy="check the path")
         return read_audio(path, **span)
 
-    monkeypatch.setattr("emofuse.adapt.read_audio", gone)
+    monkeypatch.setattr("emofuse.adaptation.read_audio", gone)
     recipe = load_recipe("adapt", overrides=["seeds=[0]", "train.epochs=2", "protocol.folds=2"])
     found = adapt(recipe, folder / "mine.csv", folder / "mine", columns={"label": "mood"}, jobs=1)
     assert found.builtin is not None

@@ -57,7 +57,7 @@ ORDER = (
     "finetune",
     "cost",
     "combine",
-    "adapt",
+    "adaptation",
     "demo",
     "doctor",
     "cli",

@@ -32,7 +32,7 @@ from emofuse.settings import TextSettings
 from emofuse.testing import TEXT_FAMILIES, miniature_iemocap, tiny_text_encoder
 from emofuse.training.folder import MANIFEST
 
-pytestmark = pytest.mark.usefixtures("no_report")
+pytestmark = pytest.mark.usefixtures("no_report", "blank_plots")
 
 SAID = ["so good", "why you bad", "it is", "i are so very sad"]
 

@@ -19,7 +19,10 @@ from emofuse.demo import make_demo_corpus
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)```", re.DOTALL)
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts"),
+    pytest.mark.usefixtures("blank_plots"),
+]
 
 
 @pytest.mark.slow

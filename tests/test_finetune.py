@@ -59,6 +59,8 @@ from emofuse.training.processes import Processes
 from emofuse.training.state import BEST, CHECKPOINT, save_state
 from emofuse.training.trainer import Schedule, Trainer, shuffled
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 CLASSES = ("angry", "happy", "neutral", "sad")
 NAMES = ("speech", "text", "concat", "early-frame")
 STILL = {"width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}

@@ -23,6 +23,8 @@ from emofuse.manifest import read_manifest
 from emofuse.scoring.table import read_scores
 from emofuse.testing import miniature_iemocap
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
 ROWS = (
     "speech",
     "text",

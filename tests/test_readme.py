@@ -46,17 +46,20 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("hibari") is None, reason="needs the demo extra: hibari-tts"),
+    pytest.mark.usefixtures("blank_plots"),
+]
 
 
 def test_every_command_of_the_readme_works(
     tmp_path: Path, emo: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In this process, on a demo corpus of two instead of fifteen sentences a speaker and emotion, few epochs."""
+    """In this process, on a demo corpus of two instead of fifteen sentences a speaker and emotion, one epoch."""
     listed = commands()
     assert listed[0] == ("bash", "emofuse demo --out demo")
     assert any(language == "python" for language, _ in listed)
-    fewer = ["seeds=[0]", "train.epochs=3", "protocol.folds=2"]
+    fewer = ["seeds=[0]", "train.epochs=1", "protocol.folds=2"]
     monkeypatch.setattr("emofuse.demo.make_demo_corpus", partial(make_demo_corpus, utterances_per_class=2))
     monkeypatch.setattr("emofuse.cli.app.recipe_of", partial(recipe_with, fewer))
     monkeypatch.setattr("emofuse.experiment.process_count", lambda *_, **__: 1)

@@ -42,6 +42,9 @@ Array = NDArray[np.float64]
 METRICS = ("ccc", "pearson", "mae")
 
 
+pytestmark = pytest.mark.usefixtures("blank_plots")
+
+
 def draw(seed: int, *, rows: int = 60, values: int = 1, slope: float = 0.7, bias: float = 0.2) -> tuple[Array, Array]:
     generator = np.random.default_rng(seed)
     truth = generator.normal(3, 1, (rows, values))
@@ -187,7 +190,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         assert 0.91 <= inside[name] / 400 <= 0.985, name
 
 
-@pytest.mark.parametrize("clusters", [8, 20])
+@pytest.mark.parametrize("clusters", [8, pytest.param(20, marks=pytest.mark.slow)])
 def test_tests_reject_a_true_null_as_often_as_they_say(clusters: int) -> None:
     rejected = dict.fromkeys(METRICS, 0)
     for seed in range(300):

@@ -210,6 +210,7 @@ def test_recordings_are_reported_as_they_are_read_and_transcribed(manifest: pd.D
         assert reported.stages == {"Reading audio files": [4, 4], "Transcribing": [3, 3]}
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_no_word(manifest: pd.DataFrame, tmp_path: Path) -> None:
     """Including equal recordings, damaged or missing files, and text that is not spoken."""
     (tmp_path / "2.wav").write_text("this is no audio")

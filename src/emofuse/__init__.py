@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emofuse.adapt import adapt
+    from emofuse.adaptation import adapt
     from emofuse.align.run import align_manifest
     from emofuse.corpora import read_corpus
     from emofuse.errors import EmofuseError
@@ -29,7 +29,7 @@ _HOMES = {
     "Prediction": "emofuse.types",
     "Predictor": "emofuse.inference.predictor",
     "Utterance": "emofuse.types",
-    "adapt": "emofuse.adapt",
+    "adapt": "emofuse.adaptation",
     "align_manifest": "emofuse.align.run",
     "compare": "emofuse.scoring.result",
     "evaluate": "emofuse.scoring.result",

@@ -35,8 +35,8 @@ def adapt(
     check_corpus("table", table, option="--table")
     check_device_name(device)
     check_output(out, folder=True)
-    from emofuse.adapt import BUILTIN, OWN
-    from emofuse.adapt import adapt as adapt_model
+    from emofuse.adaptation import BUILTIN, OWN
+    from emofuse.adaptation import adapt as adapt_model
     from emofuse.cli.console import Bars, finish, say, show_comparisons, show_results, typed_command, warn
 
     with Bars() as bars:

@@ -20,7 +20,7 @@ import emofuse
 from emofuse.corpora import CORPORA
 from emofuse.testing import tiny_corpus
 
-pytestmark = pytest.mark.usefixtures("tones_are_speech")
+pytestmark = pytest.mark.usefixtures("tones_are_speech", "blank_plots")
 
 COMMANDS = (
     "run",

@@ -22,6 +22,8 @@ from emofuse.settings import ProtocolSettings
 from emofuse.testing import tiny_corpus, tiny_text_encoder
 from emofuse.training.folder import MANIFEST
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 OTHER = {"text": "speech", "audio": "text"}
 
 

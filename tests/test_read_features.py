@@ -15,6 +15,8 @@ from emofuse.manifest import read_manifest
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tiny_corpus, tiny_text_encoder
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:

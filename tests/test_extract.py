@@ -613,7 +613,7 @@ def test_a_run_killed_after_some_shards_goes_on_and_leaves_the_same_bytes(
 
 
 @kills_processes
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_random_kills_until_it_is_done_leave_the_same_bytes(seed: int, start: Start, whole: Runs) -> None:
     runs = start("killed")
     chance = random.Random(seed)  # noqa: S311

@@ -82,7 +82,7 @@ def test_every_command_of_the_readme_works(
 
 
 def recipe_with(fewer: list[str], name: str, overrides: list[str] | None, *more: Any, **named: Any) -> Recipe:
-    return recipe_of(name, [*fewer, *(overrides or [])] if name == "demo" else overrides, *more, **named)
+    return recipe_of(name, [*fewer, *(overrides or [])], *more, **named)
 
 
 @pytest.mark.slow

@@ -42,9 +42,6 @@ Array = NDArray[np.float64]
 METRICS = ("ccc", "pearson", "mae")
 
 
-pytestmark = pytest.mark.usefixtures("blank_plots")
-
-
 def draw(seed: int, *, rows: int = 60, values: int = 1, slope: float = 0.7, bias: float = 0.2) -> tuple[Array, Array]:
     generator = np.random.default_rng(seed)
     truth = generator.normal(3, 1, (rows, values))

@@ -2,8 +2,8 @@
 PYTHON ?= python3
 # Real recordings that the demo ends with, where there are any.
 RECORDINGS ?= ../shared/data/ravdess
-# Processes that tests run in.
-WORKERS ?= 2
+# Processes that tests run in: one more than cores, since some tests wait.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

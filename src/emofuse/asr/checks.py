@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_LEVEL = 400  # Samples per frame.
+from emofuse.audio.doubts import frame_levels
+
 _JUDGED = 10  # Least number of frames.
 _SILENCE = -60.0  # dBFS; the loudest frames of speech exceed it.
 _LOW = -35.0
@@ -24,10 +25,9 @@ def is_steady(clip: NDArray[np.float32]) -> bool:
         >>> is_steady(hiss), is_steady(hiss * np.linspace(0, 1, 16000, dtype=np.float32))
         (True, False)
     """
-    frames = clip[: len(clip) // _LEVEL * _LEVEL].reshape(-1, _LEVEL)
-    if len(frames) < _JUDGED:
+    levels = frame_levels(clip)
+    if len(levels) < _JUDGED:
         return False
-    levels = 20 * np.log10(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)) + 1e-9)
     quiet, loud = np.quantile(levels, [0.05, 0.95])
     return bool(loud < _SILENCE or (loud < _LOW and loud - quiet < _STEADY))
 

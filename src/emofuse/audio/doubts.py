@@ -87,6 +87,11 @@ def doubts(clip: NDArray[np.float32]) -> list[str]:
 
 def loudness(clip: NDArray[np.float32]) -> float:
     """Level of a clip's tenth loudest frame of 25 ms, in dB of full scale; of a short clip the median frame's."""
-    frames = np.pad(clip, (0, -len(clip) % _FRAME)).reshape(-1, _FRAME)
-    powers = np.sort(np.mean(np.square(frames, dtype=np.float64), axis=1))
-    return float(10 * np.log10(powers[-min(_LOUDEST, -(-len(powers) // 2))] + 1e-18))
+    levels = np.sort(frame_levels(np.pad(clip, (0, -len(clip) % _FRAME))))
+    return float(levels[-min(_LOUDEST, -(-len(levels) // 2))])
+
+
+def frame_levels(clip: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Level of each whole frame of 25 ms, `(frames,)`, in dB of full scale."""
+    frames = clip[: len(clip) // _FRAME * _FRAME].reshape(-1, _FRAME)
+    return np.asarray(20 * np.log10(np.sqrt(np.mean(np.square(frames, dtype=np.float64), axis=1)) + 1e-9))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emofuse.corpora.card import CorpusCard, Listing
-from emofuse.corpora.sources import clips_named
+from emofuse.corpora.card import CorpusCard, Listing, Row
+from emofuse.corpora.sources import list_by_name
 
 _LABELS = {"a": "angry", "d": "disgust", "f": "fearful", "h": "happy", "s": "sad"}
 # A second take of a sentence has a letter behind the speaker's number: `d01 (5)b`.
@@ -34,18 +34,13 @@ def read(root: Path) -> Listing:
     Raises:
         ManifestError: There is no such folder, or no clip in it.
     """
-    folder = CARD.folder(root)
-    notes: list[str] = []
-    absent = CARD.absent(folder, "clip such as anger/a01 (1).wav")
-    rows = [
-        {
-            "utterance": match[0],
-            "audio": str(path),
+
+    def row(match: re.Match[str]) -> Row:
+        return {
             "language": "el",
             "label": _LABELS[match[1]],
             "speaker": match[3],
             "script": match[2],
         }
-        for path, match in clips_named(folder, _NAME, notes=notes, absent=absent)
-    ]
-    return Listing(rows=rows, source=folder, notes=tuple(notes))
+
+    return list_by_name(CARD, root, _NAME, row, example="anger/a01 (1).wav")

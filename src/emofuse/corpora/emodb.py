@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emofuse.corpora.card import GENDERS, CorpusCard, Listing
-from emofuse.corpora.sources import clips_named
+from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
+from emofuse.corpora.sources import list_by_name
 
 _LABELS = {
     "W": "angry",
@@ -77,14 +77,9 @@ def read(root: Path) -> Listing:
     Raises:
         ManifestError: There is no such folder, or no clip in it.
     """
-    folder = CARD.folder(root)
-    place = folder / "wav" if (folder / "wav").is_dir() else folder
-    notes: list[str] = []
-    absent = CARD.absent(folder, "clip such as wav/03a01Fa.wav")
-    rows = [
-        {
-            "utterance": match[0],
-            "audio": str(path),
+
+    def row(match: re.Match[str]) -> Row:
+        return {
             "text": _SENTENCES[match[2]],
             "text_source": "reference",
             "language": "de",
@@ -93,6 +88,5 @@ def read(root: Path) -> Listing:
             "gender": GENDERS["F" if match[1] in _WOMEN else "M"],
             "script": match[2],
         }
-        for path, match in clips_named(place, _NAME, notes=notes, absent=absent)
-    ]
-    return Listing(rows=rows, source=place, notes=tuple(notes))
+
+    return list_by_name(CARD, root, _NAME, row, example="wav/03a01Fa.wav", inside="wav")

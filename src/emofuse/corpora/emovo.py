@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emofuse.corpora.card import GENDERS, CorpusCard, Listing
-from emofuse.corpora.sources import clips_named
+from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
+from emofuse.corpora.sources import list_by_name
 
 _LABELS = {
     "dis": "disgust",
@@ -41,19 +41,14 @@ def read(root: Path) -> Listing:
     Raises:
         ManifestError: There is no such folder, or no clip in it.
     """
-    folder = CARD.folder(root)
-    notes: list[str] = []
-    absent = CARD.absent(folder, "clip such as f1/dis-f1-b1.wav")
-    rows = [
-        {
-            "utterance": match[0],
-            "audio": str(path),
+
+    def row(match: re.Match[str]) -> Row:
+        return {
             "language": "it",
             "label": _LABELS[match[1]],
             "speaker": match[2],
             "gender": GENDERS[match[3].upper()],
             "script": match[4],
         }
-        for path, match in clips_named(folder, _NAME, notes=notes, absent=absent)
-    ]
-    return Listing(rows=rows, source=folder, notes=tuple(notes))
+
+    return list_by_name(CARD, root, _NAME, row, example="f1/dis-f1-b1.wav")

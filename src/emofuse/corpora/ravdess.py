@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from emofuse.corpora.card import GENDERS, CorpusCard, Listing, Row
-from emofuse.corpora.sources import clips_named
+from emofuse.corpora.sources import list_by_name
 
 _LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 _SENTENCES = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
@@ -48,13 +48,9 @@ def read(root: Path) -> Listing:
     Raises:
         ManifestError: There is no such folder, or no clip in it.
     """
-    folder = CARD.folder(root)
-    notes: list[str] = []
-    absent = CARD.absent(folder, "clip such as Actor_01/03-01-01-01-01-01-01.wav")
-    rows: list[Row] = [
-        {
-            "utterance": match[0],
-            "audio": str(path),
+
+    def row(match: re.Match[str]) -> Row:
+        return {
             "text": _SENTENCES[match[2]],
             "text_source": "reference",
             "language": "en",
@@ -63,6 +59,5 @@ def read(root: Path) -> Listing:
             "gender": GENDERS["M" if int(match[3]) % 2 else "F"],
             "script": match[2],
         }
-        for path, match in clips_named(folder, _NAME, notes=notes, absent=absent)
-    ]
-    return Listing(rows=rows, source=folder, notes=tuple(notes))
+
+    return list_by_name(CARD, root, _NAME, row, example="Actor_01/03-01-01-01-01-01-01.wav")

@@ -7,10 +7,11 @@ import fnmatch
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emofuse.corpora.card import CorpusCard, Listing, Row
 from emofuse.delimited import decoded, numbers, split_rows
 from emofuse.errors import AudioError, EmofuseError, ManifestError
 from emofuse.files import stand_in
@@ -215,25 +216,37 @@ def first_of_each(found: Mapping[str, Sequence[Path]], notes: list[str]) -> dict
     return {name: paths[0] for name, paths in found.items()}
 
 
-def clips_named(
-    folder: Path, name: re.Pattern[str], *, notes: list[str], absent: ManifestError
-) -> list[tuple[Path, re.Match[str]]]:
-    """Recordings below a folder whose stem is of a form that says all about them, sorted by stem.
+def list_by_name(
+    card: CorpusCard,
+    root: Path,
+    name: re.Pattern[str],
+    row: Callable[[re.Match[str]], Row],
+    *,
+    example: str,
+    inside: str = "",
+) -> Listing:
+    """List a corpus whose clips' stems, which are the names of the utterances, say all about them.
 
     Args:
-        folder: The folder.
-        name: The form.
-        notes: A note on duplicates is appended here.
-        absent: Raised where there is none.
+        card: The corpus.
+        root: The user's path.
+        name: The form of a stem.
+        row: Further columns of an utterance.
+        example: Path of a clip, for the error.
+        inside: Subfolder of the clips, where there is one.
 
     Raises:
-        ManifestError: `absent`.
+        ManifestError: There is no such folder, or no clip in it.
     """
-    found = {stem: (paths, match) for stem, paths in recordings(folder).items() if (match := name.fullmatch(stem))}
+    folder = card.folder(root)
+    place = folder / inside if (folder / inside).is_dir() else folder
+    notes: list[str] = []
+    found = {stem: (paths, match) for stem, paths in recordings(place).items() if (match := name.fullmatch(stem))}
     if not found:
-        raise absent
+        raise card.absent(folder, f"clip such as {example}")
     first = first_of_each({stem: paths for stem, (paths, _) in found.items()}, notes)
-    return [(first[stem], match) for stem, (_, match) in sorted(found.items())]
+    rows = [{"utterance": stem, "audio": str(first[stem]), **row(match)} for stem, (_, match) in sorted(found.items())]
+    return Listing(rows=rows, source=place, notes=tuple(notes))
 
 
 def _below(path: Path, other: Path) -> str:

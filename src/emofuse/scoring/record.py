@@ -11,6 +11,7 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Discriminator, Field, S
 from emofuse.errors import ScoresError
 from emofuse.files import read_json, write_text
 from emofuse.scoring.kinds import CLASSES, VALUES, Kind, kind_with
+from emofuse.scoring.metrics import SURE
 
 AGAIN = "make the run again with `emofuse run`"
 """Remedy for a run whose files are broken."""
@@ -87,7 +88,7 @@ class ClassEntry(Entry):
         """Fractions that say what its posteriors are worth, by title."""
         return {
             "ECE": self.ece,
-            "Above 0.7": self.confident.coverage,
+            f"Above {SURE:g}": self.confident.coverage,
             "Right of these": self.confident.accuracy,
         }
 

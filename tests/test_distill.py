@@ -23,22 +23,21 @@ from emofuse.distill.descriptor import REMEMBERED, RIDGE, Descriptor, Readout, m
 from emofuse.distill.recordings import change_voice, clips_of, gather
 from emofuse.distill.settings import SpeechStudentSettings, TextStudentSettings
 from emofuse.distill.speech import distill_speech, distillation_loss
-from emofuse.distill.student import SpeechStudent, mel_filters
+from emofuse.distill.student import SpeechStudent
 from emofuse.distill.text import distill_text
-from emofuse.encoders import load_speech_encoder, load_text_encoder
-from emofuse.encoders.compact import load_compact
-from emofuse.encoders.waveform import normalise
-from emofuse.errors import CheckpointError, EncoderError, ManifestError
+from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
+from emofuse.encoders.compact import CompactWhisper, compress
+from emofuse.errors import CheckpointError, EncoderError, ManifestError, SettingsError
 from emofuse.seeds import kept_random_state
 from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
 
 Tiny = dict[str, Any]
-TINY: Tiny = {"width": 16, "heads": 2, "layers": 1, "batch_seconds": 2.0, "save_every": 2, "precision": "float32"}
+TINY: Tiny = {"layers": 1, "batch_seconds": 2.0, "save_every": 2, "precision": "float32"}
 
 
 def speech_settings(**changes: Any) -> SpeechStudentSettings:
-    return SpeechStudentSettings(**{**TINY, "teacher_layers": "0", "steps": 4, "held_out": 0.3, **changes})
+    return SpeechStudentSettings(**{**TINY, "teacher_layers": "2", "steps": 4, "held_out": 0.3, **changes})
 
 
 def record(folder: Path, count: int = 8) -> Path:
@@ -47,6 +46,11 @@ def record(folder: Path, count: int = 8) -> Path:
         waves = tone(0.5 + 0.1 * number, frequency=150 + 40 * number, seed=number)
         soundfile.write(folder / f"clip{number}.wav", waves, SAMPLING_RATE)
     return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_speech_encoder(tmp_path_factory.mktemp("teacher"), family="whisper"))
 
 
 def loudest(clip: Any) -> float:
@@ -179,30 +183,34 @@ def test_disturbed_clips_stay_clips(seed: int, samples: int) -> None:
 # The student
 
 
-def test_filters_hear_a_band_whatever_its_phase() -> None:
-    filters, _ = mel_filters(128)
-    bands = filters.reshape(32, 4, -1)
-    time = np.arange(400) / SAMPLING_RATE
-    filtered = []
-    for phase in np.linspace(0, 2 * np.pi, 16):
-        wave = torch.tensor(np.cos(2 * np.pi * 1000 * time + phase), dtype=torch.float32)
-        filtered.append(torch.relu(bands @ wave).sum(1))
-    responses = torch.stack(filtered)
-    assert len({int(row.argmax()) for row in responses}) == 1
-    best = responses[:, int(responses[0].argmax())]
-    assert float(best.max() / best.min()) < 1.5
-    assert float(responses[:, -1].max()) < 0.1 * float(best.min())
+def test_the_student_begins_as_the_first_layers_of_its_teacher(tmp_path: Path, teacher: str) -> None:
+    whole = load_speech_encoder(SpeechSettings(encoder=teacher))
+    trainable = load_trainable_encoder(SpeechSettings(encoder=teacher))
+    student = SpeechStudent(trainable, layers=1, targets=3, target_width=48)
+    clips = [tone(1.0, seed=0), tone(0.5, seed=1)]
+    predicted, last = student.eval()(clips)
+    assert (predicted.shape, last.shape) == ((2, 3, 50, 48), (2, 50, 32))
+    assert [states.shape[0] for states in trainable.states(clips)] == [2, 2]
+    for ours, theirs in zip(trainable.states(clips), whole.encode(clips), strict=True):
+        torch.testing.assert_close(ours[0], theirs[0])
+    student.train()(clips)[0].sum().backward()
+    free = {name for name, value in student.encoder.named_parameters() if value.grad is not None}
+    assert free
+    assert not any(name.startswith(("conv", "embed")) for name in free)
 
 
-def test_the_student_is_small_and_of_the_right_architecture() -> None:
-    from transformers import Wav2Vec2Model
-
-    student = SpeechStudent(SpeechStudentSettings(), targets=3, target_width=768)
-    assert isinstance(student.encoder, Wav2Vec2Model)
-    assert sum(value.numel() for value in student.encoder.parameters()) <= 16e6
-    waves, lengths = torch.randn(1, 32000), torch.tensor([32000])
-    predicted, states = student.eval()(waves, lengths)
-    assert (predicted.shape, states.shape) == ((1, 3, 98, 768), (1, 98, 384))
+@pytest.mark.parametrize("family", ["whisper", "wav2vec2-layer"])
+def test_a_shortened_encoder_is_saved_and_loaded(tmp_path: Path, family: str) -> None:
+    encoder = load_trainable_encoder(
+        SpeechSettings(encoder=str(tiny_speech_encoder(tmp_path / "whole", family=family)))
+    )
+    encoder.shorten(1)
+    encoder.save(tmp_path / "short")
+    loaded = load_speech_encoder(SpeechSettings(encoder=str(tmp_path / "short")))
+    assert (loaded.specification.layers, loaded.specification.selected) == (2, (0, 1))
+    clip = tone(1.0, seed=0)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.encode([clip])[0], encoder.states([clip])[0])
 
 
 def test_the_loss_is_that_of_a_plain_loop() -> None:
@@ -280,71 +288,118 @@ def test_the_readout_is_ridge_regression_on_what_it_remembers() -> None:
     np.testing.assert_allclose(found, reference.predict((values - mean) / scale), atol=1e-3)
 
 
-def test_a_speech_student_learns_and_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_a_speech_student_learns_and_loads(tmp_path: Path, teacher: str, stored: str) -> None:
     folder = record(tmp_path / "audio", 12)
-    settings = speech_settings(steps=60, save_every=20, learning_rate=5e-3, views=0.0)
-    teacher = tiny_speech_encoder(tmp_path / "teacher", family="whisper")
+    settings = speech_settings(steps=60, save_every=20, learning_rate=5e-3, views=0.0, stored=stored)
     made = distill_speech(
-        {"Tones (CC0)": folder}, str(teacher), tmp_path / "out", settings=settings, licence="CC0 1.0",
+        {"Tones (CC0)": folder}, teacher, tmp_path / "out", settings=settings, licence="CC0 1.0",
         command="emofuse distill speech",
     )  # fmt: skip
     losses = [entry["validation_frames"] for entry in made.history]
     assert [entry["epoch"] for entry in made.history] == [1, 2, 3]
     assert losses[-1] < 0.9 * losses[0]
     encoder = load_speech_encoder(SpeechSettings(encoder=str(made.folder)))
-    assert encoder.specification.family == "wav2vec2"
+    assert (encoder.specification.family, encoder.specification.layers) == ("whisper", 2)
     assert encoder.specification.frame_rate == 50
     assert (encoder.specification.licence, encoder.specification.exposure[0]) == ("cc0-1.0", "Tones")
     clips = [load_audio(path) for path in sorted(folder.glob("*.wav"))[:3]]
     for alone, together in zip([encoder.encode([clip])[0] for clip in clips], encoder.encode(clips), strict=True):
         assert float((alone - together).abs().max() / alone.abs().max()) < 1e-5
-    compact = load_compact(made.folder)
-    for clip in clips:
-        waves = torch.from_numpy(normalise(clip))[None]
-        with torch.inference_mode():
-            states = compact(waves, attention_mask=torch.ones_like(waves).long()).hidden_states
-        ours, theirs = torch.cat(states), encoder.encode([clip])[0]
-        assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
-    assert all(value.dtype == torch.float16 for value in load_file(made.folder / "model.safetensors").values())
+    matrices = [value for value in load_file(made.folder / "model.safetensors").values() if value.ndim > 1]
+    assert {str(value.dtype) for value in matrices} == {f"torch.{stored}"}
     card = (made.folder / "README.md").read_text()
     assert "No label and no transcript was read" in card
     assert "emofuse distill speech" in card
 
 
-def test_a_cut_off_distillation_ends_with_the_same_student(tmp_path: Path) -> None:
+def test_eight_bits_hear_the_same_as_transformers(tmp_path: Path, teacher: str) -> None:
+    encoder = load_trainable_encoder(SpeechSettings(encoder=teacher))
+    encoder.save(tmp_path / "whole")
+    encoder.save(tmp_path / "small")
+    compress(tmp_path / "small")
+    small = load_trainable_encoder(SpeechSettings(encoder=str(tmp_path / "small")))
+    assert isinstance(small.model, CompactWhisper)
+    for name, value in small.model.state_dict().items():
+        rounding = encoder.model.state_dict()[name].abs().max() / 127
+        assert float((value - encoder.model.state_dict()[name]).abs().max()) <= max(rounding, 1e-3)
+    # The same weights in transformers' network: what is left is rounding of the arithmetic.
+    small.save(tmp_path / "again")
+    again = load_speech_encoder(SpeechSettings(encoder=str(tmp_path / "again")))
+    assert not isinstance(again.model, CompactWhisper)
+    clips = [tone(1.5, seed=0), tone(0.4, seed=1), tone(2.7, seed=2)]
+    with torch.inference_mode():
+        for ours, theirs in zip(small.states(clips), again.encode(clips), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"encoder_layers": 1000},
+        {"d_model": 31},
+        {"d_model": "wide"},
+        {"encoder_attention_heads": 5},
+        {"num_mel_bins": 81},
+        {"encoder_ffn_dim": 1 << 40},
+    ],
+)
+def test_eight_bits_that_do_not_fit_their_configuration_are_refused(
+    tmp_path: Path, teacher: str, damage: dict[str, Any]
+) -> None:
+    load_trainable_encoder(SpeechSettings(encoder=teacher)).save(tmp_path / "small")
+    compress(tmp_path / "small")
+    path = tmp_path / "small" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
+    with pytest.raises(EncoderError):
+        load_speech_encoder(SpeechSettings(encoder=str(tmp_path / "small")))
+
+
+def test_a_student_is_no_deeper_than_its_teacher(tmp_path: Path, teacher: str) -> None:
     folder = record(tmp_path / "audio")
-    whole = distill_speech({"a": folder}, "logmel", tmp_path / "whole", settings=speech_settings(masked=0.5))
+    with pytest.raises(SettingsError, match="the teacher has 2 layers; set at most 2"):
+        distill_speech({"a": folder}, teacher, tmp_path / "out", settings=speech_settings(layers=3))
+    other = str(tiny_speech_encoder(tmp_path / "other"))
+    with pytest.raises(SettingsError, match="wav2vec2 encoder cannot be loaded from eight bits"):
+        distill_speech({"a": folder}, other, tmp_path / "out", settings=speech_settings(stored="int8"))
+    with pytest.raises(SettingsError, match="the teacher has 0 layers; name another teacher"):
+        distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings(teacher_layers="0"))
+
+
+def test_a_cut_off_distillation_ends_with_the_same_student(tmp_path: Path, teacher: str) -> None:
+    folder = record(tmp_path / "audio")
+    whole = distill_speech({"a": folder}, teacher, tmp_path / "whole", settings=speech_settings())
     with pytest.raises(CutOffError):
         distill_speech(
-            {"a": folder}, "logmel", tmp_path / "cut", settings=speech_settings(masked=0.5),
+            {"a": folder}, teacher, tmp_path / "cut", settings=speech_settings(),
             progress=Interrupting("Distilling", 3),
         )  # fmt: skip
     assert not (tmp_path / "cut" / "student").exists()
-    resumed = distill_speech({"a": folder}, "logmel", tmp_path / "cut", settings=speech_settings(masked=0.5))
+    resumed = distill_speech({"a": folder}, teacher, tmp_path / "cut", settings=speech_settings())
     assert resumed.history == whole.history
     name = "model.safetensors"
     assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
-def test_a_cut_off_readout_ends_as_the_whole_one(tmp_path: Path) -> None:
+def test_a_cut_off_readout_ends_as_the_whole_one(tmp_path: Path, teacher: str) -> None:
     """Long enough that descriptors of clips are learnt, and cut off after the readout was fitted."""
     folder = record(tmp_path / "audio", 16)
     settings = speech_settings(steps=60, save_every=20, views=0.0)
-    whole = distill_speech({"a": folder}, "logmel", tmp_path / "whole", settings=settings)
+    whole = distill_speech({"a": folder}, teacher, tmp_path / "whole", settings=settings)
     with pytest.raises(CutOffError):
         distill_speech(
-            {"a": folder}, "logmel", tmp_path / "cut", settings=settings, progress=Interrupting("Distilling", 47)
+            {"a": folder}, teacher, tmp_path / "cut", settings=settings, progress=Interrupting("Distilling", 47)
         )
-    resumed = distill_speech({"a": folder}, "logmel", tmp_path / "cut", settings=settings)
+    resumed = distill_speech({"a": folder}, teacher, tmp_path / "cut", settings=settings)
     assert whole.history[-1]["validation_descriptors"] > 0
     assert resumed.history == whole.history
 
 
-def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
+def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path, teacher: str) -> None:
     folder = record(tmp_path / "audio")
-    first = distill_speech({"a": folder}, "logmel", tmp_path / "first", settings=speech_settings(steps=30))
+    first = distill_speech({"a": folder}, teacher, tmp_path / "first", settings=speech_settings(steps=30))
     again = distill_speech(
-        {"a": folder}, "logmel", tmp_path / "again",
+        {"a": folder}, teacher, tmp_path / "again",
         settings=speech_settings(steps=1, learning_rate=1e-9), start=tmp_path / "first",
     )  # fmt: skip
     before, after = (load_file(made.folder / "model.safetensors") for made in (first, again))
@@ -353,24 +408,24 @@ def test_a_student_goes_on_from_an_earlier_one(tmp_path: Path) -> None:
     assert again.history[0]["validation_frames"] == pytest.approx(first.history[-1]["validation_frames"], rel=1e-4)
 
 
-def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path) -> None:
+def test_a_student_cannot_go_on_from_one_of_another_shape(tmp_path: Path, teacher: str) -> None:
     folder = record(tmp_path / "audio")
-    distill_speech({"a": folder}, "logmel", tmp_path / "first", settings=speech_settings())
+    distill_speech({"a": folder}, teacher, tmp_path / "first", settings=speech_settings())
     with pytest.raises(CheckpointError, match="of another shape"):
         distill_speech(
-            {"a": folder}, "logmel", tmp_path / "wide", settings=speech_settings(width=32), start=tmp_path / "first"
+            {"a": folder}, teacher, tmp_path / "deep", settings=speech_settings(layers=2), start=tmp_path / "first"
         )
     with pytest.raises(CheckpointError, match="no checkpoint here"):
         distill_speech(
-            {"a": folder}, "logmel", tmp_path / "none", settings=speech_settings(), start=tmp_path / "nowhere"
+            {"a": folder}, teacher, tmp_path / "none", settings=speech_settings(), start=tmp_path / "nowhere"
         )
 
 
-def test_another_run_is_not_taken_up(tmp_path: Path) -> None:
+def test_another_run_is_not_taken_up(tmp_path: Path, teacher: str) -> None:
     folder = record(tmp_path / "audio")
-    distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings())
+    distill_speech({"a": folder}, teacher, tmp_path / "out", settings=speech_settings())
     with pytest.raises(CheckpointError, match="other data, other encoders or other settings"):
-        distill_speech({"a": folder}, "logmel", tmp_path / "out", settings=speech_settings(learning_rate=0.1))
+        distill_speech({"a": folder}, teacher, tmp_path / "out", settings=speech_settings(learning_rate=0.1))
 
 
 # The text student
@@ -419,9 +474,9 @@ def test_a_text_student_learns_and_loads(tmp_path: Path, comments: Path) -> None
     assert encoder.encode(["what a day"])[0].shape[-1] == 16
 
 
-def test_the_caller_keeps_random_numbers_and_threads(tmp_path: Path, comments: Path) -> None:
+def test_the_caller_keeps_random_numbers_and_threads(tmp_path: Path, comments: Path, teacher: str) -> None:
     record(tmp_path / "audio", 4)
-    teacher = str(tiny_text_encoder(tmp_path / "teacher"))
+    reader = str(tiny_text_encoder(tmp_path / "teacher"))
 
     def drawn(work: Callable[[], object]) -> tuple[object, ...]:
         random.seed(3)
@@ -434,20 +489,20 @@ def test_the_caller_keeps_random_numbers_and_threads(tmp_path: Path, comments: P
     with kept_random_state():
         still = drawn(lambda: None)
         waves, speech = {"a": tmp_path / "audio"}, speech_settings(steps=1, views=0.0)
-        assert drawn(lambda: distill_speech(waves, "logmel", tmp_path / "speech", settings=speech)) == still
+        assert drawn(lambda: distill_speech(waves, teacher, tmp_path / "speech", settings=speech)) == still
         text = text_settings(teacher_epochs=1, epochs=1)
-        assert drawn(lambda: distill_text(comments, teacher, tmp_path / "text", settings=text, partial=True)) == still
+        assert drawn(lambda: distill_text(comments, reader, tmp_path / "text", settings=text, partial=True)) == still
 
 
-def test_histories_name_each_loss_and_are_on_disk(tmp_path: Path, comments: Path) -> None:
+def test_histories_name_each_loss_and_are_on_disk(tmp_path: Path, comments: Path, teacher: str) -> None:
     record(tmp_path / "audio")
-    made = distill_speech({"a": tmp_path / "audio"}, "logmel", tmp_path / "speech", settings=speech_settings())
+    made = distill_speech({"a": tmp_path / "audio"}, teacher, tmp_path / "speech", settings=speech_settings())
     for entry in made.history:
         assert entry.keys() >= {"loss", "loss_frames", "loss_descriptors", "validation_frames"}
         assert entry["loss"] == pytest.approx(entry["loss_frames"] + entry["loss_descriptors"])
     assert json.loads((tmp_path / "speech" / "history.json").read_text()) == made.history
-    teacher = str(tiny_text_encoder(tmp_path / "teacher"))
-    taught = distill_text(comments, teacher, tmp_path / "text", settings=text_settings(), partial=True)
+    reader = str(tiny_text_encoder(tmp_path / "teacher"))
+    taught = distill_text(comments, reader, tmp_path / "text", settings=text_settings(), partial=True)
     student = taught.history[-1]
     assert student["loss"] == pytest.approx(student["loss_hidden"] + student["loss_answers"])
     assert 0 <= student["validation_macro_f1"] <= 1

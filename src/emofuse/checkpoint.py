@@ -54,6 +54,7 @@ class Checkpoint:
         alignment: Number of aligned training utterances by `Alignment.source`; None if no model reads alignments.
         text_languages: Languages of transcripts, as ISO 639-1 codes; empty if unknown.
         text_sources: Sources of the training transcripts, `reference` or recognisers; empty if unknown.
+        references: Networks that were trained to take a reference of their speaker's clips.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Checkpoint:
     alignment: Mapping[str, int] | None = None
     text_languages: tuple[str, ...] = ()
     text_sources: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
         "alignment": None if checkpoint.alignment is None else dict(checkpoint.alignment),
         "text_languages": list(checkpoint.text_languages),
         "text_sources": list(checkpoint.text_sources),
+        "references": list(checkpoint.references),
         "protocol": checkpoint.protocol,
         "versions": versions(),
     }
@@ -210,7 +213,9 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
             model = _build(values["model"], networks, build)
         load_into(model, folder / WEIGHTS)
         protocol = str(values["protocol"])
-        languages, sources = (tuple(map(str, values.get(name, ()))) for name in ("text_languages", "text_sources"))
+        languages, sources, references = (
+            tuple(map(str, values.get(name, ()))) for name in ("text_languages", "text_sources", "references")
+        )
         alignment = _sources(values.get("alignment"))
     except CheckpointError:
         raise
@@ -244,6 +249,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
         alignment=alignment,
         text_languages=languages,
         text_sources=sources,
+        references=references,
     )
 
 
@@ -412,4 +418,5 @@ def fused_checkpoint(name: str, members: Mapping[str, Checkpoint], how: Fusion) 
         networks={network: plan for one in members.values() for network, plan in one.networks.items()},
         encoders={modality: found for one in members.values() for modality, found in one.encoders.items()},
         subwords=next((one.subwords for one in members.values() if one.subwords is not None), None),
+        references=tuple(dict.fromkeys(name for one in members.values() for name in one.references)),
     )

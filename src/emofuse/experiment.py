@@ -18,6 +18,7 @@ from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, lo
 from emofuse.encoders.words import Subwords
 from emofuse.errors import AlignmentError, EmofuseError, EncoderError, ManifestError, SettingsError
 from emofuse.features.extract import Extracted, cut_notes, extract_speech, extract_text
+from emofuse.features.reference import TESTED
 from emofuse.keep import keep_models
 from emofuse.locks import alone
 from emofuse.manifest import (
@@ -50,7 +51,7 @@ from emofuse.training.ensembles import (
 from emofuse.training.folder import MANIFEST, TRIALS, check_corpus, check_frozen
 from emofuse.training.logs import check_log
 from emofuse.training.summary import summarise
-from emofuse.training.trials import Trial, curves, layer_mixes, run_trials
+from emofuse.training.trials import REFERRED, Trial, curves, layer_mixes, run_trials
 from emofuse.types import Alignment, Fold, Log
 from emofuse.workers import process_count
 
@@ -353,7 +354,8 @@ def train(
     ]
     run_trials(extra, data, out / TRIALS, jobs=jobs, device=device, log=log, progress=progress)
     over_seeds = [_control_scores(one, plan, protocol, out) for one in distinct]
-    scores = join_scores([*tested.values(), *ensembles, *over_seeds])
+    referred = [_trial_scores(plan, one.name, splits, out, REFERRED) for one in plan.models if one.takes_references]
+    scores = join_scores([*tested.values(), *referred, *ensembles, *over_seeds])
     write_scores(scores, out / "scores.parquet")
     result = summarise(
         plan,
@@ -389,6 +391,7 @@ def train(
             *protocol.notes,
             *_alignment_notes(features.alignment),
             *fusion_notes(plan, folds=len(protocol.folds)),
+            *_reference_notes(plan),
         ],
         corpus_notes=notes,
         command=command,
@@ -501,6 +504,16 @@ def _cut_notes(manifest: pd.DataFrame, learned: Iterable[Path]) -> list[str]:
     subwords = next((Subwords.load(path) for path in learned if path.exists()), None)
     texts = {row.utterance: row.text or "" for row in utterances(manifest)}
     return count_notes(cut_notes(subwords, texts)) if subwords else []
+
+
+def _reference_notes(plan: Plan) -> list[str]:
+    """What scores with references are."""
+    if not any(one.takes_references for one in plan.models):
+        return []
+    return [
+        f"{TESTED} clips as reference: each utterance is centred on the mean features of {TESTED} random other test "
+        "clips of its speaker, without their labels."
+    ]
 
 
 def _languages(manifest: pd.DataFrame) -> list[str]:

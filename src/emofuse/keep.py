@@ -77,4 +77,5 @@ def _final_checkpoint(trial: Trial, data: TrainingData, fingerprint: str, out: P
         encoders={name: one for name, one in data.encoders.items() if name in trial.model.inputs.modalities},
         subwords=subwords,
         protocol=fingerprint,
+        references=(trial.model.name,) if trial.model.takes_references else (),
     )

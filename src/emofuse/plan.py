@@ -62,6 +62,11 @@ class ModelPlan:
         """The network, with fresh weights."""
         return model_class(self.source)(self.settings, shapes, task)
 
+    @property
+    def takes_references(self) -> bool:
+        """Whether it is trained to take a reference of its speaker's clips."""
+        return bool(self.train.references and self.inputs.speech)
+
     def record(self) -> dict[str, Any]:
         """Definition of the network, as JSON."""
         return {"class": self.source, "settings": self.settings.model_dump(mode="json")}

@@ -152,6 +152,8 @@ class TrainSettings(Settings):
         soft_labels: Learn from the fractions of the annotators' votes instead of the label, for utterances with votes;
             validation and test still use the label.
         refit: After early stopping, train again on training and validation together for the chosen number of epochs.
+        references: Fraction of the utterances whose speech features are centred on random other clips of their speaker
+            in training, so that the model can take a reference; it is then tested with one too.
     """
 
     learning_rate: float = Field(default=1e-3, gt=0)
@@ -166,6 +168,7 @@ class TrainSettings(Settings):
     label_smoothing: Fraction = 0.0
     soft_labels: bool = False
     refit: bool = False
+    references: Fraction = 0.0
 
 
 class FinetuneSettings(Settings):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from emofuse.cli.options import check_device_name, check_model, check_one_of
 from emofuse.errors import AlignmentError, SettingsError
 from emofuse.inference.writers import WRITERS
 from emofuse.inputs import check_confidence, check_text, read_transcript, refuse_address
+
+if TYPE_CHECKING:
+    from emofuse.inference.predictor import Predictor
 
 STYLES = ("table", *WRITERS)
 
@@ -49,6 +53,13 @@ def predict(
     min_confidence: Annotated[
         float, typer.Option(help="Posterior below which the label is `uncertain`; 0 for always a label.")
     ] = 0.0,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Clips of the same speaker or recording, five or more, without labels, whose mean is taken away: "
+            "files or folders, `batch` for the files themselves, or `recording` for those of each file's folder."
+        ),
+    ] = None,
     style: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, mps.")] = "cpu",
     trust: Annotated[
@@ -78,22 +89,31 @@ def predict(
 
     found = None if alignments is None else list(map(GivenAlignments(alignments).of, sources))
     predictor = load(model, asr=asr, asr_model=asr_model, min_confidence=min_confidence, device=device, trust=trust)
+    parts = _parts(sources, reference or [])
     skipped: dict[str, str] = {}
     done = seen = 0
     writer = answer_writer(style, classes=predictor.classes, sources=sources)
     try:
         # On a terminal the lines themselves show the progress.
         with Bars(hidden=sys.stdout.isatty()) as bars:
-            for answer in predictor.predict_many(sources or [None], texts=texts, alignments=found, progress=bars):
-                if isinstance(answer, Prediction):
-                    writer.add(answer)
-                    done += 1
-                else:
-                    name = sources[seen] if sources else f"text {seen + 1}"
-                    # The error may be in another file, which is named too.
-                    of_it = answer.where in (None, name, str(Path(name)), repr(str(Path(name))))
-                    skipped[name] = answer.advice if of_it else str(answer).rstrip(".")
-                seen += 1
+            for clips, first, last in parts:
+                _adapt(predictor, clips, alone=len(parts) == 1)
+                answers = predictor.predict_many(
+                    sources[first:last] or [None],
+                    texts=texts if texts is None or len(texts) == 1 else texts[first:last],
+                    alignments=None if found is None else found[first:last],
+                    progress=bars,
+                )
+                for answer in answers:
+                    if isinstance(answer, Prediction):
+                        writer.add(answer)
+                        done += 1
+                    else:
+                        name = sources[seen] if sources else f"text {seen + 1}"
+                        # The error may be in another file, which is named too.
+                        of_it = answer.where in (None, name, str(Path(name)), repr(str(Path(name))))
+                        skipped[name] = answer.advice if of_it else str(answer).rstrip(".")
+                    seen += 1
     except KeyboardInterrupt:
         writer.close()
         show_skipped(skipped)
@@ -112,6 +132,41 @@ def info(
 
     for line in read_card(model).splitlines():
         say(line)
+
+
+def _parts(sources: Sequence[str], reference: Sequence[str]) -> list[tuple[list[str], int, int | None]]:
+    """Files that share a reference: its clips, the first file and the one after the last, None for all."""
+    from emofuse.audio import audio_files
+
+    if list(reference) == ["recording"]:
+        folders = [Path(name).parent for name in sources]
+        clips = {folder: [name for name in sources if Path(name).parent == folder] for folder in folders}
+        edges = [place for place, folder in enumerate(folders) if not place or folder != folders[place - 1]]
+        return [(clips[folders[first]], first, last) for first, last in pairwise([*edges, len(sources)])]
+    if list(reference) == ["batch"]:
+        return [(list(sources), 0, None)]
+    given: list[str] = []
+    for name in reference:
+        refuse_address(name)
+        given += map(str, audio_files(name)) if os.path.isdir(name) else [name]
+    return [(given, 0, None)]
+
+
+def _adapt(predictor: Predictor, clips: list[str], *, alone: bool) -> None:
+    """Take a reference; where several recordings have their own, one without enough clips is predicted without."""
+    from emofuse.cli.console import show_skipped, warn
+
+    predictor.reference = None
+    if not clips:
+        return
+    try:
+        found = predictor.adapt(clips)
+    except SettingsError as error:
+        if alone:
+            raise
+        warn(f"{Path(clips[0]).parent} has no reference: {error.what}.")
+        return
+    show_skipped({str(error.where): error.advice for error in found.skipped})
 
 
 def _is_absent(name: str) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from emofuse.settings import Fraction, Settings, heads_divide_width
+from emofuse.settings import Fraction, Settings
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -15,17 +15,15 @@ class SpeechStudentSettings(Settings):
     """How a speech student is distilled.
 
     Attributes:
-        teacher_layers: Hidden states of the teacher to predict. Whisper-small's 4 to 10 carry most of its emotion.
+        teacher_layers: Hidden states of the teacher to predict. Whisper-small's 5 and 6 carry most of its emotion.
         precision: Arithmetic of teacher and student.
-        width: Width of the student.
-        layers: Its transformer layers.
-        heads: Its attention heads.
+        layers: Transformer layers of the student: the first ones of the teacher, further trained.
+        stored: How the student's matrices are stored; `int8` has one scale a row, and takes half of the space.
         longest: Longest clip in seconds; longer recordings are cut.
         views: Fraction of the recordings that get a copy at another pitch and tempo, for the teacher too.
         semitones: Most that such a copy is raised or lowered.
         tempo: Most that it is sped up or slowed down, as a fraction.
         noisy: Fraction of the clips that are augmented in training; the teacher gets them clean.
-        masked: Fraction of the student's frames that are masked in training, in stretches of ten.
         descriptor: Weight of the loss on descriptors of whole clips beside that on frames.
         components: Numbers that describe a clip.
         batch_seconds: Seconds of audio in one batch.
@@ -39,30 +37,26 @@ class SpeechStudentSettings(Settings):
         seed: Of everything random.
     """
 
-    teacher_layers: str = "4,7,10"
+    teacher_layers: str = "5,6"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    width: int = Field(default=384, ge=16)
-    layers: int = Field(default=5, ge=1)
-    heads: int = Field(default=6, ge=1)
+    layers: int = Field(default=3, ge=1)
+    stored: Literal["float16", "int8"] = "float16"
     longest: Positive = 6.0
     views: float = Field(default=0.5, ge=0, le=1)
     semitones: float = Field(default=3.0, ge=0)
     tempo: Fraction = 0.15
     noisy: Fraction = 0.5
-    masked: Fraction = 0.1
     descriptor: float = Field(default=20.0, ge=0)
     components: int = Field(default=128, ge=1)
     batch_seconds: Positive = 24.0
     accumulate: int = Field(default=1, ge=1)
     steps: int = Field(default=6000, ge=1)
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = 3e-4
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup: Fraction = 0.05
     held_out: Fraction = 0.03
     save_every: int = Field(default=250, ge=1)
     seed: int = 0
-
-    _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
 
 class TextStudentSettings(Settings):

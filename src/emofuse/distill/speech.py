@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from emofuse.audio import LONGEST_UTTERANCE, load_audio
@@ -24,11 +23,11 @@ from emofuse.distill.descriptor import STEPS_BETWEEN, Descriptor, moments
 from emofuse.distill.recordings import gather
 from emofuse.distill.settings import SpeechStudentSettings
 from emofuse.distill.student import SpeechStudent
-from emofuse.encoders import load_speech_encoder
+from emofuse.encoders import load_speech_encoder, load_trainable_encoder
 from emofuse.encoders.arithmetic import arithmetic
-from emofuse.encoders.checkpoint import quiet
-from emofuse.encoders.waveform import frame_geometry, normalise, write_preprocessor
-from emofuse.errors import EmofuseError
+from emofuse.encoders.checkpoint import LIGHT
+from emofuse.encoders.compact import compress
+from emofuse.errors import EmofuseError, SettingsError
 from emofuse.features.batching import plan_batches
 from emofuse.features.dataset import pad, statistics_of, without_constants
 from emofuse.features.extract import extract_speech
@@ -87,7 +86,7 @@ def distill_speech(
     log: Log | None = None,
     progress: Progress = Silent(),
 ) -> Distilled:
-    """Train a small wav2vec 2.0 to predict hidden states of a teacher, from recordings without labels.
+    """Train the first layers of a teacher to predict its deeper ones, from recordings without labels.
 
     The loss is DistilHuBERT's (Chang, Yang and Lee, ICASSP 2022), L1 and cosine on each hidden state, here
     standardised, and L1 once more on their averages over the clip. Beside it stands a loss on descriptors of whole
@@ -107,8 +106,8 @@ def distill_speech(
         progress: Reports each part.
 
     Raises:
-        EncoderError: The teacher cannot be loaded.
-        SettingsError: The logger is not installed.
+        EncoderError: The teacher cannot be loaded, has no weights, or too few layers.
+        SettingsError: The logger is not installed, or the teacher does not have the student's layers.
         ManifestError: A folder holds no recordings.
         CheckpointError: The checkpoint in `out` is of other recordings or settings, or that in `start` is missing or
             of a student of another shape.
@@ -119,15 +118,17 @@ def distill_speech(
     manifest, skipped = gather(folders, settings, copies=out / "copies", progress=progress)
     encoded = SpeechSettings(encoder=teacher, layers=settings.teacher_layers, precision=settings.precision)
     encoder = load_speech_encoder(encoded, device=device)
+    _check_shape(encoder.specification, settings)
     begun_with = digest(start / CHECKPOINT) if start else None
     found = extract_speech(manifest, encoder, encoded, store=out / "targets", progress=progress)
     skipped += list(found.failed.values())
     usable = manifest[manifest["utterance"].isin(list(found.keys))]
-    lessons = _Lessons(usable, found.feature_sets["frame"], found.keys, encoder.specification, settings, begun_with)
+    lessons = _Lessons(usable, found.feature_sets["frame"], found.keys, settings, begun_with)
     specification = encoder.specification
     seed_everything(settings.seed)
     student = SpeechStudent(
-        settings,
+        load_trainable_encoder(SpeechSettings(encoder=teacher), device=device),
+        layers=settings.layers,
         targets=len(specification.selected),
         target_width=specification.width,
         components=lessons.descriptor.components,
@@ -153,8 +154,11 @@ def distill_speech(
     history = trainer.run(progress=progress).history
     folder, seconds = out / STUDENT, float(usable["duration"].sum())
     millions = sum(value.numel() for value in student.encoder.parameters()) / 1e6
+    check_finite(student.encoder.half(), "rounding to float16", remedy=LOWER)
     with written_folder(folder) as part:
-        save_student(student, part)
+        student.features.save(part)
+        if settings.stored == "int8":
+            compress(part)
     held_out = "validation_frames" in history[-1]
     watched, loss = ("held-out", "validation_frames") if held_out else ("training", "loss")
     write_card(
@@ -163,8 +167,9 @@ def distill_speech(
         licence=licence,
         exposure=[*folders, *specification.exposure],
         facts={
-            "What it is": f"A network of wav2vec 2.0's architecture with {millions:.1f} M parameters: 16 kHz audio in, "
-            f"50 frames of {settings.width} numbers a second out. It is not Meta's wav2vec 2.0.",
+            "What it is": f"The first {settings.layers} layers of the {specification.family} encoder "
+            f"{Path(specification.name).name}, trained further: {millions:.1f} M parameters, 16 kHz audio in, "
+            f"{specification.frame_rate:g} frames of {specification.width} numbers a second out.",
             "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of the {specification.family} "
             f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine, and "
             f"{lessons.descriptor.components} principal components of their averages and deviations over a clip.",
@@ -181,23 +186,29 @@ def distill_speech(
     return Distilled(folder=folder, history=history, seconds=seconds, skipped=skipped)
 
 
+def _check_shape(teacher: EncoderSpecification, settings: SpeechStudentSettings) -> None:
+    """Check that a teacher has the student's layers, and that these can be stored as asked.
+
+    Raises:
+        SettingsError: It has not, or they cannot.
+    """
+    most = teacher.layers - 1
+    if settings.layers > most:
+        remedy = f"set at most {most}" if most else "name another teacher"
+        raise SettingsError(f"the teacher has {most} layers", where="layers", remedy=remedy)
+    if settings.stored == "int8" and teacher.family not in LIGHT:
+        raise SettingsError(
+            f"a {teacher.family} encoder cannot be loaded from eight bits", where="stored", remedy="use float16"
+        )
+
+
 def _write_history(out: Path, history: History) -> None:
     write_text(out / HISTORY, json.dumps(history, indent=1) + "\n")
 
 
-def save_student(student: SpeechStudent, folder: Path) -> None:
-    """Write the student without its heads, in half precision, as `save_pretrained` of transformers does."""
-    encoder: Any = student.encoder
-    with quiet():
-        check_finite(encoder.half(), "rounding to float16", remedy=LOWER)
-        encoder.cpu().save_pretrained(folder)
-    write_preprocessor(folder)
-
-
 @dataclass(frozen=True)
 class _Batch:
-    waves: torch.Tensor
-    lengths: torch.Tensor
+    clips: list[NDArray[np.float32]]
     targets: torch.Tensor
     mask: torch.Tensor
 
@@ -214,11 +225,10 @@ class _Lessons:
         manifest: pd.DataFrame,
         features: FeatureSet,
         keys: Mapping[str, str],
-        teacher: EncoderSpecification,
         settings: SpeechStudentSettings,
         begun_with: str | None,
     ) -> None:
-        self._features, self._keys, self.teacher, self.settings = features, keys, teacher, settings
+        self._features, self._keys, self.settings = features, keys, settings
         self._duration = dict(zip(manifest["utterance"], manifest["duration"], strict=True))
         rows = list(utterances(manifest))
         held_out = set(manifest["utterance"][manifest["session"] == "held-out"])
@@ -266,10 +276,9 @@ class _Lessons:
             clip = load_audio(row.audio or "", start=row.start, end=row.end, longest=LONGEST_UTTERANCE)
             if rng is not None and rng.random() < self.settings.noisy:
                 clip = disturb(clip, rng)
-            clips.append(torch.from_numpy(normalise(clip)))
-        waves = nn.utils.rnn.pad_sequence(clips, batch_first=True)
+            clips.append(clip)
         targets, mask = pad([(self._target(row) - self.mean[:, None]) * self.scale[:, None] for row in rows])
-        return _Batch(waves, torch.tensor([len(clip) for clip in clips]), targets, mask)
+        return _Batch(clips, targets, mask)
 
 
 def distillation_loss(predicted: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -300,11 +309,6 @@ class _Teaching:
     def __init__(self, lessons: _Lessons, student: SpeechStudent, device: torch.device) -> None:
         self.lessons, self.settings, self.student, self.device = lessons, lessons.settings, student, device
         self.descriptor = lessons.descriptor.to(device)
-        # Frames of the same number are not at the same time, since student and teacher look at different stretches.
-        specification = lessons.teacher
-        field, stride = frame_geometry(student.encoder.config)
-        first = specification.offset + specification.receptive_field / 2
-        self.shift = round((field / 2 - first) / stride)
 
     def steps(self, epoch: int) -> list[list[Part[_Item]]]:
         """The steps between two checkpoints."""
@@ -332,11 +336,9 @@ class _Teaching:
     def _losses(self, batch: _Batch, *, learning: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Of frames, and of descriptors of clips; while learning, of a random stretch of each clip as well."""
         with arithmetic(self.device, precision=self.settings.precision):
-            predicted, states = self.student(batch.waves.to(self.device), batch.lengths.to(self.device))
-        targets, mask = batch.targets[:, :, self.shift :].to(self.device), batch.mask[:, self.shift :].to(self.device)
-        frames = min(predicted.shape[2], targets.shape[2])
-        targets, mask, states = targets[:, :, :frames], mask[:, :frames], states[:, None, :frames].float()
-        loss = distillation_loss(predicted[:, :, :frames].float(), targets, mask)
+            predicted, last = self.student(batch.clips)
+        targets, mask, states = batch.targets.to(self.device), batch.mask.to(self.device), last[:, None].float()
+        loss = distillation_loss(predicted.float(), targets, mask)
         taught = targets * self.lessons.deviation[:, None].to(self.device) + self.lessons.mean[:, None].to(self.device)
         readout = self.student.readout
         described = []

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ __all__ = [
     "Subwords",
     "TextEncoder",
     "TrainableEncoder",
+    "TrainableSpeechEncoder",
     "is_trained_with_model",
     "load_speech_encoder",
     "load_text_encoder",
@@ -116,9 +117,24 @@ class TrainableEncoder(Protocol):
         """Write the encoder to a folder that settings can name."""
 
 
+class TrainableSpeechEncoder(TrainableEncoder, Protocol):
+    """A speech encoder with weights, as the beginning of a smaller one."""
+
+    def shorten(self, layers: int) -> None:
+        """Keep the first transformer layers only; every hidden state is chosen."""
+
+
+@overload
+def load_trainable_encoder(settings: SpeechSettings, *, device: str = "cpu") -> TrainableSpeechEncoder: ...
+
+
+@overload
+def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: str = "cpu") -> TrainableEncoder: ...
+
+
 @kept_random_state()
 def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: str = "cpu") -> TrainableEncoder:
-    """Load an encoder for fine-tuning; a built-in one as its equivalent in `transformers`.
+    """Load an encoder for training.
 
     Raises:
         EncoderError: As `load_speech_encoder` and `load_text_encoder`, or it has no weights to train.
@@ -136,7 +152,7 @@ def load_trainable_encoder(settings: SpeechSettings | TextSettings, *, device: s
     if isinstance(settings, TextSettings):
         loaded = load_text_encoder(settings, device=device)
     else:
-        loaded = _load_speech_encoder(settings, device=device, light=False)
+        loaded = load_speech_encoder(settings, device=device)
     encoder: TrainableEncoder = loaded
     return encoder
 
@@ -154,10 +170,6 @@ def load_speech_encoder(settings: SpeechSettings, *, device: str = "cpu", downlo
         EncoderError: Not found, not reachable, of an unsupported family, damaged, made for another sampling rate,
             or without the chosen layers.
     """
-    return _load_speech_encoder(settings, device=device, light=True, download=download)
-
-
-def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool, download: bool = True) -> SpeechEncoder:
     if settings.encoder == logmel.NAME:
         return logmel.LogMelEncoder(settings)
     checkpoint = open_checkpoint(
@@ -165,7 +177,6 @@ def _load_speech_encoder(settings: SpeechSettings, *, device: str, light: bool, 
         revision=settings.revision,
         families=(*waveform.FAMILIES, *whisper.FAMILIES),
         preprocessed=True,
-        light=light,
         download=download,
     )
     load: Callable[..., SpeechEncoder] = waveform.load_waveform_encoder

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from emofuse.encoders.cards import Card, find_card, read_card
+from emofuse.encoders.compact import is_compact
 from emofuse.encoders.hub import fetch, fetch_all, offline
 from emofuse.errors import EncoderError
 from emofuse.weights import check_finite, read_header
 
 SAMPLING_RATE = 16000
 BUILTIN = "builtin:"
-LIGHT = ("wav2vec2",)
+LIGHT = ("whisper",)
 _INDEX = ".index.json"
 _SAFETENSORS = ("model.safetensors", "model.safetensors" + _INDEX)
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin" + _INDEX)
@@ -59,11 +60,11 @@ class Checkpoint:
         place: The folder for transformers, also for an encoder of the Hub.
         revision: The commit, or a hash of the folder's files.
         family: `model_type` of the configuration.
-        config: Configuration object of `transformers`; plain values for the built-in speech encoder, which load faster.
+        config: Configuration object of `transformers`, or plain values.
         preprocessor: Contents of `preprocessor_config.json`; empty if there is none.
         safetensors: Whether the weights are safetensors.
         card: Licence and training corpora of the weights.
-        light: Whether `config` is plain values, for the built-in module.
+        light: Whether the weights are stored in eight bits, for a module of our own; `config` is plain values then.
     """
 
     name: str
@@ -83,7 +84,6 @@ def open_checkpoint(
     revision: str | None,
     families: Iterable[str],
     preprocessed: bool = False,
-    light: bool = True,
     download: bool = True,
 ) -> Checkpoint:
     """Find an encoder by Hub id or folder and read its configuration.
@@ -93,7 +93,6 @@ def open_checkpoint(
         revision: Branch, tag or commit of a Hub id; None for the newest.
         families: Supported values of `model_type`.
         preprocessed: Whether to read `preprocessor_config.json`.
-        light: Whether a built-in encoder may load without transformers.
         download: Whether the Hub may be used; a model from elsewhere may neither use it nor name a relative folder.
 
     Raises:
@@ -101,7 +100,7 @@ def open_checkpoint(
             another sampling rate.
     """
     if encoder.startswith(BUILTIN):
-        return replace(_open_folder(_builtin_folder(encoder), families=families, light=light), name=encoder)
+        return replace(_open_folder(_builtin_folder(encoder), families=families), name=encoder)
     try:
         folder = Path(encoder).expanduser()
         if encoder.strip() and (download or folder.is_absolute()) and folder.is_dir():
@@ -139,7 +138,7 @@ def _looks_like_path(encoder: str) -> bool:
     return encoder.startswith((".", "/", "~")) or "\\" in encoder or encoder.count("/") > 1 or not encoder.strip()
 
 
-def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) -> Checkpoint:
+def _open_folder(folder: Path, *, families: Iterable[str]) -> Checkpoint:
     values = _read_json(folder / "config.json")
     if values is None:
         raise EncoderError(
@@ -151,7 +150,7 @@ def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) 
     if not any((folder / name).is_file() for name in _SAFETENSORS):
         raise _unsafe_weights(folder) if (folder / "pytorch_model.bin").is_file() else _no_weights(folder)
     preprocessor = _check_rate(_read_json(folder / "preprocessor_config.json") or {}, where=str(folder))
-    light = light and family in LIGHT
+    light = family in LIGHT and _is_compact(folder)
     return Checkpoint(
         name=str(folder),
         place=str(folder),
@@ -163,6 +162,13 @@ def _open_folder(folder: Path, *, families: Iterable[str], light: bool = False) 
         card=read_card(folder) or find_card(str(values.get("_name_or_path", ""))),
         light=light,
     )
+
+
+def _is_compact(folder: Path) -> bool:
+    try:
+        return is_compact(folder)
+    except ValueError as error:
+        raise EncoderError(f"the weights cannot be loaded ({error})", where=folder, remedy=_AGAIN) from error
 
 
 def _open_hub(

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with layer norms as one small torch module, for the built-in encoder.
+"""Whisper's encoder as one small torch module, for weights in eight bits, such as the built-in encoder's.
 
 Importing transformers takes longer than loading this network and encoding a clip. Weights have the same names as in
 transformers, and a test compares the hidden states of both.
@@ -7,7 +7,6 @@ transformers, and a test compares the hidden states of both.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,24 +15,23 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from emofuse.weights import check_finite
+from emofuse.weights import check_finite, read_header
+
+WEIGHTS = "model.safetensors"
+_SCALE = ".scale"
+_SIZES = (
+    "d_model",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "num_mel_bins",
+    "max_source_positions",
+)
+_LARGEST = 1 << 14
 
 
-@dataclass(frozen=True)
-class Output:
-    """Output of a forward pass, with the names of transformers.
-
-    Attributes:
-        last_hidden_state: `(clips, frames, width)`.
-        hidden_states: The input of each layer, and the last hidden state.
-    """
-
-    last_hidden_state: torch.Tensor
-    hidden_states: tuple[torch.Tensor, ...]
-
-
-class CompactWav2Vec2(nn.Module):
-    """`Wav2Vec2Model` of transformers for `feat_extract_norm = layer` and `do_stable_layer_norm`, for inference only.
+class CompactWhisper(nn.Module):
+    """The parts of `WhisperEncoder` of transformers, for `WhisperFeatures`.
 
     Args:
         config: Content of config.json.
@@ -42,72 +40,29 @@ class CompactWav2Vec2(nn.Module):
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
         self.config = config
-        width = config.hidden_size
-        sizes = [1, *config.conv_dim]
-        self.feature_extractor = nn.Module()
-        self.feature_extractor.conv_layers = nn.ModuleList(
-            _Convolution(sizes[number], size, kernel, stride, bias=config.conv_bias)
-            for number, (size, kernel, stride) in enumerate(
-                zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
-            )
-        )
-        self.feature_projection = nn.Module()
-        self.feature_projection.layer_norm = nn.LayerNorm(sizes[-1], eps=config.layer_norm_eps)
-        self.feature_projection.projection = nn.Linear(sizes[-1], width)
-        self.encoder: Any = nn.Module()
-        self.encoder.pos_conv_embed = _Position(
-            width, config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
-        )
-        self.encoder.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
-        self.encoder.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        width = config.d_model
+        self.conv1 = nn.Conv1d(config.num_mel_bins, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding(config.max_source_positions, width)
+        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.encoder_layers))
+        self.layer_norm = nn.LayerNorm(width)
 
-    def forward(
-        self, waves: torch.Tensor, *, attention_mask: torch.Tensor, output_hidden_states: bool = True
-    ) -> Output:
-        """Encode `(clips, samples)`; the mask `(clips, samples)` is 1 for valid samples."""
-        hidden = waves[:, None]
-        lengths = attention_mask.sum(1)
-        for layer in self.feature_extractor.conv_layers:  # type: ignore[union-attr]
-            hidden = layer(hidden)
-            lengths = (lengths - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1
-        projection: Any = self.feature_projection
-        hidden = projection.projection(projection.layer_norm(hidden.transpose(1, 2)))
-        valid = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
-        hidden = hidden * valid[..., None]
-        hidden = hidden + self.encoder.pos_conv_embed(hidden.transpose(1, 2)).transpose(1, 2)
-        states = []
-        for layer in self.encoder.layers:
-            states.append(hidden)
-            hidden = layer(hidden, valid[:, None, None])
-        last = self.encoder.layer_norm(hidden)
-        return Output(last, (*states, last) if output_hidden_states else ())
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the encoder as transformers does, in full precision."""
+        from safetensors.torch import save_file
 
-
-class _Convolution(nn.Module):
-    def __init__(self, before: int, after: int, kernel: int, stride: int, *, bias: bool) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(before, after, kernel, stride=stride, bias=bias)
-        self.layer_norm = nn.LayerNorm(after)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self.layer_norm(self.conv(hidden).transpose(1, 2)).transpose(1, 2))
-
-
-class _Position(nn.Module):
-    def __init__(self, width: int, kernel: int, groups: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=groups)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self.conv(hidden)[..., : hidden.shape[-1]])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(vars(self.config), indent=1) + "\n", encoding="utf-8")
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 class _Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
-        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj, self.q_proj, self.out_proj = (nn.Linear(width, width) for _ in range(3))
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         queries, keys, values = (
@@ -119,44 +74,75 @@ class _Attention(nn.Module):
         return result
 
 
-class _FeedForward(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.intermediate_dense, self.output_dense = nn.Linear(width, inner), nn.Linear(inner, width)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.output_dense(F.gelu(self.intermediate_dense(hidden)))
-        return result
-
-
 class _Layer(nn.Module):
     def __init__(self, config: SimpleNamespace) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.attention = _Attention(width, config.num_attention_heads)
-        self.layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.feed_forward = _FeedForward(width, config.intermediate_size)
-        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        width, inner = config.d_model, config.encoder_ffn_dim
+        self.self_attn = _Attention(width, config.encoder_attention_heads)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        hidden = hidden + self.attention(self.layer_norm(hidden), mask)
-        result: torch.Tensor = hidden + self.feed_forward(self.final_layer_norm(hidden))
+        hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), mask)
+        result: torch.Tensor = hidden + self.fc2(F.gelu(self.fc1(self.final_layer_norm(hidden))))
         return result
 
 
-def load_compact(folder: Path) -> CompactWav2Vec2:
-    """Load a student's folder without transformers, in float32 and evaluation mode."""
+def is_compact(folder: Path) -> bool:
+    """Whether a folder's weights are stored in eight bits.
+
+    Raises:
+        ValueError: The weights' file is damaged.
+    """
+    path = folder / WEIGHTS
+    return path.is_file() and any(one.dtype == "I8" for one in read_header(path).values())
+
+
+def compress(folder: Path) -> None:
+    """Store the matrices of a folder's weights in eight bits, with one scale a row, and the rest in half precision."""
+    from safetensors.torch import load_file, save_file
+
+    stored: dict[str, torch.Tensor] = {}
+    for name, value in load_file(folder / WEIGHTS).items():
+        if value.ndim < 2:
+            stored[name] = value.half()
+            continue
+        rows = value.float().flatten(1)
+        scale = rows.abs().amax(1).clamp(min=1e-12) / 127
+        stored[name] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)
+        stored[name + _SCALE] = scale
+    save_file(stored, folder / WEIGHTS)
+
+
+def load_compact(folder: Path, config: SimpleNamespace) -> CompactWhisper:
+    """Load weights that `compress` has written, in float32 and evaluation mode.
+
+    Raises:
+        ValueError: The weights are damaged, or not those of the configuration.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    config = SimpleNamespace(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
-    weights.pop("masked_spec_embed", None)
-    # The convolution's weight is stored as length and direction (weight norm over all but its last axis).
-    place = "encoder.pos_conv_embed.conv."
-    length = weights.pop(place + "parametrizations.weight.original0")
-    direction = weights.pop(place + "parametrizations.weight.original1")
-    weights[place + "weight"] = length * direction / direction.norm(dim=(0, 1), keepdim=True)
-    model = CompactWav2Vec2(config)
-    model.load_state_dict(weights)
-    check_finite(model.named_parameters(), "model.safetensors")
+    held = read_header(folder / WEIGHTS)
+    for name in _SIZES:
+        size = getattr(config, name, None)
+        if type(size) is not int or not 0 < size <= _LARGEST:
+            raise ValueError(f"{name} in config.json is no size")
+    if config.encoder_layers > len(held) or config.d_model % config.encoder_attention_heads:
+        raise ValueError("config.json does not describe them")
+    with torch.device("meta"):
+        model = CompactWhisper(config)
+    try:
+        loaded = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise ValueError(f"{WEIGHTS} is damaged") from error
+    weights: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        found, scale = loaded.get(name), loaded.get(name + _SCALE, torch.ones(1))
+        if found is None or found.shape != value.shape or scale.shape not in ((1,), (len(found),)):
+            raise ValueError(f"{name} is missing, or has another shape than by config.json")
+        weights[name] = found.float() * scale.view(-1, *[1] * (found.ndim - 1))
+    model.load_state_dict(weights, assign=True)
+    check_finite(model.named_parameters(), WEIGHTS)
     return model.eval().requires_grad_(False)

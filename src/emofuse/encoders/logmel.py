@@ -94,8 +94,12 @@ def deltas(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return slopes
 
 
-def mel_filters() -> NDArray[np.float64]:
+def mel_filters(mels: int = MELS, *, size: int = _FFT) -> NDArray[np.float64]:
     """Triangular filters, evenly spaced on the mel scale from 0 to 8000 Hz, each with unit area.
+
+    Args:
+        mels: How many.
+        size: Points of the Fourier transform.
 
     Returns:
         `(frequencies, mels)`.
@@ -104,9 +108,9 @@ def mel_filters() -> NDArray[np.float64]:
         >>> mel_filters().shape
         (257, 80)
     """
-    edges = _from_mel(np.linspace(_to_mel(np.array(0.0)), _to_mel(np.array(SAMPLING_RATE / 2)), MELS + 2))
+    edges = _from_mel(np.linspace(_to_mel(np.array(0.0)), _to_mel(np.array(SAMPLING_RATE / 2)), mels + 2))
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    frequencies = np.linspace(0, SAMPLING_RATE / 2, _FFT // 2 + 1)[:, None]
+    frequencies = np.linspace(0, SAMPLING_RATE / 2, size // 2 + 1)[:, None]
     rising = (frequencies - low) / (centre - low)
     falling = (high - frequencies) / (high - centre)
     filters: NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import nn
 
 from emofuse.encoders.arithmetic import inference, to_features
 from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights, quiet
-from emofuse.encoders.compact import load_compact
 from emofuse.encoders.layers import select_layers
 from emofuse.encoders.masking import MaskedGroupNorm, ValidLengths, frame_mask, mask_convolution_inputs
 from emofuse.errors import EncoderError
@@ -113,6 +113,12 @@ class WaveformEncoder:
         # LayerDrop leaves out the hidden state of a skipped layer, which would shift the indices of the others.
         self.model.config.layerdrop = 0.0
 
+    def shorten(self, layers: int) -> None:
+        """Keep the first transformer layers only; every hidden state is chosen."""
+        del self.model.encoder.layers[layers:]
+        self.model.config.num_hidden_layers = layers
+        self.specification = replace(self.specification, layers=layers + 1, selected=tuple(range(layers + 1)))
+
     def save(self, folder: Path) -> None:
         """Write the encoder as `save_pretrained` does, with the original names of its weights."""
         config, first = self.model.config, self.model.feature_extractor.conv_layers[0]
@@ -180,6 +186,8 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
     Raises:
         EncoderError: The weights or the choice of layers cannot be used.
     """
+    from transformers import AutoModel
+
     if checkpoint.family == "wavlm":
         # WavLM's attention uses a boolean and a float mask; torch applies both, but warns.
         warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask", category=UserWarning)
@@ -208,17 +216,9 @@ def load_waveform_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, d
         exposure=checkpoint.card.exposure,
     )
     return WaveformEncoder(
-        _load_model(checkpoint, device),
+        load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False),
         specification=specification,
         normalise=bool(checkpoint.preprocessor.get("do_normalize", True)),
         device=device,
         precision=settings.precision,
     )
-
-
-def _load_model(checkpoint: Checkpoint, device: torch.device) -> Any:
-    if checkpoint.light:
-        return load_compact(Path(checkpoint.place)).to(device)
-    from transformers import AutoModel
-
-    return load_weights(checkpoint, AutoModel, device=device, trust_remote_code=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,22 @@ from torch.nn import functional as F
 
 from emofuse.encoders.arithmetic import inference, to_features
 from emofuse.encoders.checkpoint import SAMPLING_RATE, Checkpoint, load_weights, quiet
+from emofuse.encoders.compact import CompactWhisper, load_compact
 from emofuse.encoders.layers import select_layers
+from emofuse.encoders.logmel import mel_filters
 from emofuse.encoders.masking import frame_mask
 from emofuse.errors import EncoderError
 from emofuse.settings import SpeechSettings
 from emofuse.types import EncoderSpecification
 
 FAMILIES = ("whisper",)
+_DEFAULTS: dict[str, Any] = {
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "n_fft": 400,
+    "hop_length": 160,
+    "chunk_length": 30,
+    "sampling_rate": SAMPLING_RATE,
+}
 
 
 class WhisperFeatures:
@@ -31,8 +41,9 @@ class WhisperFeatures:
     Whisper centres frame i on sample 320 i: its first frame begins half a window before the clip.
 
     Args:
-        model: A `WhisperEncoder` of `transformers`, with attention that takes boolean masks (`sdpa`).
-        extractor: Its `WhisperFeatureExtractor`.
+        model: A `WhisperEncoder` of `transformers`, with attention that takes boolean masks (`sdpa`), or a
+            `CompactWhisper`.
+        preprocessor: Content of its preprocessor_config.json.
         specification: Its specification.
         device: The model's device.
         precision: `float32` or `bfloat16`.
@@ -41,7 +52,7 @@ class WhisperFeatures:
     def __init__(
         self,
         model: Any,
-        extractor: Any,
+        preprocessor: Mapping[str, Any],
         *,
         specification: EncoderSpecification,
         device: torch.device,
@@ -49,7 +60,9 @@ class WhisperFeatures:
     ) -> None:
         self.specification = specification
         self.model = model
-        self._extractor = extractor
+        self._preprocessor = preprocessor
+        self._size, self._hop = preprocessor["n_fft"], preprocessor["hop_length"]
+        self._filters = _filters(preprocessor, where=specification.name)
         self._device = device
         self._precision = precision
         self._window = model.config.max_source_positions * specification.stride
@@ -90,11 +103,21 @@ class WhisperFeatures:
         for fixed in (self.model.conv1, self.model.conv2, self.model.embed_positions):
             fixed.requires_grad_(False)
 
+    def shorten(self, layers: int) -> None:
+        """Keep the first transformer layers only; every hidden state is chosen."""
+        del self.model.layers[layers:]
+        self.model.config.encoder_layers = layers
+        self.specification = replace(self.specification, layers=layers + 1, selected=tuple(range(layers + 1)))
+
     def save(self, folder: Path) -> None:
         """Write the encoder as `save_pretrained` of transformers does."""
-        with quiet():
+        if isinstance(self.model, CompactWhisper):
             self.model.save_pretrained(folder)
-        self._extractor.save_pretrained(folder)
+        else:
+            with quiet():
+                self.model.save_pretrained(folder)
+        text = json.dumps(dict(self._preprocessor), indent=1)
+        (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
     def log_mel(self, clip: NDArray[np.float32]) -> torch.Tensor:
         """Log-mel spectrogram of a clip of at most one window: that of the padded window, cropped to the clip.
@@ -102,16 +125,16 @@ class WhisperFeatures:
         Returns:
             `(mels, 2 * frames)`.
         """
-        hop, size = self._extractor.hop_length, self._extractor.n_fft
         # Whisper clips the spectrogram 8 decades below the maximum of the whole window. Padding is at the floor and
         # never the maximum, so it need not be computed.
-        padded = min(self._window, (len(clip) + size) // hop * hop + 2 * hop)
-        padded_clip = np.pad(clip, (0, padded - len(clip)))
-        # The extractor multiplies matrices too, and must not do so in bfloat16.
+        padded = min(self._window, (len(clip) + self._size) // self._hop * self._hop + 2 * self._hop)
+        samples = F.pad(torch.from_numpy(np.ascontiguousarray(clip)), (0, padded - len(clip)))
+        # Matrices are multiplied here too, which must not be done in bfloat16.
         with torch.autocast("cpu", enabled=False):
-            mel = self._extractor(padded_clip, sampling_rate=SAMPLING_RATE, padding="do_not_pad", return_tensors="np")
-        features = torch.from_numpy(np.asarray(mel["input_features"][0], dtype=np.float32))
-        return features[:, : 2 * self.frames(len(clip))]
+            window = torch.hann_window(self._size)
+            spectrum = torch.stft(samples, self._size, self._hop, window=window, return_complex=True)[:, :-1]
+            energies = (self._filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
+        return (torch.maximum(energies, energies.max() - 8.0)[:, : 2 * self.frames(len(clip))] + 4.0) / 4.0
 
     def _windows(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         starts = range(0, max(len(clip), 1), self._window)
@@ -145,39 +168,19 @@ def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, de
     Raises:
         EncoderError: The weights, the preprocessor or the choice of layers cannot be used.
     """
-    from transformers import WhisperFeatureExtractor
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
     config = checkpoint.config
     layers = config.encoder_layers + 1
     selected = select_layers(settings.layers, layers=layers, encoder=checkpoint.name)
-    extractor_class: Any = WhisperFeatureExtractor
-    # Dither is random: the same clip would have different features each time.
-    described = {"feature_size": config.num_mel_bins, **checkpoint.preprocessor, "dither": 0.0}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            extractor = extractor_class(**described)
-    except UserWarning as error:
-        raise EncoderError(
-            "preprocessor_config.json describes a spectrogram with empty bands",
-            where=checkpoint.name,
-            remedy="take it from the checkpoint of the weights",
-        ) from error
-    stride = 2 * extractor.hop_length
-    if extractor.feature_size != config.num_mel_bins or extractor.n_samples != config.max_source_positions * stride:
+    preprocessor = _DEFAULTS | {"feature_size": config.num_mel_bins} | checkpoint.preprocessor
+    stride = 2 * preprocessor["hop_length"]
+    window = preprocessor["chunk_length"] * SAMPLING_RATE
+    if preprocessor["feature_size"] != config.num_mel_bins or window != config.max_source_positions * stride:
         raise EncoderError(
             "preprocessor_config.json and config.json do not describe the same spectrogram",
             where=checkpoint.name,
             remedy="take both files from the same checkpoint",
         )
-    model = load_weights(
-        checkpoint,
-        WhisperEncoder,
-        device=device,
-        attn_implementation="sdpa",
-        key_mapping={r"^(model\.)?encoder\.": ""},
-    )
+    model = _load_model(checkpoint, device=device)
     specification = EncoderSpecification(
         name=checkpoint.name,
         family=checkpoint.family,
@@ -188,9 +191,48 @@ def load_whisper_encoder(checkpoint: Checkpoint, settings: SpeechSettings, *, de
         width=config.d_model,
         sampling_rate=SAMPLING_RATE,
         stride=stride,
-        receptive_field=extractor.n_fft,
-        offset=-extractor.n_fft // 2,
+        receptive_field=preprocessor["n_fft"],
+        offset=-preprocessor["n_fft"] // 2,
         licence=checkpoint.card.licence,
         exposure=checkpoint.card.exposure,
     )
-    return WhisperFeatures(model, extractor, specification=specification, device=device, precision=settings.precision)
+    return WhisperFeatures(
+        model, preprocessor, specification=specification, device=device, precision=settings.precision
+    )
+
+
+def _load_model(checkpoint: Checkpoint, *, device: torch.device) -> Any:
+    if checkpoint.light:
+        try:
+            return load_compact(Path(checkpoint.place), checkpoint.config).to(device)
+        except ValueError as error:
+            raise EncoderError(
+                f"the weights cannot be loaded ({error})",
+                where=checkpoint.name,
+                remedy="fetch or write the files again",
+            ) from error
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    return load_weights(
+        checkpoint,
+        WhisperEncoder,
+        device=device,
+        attn_implementation="sdpa",
+        key_mapping={r"^(model\.)?encoder\.": ""},
+    )
+
+
+def _filters(preprocessor: Mapping[str, Any], *, where: str) -> torch.Tensor:
+    """Filters on the mel scale, `(mels, frequencies)`.
+
+    Raises:
+        EncoderError: One is so narrow that no frequency falls into it.
+    """
+    filters = mel_filters(preprocessor["feature_size"], size=preprocessor["n_fft"])
+    if not filters.any(axis=0).all():
+        raise EncoderError(
+            "preprocessor_config.json describes a spectrogram with empty bands",
+            where=where,
+            remedy="take it from the checkpoint of the weights",
+        )
+    return torch.from_numpy(filters.T.astype(np.float32))

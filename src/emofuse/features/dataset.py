@@ -30,6 +30,8 @@ class Batch:
         speech_mask: `(batch, steps)`, True where valid.
         speech_bounds: If the model pools frames: first frame of each step and the one after the last,
             `(batch, steps, 2)`, `(0, 0)` for padding.
+        speech_reference: Means of speech features over other clips of each speaker, `(batch, layers, width)`, in place
+            of those of the training part; NaN where there are none.
         text: Hidden states `(batch, layers, tokens, width)`, or ids `(batch, tokens)` of subwords that are trained
             with the model.
         text_mask: `(batch, tokens)`, True where valid.
@@ -42,6 +44,7 @@ class Batch:
     speech: torch.Tensor | None = None
     speech_mask: torch.Tensor | None = None
     speech_bounds: torch.Tensor | None = None
+    speech_reference: torch.Tensor | None = None
     text: torch.Tensor | None = None
     text_mask: torch.Tensor | None = None
     truth: torch.Tensor | None = None
@@ -82,6 +85,8 @@ class Batch:
 
 
 Reader = Callable[[str], torch.Tensor]
+References = Callable[[Sequence[str]], torch.Tensor]
+"""References of several utterances, `(utterances, layers, width)`."""
 
 
 class Dataset:
@@ -94,6 +99,7 @@ class Dataset:
         bounds: Reader of the bounds of an utterance's steps, `(steps, 2)`, if the model pools frames.
         targets: Reader of an utterance's targets, if they differ from the truth.
         extras: Readers of extras, by name.
+        references: Draws each utterance's reference of other clips; None for none.
     """
 
     def __init__(
@@ -105,11 +111,13 @@ class Dataset:
         bounds: Reader | None = None,
         targets: Reader | None = None,
         extras: Mapping[str, Reader] | None = None,
+        references: References | None = None,
     ) -> None:
         self.names = tuple(names)
         self.truth = torch.tensor([truth[name] for name in names])
         self.readers, self.bounds, self.targets = readers, bounds, targets
         self.extras = extras or {}
+        self.references = references
 
     def __len__(self) -> int:
         return len(self.names)
@@ -130,6 +138,8 @@ class Dataset:
         truth = self.truth[list(indices)]
         targets = truth if self.targets is None else torch.stack([self.targets(name) for name in names])
         extras = {extra: pad_extra([read(name) for name in names]) for extra, read in self.extras.items()}
+        if self.references is not None:
+            found["speech_reference"] = self.references(names)
         return Batch(names=names, truth=truth, targets=targets, extras=extras, **found)
 
     def batches(self, size: int) -> Iterator[Batch]:

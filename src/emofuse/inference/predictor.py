@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseE
 from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra
 from emofuse.features.extract import cut_notes, features_of, to_steps, to_words
 from emofuse.features.extras import EXTRAS, Facts
+from emofuse.features.reference import FEWEST, mean_of
 from emofuse.features.segments import step_bounds
 from emofuse.inference.card import model_folder
 from emofuse.inputs import check_confidence, check_text, refuse_address
@@ -40,6 +41,22 @@ from emofuse.types import UNCERTAIN, Alignment, Prediction
 
 Audio = str | os.PathLike[str] | NDArray[Any]
 """A recording, or samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """Mean features of several clips of one speaker or recording.
+
+    Attributes:
+        clips: How many.
+        means: By network, `(layers, width)`.
+        skipped: Clips that could not be used.
+    """
+
+    clips: int
+    means: Mapping[str, torch.Tensor]
+    skipped: tuple[AudioError, ...] = ()
+
 
 _Read = Mapping[str, Mapping[str, torch.Tensor]]
 """Inputs of each network from a modality, by the names of `Batch`."""
@@ -113,6 +130,7 @@ class Predictor:
         self.device, self._trust = device, trust
         self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
+        self.reference: Reference | None = None
         self._aligner: Aligner | EmofuseError | None = None
         self._speech: SpeechEncoder | None = None
         self._text: TextEncoder | None = None
@@ -223,6 +241,10 @@ class Predictor:
                 alignment, more = self._alignment(clip, spoken, alignment)
                 notes += more
             inputs["speech"] = self._read_speech(clip, alignment)
+            if self.reference is not None:
+                for name, mean in self.reference.means.items():
+                    inputs["speech"][name]["speech_reference"] = mean[None]
+                notes.append(f"centred on {self.reference.clips} reference clips")
         if "text" in takes and text is not None:
             inputs["text"] = self._read_text(text)
             subwords = self.checkpoint.subwords
@@ -256,6 +278,59 @@ class Predictor:
             text=spoken,
             notes=tuple(notes),
         )
+
+    def adapt(self, clips: Iterable[Audio]) -> Reference:
+        """Take clips of one speaker or recording as reference for all that follows, without labels.
+
+        What a clip sounds like is mostly its speaker and channel, and the mean of several clips takes both away. They
+        may be clips that are to be predicted. `predictor.reference = None` ends it.
+
+        Args:
+            clips: Five or more recordings or samples, at best with several emotions.
+
+        Returns:
+            The reference, also in `reference`.
+
+        Raises:
+            SettingsError: The model was not trained for it, or fewer than five clips can be used.
+            AlignmentError: The model reads segments, and the aligner of its training cannot be run here.
+
+        Example:
+            >>> from emofuse.testing import tone
+            >>> predictor = load(asr="none")
+            >>> predictor.adapt([tone(1.0, frequency=200.0 + 10 * step) for step in range(5)]).clips
+            5
+            >>> predictor.predict(tone(1.0)).notes[-1]
+            'centred on 5 reference clips'
+        """
+        if not self.checkpoint.references:
+            raise SettingsError(
+                f"the {self.checkpoint.name} model was not trained to take a reference",
+                where="reference",
+                remedy="leave it out, or train one with train.references=0.5",
+            )
+        means: dict[str, list[torch.Tensor]] = {}
+        used, skipped = 0, []
+        for clip in clips:
+            try:
+                samples = _read(clip).samples
+                alignment = self._alignment(samples, None, None)[0] if self._reads_segments else None
+            except AudioError as error:
+                skipped.append(error)
+                continue
+            used += 1
+            for name, read in self._read_speech(samples, alignment).items():
+                means.setdefault(name, []).append(read["speech"][0].mean(1))
+        if used < FEWEST:
+            first = f" (the first: {skipped[0].what})" if skipped else ""
+            raise SettingsError(
+                f"{used} of {used + len(skipped)} reference clips can be used{first}",
+                where="reference",
+                remedy=f"give {FEWEST} or more of one speaker",
+            )
+        taken = {name: mean_of(means[name]) for name in self.checkpoint.references if name in means}
+        self.reference = Reference(clips=used, means=taken, skipped=tuple(skipped))
+        return self.reference
 
     def predict_many(
         self,

@@ -17,6 +17,7 @@ from emofuse.encoders.words import Subwords
 from emofuse.errors import ManifestError
 from emofuse.features.dataset import Dataset, Reader, feature_reader
 from emofuse.features.extras import EXTRAS, Facts
+from emofuse.features.reference import Handfuls
 from emofuse.features.store import FeatureKey, FeatureSet
 from emofuse.manifest import utterances, vote_fractions
 from emofuse.models.base import Shapes
@@ -142,8 +143,10 @@ class TrainingData:
         size = subwords.size if subwords is not None else None
         return shapes_of(model.inputs, self.speech_settings, self.encoders, subwords=size)
 
-    def dataset(self, model: ModelPlan, names: Sequence[str], subwords: Subwords | None) -> Dataset:
-        """Utterances with the model's inputs."""
+    def dataset(
+        self, model: ModelPlan, names: Sequence[str], subwords: Subwords | None, *, handfuls: Handfuls | None = None
+    ) -> Dataset:
+        """Utterances with the model's inputs, and references where they are drawn."""
         readers: dict[str, Reader] = {}
         bounds, steps = None, model.inputs.steps
         if steps and pools_frames(model.inputs, self.speech_settings):
@@ -163,7 +166,22 @@ class TrainingData:
             bounds=bounds,
             targets=self.target if model.train.soft_labels else None,
             extras={extra: self._extra_reader(extra) for extra in model.inputs.extras},
+            references=handfuls,
         )
+
+    def handfuls(self, model: ModelPlan, names: Sequence[str], **how: Any) -> Handfuls | None:
+        """Draws references of utterances from each other; None for a model that takes none.
+
+        Args:
+            model: The model.
+            names: The utterances.
+            **how: See `Handfuls`.
+        """
+        if not model.takes_references:
+            return None
+        known = self.clusters["speaker"].reindex(list(names)).dropna()
+        speakers = dict(zip(map(str, known.index), map(str, known), strict=True))
+        return Handfuls(self._speech_readers[model.inputs.steps[-1]], speakers, **how)
 
     def target(self, name: str) -> torch.Tensor:
         """Fraction of each class in the target of an utterance: its votes, or else its label."""

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from emofuse.errors import EmofuseError, TrainingError
+from emofuse.features.reference import TESTED
 from emofuse.files import make_folder, read_json, write_text, written_atomically
 from emofuse.plan import ModelPlan, pools_frames
 from emofuse.progress import Progress, Silent
@@ -30,10 +31,11 @@ from emofuse.training.loop import fit, layer_weights, predict_scores
 from emofuse.types import Fold, Log
 from emofuse.workers import new_pool, see_that_processes_start
 
-VERSION = 6
+VERSION = 7
 LABEL = "Training"
 SHOWN = 5
 DIGITS = 5
+REFERRED = "reference"
 
 
 def folder_of(name: str) -> str:
@@ -180,21 +182,32 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log
         (folder / name).unlink(missing_ok=True)
     subwords = data.subwords(trial.model, trial.fold.train)
     shapes = data.shapes(trial.model, subwords)
+    seed = derive_seed(trial.seed, trial.model.name, trial.fold.name)
+    known = (*trial.fold.train, *trial.fold.validation)
+    drawn = data.handfuls(trial.model, known, seed=seed, fraction=trial.model.train.references)
     trained = fit(
         lambda task: trial.model.build(shapes, task),
-        data.dataset(trial.model, trial.fold.train, subwords),
+        data.dataset(trial.model, trial.fold.train, subwords, handfuls=drawn),
         data.dataset(trial.model, trial.fold.validation, subwords),
         trial.model.train,
         task=data.task,
-        seed=derive_seed(trial.seed, trial.model.name, trial.fold.name),
+        seed=seed,
         device=device,
         listeners=listeners(log, folder),
     )
     # Do all that may fail before writing.
-    tested = None
+    tested = referred = None
     if trial.fold.test:
         tested = predict_scores(trained.model, data.dataset(trial.model, trial.fold.test, subwords), device=device)
+        if drawn is not None:
+            given = data.handfuls(trial.model, trial.fold.test, seed=seed, clips=(TESTED, TESTED))
+            dataset = data.dataset(trial.model, trial.fold.test, subwords, handfuls=given)
+            referred = predict_scores(trained.model, dataset, device=device)
     write_trial_scores(trial, data, folder / "validation.parquet", trial.fold.validation, trained.validation)
+    if referred is not None:
+        write_trial_scores(
+            trial, data, folder / f"{REFERRED}.parquet", trial.fold.test, referred, name=referred_name(trial.model.name)
+        )
     if tested is not None:
         write_trial_scores(trial, data, folder / "scores.parquet", trial.fold.test, tested)
     else:
@@ -216,12 +229,28 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log
     write_text(folder / "trial.json", json.dumps(values, indent=1))
 
 
+def referred_name(model: str) -> str:
+    """Name of a model's scores with a reference of ten clips of each speaker.
+
+    Example:
+        >>> referred_name("speech")
+        'speech, 10 clips as reference'
+    """
+    return f"{model}, {TESTED} clips as reference"
+
+
 def write_trial_scores(
-    trial: Trial, data: TrainingData, path: Path, names: Sequence[str], values: NDArray[np.float64]
+    trial: Trial,
+    data: TrainingData,
+    path: Path,
+    names: Sequence[str],
+    values: NDArray[np.float64],
+    *,
+    name: str | None = None,
 ) -> None:
     """Write scores of some utterances, `(utterances, outputs)`, as a score table."""
     frame = pd.DataFrame(
-        {"model": trial.model.name, "seed": trial.seed, "fold": trial.fold.name, "utterance": list(names)}
+        {"model": name or trial.model.name, "seed": trial.seed, "fold": trial.fold.name, "utterance": list(names)}
     )
     for column in CLUSTERS:
         frame[column] = data.clusters[column].reindex(list(names)).to_numpy(dtype=object)

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.metrics import balanced_accuracy_score
 
 import emofuse
 from emofuse.asr.base import Recogniser, load_recogniser
 from emofuse.asr.sphinx import SphinxRecogniser
 from emofuse.checkpoint import load_checkpoint, save_checkpoint
-from emofuse.combine import combine_models
+from emofuse.combine import combine_models, fit_silence
 from emofuse.corpora import read_corpus
 from emofuse.errors import CheckpointError, EncoderError, ManifestError, ProtocolError, SettingsError
 from emofuse.experiment import run
@@ -27,7 +29,8 @@ from emofuse.models.ensemble import Ensemble
 from emofuse.protocols import make_protocol
 from emofuse.recipe import load_recipe
 from emofuse.scoring.calibrate import apply_temperature, fit_temperature
-from emofuse.scoring.table import read_scores
+from emofuse.scoring.fuse import Fusion
+from emofuse.scoring.table import Scores, make_scores, read_scores
 from emofuse.settings import ProtocolSettings
 from emofuse.testing import tiny_corpus
 from emofuse.training.folder import TRIALS
@@ -128,10 +131,53 @@ def test_a_combined_model_answers_from_either_modality_or_both(runs: dict[str, P
         ours = model.predict(clip) if modality == "speech" else model.predict(text="a b c")
         assert ours.modalities == (modality,)
         assert list(ours.posteriors.values()) == pytest.approx(expected.tolist(), abs=1e-5)
-    both = np.exp((logs[0] + logs[1]) / 2)
+    # Independent evidence, where the neutral words' share is even.
+    neutral, share = fusion.how.silences[1] or (0, 0.0)
+    assert model.classes[neutral] == "neutral"
+    words = np.exp(logs[1])
+    said = np.delete(words, neutral).sum() + (1 - share) * words[neutral]
+    words = np.where(np.arange(4) == neutral, (1 - share) * words, words) + (1 - said) / 4
+    both = np.exp(logs[0]) * words
     answer = model.predict(clip, text="a b c")
     assert answer.modalities == ("speech", "text")
     assert list(answer.posteriors.values()) == pytest.approx((both / both.sum()).tolist(), abs=1e-5)
+
+
+def made(posteriors: Any, labels: Any, *, name: str) -> Scores:
+    names = ("angry", "happy", "neutral", "sad")
+    frame = pd.DataFrame(posteriors, columns=list(names)).assign(
+        model=name,
+        seed=0,
+        fold="a",
+        utterance=[f"{name}{row}" for row in range(len(labels))],
+        label=np.array(names)[labels],
+    )
+    return make_scores(frame, source="made")
+
+
+def sure_of(labels: Any, *, right: float, seed: int) -> Any:
+    """Calibrated posteriors."""
+    rng = np.random.default_rng(seed)
+    said = np.where(rng.random(len(labels)) < right, labels, rng.integers(0, 4, len(labels)))
+    return (1 - right) / 4 + right * np.eye(4)[said]
+
+
+def test_neutral_words_do_not_mute_the_voice() -> None:
+    voices, words = np.repeat(np.arange(4), 100), np.repeat(np.arange(4), 60)
+    speech = made(sure_of(voices, right=0.6, seed=0), voices, name="speech")
+    text = made(sure_of(words, right=0.9, seed=1), words, name="text")
+    share = fit_silence(speech, text, temperatures=(1.0, 1.0))
+    assert share is not None
+    how = Fusion("bayes", (0.5, 0.5), (1.0, 1.0), (None, (2, share)))
+    neutral = text.posteriors()[text.labels() == 2][:1].repeat(400, axis=0)
+    alone, both = (balanced_accuracy_score(voices, one.argmax(1)) for one in (
+        speech.posteriors(), how(np.stack([speech.posteriors(), neutral]))
+    ))  # fmt: skip
+    plain = Fusion("product", (0.5, 0.5), (1.0, 1.0))(np.stack([speech.posteriors(), neutral])).argmax(1)
+    assert both > alone - 0.02
+    assert balanced_accuracy_score(voices, plain) < alone - 0.1, "neutral words would mute the voice"
+    own = text.posteriors()[np.repeat(np.arange(4), 100) * 60 + np.tile(np.arange(50), 8)]
+    assert balanced_accuracy_score(voices, how(np.stack([speech.posteriors(), own])).argmax(1)) > alone + 0.1
 
 
 def test_temperatures_come_from_all_that_the_folds_tested(runs: dict[str, Path], combined: Path) -> None:
@@ -156,11 +202,14 @@ def test_a_combined_model_survives_its_folder(combined: Path, tmp_path: Path) ->
     card = (combined / "README.md").read_text()
     for part in ("Temperature", "held out of training", "UA", "`logmel`", "`words`"):
         assert part in card
-    values = json.loads((combined / "settings.json").read_text())
-    values["model"]["temperatures"] = [0, 1]
-    (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match="are no temperatures"):
-        load_checkpoint(tmp_path / "again")
+    for name, wrong in (
+        ("temperatures", [0, 1]), ("silences", [None]), ("silences", [None, [4, 0.5]]), ("silences", [None, [2, 1.5]])
+    ):  # fmt: skip
+        values = json.loads((combined / "settings.json").read_text())
+        values["model"][name] = wrong
+        (tmp_path / "again" / "settings.json").write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match=f"are no {name}"):
+            load_checkpoint(tmp_path / "again")
 
 
 def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -536,7 +536,7 @@ def test_the_grid_holds_every_weighting_once(models: int, steps: int) -> None:
     assert {tuple(round(weight * steps) for weight in weights) for weights in grid} == every
 
 
-@pytest.mark.parametrize("rule", ["mean", "product"])
+@pytest.mark.parametrize("rule", ["mean", "product", "bayes"])
 @pytest.mark.parametrize("models", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(4))
 def test_searched_weights_are_the_best_and_most_even_of_all(rule: Any, models: int, seed: int) -> None:
@@ -567,12 +567,25 @@ def test_searched_weights_are_the_best_and_most_even_of_all(rule: Any, models: i
     assert sum(found) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("rule", ["mean", "product"])
+@pytest.mark.parametrize("rule", ["mean", "product", "bayes"])
 @pytest.mark.parametrize("models", [2, 3, 4, 5])
 def test_models_that_answer_alike_are_weighed_alike(rule: Any, models: int) -> None:
     one = scores()
     posteriors = np.stack([one.posteriors()] * models)
     assert search_weights(posteriors, one.labels(), rule=rule) == (1 / models,) * models
+
+
+@given(seed=st.integers(0, 1000), models=st.integers(2, 4))
+def test_independent_evidence_is_multiplied(seed: int, models: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Features of each model given the class, and posteriors under equal priors: their joint posterior is known.
+    likelihoods = rng.random((models, 5, 3)) + 0.01
+    posteriors = likelihoods / likelihoods.sum(-1, keepdims=True)
+    joint = likelihoods.prod(0)
+    even = [1 / models] * models
+    np.testing.assert_allclose(combine(posteriors, even, rule="bayes"), joint / joint.sum(-1, keepdims=True))
+    beside = np.concatenate([posteriors[:1], np.full((models - 1, 5, 3), 1 / 3)])
+    np.testing.assert_allclose(combine(beside, even, rule="bayes"), posteriors[0])
 
 
 def test_a_model_that_knows_nothing_gets_little_weight() -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +22,7 @@ from emofuse.models.base import EmotionModel
 from emofuse.models.ensemble import Ensemble
 from emofuse.outside import is_outside
 from emofuse.plan import ModelPlan, shapes_of
-from emofuse.scoring.fuse import Fusion
+from emofuse.scoring.fuse import Fusion, Silence
 from emofuse.scoring.result import versions
 from emofuse.settings import FusionRule, SpeechSettings, TextSettings, checked
 from emofuse.task import Task, task_from
@@ -210,7 +210,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
 
         # On `meta`, so that settings cannot allocate more memory than the weights' file holds.
         with torch.device("meta"):
-            model = _build(values["model"], networks, build)
+            model = _build(values["model"], networks, build, classes=task.outputs)
         load_into(model, folder / WEIGHTS)
         protocol = str(values["protocol"])
         languages, sources, references = (
@@ -329,6 +329,7 @@ def _record(name: str, model: EmotionModel | Ensemble, networks: Mapping[str, Mo
         "rule": model.how.rule,
         "weights": list(model.how.weights),
         "temperatures": list(model.how.temperatures),
+        "silences": list(model.how.silences),
         "members": [_record(member, one, networks) for member, one in model.members.items()],
     }
 
@@ -364,18 +365,31 @@ def _read_networks(
 
 
 def _build(
-    record: Mapping[str, Any], networks: Mapping[str, ModelPlan], build: Callable[[ModelPlan], EmotionModel]
+    record: Mapping[str, Any],
+    networks: Mapping[str, ModelPlan],
+    build: Callable[[ModelPlan], EmotionModel],
+    *,
+    classes: int,
 ) -> EmotionModel | Ensemble:
     if "members" not in record:
         return build(networks[record["name"]])
-    members = {member["name"]: _build(member, networks, build) for member in record["members"]}
+    members = {member["name"]: _build(member, networks, build, classes=classes) for member in record["members"]}
     count = len(record["members"])
     if len(members) < count or not members:
         raise ValueError("members of an ensemble must have different names")
     if record["rule"] not in get_args(FusionRule):
         raise ValueError(f"{record['rule']!r} is not a rule")
     weights, temperatures = _weights(record["weights"], count=count), _temperatures(record["temperatures"], count=count)
-    return Ensemble(members, Fusion(record["rule"], weights, temperatures))
+    silences = _silences(record.get("silences", ()), count=count, classes=classes)
+    return Ensemble(members, Fusion(record["rule"], weights, temperatures, silences))
+
+
+def _silences(values: Sequence[Any], *, count: int, classes: int) -> tuple[Silence | None, ...]:
+    found = tuple(None if one is None else (one[0], float(one[1])) for one in values)
+    fit = all(type(place) is int and 0 <= place < classes and 0 <= share <= 1 for place, share in filter(None, found))
+    if len(found) not in (0, count) or not fit:
+        raise ValueError(f"{list(values)} are no silences")
+    return found
 
 
 def _weights(values: Iterable[Any], *, count: int) -> tuple[float, ...]:

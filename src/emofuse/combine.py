@@ -22,7 +22,11 @@ from emofuse.scoring.fuse import Fusion, cross_fits
 from emofuse.scoring.metrics import expected_calibration_error
 from emofuse.scoring.record import read_result
 from emofuse.scoring.table import Scores, read_scores
+from emofuse.seeds import derive_seed
 from emofuse.training.folder import MANIFEST
+
+NEUTRAL = "neutral"
+SHARES = tuple(step / 20 for step in range(20))
 
 
 @alone("out", folder=False)
@@ -30,7 +34,8 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
     """Combine the speech model of one run and the text model of another in one late-fusion model.
 
     Each modality's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
-    and seeds of its run, whose models were trained like the kept one, on other speakers or texts.
+    and seeds of its run, whose models were trained like the kept one, on other speakers or texts. Words that are
+    neutral leave the answer to the voice, as far as pays where half of the clips have such words, see `fit_silence`.
 
     Args:
         speech_run: Run folder with a `speech` model.
@@ -51,7 +56,9 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
         )
     tested = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
     temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in tested.values())
-    how = Fusion("product", weights=(0.5, 0.5), temperatures=temperatures)
+    share = fit_silence(*tested.values(), temperatures=temperatures)
+    silences = () if share is None else (None, (speech.task.names.index(NEUTRAL), share))
+    how = Fusion("bayes", weights=(0.5, 0.5), temperatures=temperatures, silences=silences)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     fused = replace(
         fused_checkpoint("late", {"speech": speech, "text": text}, how),
@@ -73,6 +80,37 @@ def _tested(run: Path, checkpoint: Checkpoint) -> Scores:
             remedy="make the run again",
         )
     return Scores(scores.frame, checkpoint.task.names)
+
+
+def fit_silence(speech: Scores, text: Scores, *, temperatures: Sequence[float]) -> float | None:
+    """How much of the text's neutral posterior says nothing.
+
+    Each clip is paired at random with words of its own label, and once more with neutral words, as in
+    conversations where the voice alone tells. The share with the smallest log loss wins.
+
+    Args:
+        speech: Test scores of speech.
+        text: Test scores of text, of the same classes.
+        temperatures: Of both.
+
+    Returns:
+        The share, or None without a neutral class.
+    """
+    if NEUTRAL not in speech.classes:
+        return None
+    neutral = speech.classes.index(NEUTRAL)
+    rng = np.random.default_rng(derive_seed(0, "silence"))
+    labels, words = speech.labels(), text.labels()
+    own = np.array([rng.choice(np.flatnonzero(words == label)) for label in labels])
+    other = rng.choice(np.flatnonzero(words == neutral), len(labels))
+    outputs = np.stack([np.tile(speech.posteriors(), (2, 1)), text.posteriors()[np.concatenate([own, other])]])
+    truth = np.tile(labels, 2)
+
+    def loss(share: float) -> float:
+        how = Fusion("bayes", (0.5, 0.5), tuple(temperatures), (None, (neutral, share)))
+        return float(-np.log(how(outputs)[np.arange(len(truth)), truth]).mean())
+
+    return min(SHARES, key=loss)
 
 
 def _calibrated(scores: Scores) -> NDArray[np.float64]:

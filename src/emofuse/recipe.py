@@ -87,7 +87,7 @@ class EnsembleEntry(Settings):
     Attributes:
         name: Its name in tables and folders.
         of: Its members: models, or earlier ensembles.
-        rule: `mean` or `product` of posteriors; values are averaged.
+        rule: `mean`, `product` or `bayes` of posteriors, see `emofuse.scoring.fuse.combine`; values are averaged.
         weights: Of the members: `equal`; `tuned`, the best UA of a grid on the test scores of the other folds; or
             numbers.
         calibrate: Calibrate each member by a temperature from the test scores of the other folds.

@@ -27,7 +27,7 @@ TextGranularity = Literal["token", "word"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=4)]
 RegressionLoss = Literal["mse", "ccc"]
-FusionRule = Literal["mean", "product"]
+FusionRule = Literal["mean", "product", "bayes"]
 
 _LARGEST = 1 << 20  # Bytes of a recipe.
 _SHOWN = 60  # Characters of a refused name or value.

@@ -82,7 +82,7 @@ def fuse(
     rule: Annotated[
         str | None,
         typer.Option(
-            help="mean, product, weights=W1,W2,... or tuned (out of fold).",
+            help="mean, product, bayes, weights=W1,W2,... or tuned (out of fold).",
             show_default="product of posteriors, mean of values",
         ),
     ] = None,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from emofuse.corpora.card import CorpusCard, Listing, Row
@@ -54,6 +57,9 @@ CARD = CorpusCard(
 def read(root: Path) -> Listing:
     """List the clips in `AudioWAV`, or below the folder; with `SentenceFilenames.csv`, all that it names.
 
+    A `voice_votes.csv` beside them (a column `utterance` and one for each emotion) gives the listeners' votes for the
+    voice alone, and names the clips of this copy.
+
     Raises:
         ManifestError: There is no such folder, or no clip in it.
     """
@@ -67,7 +73,14 @@ def read(root: Path) -> Listing:
     clips = first_of_each(found, notes)
     if not clips:
         raise CARD.absent(folder, "clip such as AudioWAV/1001_DFA_ANG_XX.wav")
-    errors = _missing(folder, place, set(clips))
+    votes, errors = _votes(folder)
+    card = None
+    if votes:
+        errors += [no_audio(place / f"{name}.wav") for key, (name, _) in votes.items() if key not in clips]
+        named = Counter(_LABELS[key.split("_")[2]] for key in votes)
+        card = replace(CARD, utterances=len(votes), counts={"label": dict(named)})
+    else:
+        errors += _missing(folder, place, set(clips))
     rows: list[Row] = [
         {
             "utterance": path.stem,
@@ -78,11 +91,31 @@ def read(root: Path) -> Listing:
             "label": _LABELS[match[3]],
             "speaker": match[1],
             "script": match[2],
+            **({"votes": votes[key][1]} if key in votes else {}),
         }
-        for path in (clips[key] for key in sorted(clips))
+        for key, path in sorted(clips.items())
         if (match := _NAME.fullmatch(path.stem))
     ]
-    return Listing(rows=rows, source=place, notes=tuple(notes), skipped=tuple(errors))
+    return Listing(rows=rows, source=place, notes=tuple(notes), skipped=tuple(errors), card=card)
+
+
+def _votes(folder: Path) -> tuple[dict[str, tuple[str, str]], list[EmofuseError]]:
+    """Name and votes of each clip, from `voice_votes.csv`."""
+    table = folder / "voice_votes.csv"
+    if not table.exists():
+        return {}, []
+    labels = tuple(_LABELS.values())
+    try:
+        lines, errors = read_table(table, {one: (one,) for one in ("utterance", *labels)}, needed=("utterance",))
+    except ManifestError as error:
+        return {}, [error]
+    found: dict[str, tuple[str, str]] = {}
+    for line in lines:
+        match = _NAME.fullmatch(line.values["utterance"])
+        counts = {one: int(line.values[one]) for one in labels if line.values.get(one, "").isdigit()}
+        if match:
+            found[_key(match)] = (match[0], json.dumps({one: count for one, count in counts.items() if count}))
+    return found, errors
 
 
 def _key(match: re.Match[str]) -> str:

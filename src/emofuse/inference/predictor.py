@@ -543,7 +543,7 @@ def _says(text: str | None) -> bool:
     return text is not None and any(map(str.isalnum, text))
 
 
-def _read(audio: Path | str | NDArray[Any]) -> Recording:
-    if isinstance(audio, (str, Path)):
-        return read_audio(audio, longest=LONGEST_UTTERANCE)
+def _read(audio: Audio) -> Recording:
+    if isinstance(audio, (str, os.PathLike)):
+        return read_audio(Path(audio), longest=LONGEST_UTTERANCE)
     return read_samples(audio, longest=LONGEST_UTTERANCE)

@@ -69,17 +69,19 @@ class Ensemble(nn.ModuleList):
             ScoresError: The scores of a member are not finite.
         """
         given = {}
-        for (name, member), *fit in zip(self.members.items(), self.how.weights, self.how.temperatures, strict=True):
+        silences = self.how.silences or (None,) * len(self)
+        fits = zip(self.members.items(), self.how.weights, self.how.temperatures, silences, strict=True)
+        for (name, member), *fit in fits:
             if isinstance(member, Ensemble):
                 given[name] = (member(batches), *fit)
             elif self.needs or name in batches:
                 given[name] = (member.task.scores(member(batches[name]).logits).detach().cpu(), *fit)
         if not given:
             raise SettingsError("late fusion was given neither speech nor text", remedy="give at least one modality")
-        scores, weights, temperatures = zip(*given.values(), strict=True)
-        # A single remaining member counts fully, even with weight 0.
+        scores, weights, temperatures, silences = zip(*given.values(), strict=True)
+        # A single remaining member counts fully, even with weight 0, and what is silent beside others is its answer.
         weights = weights if sum(weights) > 0 else (1.0,) * len(given)
-        how = Fusion(self.how.rule, weights, temperatures)
+        how = Fusion(self.how.rule, weights, temperatures, silences if len(given) > 1 else ())
         return torch.from_numpy(how(torch.stack(scores).numpy(), names=list(given)))
 
 

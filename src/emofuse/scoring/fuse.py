@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,10 @@ from emofuse.scoring.calibrate import apply_temperature, fit_temperature, logs_o
 from emofuse.scoring.kinds import CLASSES, Kind
 from emofuse.scoring.table import ALL, NAMES, Scores, alike, differing, over_seeds, show_apart
 
-Rule = Literal["mean", "product"]
+Rule = Literal["mean", "product", "bayes"]
+Silence = tuple[int, float]
+"""A class of a model's posteriors that says nothing of the others' classes, and how much of it does: words that are
+neutral do not make the voice neutral."""
 Array = NDArray[np.float64]
 STEPS = {2: 20, 3: 20, 4: 10}
 KEY = ["seed", "fold", "utterance"]
@@ -27,6 +30,7 @@ def combine(
     *,
     rule: Rule,
     temperatures: Sequence[float] | None = None,
+    silences: Sequence[Silence | None] = (),
     names: Sequence[str] = (),
 ) -> Array:
     """Fuse the outputs of several models, `(models, rows, classes or values)` to `(rows, classes or values)`.
@@ -36,9 +40,11 @@ def combine(
     Args:
         outputs: Posteriors or values of each model.
         weights: Of each model, zero or more; their ratios count.
-        rule: `mean` is the weighted arithmetic mean, `product` the renormalised weighted geometric mean (posteriors
-            only).
+        rule: `mean` is the weighted arithmetic mean, `product` the renormalised weighted geometric mean, and `bayes`
+            takes posteriors as independent evidence under equal priors (the product rule of Kittler et al., TPAMI
+            1998, eq. 8): what agrees gets surer, and even posteriors change nothing. Values have a mean only.
         temperatures: Calibrate each model's posteriors first; None, or 1, leaves them unchanged.
+        silences: Of each model, what of its posteriors is spread evenly over all classes, after calibration.
         names: Of the models, for errors.
 
     Raises:
@@ -57,12 +63,28 @@ def combine(
         )
     if temperatures is not None:
         outputs = np.stack([apply_temperature(one, value) for one, value in zip(outputs, temperatures, strict=True)])
+    if silences:
+        outputs = np.stack([one if s is None else spread(one, s) for one, s in zip(outputs, silences, strict=True)])
     weight = np.asarray(weights, dtype=np.float64)
     if rule == "mean":
         return np.asarray(np.tensordot(weight, outputs, axes=1) / weight.sum())
-    logs = np.tensordot(weight / weight.sum(), logs_of(outputs), axes=1)
+    power = len(outputs) if rule == "bayes" else 1
+    logs = np.tensordot(power * weight / weight.sum(), logs_of(outputs), axes=1)
     raised = np.exp(logs - logs.max(-1, keepdims=True))
     return np.asarray(raised / raised.sum(-1, keepdims=True))
+
+
+def spread(posteriors: Array, silence: Silence) -> Array:
+    """Spread a fraction of one class evenly over all classes.
+
+    Example:
+        >>> spread(np.array([[0.2, 0.8]]), (1, 0.5)).tolist()
+        [[0.4, 0.6]]
+    """
+    place, share = silence
+    found: Array = posteriors + share * posteriors[..., [place]] / posteriors.shape[-1]
+    found[..., place] -= share * posteriors[..., place]
+    return found
 
 
 @dataclass(frozen=True)
@@ -70,18 +92,27 @@ class Fusion:
     """How the outputs of an ensemble's members are fused.
 
     Attributes:
-        rule: `mean`, or `product` for posteriors.
+        rule: See `combine`.
         weights: One per member, in order.
         temperatures: One per member; all 1 for values.
+        silences: One per member, or none at all.
     """
 
     rule: Rule
     weights: tuple[float, ...]
     temperatures: tuple[float, ...]
+    silences: tuple[Silence | None, ...] = ()
 
     def __call__(self, outputs: Array, *, names: Sequence[str] = ()) -> Array:
         """Fuse the outputs of the members, `(members, rows, classes or values)`."""
-        return combine(outputs, self.weights, rule=self.rule, temperatures=self.temperatures, names=names)
+        return combine(
+            outputs,
+            self.weights,
+            rule=self.rule,
+            temperatures=self.temperatures,
+            silences=self.silences,
+            names=names,
+        )
 
 
 def fit_fusion(
@@ -193,7 +224,7 @@ def check_rule(rule: str, *, kind: Kind, where: str) -> None:
 
 
 def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, tuple[float, ...] | None]:
-    """Read `mean`, `product`, `weights=0.3,0.7` or `tuned` (weights None).
+    """Read `mean`, `product`, `bayes`, `weights=0.3,0.7` or `tuned` (weights None).
 
     Raises:
         ScoresError: Another word, a rule for another kind of outputs, or a wrong number of weights.
@@ -203,9 +234,10 @@ def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, t
         ('mean', (0.3, 0.7))
     """
     even = tuple([1 / models] * models)
-    if text in ("mean", "product"):
-        check_rule(text, kind=kind, where="--rule")
-        return ("mean" if text == "mean" else "product"), even
+    for rule in get_args(Rule):
+        if text == rule:
+            check_rule(text, kind=kind, where="--rule")
+            return rule, even
     if text == "tuned":
         return "mean", None
     if text.startswith("weights="):
@@ -220,7 +252,9 @@ def parse_rule(text: str, *, models: int, kind: Kind = CLASSES) -> tuple[Rule, t
             where="--rule",
             remedy=f"write weights={','.join(str(round(value, 2)) for value in even)}, one a table",
         )
-    raise ScoresError(f"{text!r} is not a rule", where="--rule", remedy="use mean, product, tuned or weights=W1,W2,...")
+    raise ScoresError(
+        f"{text!r} is not a rule", where="--rule", remedy="use mean, product, bayes, tuned or weights=W1,W2,..."
+    )
 
 
 def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fused") -> tuple[Scores, dict[str, Any]]:
@@ -231,8 +265,8 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
     Args:
         tables: One table per model; rows are matched by seed, fold and utterance. A table with a single seed is
             fused with every seed of the others, and one without folds takes those of the others.
-        rule: `mean`, `product` (of posteriors alone), `tuned`, or `weights=W1,W2,...` of a mean; by default the product
-            of posteriors, and the mean of values.
+        rule: `mean`, `product` or `bayes` (of posteriors alone), `tuned`, or `weights=W1,W2,...` of a mean; by default
+            the product of posteriors, and the mean of values.
         name: Name of the fused model.
 
     Returns:
@@ -258,7 +292,7 @@ def fuse(tables: Sequence[Scores], *, rule: str | None = None, name: str = "fuse
                 raise ScoresError(
                     f"fold {fold!r} tests every utterance there is, and tuning on what is reported is not honest",
                     where="--rule tuned",
-                    remedy="give a table with folds of different utterances, or use mean, product or weights=",
+                    remedy="give a table with folds of different utterances, or use mean, product, bayes or weights=",
                 )
             how = fit_fusion(outputs[:, others], truth[others], rule=fusion, tuned=True, kind=kind)
             chosen[fold], fused[test] = how.weights, how(outputs[:, test])

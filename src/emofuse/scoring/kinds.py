@@ -201,7 +201,7 @@ class Classes(Kind):
     definitions = metrics.DEFINITIONS
     decisive, compared, scales = "ua", ("ua",), "on log odds"
     factor, digits, unit, points = 100.0, 1, "percent", "points"
-    rules = ("product", "mean")
+    rules = ("product", "mean", "bayes")
     calibrated = True
 
     def true_columns(self, names: Sequence[str]) -> list[str]:

@@ -216,6 +216,7 @@ class FusionRecord(_Part):
     rule: str = ""
     weights: list[Number]
     temperatures: list[Number]
+    silences: list[tuple[int, Number] | None] = []
 
 
 class Fused(_Part):

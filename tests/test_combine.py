@@ -216,7 +216,7 @@ def test_encoders_are_at_hand_before_the_first_file(runs: dict[str, Path], monke
     def refuse(*args: Any, **settings: Any) -> Any:
         raise EncoderError("it cannot be had", remedy="connect")
 
-    monkeypatch.setattr("emofuse.inference.predictor.load_text_encoder", refuse)
+    monkeypatch.setattr("emofuse.inference.network_inputs.load_text_encoder", refuse)
     clip = clip_of(runs)
     model = emofuse.load(BUILTIN, asr="none")
     assert [answer.modalities for answer in model.predict_many([clip]) if isinstance(answer, Prediction)] == [

@@ -268,10 +268,12 @@ def test_speech_and_text_are_encoded_once(made: Made, monkeypatch: pytest.Monkey
         return count
 
     predictor = load(made.model("multi-level"), asr="none")
-    assert predictor._speech is not None
-    assert predictor._text is not None
-    monkeypatch.setattr(predictor._speech, "encode", watched(predictor._speech, "speech"))
-    monkeypatch.setattr(predictor._text, "encode", watched(predictor._text, "text"))
+    assert predictor._networks.speech_encoder is not None
+    assert predictor._networks._text_encoder is not None
+    monkeypatch.setattr(
+        predictor._networks.speech_encoder, "encode", watched(predictor._networks.speech_encoder, "speech")
+    )
+    monkeypatch.setattr(predictor._networks._text_encoder, "encode", watched(predictor._networks._text_encoder, "text"))
     predictor.predict(made.audio / "s0_sad_0.wav", text="so", alignment=made.alignments["s0_sad_0"])
     assert encoded == ["speech", "text"]
 
@@ -300,7 +302,7 @@ def test_words_and_recordings_are_aligned_where_no_alignment_is_given(made: Made
     predictor = load(made.model("multi-granularity"), asr="none")
     clip = load_audio(made.audio / "s0_sad_0.wav")
     found = predictor.predict(clip, text="so sad")
-    aligned, _ = predictor._alignment(clip, "so sad", None)
+    aligned, _ = predictor._networks.align(clip, "so sad", None)
     assert found.posteriors == predictor.predict(clip, text="so sad", alignment=aligned).posteriors
     nothing = predictor.predict(clip, text="...")
     assert any("not aligned, so frames stand for segments" in note for note in nothing.notes)

@@ -109,7 +109,7 @@ def test_prediction_with_a_reference_is_that_of_training(trained: Path) -> None:
     # The network's own answer to features that are shifted by hand.
     network = predictor.checkpoint.model
     mix = network.frontends()["speech"].mix
-    encode = predictor._speech.encode
+    encode = predictor._networks.speech_encoder.encode
     from emofuse.audio import load_audio
 
     means = [encode([load_audio(file)])[0].half().float().mean(1, keepdim=True).half().float() for file in files]

@@ -30,7 +30,7 @@ SHARES = tuple(step / 20 for step in range(20))
 
 
 @alone("out", folder=False)
-def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
+def combine_models(speech_run: Path, text_run: Path, out: Path, *, hub: str | None = None) -> Checkpoint:
     """Combine the speech model of one run and the text model of another in one late-fusion model.
 
     Each modality's posteriors are calibrated by a temperature (Guo et al., ICML 2017) from the test scores of all folds
@@ -41,6 +41,8 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
         speech_run: Run folder with a `speech` model.
         text_run: Run folder with a `text` model of the same classes.
         out: Folder for the fused model.
+        hub: Where to fetch the speech encoder for prediction, as `ID@COMMIT`, instead of the folder that it was trained
+            on, which is copied otherwise.
 
     Raises:
         CheckpointError: A run has no such model, or classes or shapes differ.
@@ -66,6 +68,14 @@ def combine_models(speech_run: Path, text_run: Path, out: Path) -> Checkpoint:
         text_languages=tuple(sorted(map(str, languages))),
         text_sources=text.text_sources,
     )
+    if hub is not None:
+        name, _, revision = hub.partition("@")
+        here = replace(fused.encoders["speech"], name=name, revision=revision)
+        fused = replace(
+            fused,
+            speech=fused.speech.model_copy(update={"encoder": name, "revision": revision}),
+            encoders={**fused.encoders, "speech": here},
+        )
     save_checkpoint(fused, out, card=_card(fused, {"speech": speech_run, "text": text_run}, tested, temperatures))
     return fused
 

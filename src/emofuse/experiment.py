@@ -44,6 +44,7 @@ from emofuse.training.ensembles import (
     choose_controls,
     extra_seeds,
     fuse_members,
+    fuse_referred,
     fuse_seeds,
     fusion_notes,
     seeds_of,
@@ -354,8 +355,10 @@ def train(
     ]
     run_trials(extra, data, out / TRIALS, jobs=jobs, device=device, log=log, progress=progress)
     over_seeds = [_control_scores(one, plan, protocol, out) for one in distinct]
-    referred = [_trial_scores(plan, one.name, splits, out, REFERRED) for one in plan.models if one.takes_references]
-    scores = join_scores([*tested.values(), *referred, *ensembles, *over_seeds])
+    referred = {
+        one.name: _trial_scores(plan, one.name, splits, out, REFERRED) for one in plan.models if one.takes_references
+    }
+    scores = join_scores([*tested.values(), *ensembles, *fuse_referred(plan, referred, fusions), *over_seeds])
     write_scores(scores, out / "scores.parquet")
     result = summarise(
         plan,
@@ -546,7 +549,8 @@ def _control_scores(one: EnsemblePlan, plan: Plan, protocol: Protocol, out: Path
 def _comparisons(scores: Scores, plan: Plan, controls: Mapping[str, Sequence[EnsemblePlan]]) -> list[Comparison]:
     """Paired differences of every ensemble from its controls, of fused models from single modalities and each other."""
     singles = [one.name for one in plan.models if len(one.inputs.modalities) == 1]
-    fused = [name for name in plan.names if name not in singles]
+    calibrated = [one.name for one in plan.ensembles if len(one.networks) == 1]
+    fused = [name for name in plan.names if name not in (*singles, *calibrated)]
     pairs = [(name, control.name) for name, several in controls.items() for control in several]
     pairs += [(first, second) for first in fused for second in singles]
     pairs += [(second, first) for number, first in enumerate(fused) for second in fused[number + 1 :]]

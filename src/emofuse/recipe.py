@@ -107,8 +107,8 @@ class EnsembleEntry(Settings):
     def _members_fit(self) -> EnsembleEntry:
         if self.seeds is not None and len(self.of) > 1:
             raise ValueError("seeds are fused of one model, and several are named")
-        if self.seeds is None and len(self.of) < 2:
-            raise ValueError("an ensemble has two members or more, or seeds of one")
+        if self.seeds is None and len(self.of) < 2 and not self.calibrate:
+            raise ValueError("an ensemble has two members or more, or seeds of one, or calibrates one")
         if not isinstance(self.weights, str) and (len(self.weights) != len(self.of) or not sum(self.weights)):
             raise ValueError(f"weights must be {len(self.of)} numbers, not all 0")
         return self

@@ -28,7 +28,13 @@ def predict(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Folder of a trained model, such as RUN/models/late (default: the built-in one)."),
+        typer.Option(
+            help="Folder of a trained model, such as RUN/models/late, or `large`, on Whisper-small's encoder, which is "
+            "fetched once (default: the built-in one)."
+        ),
+    ] = None,
+    speech_encoder: Annotated[
+        str | None, typer.Option(help="Folder of the model's speech encoder, where it cannot be fetched.")
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="Transcript: one for all files, or one for each.")] = None,
     transcript: Annotated[
@@ -88,7 +94,15 @@ def predict(
     from emofuse.inference.predictor import load
 
     found = None if alignments is None else list(map(GivenAlignments(alignments).of, sources))
-    predictor = load(model, asr=asr, asr_model=asr_model, min_confidence=min_confidence, device=device, trust=trust)
+    predictor = load(
+        model,
+        asr=asr,
+        asr_model=asr_model,
+        speech_encoder=speech_encoder,
+        min_confidence=min_confidence,
+        device=device,
+        trust=trust,
+    )
     parts = _parts(sources, reference or [])
     skipped: dict[str, str] = {}
     done = seen = 0
@@ -124,7 +138,9 @@ def predict(
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Folder of a trained model (default: the built-in one).")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Folder of a trained model, or `large` (default: the built-in one).")
+    ] = None,
 ) -> None:
     """Print a model's card: its data, measured accuracy, limits and licences."""
     from emofuse.cli.console import say

@@ -10,21 +10,25 @@ from emofuse.inputs import refuse_address
 
 BUILTIN = Path(__file__).parent.parent / "builtin" / "model"
 """The built-in model: angry, happy, neutral and sad, from speech, English text, or both."""
+LARGE = "large"
+"""Name of the model of the same classes on Whisper-small's encoder, which is not shipped."""
 
 _LONGEST = 1 << 20
 
 
 def model_folder(folder: Path | str | None) -> Path:
-    """The folder of a model: the built-in one, the folder itself, or the only model of a run folder.
+    """The folder of a model: a shipped one, the folder itself, or the only model of a run folder.
 
     Args:
-        folder: What the user named; None for the built-in model.
+        folder: What the user named; None for the built-in model, `large` for that on Whisper-small.
 
     Raises:
         CheckpointError: The run folder holds several models.
     """
     if folder is None:
         return BUILTIN
+    if folder == LARGE:
+        return BUILTIN.with_name(LARGE)
     refuse_address(folder)
     # Unlike `Path`, this takes a name of any length.
     alone = os.path.isfile(os.path.join(folder, "settings.json")) or not os.path.isdir(folder)
@@ -41,7 +45,7 @@ def read_card(folder: Path | str | None = None) -> str:
     """The card of a model in Markdown: its data, measured accuracy, limits and licences.
 
     Args:
-        folder: Folder of a trained model, or of a run of one model; None for the built-in model.
+        folder: As for `load`.
 
     Raises:
         CheckpointError: The folder holds no card, or several models.

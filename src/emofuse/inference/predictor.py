@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emofuse.align.again import aligner_again
-from emofuse.align.base import Aligner, align_clip
-from emofuse.align.fit import check_words
 from emofuse.asr.base import Recogniser, load_recogniser
 from emofuse.asr.checks import check_pace, is_steady
 from emofuse.audio import LONGEST_UTTERANCE, SAMPLING_RATE, Recording, read_audio, read_samples
 from emofuse.audio.doubts import doubts
-from emofuse.audio.process import start_decoder
 from emofuse.checkpoint import Checkpoint, load_checkpoint
-from emofuse.encoders import SpeechEncoder, TextEncoder, load_speech_encoder, load_text_encoder
-from emofuse.errors import AlignmentError, AudioError, CheckpointError, EmofuseError, SettingsError
-from emofuse.features.dataset import Batch, pad, pad_bounds, pad_extra
-from emofuse.features.extract import cut_notes, features_of, to_steps, to_words
+from emofuse.errors import AudioError, CheckpointError, EmofuseError, SettingsError
+from emofuse.features.dataset import Batch, pad_extra
+from emofuse.features.extract import cut_notes
 from emofuse.features.extras import EXTRAS, Facts
 from emofuse.features.reference import FEWEST, mean_of
-from emofuse.features.segments import step_bounds
-from emofuse.inference.card import model_folder
+from emofuse.inference.card import LARGE, model_folder
+from emofuse.inference.network_inputs import NetworkInputs
 from emofuse.inputs import check_confidence, check_text, refuse_address
 from emofuse.language import is_foreign
 from emofuse.manifest import UNSTATED
 from emofuse.models.device import check_device
 from emofuse.models.ensemble import Ensemble, needs_of
-from emofuse.plan import ModelPlan, pools_frames
 from emofuse.progress import Progress, Silent, track
 from emofuse.task import Classification
 from emofuse.types import UNCERTAIN, Alignment, Prediction
@@ -67,17 +61,20 @@ def load(
     *,
     asr: str | None = None,
     asr_model: str | None = None,
+    speech_encoder: str | None = None,
     min_confidence: float = 0.0,
     device: str = "cpu",
     trust: bool = False,
 ) -> Predictor:
-    """Load a trained model from its folder, or the built-in one.
+    """Load a trained model from its folder, or a shipped one.
 
     Args:
-        folder: Folder of a trained model, or of a run of one model; None for the built-in model.
+        folder: Folder of a trained model, or of a run of one model; None for the built-in model, `large` for that on
+            Whisper-small's encoder, which is fetched from the Hub once.
         asr: Recogniser for recordings without transcript: `whisper`, `sphinx`, the path to a recogniser of the user's
             own, or `none`; None takes whisper if it is installed with a model in the cache, else none.
         asr_model: For whisper: a name, Hub id or folder.
+        speech_encoder: Folder of the speech encoder, where it is not where the model names it.
         min_confidence: Posterior below which the label is `uncertain`.
         device: Torch device.
         trust: Load classes from outside the package, which runs their code.
@@ -90,7 +87,15 @@ def load(
     checkpoint = load_checkpoint(model_folder(folder), trust=trust)
     reads_text = "text" in checkpoint.modalities
     transcriber = load_recogniser(asr, model=asr_model, device=device) if reads_text else None
-    return Predictor(checkpoint, transcriber=transcriber, min_confidence=min_confidence, device=device, trust=trust)
+    return Predictor(
+        checkpoint,
+        transcriber=transcriber,
+        speech_encoder=speech_encoder,
+        min_confidence=min_confidence,
+        device=device,
+        trust=trust,
+        download=folder == LARGE,
+    )
 
 
 class Predictor:
@@ -99,9 +104,11 @@ class Predictor:
     Args:
         checkpoint: The model.
         transcriber: Recogniser for recordings without transcript.
+        speech_encoder: Folder of the speech encoder, where it is not where the model names it.
         min_confidence: Posterior below which the label is `uncertain`.
         device: Torch device.
         trust: Also load an aligner from outside the package, which runs its code.
+        download: Whether an encoder of the Hub may be fetched.
 
     Raises:
         SettingsError: The device cannot be used, the confidence is no probability, or the model predicts values, which
@@ -113,9 +120,11 @@ class Predictor:
         checkpoint: Checkpoint,
         *,
         transcriber: Recogniser | None = None,
+        speech_encoder: str | None = None,
         min_confidence: float = 0.0,
         device: str = "cpu",
         trust: bool = False,
+        download: bool = False,
     ) -> None:
         check_device(device)
         check_confidence(min_confidence)
@@ -131,33 +140,11 @@ class Predictor:
         self._transcriber = transcriber
         self._model = checkpoint.model.to(device)
         self.reference: Reference | None = None
-        self._aligner: Aligner | EmofuseError | None = None
-        self._speech: SpeechEncoder | None = None
-        self._text: TextEncoder | None = None
-        if "speech" in checkpoint.modalities:
-            start_decoder()
-            self._speech = load_speech_encoder(checkpoint.speech, device=device, download=False)
-            self._check("speech", self._speech)
-        if "text" in self.needs and checkpoint.subwords is None:
-            self._load_text()
-
-    def _load_text(self) -> TextEncoder:
-        # Where speech alone suffices, loading the text encoder would double the time to the first prediction;
-        # `predict_many` loads it before the first file if there is text.
-        if self._text is None:
-            self._text = load_text_encoder(self.checkpoint.text, device=self.device, download=False)
-            self._check("text", self._text)
-        return self._text
-
-    def _check(self, modality: str, encoder: SpeechEncoder | TextEncoder) -> None:
-        wanted, found = self.checkpoint.encoders[modality], encoder.specification
-        if (wanted.revision, wanted.selected, wanted.width) != (found.revision, found.selected, found.width):
-            raise CheckpointError(
-                f"the {modality} encoder has revision {found.revision[:12]}, and the model was trained on "
-                f"{wanted.revision[:12]}",
-                where=found.name,
-                remedy="put back the encoder that the model was trained on, or train again",
-            )
+        self._networks = NetworkInputs(
+            checkpoint, speech_encoder=speech_encoder, device=device, trust=trust, download=download
+        )
+        if "text" in self.needs:
+            self._networks.text_reader()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -168,10 +155,6 @@ class Predictor:
     def needs(self) -> tuple[str, ...]:
         """Modalities that the model requires; late fusion requires either."""
         return needs_of(self._model)
-
-    @property
-    def _reads_segments(self) -> bool:
-        return any(one.inputs.tiers for one in self.checkpoint.networks.values())
 
     def predict(
         self,
@@ -237,18 +220,18 @@ class Predictor:
             )
             text = None if left_out else text
         if "speech" in takes and clip is not None:
-            if self._reads_segments:
-                alignment, more = self._alignment(clip, spoken, alignment)
+            notes += self._networks.notes
+            if self._networks.read_segments:
+                alignment, more = self._networks.align(clip, spoken, alignment)
                 notes += more
-            inputs["speech"] = self._read_speech(clip, alignment)
+            inputs["speech"] = self._networks.speech(clip, alignment)
             if self.reference is not None:
                 for name, mean in self.reference.means.items():
                     inputs["speech"][name]["speech_reference"] = mean[None]
                 notes.append(f"centred on {self.reference.clips} reference clips")
         if "text" in takes and text is not None:
-            inputs["text"] = self._read_text(text)
-            subwords = self.checkpoint.subwords
-            notes += cut_notes(self._load_text() if subwords is None else subwords, {"": text}).get("", ())
+            inputs["text"] = self._networks.text(text)
+            notes += cut_notes(self._networks.text_reader(), {"": text}).get("", ())
             if self.checkpoint.text.context:
                 notes.append("the model was trained with dialogue context, and here there is none")
         for modality, value in (("speech", audio), ("text", text)):
@@ -314,12 +297,12 @@ class Predictor:
         for clip in clips:
             try:
                 samples = _read(clip).samples
-                alignment = self._alignment(samples, None, None)[0] if self._reads_segments else None
+                alignment = self._networks.align(samples, None, None)[0] if self._networks.read_segments else None
             except AudioError as error:
                 skipped.append(error)
                 continue
             used += 1
-            for name, read in self._read_speech(samples, alignment).items():
+            for name, read in self._networks.speech(samples, alignment).items():
                 means.setdefault(name, []).append(read["speech"][0].mean(1))
         if used < FEWEST:
             first = f" (the first: {skipped[0].what})" if skipped else ""
@@ -381,11 +364,11 @@ class Predictor:
             raise self._lack("text")
         if silent and clips and "speech" in self.needs:
             raise self._lack("speech")
-        if self._reads_segments and None in bounds:
-            self._aligner_of_training()
+        if self._networks.read_segments and None in bounds:
+            self._networks.aligner()
         words_come = self._transcriber is not None or set(words) != {None}
-        if words_come and "text" in self.checkpoint.modalities and self.checkpoint.subwords is None:
-            self._load_text()
+        if words_come and "text" in self.checkpoint.modalities:
+            self._networks.text_reader()
         pairs = zip(clips, words, bounds, strict=True)
         for file, text, alignment in track(pairs, "Predicting", total=len(clips), progress=progress):
             yield self._answer(file, text, alignment)
@@ -395,7 +378,7 @@ class Predictor:
     ) -> Prediction | EmofuseError:
         """A prediction or an error, which must not affect other files."""
         if isinstance(alignment, EmofuseError):
-            if self._reads_segments:
+            if self._networks.read_segments:
                 return alignment
             alignment = None
         name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else "samples"
@@ -438,85 +421,6 @@ class Predictor:
             return bool(languages) and "en" not in languages
         return is_foreign(text, languages)
 
-    def _aligner_of_training(self) -> Aligner | None:
-        # Loaded once, when needed: the dictionary takes as long as a small encoder.
-        if self._aligner is None:
-            try:
-                self._aligner = aligner_again(self.checkpoint.alignment, device=self.device, trust=self._trust)
-            except EmofuseError as error:
-                self._aligner = error
-        if isinstance(self._aligner, EmofuseError):
-            raise self._aligner
-        return self._aligner
-
-    def _alignment(
-        self, clip: NDArray[np.float32], text: str | None, given: Alignment | None
-    ) -> tuple[Alignment | None, list[str]]:
-        """The given alignment, or one by the aligner of training, and notes."""
-        sources = self.checkpoint.alignment or {}
-        trained = ", ".join(f"{name} {100 * count / sum(sources.values()):.0f} %" for name, count in sources.items())
-        aligner = None if given else self._aligner_of_training()
-        if given is None and aligner is None:
-            return None, ["the model was trained without alignments, so frames stand for segments"]
-        if given is None:
-            assert aligner is not None  # noqa: S101
-            languages = self.checkpoint.text_languages
-            language = languages[0] if len(languages) == 1 and languages != ("en",) else None
-            given = align_clip(aligner, clip, text or "", language=language)
-        else:
-            try:
-                given = replace(given, note=check_words(text, given.tiers, language=None) or given.note)
-            except AlignmentError as error:
-                given = replace(given, tiers={}, problem=error.what)
-        notes = [given.note] if given.note else []
-        if given.problem:
-            notes.append(f"not aligned, so frames stand for segments: {given.problem}")
-        elif sources and set(sources) != {given.source}:
-            notes.append(f"boundaries are from {given.source}, and in training they were from {trained}")
-        return given, notes
-
-    def _read_speech(
-        self, clip: NDArray[np.float32], alignment: Alignment | None
-    ) -> dict[str, dict[str, torch.Tensor]]:
-        """Inputs of each network from a clip: steps, or frames and bounds where it pools them."""
-        assert self._speech is not None  # noqa: S101
-        settings, encoder = self.checkpoint.speech, self._speech.specification
-        frames = self._speech.encode([clip])[0]
-        inputs = {}
-        for name, network in self._readers("speech"):
-            steps = network.inputs.steps
-            if pools_frames(network.inputs, settings):
-                count = frames.shape[1]
-                bounds = [
-                    step_bounds(encoder, settings, frames=count, granularity=step, alignment=alignment)
-                    for step in steps
-                ]
-                padded, mask = pad_bounds([torch.cat(bounds)])
-                inputs[name] = _one("speech", torch.from_numpy(features_of(frames)))
-                inputs[name] |= {"speech_bounds": padded, "speech_mask": mask}
-            else:
-                values = [to_steps(frames, encoder, settings, granularity=step, alignment=alignment) for step in steps]
-                inputs[name] = _one("speech", torch.from_numpy(features_of(torch.cat(values, dim=1))))
-        return inputs
-
-    def _read_text(self, text: str) -> dict[str, dict[str, torch.Tensor]]:
-        readers = self._readers("text")
-        if self.checkpoint.subwords is not None:
-            return dict.fromkeys(dict(readers), _one("text", self.checkpoint.subwords.encode([text])[0]))
-        encoder = self._load_text()
-        tokens = encoder.encode([text])[0]
-        wanted = {name: network.inputs.text.step for name, network in readers if network.inputs.text}
-        steps = {"token": tokens}
-        if "word" in wanted.values():
-            steps["word"] = to_words(tokens, encoder.word_of_tokens([text])[0])
-        read = {step: _one("text", torch.from_numpy(features_of(values))) for step, values in steps.items()}
-        return {name: read[step] for name, step in wanted.items()}
-
-    def _readers(self, modality: str) -> list[tuple[str, ModelPlan]]:
-        """The networks that read a modality."""
-        networks = self.checkpoint.networks.items()
-        return [(name, network) for name, network in networks if modality in network.inputs.modalities]
-
     def _scores(
         self, inputs: Mapping[str, Mapping[str, Mapping[str, torch.Tensor]]], facts: Facts
     ) -> NDArray[np.float64]:
@@ -532,11 +436,6 @@ class Predictor:
                 return np.asarray(self._model(batches)[0].numpy())
             task = self.checkpoint.task
             return np.asarray(task.scores(self._model(batches[self.checkpoint.name]).logits)[0].cpu().numpy())
-
-
-def _one(modality: str, values: torch.Tensor) -> dict[str, torch.Tensor]:
-    padded, mask = pad([values])
-    return {modality: padded, f"{modality}_mask": mask}
 
 
 def _says(text: str | None) -> bool:

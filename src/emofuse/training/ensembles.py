@@ -14,6 +14,7 @@ from emofuse.plan import EnsemblePlan, Plan
 from emofuse.protocols import FINAL
 from emofuse.scoring.fuse import Array, Fusion, cross_fits, fit_fusion
 from emofuse.scoring.table import Scores, join_scores
+from emofuse.training.trials import referred_name
 
 
 def fuse_members(
@@ -60,6 +61,27 @@ def fuse_members(
             fused[one.name][test] = values[one.name]
     learn(outputs, truth, fold=FINAL)
     return [_scores(first, name, values) for name, values in fused.items()], how
+
+
+def fuse_referred(plan: Plan, referred: Mapping[str, Scores], how: Mapping[str, Mapping[str, Fusion]]) -> list[Scores]:
+    """Scores with references, and those of ensembles of them, fused as without.
+
+    Args:
+        plan: Which ensembles.
+        referred: Scores of networks with references, rows in the same order.
+        how: Fusion of each ensemble by fold.
+    """
+    outputs = {name: scores.outputs() for name, scores in referred.items()}
+    first = next(iter(referred.values()), None)
+    for one in plan.ensembles:
+        if first is None or one.seeds is not None or not set(one.of) <= outputs.keys():
+            continue
+        values, folds = np.stack([outputs[member] for member in one.of]), first.frame["fold"].to_numpy(dtype=str)
+        outputs[one.name] = np.empty(values.shape[1:])
+        for fold in sorted(set(folds)):
+            rows = folds == fold
+            outputs[one.name][rows] = how[one.name][fold](values[:, rows], names=one.of)
+    return [_scores(first, referred_name(name), values) for name, values in outputs.items() if first is not None]
 
 
 def fit_ensemble(one: EnsemblePlan, outputs: Array, truth: NDArray[Any]) -> Fusion:
@@ -119,7 +141,7 @@ def choose_controls(plan: Plan, validated: Mapping[str, Scores]) -> dict[str, tu
             if name in value
         )
         for one in plan.ensembles
-        if one.seeds is None
+        if one.seeds is None and len(one.networks) > 1
     }
 
 

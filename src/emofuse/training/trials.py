@@ -205,9 +205,7 @@ def _run_trial(trial: Trial, data: TrainingData, root: Path, *, device: str, log
             referred = predict_scores(trained.model, dataset, device=device)
     write_trial_scores(trial, data, folder / "validation.parquet", trial.fold.validation, trained.validation)
     if referred is not None:
-        write_trial_scores(
-            trial, data, folder / f"{REFERRED}.parquet", trial.fold.test, referred, name=referred_name(trial.model.name)
-        )
+        write_trial_scores(trial, data, folder / f"{REFERRED}.parquet", trial.fold.test, referred)
     if tested is not None:
         write_trial_scores(trial, data, folder / "scores.parquet", trial.fold.test, tested)
     else:
@@ -240,17 +238,11 @@ def referred_name(model: str) -> str:
 
 
 def write_trial_scores(
-    trial: Trial,
-    data: TrainingData,
-    path: Path,
-    names: Sequence[str],
-    values: NDArray[np.float64],
-    *,
-    name: str | None = None,
+    trial: Trial, data: TrainingData, path: Path, names: Sequence[str], values: NDArray[np.float64]
 ) -> None:
     """Write scores of some utterances, `(utterances, outputs)`, as a score table."""
     frame = pd.DataFrame(
-        {"model": name or trial.model.name, "seed": trial.seed, "fold": trial.fold.name, "utterance": list(names)}
+        {"model": trial.model.name, "seed": trial.seed, "fold": trial.fold.name, "utterance": list(names)}
     )
     for column in CLUSTERS:
         frame[column] = data.clusters[column].reindex(list(names)).to_numpy(dtype=object)

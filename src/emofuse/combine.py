@@ -13,17 +13,21 @@ from emofuse.checkpoint import Checkpoint, fused_checkpoint, load_checkpoint, sa
 from emofuse.corpora import CORPORA
 from emofuse.errors import CheckpointError
 from emofuse.escape import code_span, markdown
+from emofuse.features.reference import TESTED
 from emofuse.keep import MODELS
 from emofuse.locks import alone
 from emofuse.manifest import read_manifest
 from emofuse.report.model_card import encoder_line
+from emofuse.report.tables import interval, percent
+from emofuse.report.tables import markdown as to_table
 from emofuse.scoring.calibrate import apply_temperature, fit_temperature
 from emofuse.scoring.fuse import Fusion, cross_fits
-from emofuse.scoring.metrics import expected_calibration_error
-from emofuse.scoring.record import read_result
+from emofuse.scoring.metrics import SURE, expected_calibration_error
+from emofuse.scoring.record import Result, read_result
 from emofuse.scoring.table import Scores, read_scores
 from emofuse.seeds import derive_seed
 from emofuse.training.folder import MANIFEST
+from emofuse.training.trials import referred_name
 
 NEUTRAL = "neutral"
 SHARES = tuple(step / 20 for step in range(20))
@@ -133,6 +137,28 @@ def _calibrated(scores: Scores) -> NDArray[np.float64]:
     return found
 
 
+def _measured(result: Result, model: str) -> list[str]:
+    """Figures of a run's model, calibrated if the run did so, with and without references, by corpus and together."""
+    calibrated = [one["name"] for one in result.recipe["ensembles"] if list(one["of"]) == [model]]
+    name = next(iter(calibrated), model)
+    shown = {"alone": name, f"with {TESTED} other clips of the speaker as reference": referred_name(name)}
+    few = result.models[name]
+    header = ["Tested", "UA", "ECE", f"above {SURE:g}", "right of these"]
+    lines = [f"{few.folds} folds ({result.protocol.kind}), seeds {', '.join(map(str, few.seeds))}."]
+    for how, one in shown.items():
+        if one not in result.models:
+            continue
+        entries = {**{part: entry[one] for part, entry in result.parts.items()}, "all": result.models[one]}
+        rows = [
+            [part, f"{percent(entry["ua"].value)} {interval(entry["ua"])}", *map(percent, entry.calibration.values())]
+            for part, entry in entries.items()
+        ]
+        if few.folds > 1:
+            rows.append(["mean of folds", percent(result.models[one].fold_mean["ua"]), "", "", ""])
+        lines += ["", f"In percent, {how}:", "", to_table([header, *rows])]
+    return lines
+
+
 def _card(
     fused: Checkpoint, runs: Mapping[str, Path], tested: Mapping[str, Scores], temperatures: Sequence[float]
 ) -> str:
@@ -153,7 +179,6 @@ def _card(
         data = ", ".join(f"{CORPORA[name].title} ({CORPORA[name].licence})" for name in names)
         merges = result.protocol.merge.items()
         merged = ", ".join(f"{markdown(old)} to {markdown(new)}" for old, new in merges) or "none"
-        ua = result.models[modality]["ua"]
         lines += [
             "",
             f"## {modality.capitalize()}",
@@ -161,11 +186,11 @@ def _card(
             f"- **Data**: {data or markdown(result.corpus)}; {result.protocol.utterances} utterances",
             f"- **Labels merged**: {merged}; other labels are left out",
             encoder_line(modality, result.encoders[modality]),
-            f"- **Measured** ({result.protocol.kind}, {result.protocol.folds} folds): UA "
-            f"{100 * ua.value:.1f} % [{100 * ua.low:.1f}, {100 * ua.high:.1f}]",
             f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} predictions for utterances held out of "
             f"training: their calibration error is {before:.1f} % before, {after:.1f} % at the temperature {fitted_on}",
             f"- **Again**: {code_span(result.command)}",
+            "",
+            *_measured(result, modality),
         ]
     lines += [
         "",

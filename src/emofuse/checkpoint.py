@@ -55,6 +55,7 @@ class Checkpoint:
         text_languages: Languages of transcripts, as ISO 639-1 codes; empty if unknown.
         text_sources: Sources of the training transcripts, `reference` or recognisers; empty if unknown.
         references: Networks that were trained to take a reference of their speaker's clips.
+        measured: What models that were trained like it reached on what they had not heard, in a sentence.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Checkpoint:
     text_languages: tuple[str, ...] = ()
     text_sources: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    measured: str = ""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ def _write(checkpoint: Checkpoint, part: Path, card: str) -> None:
         "text_languages": list(checkpoint.text_languages),
         "text_sources": list(checkpoint.text_sources),
         "references": list(checkpoint.references),
+        "measured": checkpoint.measured,
         "protocol": checkpoint.protocol,
         "versions": versions(),
     }
@@ -250,6 +253,7 @@ def load_checkpoint(folder: Path, *, trust: bool = False) -> Checkpoint:
         text_languages=languages,
         text_sources=sources,
         references=references,
+        measured=str(values.get("measured", "")),
     )
 
 

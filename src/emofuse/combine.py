@@ -71,6 +71,7 @@ def combine_models(speech_run: Path, text_run: Path, out: Path, *, hub: str | No
         text=text.text,
         text_languages=tuple(sorted(map(str, languages))),
         text_sources=text.text_sources,
+        measured=f"from speech alone {speech.measured}",
     )
     if hub is not None:
         name, _, revision = hub.partition("@")
@@ -150,7 +151,7 @@ def _measured(result: Result, model: str) -> list[str]:
             continue
         entries = {**{part: entry[one] for part, entry in result.parts.items()}, "all": result.models[one]}
         rows = [
-            [part, f"{percent(entry["ua"].value)} {interval(entry["ua"])}", *map(percent, entry.calibration.values())]
+            [part, f"{percent(entry['ua'].value)} {interval(entry['ua'])}", *map(percent, entry.calibration.values())]
             for part, entry in entries.items()
         ]
         if few.folds > 1:

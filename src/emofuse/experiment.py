@@ -336,7 +336,7 @@ def train(
         raise ManifestError("no utterance can be used", remedy="see the reasons above and fix the recordings")
     protocol = make_protocol(usable, plan.protocol, values=plan.task.values)
     save_protocol(protocol, out / "protocol.json")
-    data = _training_data(usable, plan, protocol, features)
+    data = training_data(usable, plan, protocol, features)
     splits = [(fold, seed) for fold in protocol.folds for seed in plan.seeds]
     trials = [Trial(model, *split) for model in plan.models for split in [*splits, (protocol.final, plan.seeds[0])]]
     jobs = process_count(jobs, device=device)
@@ -453,10 +453,11 @@ def run(
     encoders = load_encoders(plan, device=device)
     write_manifest(found.manifest, out / MANIFEST)
     manifest = read_manifest(out / MANIFEST)
+    used = _used(manifest, plan)
     if alignments is None:
-        alignments = align(manifest, plan, out / ALIGNMENTS, jobs=jobs, progress=progress)
+        alignments = align(used, plan, out / ALIGNMENTS, jobs=jobs, progress=progress)
     features = extract(
-        manifest,
+        used,
         plan,
         store or out / STORE,
         alignments=alignments,
@@ -481,7 +482,16 @@ def run(
     return outcome
 
 
-def _training_data(manifest: pd.DataFrame, plan: Plan, protocol: Protocol, features: Features) -> TrainingData:
+def _used(manifest: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """The utterances that a plan trains or tests on; all where others are context of theirs."""
+    if plan.text.context:
+        return manifest
+    names = make_protocol(manifest, plan.protocol, values=plan.task.values).utterances
+    return manifest[manifest["utterance"].isin(names)].reset_index(drop=True)
+
+
+def training_data(manifest: pd.DataFrame, plan: Plan, protocol: Protocol, features: Features) -> TrainingData:
+    """What every trial of a plan reads."""
     data = TrainingData(
         task=task_of(plan, protocol),
         truth=protocol.truth,

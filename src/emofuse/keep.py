@@ -11,6 +11,7 @@ from emofuse.encoders.words import Subwords
 from emofuse.files import plain_name
 from emofuse.plan import Plan
 from emofuse.report.model_card import model_card
+from emofuse.report.tables import in_words
 from emofuse.scoring.fuse import Fusion
 from emofuse.scoring.record import Result
 from emofuse.task import task_from
@@ -53,6 +54,7 @@ def keep_models(
             alignment=None if result.alignment is None else result.alignment.sources,
             text_languages=tuple(result.languages),
             text_sources=tuple(result.text_sources),
+            measured=in_words(result, name),
         )
         save_checkpoint(about, out / MODELS / folder_of(name), card=model_card(name, result))
     remove_models(out / MODELS, but=[folder_of(name) for name in kept])

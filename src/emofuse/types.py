@@ -154,6 +154,7 @@ class Prediction:
         source: The file.
         text: The transcript that was used, if any.
         notes: Remarks, such as a modality that was left out.
+        measured: What the model was measured to reach, see `emofuse info`.
     """
 
     label: str = ""
@@ -163,6 +164,7 @@ class Prediction:
     source: str | None = None
     text: str | None = None
     notes: tuple[str, ...] = field(default=())
+    measured: str = ""
 
     @property
     def scores(self) -> dict[str, float]:

@@ -44,6 +44,7 @@ from emofuse.cli.options import (
     recipe_of,
 )
 from emofuse.errors import EmofuseError, ManifestError
+from emofuse.inference.card import measured
 from emofuse.terminal import harmless, let_go, make_ready
 
 if TYPE_CHECKING:
@@ -293,8 +294,9 @@ def train(
     finish(outcome.skipped)
 
 
-for command in (cli_adapt.adapt, cli_finetune.finetune, *cli_scores.COMMANDS, cli_predict.predict, cli_predict.info):
+for command in (cli_adapt.adapt, cli_finetune.finetune, *cli_scores.COMMANDS, cli_predict.info):
     app.command()(command)
+app.command(epilog=f"The built-in model reached, {measured()}.")(cli_predict.predict)
 
 
 @app.command()
@@ -302,13 +304,17 @@ def join(
     speech_run: Annotated[Path, typer.Argument(help="Run folder with a speech model.")],
     text_run: Annotated[Path, typer.Argument(help="Run folder with a text model of the same classes.")],
     out: Annotated[Path, typer.Option(help="Folder for the fused model.")],
+    hub: Annotated[
+        str | None,
+        typer.Option(help="ID@COMMIT that the speech encoder is fetched from for prediction (default: it is copied)."),
+    ] = None,
 ) -> None:
     """Combine a speech and a text model of two corpora in late fusion, calibrated on held-out predictions."""
     check_output(out, folder=True)
     from emofuse.cli.console import say
     from emofuse.combine import combine_models
 
-    combine_models(speech_run, text_run, out)
+    combine_models(speech_run, text_run, out, hub=hub)
     say(f"{out}: late fusion; the model card {out / 'README.md'} has figures")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -64,3 +65,17 @@ def read_card(folder: Path | str | None = None) -> str:
         raise CheckpointError(
             "there is no model card here", where=place.parent, remedy="name a folder that emofuse has trained"
         ) from error
+
+
+def measured(folder: Path | str | None = None) -> str:
+    """What a model was measured to reach, in a sentence, without loading it.
+
+    Args:
+        folder: As for `load`.
+
+    Example:
+        >>> "UA" in measured()
+        True
+    """
+    values = json.loads((model_folder(folder) / "settings.json").read_text(encoding="utf-8"))
+    return str(values.get("measured", ""))

@@ -260,6 +260,7 @@ class Predictor:
             source=source,
             text=spoken,
             notes=tuple(notes),
+            measured=self.checkpoint.measured,
         )
 
     def adapt(self, clips: Iterable[Audio]) -> Reference:

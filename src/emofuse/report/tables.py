@@ -69,6 +69,17 @@ def interval(estimate: Estimate, *, kind: Kind = CLASSES) -> str:
     return f"[{kind.figure(estimate.low)}, {kind.figure(estimate.high)}]"
 
 
+def in_words(result: Result, model: str) -> str:
+    """What a model of a run was measured to reach, in a sentence; empty if nothing was tested."""
+    entry = result.models.get(model)
+    if entry is None:
+        return ""
+    kind = result.kind
+    reached = f"{kind.titles[kind.decisive]} {figure(entry[kind.decisive].value, kind=kind)} {kind.unit}".rstrip()
+    folds = KINDS.get(str(result.protocol.kind), "cross-validation")
+    return f"{reached} {interval(entry[kind.decisive], kind=kind)} on {result.corpus or 'its data'}, {folds}"
+
+
 def signed_interval(gap: Difference, *, kind: Kind = CLASSES) -> str:
     """The interval of a difference, or why there is none.
 

@@ -44,8 +44,8 @@ def main() -> None:
         same = (before.argmax(1) == after.argmax(1)).mean()
         moved = np.abs(before - after).max(1)
         print(
-            f"seed {seed}: {len(clips)} clips, {100 * same:.1f} % keep their label; the posterior that moves most moves "
-            f"by {moved.mean():.3f} on average, {moved.max():.3f} at most"
+            f"seed {seed}: {len(clips)} clips, {100 * same:.1f} % keep their label; the posterior that moves most "
+            f"moves by {moved.mean():.3f} on average, {moved.max():.3f} at most"
         )
 
 

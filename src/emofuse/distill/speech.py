@@ -129,6 +129,7 @@ def distill_speech(
     student = SpeechStudent(
         load_trainable_encoder(SpeechSettings(encoder=teacher), device=device),
         layers=settings.layers,
+        seconds=math.ceil(settings.longest),
         targets=len(specification.selected),
         target_width=specification.width,
         components=lessons.descriptor.components,

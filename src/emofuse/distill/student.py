@@ -24,16 +24,24 @@ class SpeechStudent(nn.Module):
     Args:
         encoder: The teacher with its weights free; all but its first layers are removed.
         layers: How many stay.
+        seconds: Longest window that it reads at once, as in training.
         targets: Hidden states to predict.
         target_width: Their width.
         components: Of the descriptor of a clip.
     """
 
     def __init__(
-        self, encoder: TrainableSpeechEncoder, *, layers: int, targets: int, target_width: int, components: int = 1
+        self,
+        encoder: TrainableSpeechEncoder,
+        *,
+        layers: int,
+        seconds: int,
+        targets: int,
+        target_width: int,
+        components: int = 1,
     ) -> None:
         super().__init__()
-        encoder.shorten(layers)
+        encoder.shorten(layers, seconds=seconds)
         encoder.thaw()
         self.features, self.encoder = encoder, encoder.model
         width = encoder.specification.width

@@ -120,8 +120,8 @@ class TrainableEncoder(Protocol):
 class TrainableSpeechEncoder(TrainableEncoder, Protocol):
     """A speech encoder with weights, as the beginning of a smaller one."""
 
-    def shorten(self, layers: int) -> None:
-        """Keep the first transformer layers only; every hidden state is chosen."""
+    def shorten(self, layers: int, *, seconds: int) -> None:
+        """Keep the first transformer layers only, all chosen, and read windows of at most some seconds."""
 
 
 @overload

@@ -113,8 +113,8 @@ class WaveformEncoder:
         # LayerDrop leaves out the hidden state of a skipped layer, which would shift the indices of the others.
         self.model.config.layerdrop = 0.0
 
-    def shorten(self, layers: int) -> None:
-        """Keep the first transformer layers only; every hidden state is chosen."""
+    def shorten(self, layers: int, *, seconds: int) -> None:
+        """Keep the first transformer layers only, all chosen; a clip of any length is one window."""
         del self.model.encoder.layers[layers:]
         self.model.config.num_hidden_layers = layers
         self.specification = replace(self.specification, layers=layers + 1, selected=tuple(range(layers + 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,8 @@ _DEFAULTS: dict[str, Any] = {
 class WhisperFeatures:
     """Whisper's encoder: 50 frames a second.
 
-    A clip longer than Whisper's window of thirty seconds is encoded window by window, and the frames are concatenated.
+    A clip longer than the encoder's window (thirty seconds of Whisper) is encoded in windows of like length, and the
+    frames are concatenated.
     Whisper centres frame i on sample 320 i: its first frame begins half a window before the clip.
 
     Args:
@@ -103,10 +105,15 @@ class WhisperFeatures:
         for fixed in (self.model.conv1, self.model.conv2, self.model.embed_positions):
             fixed.requires_grad_(False)
 
-    def shorten(self, layers: int) -> None:
-        """Keep the first transformer layers only; every hidden state is chosen."""
-        del self.model.layers[layers:]
-        self.model.config.encoder_layers = layers
+    def shorten(self, layers: int, *, seconds: int) -> None:
+        """Keep the first transformer layers only, all chosen, and the positions of windows of some seconds."""
+        model = self.model
+        del model.layers[layers:]
+        count = min(seconds * SAMPLING_RATE // self.specification.stride, model.config.max_source_positions)
+        model.embed_positions = nn.Embedding.from_pretrained(model.embed_positions.weight.detach()[:count].clone())
+        model.config.encoder_layers, model.config.max_source_positions = layers, count
+        self._window = count * self.specification.stride
+        self._preprocessor = {**self._preprocessor, "chunk_length": self._window // SAMPLING_RATE}
         self.specification = replace(self.specification, layers=layers + 1, selected=tuple(range(layers + 1)))
 
     def save(self, folder: Path) -> None:
@@ -137,10 +144,11 @@ class WhisperFeatures:
         return (torch.maximum(energies, energies.max() - 8.0)[:, : 2 * self.frames(len(clip))] + 4.0) / 4.0
 
     def _windows(self, clip: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        starts = range(0, max(len(clip), 1), self._window)
-        windows = [clip[start : start + self._window] for start in starts]
-        # `frames` counts a remainder that is shorter than a frame as one.
-        return [window for i, window in enumerate(windows) if i == 0 or len(window) >= self.specification.stride]
+        """Windows of like length, each of whole frames but the last."""
+        frames, most = self.frames(len(clip)), self._window // self.specification.stride
+        size = math.ceil(frames / math.ceil(frames / most)) * self.specification.stride
+        *starts, last = range(0, frames * self.specification.stride, size)
+        return [*(clip[start : start + size] for start in starts), clip[last:]]
 
     def _encode_mels(self, mels: list[torch.Tensor]) -> list[torch.Tensor]:
         model, selected = self.model, self.specification.selected

@@ -19,8 +19,10 @@ from emofuse.features.dataset import Batch
 from emofuse.features.reference import Handfuls
 from emofuse.models.frontend import LayerMix, SegmentMix
 from emofuse.recipe import load_recipe
+from emofuse.scoring.calibrate import apply_temperature
 from emofuse.scoring.table import read_scores
 from emofuse.testing import tiny_corpus, tone
+from emofuse.weights import read_header
 
 NAMES = [f"{speaker}{number}" for speaker in "abc" for number in range(8)]
 
@@ -137,6 +139,41 @@ def test_a_model_that_was_not_trained_for_it_takes_no_reference(tmp_path: Path) 
     run(recipe, "table", table, tmp_path / "run", jobs=1)
     with pytest.raises(SettingsError, match="was not trained to take a reference"):
         load(tmp_path / "run").adapt([tone(0.5)] * 5)
+
+
+def test_a_calibrated_model_is_tested_with_references_at_the_same_temperature(tmp_path: Path) -> None:
+    table = tiny_corpus(tmp_path / "data", speakers=4, utterances=3)
+    given = ["speech.encoder=logmel", "seeds=[0]", "train.epochs=3", "train.references=0.5", "model.width=16"]
+    calibrated = 'ensembles=[{name="calibrated", of=["speech"], calibrate=true}]'
+    found = run(load_recipe("speech", overrides=[*given, calibrated]), "table", table, tmp_path / "run", jobs=1).result
+    scores = read_scores(tmp_path / "run" / "scores.parquet")
+    assert "speech x 1" not in scores.models, "one model is no ensemble to control"
+    for suffix in ("", ", 10 clips as reference"):
+        plain, cooled = (scores.of(f"{name}{suffix}") for name in ("speech", "calibrated"))
+        for fold, how in found.fused["calibrated"].folds.items():
+            rows = (plain.frame["fold"] == fold).to_numpy()
+            expected = apply_temperature(plain.posteriors()[rows], how.temperatures[0])
+            np.testing.assert_allclose(cooled.posteriors()[rows], expected, atol=1e-6)
+    kept = load(tmp_path / "run" / "models" / "calibrated")
+    clip = next(iter(sorted((tmp_path / "data" / "audio").glob("*.wav"))))
+    temperature = found.fused["calibrated"].folds["final"].temperatures[0]
+    plain_answer = load(tmp_path / "run" / "models" / "speech").predict(clip)
+    expected = apply_temperature(np.array([list(plain_answer.posteriors.values())]), temperature)[0]
+    assert list(kept.predict(clip).posteriors.values()) == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_only_what_a_protocol_uses_is_encoded(tmp_path: Path) -> None:
+    table = tiny_corpus(tmp_path / "data", speakers=3, utterances=2)
+    given = [
+        "speech.encoder=logmel",
+        "seeds=[0]",
+        "train.epochs=1",
+        "model.width=16",
+        'protocol.labels=["angry", "sad"]',
+    ]
+    run(load_recipe("speech", overrides=given), "table", table, tmp_path / "run", jobs=1)
+    shards = list((tmp_path / "run" / "features").rglob("*.safetensors"))
+    assert sum(len(read_header(shard)) for shard in shards) == 3 * 2 * 2
 
 
 def predicted(*arguments: object) -> tuple[int, str, str]:

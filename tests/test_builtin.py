@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
 import emofuse
 from emofuse.audio import SAMPLING_RATE
+from emofuse.cli.app import app
 from emofuse.encoders import load_speech_encoder, load_text_encoder, load_trainable_encoder
-from emofuse.errors import EncoderError
-from emofuse.inference.card import BUILTIN
+from emofuse.errors import CheckpointError, EncoderError
+from emofuse.inference.card import BUILTIN, measured
 from emofuse.settings import SpeechSettings, TextSettings
-from emofuse.testing import tone
+from emofuse.testing import tiny_speech_encoder, tone
 
 SHIPPED = Path(emofuse.__file__).parent / "builtin"
 CLASSES = ("angry", "happy", "neutral", "sad")
@@ -142,6 +144,45 @@ def test_the_card_names_data_licences_and_results() -> None:
     card = (BUILTIN / "README.md").read_text()
     for part in ("RAVDESS", "Berlin", "nEMO", "GoEmotions", "CC BY-NC-SA 4.0", "UA", "Temperature", "calm to neutral"):
         assert part in card, part
+
+
+def test_what_was_measured_is_said_wherever_one_asks(clip: Path) -> None:
+    reached = measured()
+    assert reached.startswith("from speech alone UA ")
+    assert "leaving one corpus out" in reached
+    assert emofuse.load(asr="none").predict(clip).measured == reached
+    found = CliRunner().invoke(app, ["predict", "--help"], env={"COLUMNS": "500"})
+    assert reached[:40] in " ".join(found.stdout.split())
+    shown = CliRunner().invoke(app, ["predict", str(clip), "--asr", "none", "--format", "json"])
+    assert json.loads(shown.stdout)[0]["measured"] == reached
+
+
+def test_the_default_model_takes_references(clip: Path) -> None:
+    model = emofuse.load(asr="none")
+    alone = model.predict(clip)
+    model.adapt([tone(1.5, frequency=180 + 20 * step, seed=step) for step in range(6)])
+    assert model.predict(clip).posteriors != alone.posteriors
+    model.reference = None
+    assert model.predict(clip) == alone
+
+
+@pytest.mark.usefixtures("tones_are_speech")
+def test_a_clip_that_is_repeated_keeps_its_label_and_confidence() -> None:
+    model = emofuse.load(asr="none")
+    once = np.concatenate([tone(0.7, frequency=frequency, seed=1) for frequency in (180.0, 240.0, 150.0, 300.0)])
+    alone = model.predict(once)
+    repeated = model.predict(np.tile(once, 21)[: 60 * SAMPLING_RATE])
+    assert repeated.label == alone.label
+    assert max(repeated.posteriors.values()) == pytest.approx(max(alone.posteriors.values()), abs=0.1)
+
+
+def test_the_large_model_names_its_encoder_and_takes_no_other(tmp_path: Path) -> None:
+    card = emofuse.read_card("large")
+    assert "openai/whisper-small" in card
+    assert "UA" in card
+    tiny = tiny_speech_encoder(tmp_path, family="whisper")
+    with pytest.raises(CheckpointError, match="the speech encoder has revision"):
+        emofuse.load("large", asr="none", speech_encoder=str(tiny))
 
 
 def test_shipped_weights_are_halves_or_eighths() -> None:

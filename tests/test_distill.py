@@ -33,7 +33,7 @@ from emofuse.settings import SpeechSettings, TextSettings
 from emofuse.testing import tiny_speech_encoder, tiny_text_encoder, tone
 
 Tiny = dict[str, Any]
-TINY: Tiny = {"layers": 1, "batch_seconds": 2.0, "save_every": 2, "precision": "float32"}
+TINY: Tiny = {"layers": 1, "kept": 0.0, "batch_seconds": 2.0, "save_every": 2, "precision": "float32"}
 
 
 def speech_settings(**changes: Any) -> SpeechStudentSettings:
@@ -316,6 +316,21 @@ def test_a_speech_student_learns_and_loads(tmp_path: Path, teacher: str, stored:
     card = (made.folder / "README.md").read_text()
     assert "No label and no transcript was read" in card
     assert "emofuse distill speech" in card
+
+
+def test_a_student_keeps_a_part_of_its_teacher(tmp_path: Path, teacher: str) -> None:
+    folder = record(tmp_path / "audio")
+    found = {}
+    for kept in (0.0, 0.75, 1.0):
+        settings = speech_settings(kept=kept, steps=10, learning_rate=1e-2)
+        made = distill_speech({"a": folder}, teacher, tmp_path / f"{kept}", settings=settings)
+        found[kept] = load_file(made.folder / "model.safetensors")
+    name = "layers.0.fc1.weight"
+    assert not torch.allclose(found[0.0][name], found[1.0][name])
+    expected = 0.25 * found[0.0][name].float() + 0.75 * found[1.0][name].float()
+    torch.testing.assert_close(found[0.75][name].float(), expected, atol=2e-3, rtol=2e-3)
+    whole = load_file(Path(teacher) / "model.safetensors")
+    torch.testing.assert_close(found[1.0][name], whole[name].half())
 
 
 def test_eight_bits_hear_the_same_as_transformers(tmp_path: Path, teacher: str) -> None:

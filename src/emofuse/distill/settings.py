@@ -18,6 +18,8 @@ class SpeechStudentSettings(Settings):
         teacher_layers: Hidden states of the teacher to predict. Whisper-small's 5 and 6 carry most of its emotion.
         precision: Arithmetic of teacher and student.
         layers: Transformer layers of the student: the first ones of the teacher, further trained.
+        kept: Fraction of the teacher's own weights that the student keeps: at the end both are averaged, as by WiSE-FT
+            (Wortsman et al., CVPR 2022), since training on few hours costs generality.
         stored: How the student's matrices are stored; `int8` has one scale a row, and takes half of the space.
         longest: Longest clip in seconds; longer recordings are cut.
         views: Fraction of the recordings that get a copy at another pitch and tempo, for the teacher too.
@@ -40,6 +42,7 @@ class SpeechStudentSettings(Settings):
     teacher_layers: str = "5,6"
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     layers: int = Field(default=3, ge=1)
+    kept: float = Field(default=0.6, ge=0, le=1)
     stored: Literal["float16", "int8"] = "float16"
     longest: Positive = 6.0
     views: float = Field(default=0.5, ge=0, le=1)

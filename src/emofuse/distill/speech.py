@@ -134,6 +134,7 @@ def distill_speech(
         target_width=specification.width,
         components=lessons.descriptor.components,
     ).to(device)
+    first = {name: value.clone() for name, value in student.encoder.state_dict().items()}
     if start is not None:
         load_weights(start / CHECKPOINT, student, parts=("encoder", "heads"))
     trainer = Trainer(
@@ -155,7 +156,18 @@ def distill_speech(
     history = trainer.run(progress=progress).history
     folder, seconds = out / STUDENT, float(usable["duration"].sum())
     millions = sum(value.numel() for value in student.encoder.parameters()) / 1e6
+    student.encoder.load_state_dict(
+        {
+            name: settings.kept * first[name] + (1 - settings.kept) * value
+            for name, value in student.encoder.state_dict().items()
+        }
+    )
     check_finite(student.encoder.half(), "rounding to float16", remedy=LOWER)
+    described = (
+        f", and {lessons.descriptor.components} principal components of their averages and deviations over a clip"
+        if settings.descriptor
+        else ""
+    )
     with written_folder(folder) as part:
         student.features.save(part)
         if settings.stored == "int8":
@@ -171,13 +183,13 @@ def distill_speech(
             "What it is": f"The first {settings.layers} layers of the {specification.family} encoder "
             f"{Path(specification.name).name}, trained further: {millions:.1f} M parameters, 16 kHz audio in, "
             f"{specification.frame_rate:g} frames of {specification.width} numbers a second out.",
-            "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of the {specification.family} "
-            f"encoder {Path(specification.name).name} (revision {specification.revision[:12]}), by L1 and cosine, and "
-            f"{lessons.descriptor.components} principal components of their averages and deviations over a clip.",
+            "Objective": f"Hidden states {', '.join(map(str, specification.selected))} of that encoder (revision "
+            f"{specification.revision[:12]}), by L1 and cosine{described}. The student keeps {settings.kept:g} of the "
+            "teacher's own weights.",
             "Exposure": f"{seconds / 3600:.1f} hours of audio of the corpora below, copies at another pitch and tempo "
             "included, and what the teacher was trained on. No label and no transcript was read.",
             "Result": f"Loss on {watched} recordings {history[-1][loss]:.3f} after {settings.steps} steps "
-            f"({history[0][loss]:.3f} after {min(settings.save_every, settings.steps)}).",
+            f"({history[0][loss]:.3f} after {min(settings.save_every, settings.steps)}), of the trained weights alone.",
             "Limits": "It was trained on little speech, much of it acted; far-field audio, singing and children are "
             "untested.",
         },

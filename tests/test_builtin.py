@@ -173,7 +173,8 @@ def test_a_clip_that_is_repeated_keeps_its_label_and_confidence() -> None:
     alone = model.predict(once)
     repeated = model.predict(np.tile(once, 21)[: 60 * SAMPLING_RATE])
     assert repeated.label == alone.label
-    assert max(repeated.posteriors.values()) == pytest.approx(max(alone.posteriors.values()), abs=0.1)
+    # Windows of six seconds see other neighbours than the clip alone.
+    assert max(repeated.posteriors.values()) == pytest.approx(max(alone.posteriors.values()), abs=0.15)
 
 
 def test_the_large_model_names_its_encoder_and_takes_no_other(tmp_path: Path) -> None:

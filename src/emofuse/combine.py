@@ -81,7 +81,9 @@ def combine_models(speech_run: Path, text_run: Path, out: Path, *, hub: str | No
             speech=fused.speech.model_copy(update={"encoder": name, "revision": revision}),
             encoders={**fused.encoders, "speech": here},
         )
-    save_checkpoint(fused, out, card=_card(fused, {"speech": speech_run, "text": text_run}, tested, temperatures))
+    save_checkpoint(
+        fused, out, card=_card(fused, {"speech": speech_run, "text": text_run}, tested, temperatures, hub=hub)
+    )
     return fused
 
 
@@ -161,7 +163,12 @@ def _measured(result: Result, model: str) -> list[str]:
 
 
 def _card(
-    fused: Checkpoint, runs: Mapping[str, Path], tested: Mapping[str, Scores], temperatures: Sequence[float]
+    fused: Checkpoint,
+    runs: Mapping[str, Path],
+    tested: Mapping[str, Scores],
+    temperatures: Sequence[float],
+    *,
+    hub: str | None,
 ) -> str:
     lines = [
         "# emofuse `late` model of two corpora",
@@ -187,6 +194,7 @@ def _card(
             f"- **Data**: {data or markdown(result.corpus)}; {result.protocol.utterances} utterances",
             f"- **Labels merged**: {merged}; other labels are left out",
             encoder_line(modality, result.encoders[modality]),
+            *([f"- **Fetched for prediction**: {code_span(hub)}"] if hub and modality == "speech" else []),
             f"- **Temperature** {temperature:.2f}, from {len(scores.frame)} predictions for utterances held out of "
             f"training: their calibration error is {before:.1f} % before, {after:.1f} % at the temperature {fitted_on}",
             f"- **Again**: {code_span(result.command)}",

@@ -274,7 +274,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     plan = resolve(recipe)
     features = extract(manifest, plan, folder / "store", alignments=alignments)
     out = train(manifest, plan, features, folder / "run", jobs=1).out
-    data = experiment._training_data(manifest, plan, make_protocol(manifest, plan.protocol), features)
+    data = experiment.training_data(manifest, plan, make_protocol(manifest, plan.protocol), features)
     return Made(manifest, alignments, recipe, plan, features, data, out, corpus)
 
 

@@ -388,7 +388,7 @@ WRITING = {
     *("write_text", "write_bytes", "mkdir", "touch", "to_parquet", "to_csv", "to_excel", "savefig", "write_table"),
     *("save_pretrained", "copytree", "copyfile", "copy2", "symlink_to", "hardlink_to", "savez"),
 }
-BY_CALLERS = {"save", "_save", "save_student", "write_preprocessor", "_write", "_copy"}
+BY_CALLERS = {"save", "_save", "save_pretrained", "compress", "write_preprocessor", "_write", "_copy"}
 """Functions that write into a folder that is not there yet under its name."""
 
 

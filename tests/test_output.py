@@ -296,7 +296,7 @@ class Odd(Predictor):
     """A model that fails otherwise with each file."""
 
     needs = ()
-    _reads_segments = False
+    _networks = SimpleNamespace(read_segments=False)  # type: ignore[assignment]
     _transcriber = None
 
     def __init__(self) -> None: ...
@@ -367,7 +367,10 @@ def test_what_the_text_model_cannot_read_is_noted(tmp_path: Path) -> None:
     clip = tone(1.0, seed=0)
     listening = Predictor(model.checkpoint, transcriber=SimpleNamespace(  # type: ignore[arg-type]
         source="ears", languages=("en",), transcribe=lambda clip: "so bad"))  # fmt: skip
-    assert "ears recognised 'so bad', as if all speech were English" in listening.predict(clip).notes
+    assert any(
+        note.startswith("ears recognised 'so bad', as if all speech were English")
+        for note in listening.predict(clip).notes
+    )
     fast = model.predict(clip, text="Nobody can say as many words as these within the one second that it lasts.")
     assert "faster than anybody speaks" in fast.notes[0]
     assert check_pace("They said it within two seconds", seconds=2.0) == []

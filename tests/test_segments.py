@@ -307,7 +307,7 @@ def test_a_model_that_reads_segments_predicts_as_it_was_scored(model: str, tmp_p
     features = extract(manifest, plan, tmp_path / "store", alignments=alignments)
     outcome = train(manifest, plan, features, tmp_path / "run", jobs=1)
     predictor = load(outcome.out / "models" / model)
-    data = experiment._training_data(manifest, plan, make_protocol(manifest, plan.protocol), features)
+    data = experiment.training_data(manifest, plan, make_protocol(manifest, plan.protocol), features)
     network: Any = load_checkpoint(outcome.out / "models" / model).model
     names = list(manifest["utterance"][:4])
     with torch.no_grad():

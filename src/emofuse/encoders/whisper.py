@@ -110,7 +110,8 @@ class WhisperFeatures:
         model = self.model
         del model.layers[layers:]
         count = min(seconds * SAMPLING_RATE // self.specification.stride, model.config.max_source_positions)
-        model.embed_positions = nn.Embedding.from_pretrained(model.embed_positions.weight.detach()[:count].clone())
+        positions = model.embed_positions.weight.detach()[:count].clone()
+        model.embed_positions = nn.Embedding(len(positions), positions.shape[1], _weight=positions, _freeze=True)
         model.config.encoder_layers, model.config.max_source_positions = layers, count
         self._window = count * self.specification.stride
         self._preprocessor = {**self._preprocessor, "chunk_length": self._window // SAMPLING_RATE}

@@ -132,8 +132,8 @@ def fit_fusion(
         ScoresError: The kind of outputs does not support the rule or calibration.
 
     Example:
-        >>> fit_fusion(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean")
-        Fusion(rule='mean', weights=(0.5, 0.5), temperatures=(1.0, 1.0))
+        >>> fit_fusion(np.array([[[0.8, 0.2]], [[0.4, 0.6]]]), np.array([0]), rule="mean").weights
+        (0.5, 0.5)
     """
     check_rule(rule, kind=kind, where="rule")
     if calibrated and not kind.calibrated:

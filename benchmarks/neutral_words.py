@@ -40,9 +40,9 @@ def main() -> None:
     # Predictions from words alone are calibrated already.
     how = replace(fusion.how, temperatures=(fusion.how.temperatures[0], 1.0))
     texts = read_scores(asked.text_run / "scores.parquet").of("text")
-    cooled = Fusion("mean", (1.0,), fusion.how.temperatures[1:])(texts.posteriors()[None])
+    calibrated = Fusion("mean", (1.0,), fusion.how.temperatures[1:])(texts.posteriors()[None])
     rng = np.random.default_rng(0)
-    comments = cooled[[rng.choice(np.flatnonzero(texts.labels() == label)) for label in labels]]
+    comments = calibrated[[rng.choice(np.flatnonzero(texts.labels() == label)) for label in labels]]
 
     def ua(posteriors: np.ndarray, chosen: np.ndarray) -> float:
         found = confusion(labels[chosen], posteriors[chosen].argmax(1), classes=len(scores.classes))

@@ -131,12 +131,12 @@ def test_a_combined_model_answers_from_either_modality_or_both(runs: dict[str, P
         ours = model.predict(clip) if modality == "speech" else model.predict(text="a b c")
         assert ours.modalities == (modality,)
         assert list(ours.posteriors.values()) == pytest.approx(expected.tolist(), abs=1e-5)
-    # Independent evidence, where the neutral words' share is even.
-    neutral, share = fusion.how.silences[1] or (0, 0.0)
+    # Independent evidence, where the neutral words' fraction is even.
+    neutral, fraction = fusion.how.silences[1] or (0, 0.0)
     assert model.classes[neutral] == "neutral"
     words = np.exp(logs[1])
-    said = np.delete(words, neutral).sum() + (1 - share) * words[neutral]
-    words = np.where(np.arange(4) == neutral, (1 - share) * words, words) + (1 - said) / 4
+    said = np.delete(words, neutral).sum() + (1 - fraction) * words[neutral]
+    words = np.where(np.arange(4) == neutral, (1 - fraction) * words, words) + (1 - said) / 4
     both = np.exp(logs[0]) * words
     answer = model.predict(clip, text="a b c")
     assert answer.modalities == ("speech", "text")
@@ -166,9 +166,9 @@ def test_neutral_words_do_not_mute_the_voice() -> None:
     voices, words = np.repeat(np.arange(4), 100), np.repeat(np.arange(4), 60)
     speech = made(sure_of(voices, right=0.6, seed=0), voices, name="speech")
     text = made(sure_of(words, right=0.9, seed=1), words, name="text")
-    share = fit_silence(speech, text, temperatures=(1.0, 1.0))
-    assert share is not None
-    how = Fusion("bayes", (0.5, 0.5), (1.0, 1.0), (None, (2, share)))
+    fraction = fit_silence(speech, text, temperatures=(1.0, 1.0))
+    assert fraction is not None
+    how = Fusion("bayes", (0.5, 0.5), (1.0, 1.0), (None, (2, fraction)))
     neutral = text.posteriors()[text.labels() == 2][:1].repeat(400, axis=0)
     alone, both = (balanced_accuracy_score(voices, one.argmax(1)) for one in (
         speech.posteriors(), how(np.stack([speech.posteriors(), neutral]))

@@ -149,11 +149,11 @@ def test_a_calibrated_model_is_tested_with_references_at_the_same_temperature(tm
     scores = read_scores(tmp_path / "run" / "scores.parquet")
     assert "speech x 1" not in scores.models, "one model is no ensemble to control"
     for suffix in ("", ", 10 clips as reference"):
-        plain, cooled = (scores.of(f"{name}{suffix}") for name in ("speech", "calibrated"))
+        plain, calibrated_scores = (scores.of(f"{name}{suffix}") for name in ("speech", "calibrated"))
         for fold, how in found.fused["calibrated"].folds.items():
             rows = (plain.frame["fold"] == fold).to_numpy()
             expected = apply_temperature(plain.posteriors()[rows], how.temperatures[0])
-            np.testing.assert_allclose(cooled.posteriors()[rows], expected, atol=1e-6)
+            np.testing.assert_allclose(calibrated_scores.posteriors()[rows], expected, atol=1e-6)
     kept = load(tmp_path / "run" / "models" / "calibrated")
     clip = next(iter(sorted((tmp_path / "data" / "audio").glob("*.wav"))))
     temperature = found.fused["calibrated"].folds["final"].temperatures[0]

@@ -55,7 +55,7 @@ class Checkpoint:
         text_languages: Languages of transcripts, as ISO 639-1 codes; empty if unknown.
         text_sources: Sources of the training transcripts, `reference` or recognisers; empty if unknown.
         references: Networks that were trained to take a reference of their speaker's clips.
-        measured: What models that were trained like it reached on what they had not heard, in a sentence.
+        measured: What models that were trained like it reached on what they were not trained on, in a sentence.
     """
 
     name: str
@@ -390,7 +390,9 @@ def _build(
 
 def _silences(values: Sequence[Any], *, count: int, classes: int) -> tuple[Silence | None, ...]:
     found = tuple(None if one is None else (one[0], float(one[1])) for one in values)
-    fit = all(type(place) is int and 0 <= place < classes and 0 <= share <= 1 for place, share in filter(None, found))
+    fit = all(
+        type(place) is int and 0 <= place < classes and 0 <= fraction <= 1 for place, fraction in filter(None, found)
+    )
     if len(found) not in (0, count) or not fit:
         raise ValueError(f"{list(values)} are no silences")
     return found

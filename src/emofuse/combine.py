@@ -30,7 +30,7 @@ from emofuse.training.folder import MANIFEST
 from emofuse.training.trials import referred_name
 
 NEUTRAL = "neutral"
-SHARES = tuple(step / 20 for step in range(20))
+FRACTIONS = tuple(step / 20 for step in range(20))
 
 
 @alone("out", folder=False)
@@ -62,8 +62,8 @@ def combine_models(speech_run: Path, text_run: Path, out: Path, *, hub: str | No
         )
     tested = {"speech": _tested(speech_run, speech), "text": _tested(text_run, text)}
     temperatures = tuple(round(fit_temperature(one.posteriors(), one.labels()), 4) for one in tested.values())
-    share = fit_silence(*tested.values(), temperatures=temperatures)
-    silences = () if share is None else (None, (speech.task.names.index(NEUTRAL), share))
+    fraction = fit_silence(*tested.values(), temperatures=temperatures)
+    silences = () if fraction is None else (None, (speech.task.names.index(NEUTRAL), fraction))
     how = Fusion("bayes", weights=(0.5, 0.5), temperatures=temperatures, silences=silences)
     languages = read_manifest(text_run / MANIFEST)["language"].dropna().unique()
     fused = replace(
@@ -103,7 +103,7 @@ def fit_silence(speech: Scores, text: Scores, *, temperatures: Sequence[float]) 
     """How much of the text's neutral posterior says nothing.
 
     Each clip is paired at random with words of its own label, and once more with neutral words, as in
-    conversations where the voice alone tells. The share with the smallest log loss wins.
+    conversations where the voice alone tells. The fraction with the smallest log loss wins.
 
     Args:
         speech: Test scores of speech.
@@ -111,7 +111,7 @@ def fit_silence(speech: Scores, text: Scores, *, temperatures: Sequence[float]) 
         temperatures: Of both.
 
     Returns:
-        The share, or None without a neutral class.
+        The fraction, or None without a neutral class.
     """
     if NEUTRAL not in speech.classes:
         return None
@@ -123,11 +123,11 @@ def fit_silence(speech: Scores, text: Scores, *, temperatures: Sequence[float]) 
     outputs = np.stack([np.tile(speech.posteriors(), (2, 1)), text.posteriors()[np.concatenate([own, other])]])
     truth = np.tile(labels, 2)
 
-    def loss(share: float) -> float:
-        how = Fusion("bayes", (0.5, 0.5), tuple(temperatures), (None, (neutral, share)))
+    def loss(fraction: float) -> float:
+        how = Fusion("bayes", (0.5, 0.5), tuple(temperatures), (None, (neutral, fraction)))
         return float(-np.log(how(outputs)[np.arange(len(truth)), truth]).mean())
 
-    return min(SHARES, key=loss)
+    return min(FRACTIONS, key=loss)
 
 
 def _calibrated(scores: Scores) -> NDArray[np.float64]:

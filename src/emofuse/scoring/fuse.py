@@ -81,9 +81,9 @@ def spread(posteriors: Array, silence: Silence) -> Array:
         >>> spread(np.array([[0.2, 0.8]]), (1, 0.5)).tolist()
         [[0.4, 0.6]]
     """
-    place, share = silence
-    found: Array = posteriors + share * posteriors[..., [place]] / posteriors.shape[-1]
-    found[..., place] -= share * posteriors[..., place]
+    place, fraction = silence
+    found: Array = posteriors + fraction * posteriors[..., [place]] / posteriors.shape[-1]
+    found[..., place] -= fraction * posteriors[..., place]
     return found
 
 
